@@ -1,0 +1,1 @@
+"""Experiments: flags, presets and drawing. One file a figure; no training logic."""

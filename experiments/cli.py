@@ -1,0 +1,220 @@
+"""What every experiment shares: flags, errors in one line, training a list of groups, CSV, figure and command."""
+
+import csv
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+from matplotlib.figure import Figure
+
+from wsn import data, models, plan, runs
+from wsn.data import Splits
+from wsn.errors import UserError
+from wsn.files import replacing
+from wsn.progress import Progress
+from wsn.shapes import Shapes
+from wsn.spec import Group, Spec
+
+FLAGS = flags.FLAGS
+
+
+def define_output_flags(experiment: str) -> None:
+    """--workdir."""
+    flags.DEFINE_string("workdir", f"results/{experiment}", f"Folder of everything written: {experiment}.csv, .png, …")
+
+
+def define_training_flags(presets: Mapping[str, Any], preset: str) -> None:
+    """Flags of every training experiment; a flag left out takes its value from the preset."""
+    flags.DEFINE_string("preset", preset, f"Settings to start from: one of {', '.join(presets)}.")
+    flags.DEFINE_string("dataset", None, f"Data set: one of {', '.join(data.DATASETS)}.")
+    flags.DEFINE_string("data_dir", None, "Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).")
+    flags.DEFINE_integer("base_width", None, "Width of the dense network whose weight count is the budget.")
+    flags.DEFINE_list("widths", None, "Widths to train, comma-separated, none below the base width.")
+    flags.DEFINE_integer("epochs", None, "Passes over the training samples.")
+    flags.DEFINE_integer("seeds", None, "How many seeds (0, 1, …) of every network.")
+    flags.DEFINE_integer("train_samples", None, "Size of the training subset (0: all).")
+    flags.DEFINE_integer("data_seed", 0, "Draws the subset, what is held out and the order of the batches.")
+    flags.DEFINE_float("learning_rate", None, "One learning rate for every network, instead of the preset's.")
+    flags.DEFINE_boolean("resume", True, "Go on from what is in the folder; false sets it aside, undeleted.")
+    flags.DEFINE_boolean("dry_run", False, "Print the plan (networks, weights, FLOPs, memory, time) and stop.")
+    flags.DEFINE_float("checkpoint_seconds", 30.0, "Least time between two checkpoints of a group.")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run an experiment under absl: bad input ends in one line and exit code 1, Ctrl-C in 130."""
+
+    def guarded(argv: Sequence[str]) -> None:
+        try:
+            if len(argv) > 1:
+                raise UserError(f"{argv[1]}: unexpected argument; flags look like --widths=8,32")
+            main()
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+    # absl prints an unknown or ill-typed flag with the usage of the module and exits with 1.
+    app.run(guarded)
+
+
+def choose(presets: Mapping[str, Any]) -> Any:
+    """The preset named by --preset, with every flag that was given in its place. Raises UserError."""
+    if FLAGS.preset not in presets:
+        raise UserError(f"--preset={FLAGS.preset} is unknown: choose one of {', '.join(presets)}")
+    preset = presets[FLAGS.preset]
+    names = {field.name for field in dataclasses.fields(preset)}
+    given = {name: FLAGS[name].value for name in names if name in FLAGS and FLAGS[name].present}
+    if "widths" in given:
+        given["widths"] = integers("widths")
+    if given.get("train_samples") == 0:
+        given["train_samples"] = None
+    preset = dataclasses.replace(preset, **given)
+    for name in ("base_width", "epochs", "seeds"):
+        if getattr(preset, name) < 1:
+            raise UserError(f"--{name}={getattr(preset, name)} is too small: give at least 1")
+    if not preset.widths or min(preset.widths) < 1:
+        raise UserError("--widths: give at least one width, all of at least 1")
+    if FLAGS.learning_rate is not None and not 0 < FLAGS.learning_rate < float("inf"):
+        raise UserError(f"--learning_rate={FLAGS.learning_rate} is not a positive number")
+    return preset
+
+
+def integers(flag: str) -> tuple[int, ...]:
+    """The value of a comma-separated flag. Raises UserError."""
+    try:
+        return tuple(int(item) for item in FLAGS[flag].value)
+    except ValueError:
+        raise UserError(
+            f"--{flag}={','.join(FLAGS[flag].value)} is not a comma-separated list of whole numbers"
+        ) from None
+
+
+def workdir() -> Path:
+    return Path(FLAGS.workdir)
+
+
+@cache
+def dataset(name: str) -> data.Dataset:
+    """The data set, loaded once a process."""
+    return data.load(name, FLAGS.data_dir)
+
+
+@cache
+def splits(name: str, train_samples: int | None, held_out: int, seed: int, normalization: str) -> Splits:
+    return data.split(
+        dataset(name),
+        train_samples=train_samples,
+        validation_samples=held_out,
+        data_seed=seed,
+        normalization=normalization,
+    )
+
+
+def splits_of(spec: Spec) -> Splits:
+    """The data that a spec trains on."""
+    return splits(spec.dataset, spec.train_samples, spec.validation_samples, spec.data_seed, spec.normalization)
+
+
+def shapes_of(template: Spec) -> Callable[[int], Shapes]:
+    """Width → kernel shapes of the template's network on its data set."""
+    loaded = dataset(template.dataset)
+    image = loaded.train_images.shape[1:]
+    return lambda width: models.build(dataclasses.replace(template, width=width), image, loaded.classes).shapes
+
+
+def train(families: Iterable[Sequence[Spec]], seeds: int) -> list[runs.Result] | None:
+    """Train every list of specs (one program each) with seeds 0 … seeds - 1; None after a --dry_run.
+
+    Returns the results of just these specs and seeds, from this and from earlier runs in the folder.
+    """
+    families = [tuple(specs) for specs in families]
+    wanted = range(seeds)
+    groups = runs.cover(workdir(), families, wanted)
+    for specs in families:
+        splits_of(specs[0])  # bad data settings show before anything is computed
+    costs = {group.name: plan.cost(group, splits_of(group.specs[0])) for group in groups}
+    if FLAGS.dry_run:
+        finished = [FLAGS.resume and runs.record_path(workdir(), group).exists() for group in groups]
+        print(plan.describe(groups, costs.values(), finished))
+        return None
+    if not FLAGS.resume:
+        for group in groups:
+            runs.set_aside(workdir(), group)
+        groups = runs.cover(workdir(), families, wanted)
+        costs = {group.name: plan.cost(group, splits_of(group.specs[0])) for group in groups}
+    progress = Progress({name: cost.flops for name, cost in costs.items()})
+    try:
+        runs.run(groups, workdir(), splits_of, checkpoint_seconds=FLAGS.checkpoint_seconds, watch=progress)
+    finally:
+        progress.close()
+    asked = {spec for specs in families for spec in specs}
+    return [r for r in runs.results(groups, workdir()) if r.spec in asked and r.seed in wanted]
+
+
+def summary(results: Sequence[runs.Result]) -> dict[str, Any]:
+    """Means and deviations over the seeds of one spec; runs that diverged are counted and left out of the means.
+
+    Accuracies as fractions; the deviation is that of a sample (n - 1), 0 for one seed.
+    """
+    finished = [r for r in results if r.status == "finished"]
+    row: dict[str, Any] = {"seeds": len(results), "diverged": len(results) - len(finished)}
+    for split in ("train", "test", "validation"):
+        if not results or f"{split}_accuracy" not in results[0].curves:
+            continue
+        for value in ("accuracy", "loss"):
+            final = [float(r.curves[f"{split}_{value}"][-1]) for r in finished]
+            row[f"{split}_{value}_mean"] = np.mean(final) if final else float("nan")
+            row[f"{split}_{value}_std"] = np.std(final, ddof=1) if len(final) > 1 else 0.0
+        best = [float(r.curves[f"{split}_accuracy"].max()) for r in finished]
+        row[f"best_{split}_accuracy_mean"] = np.mean(best) if best else float("nan")
+    return row
+
+
+def write_table(experiment: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Path:
+    """WORKDIR/<experiment>.csv, and the command that made it beside it. Floats with 6 significant digits."""
+    path = workdir() / f"{experiment}.csv"
+    with replacing(path) as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
+    with replacing(path.with_suffix(".command")) as file:
+        file.write(command(experiment) + "\n")
+    return path
+
+
+def command(experiment: str) -> str:
+    """The command line of this process, as one would type it."""
+    return shlex.join(["python", "-m", f"experiments.{experiment}", *sys.argv[1:]])
+
+
+def write_figure(experiment: str, figure: Figure) -> Path:
+    """WORKDIR/<experiment>.png; the same figure gives the same bytes."""
+    path = workdir() / f"{experiment}.png"
+    with replacing(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=150, metadata={"Software": None, "Description": command(experiment)})
+    return path
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """The columns of the rows, aligned."""
+    cells = [[_shown(row.get(name, "")) for name in columns] for row in rows]
+    widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(columns)]
+    for line in [list(columns), *cells]:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def machine() -> str:
+    """The device in a few words, for captions."""
+    return f"{jax.local_device_count()} × {jax.devices()[0].device_kind}"

@@ -1,0 +1,1 @@
+"""wsn: with the number of weights fixed, is a wider network better?"""

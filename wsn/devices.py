@@ -1,0 +1,106 @@
+"""All device mapping: members (networks) over devices, or each batch over devices. `pmap` appears nowhere else.
+
+A training program is a pure function of stacked members, batches and data. `Placement` says how it is laid out:
+
+- `single`:  one device, plain `jit`;
+- `members`: the leading axis of members is cut over the devices, no communication (many small networks);
+- `batch`:   every device holds all members and a slice of each batch; sums meet in `psum` over `AXIS`.
+
+Results depend on the spec, not on the placement, up to the order of float32 sums.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "batch"
+
+
+class Placement(NamedTuple):
+    kind: Literal["single", "members", "batch"]
+    devices: tuple[jax.Device, ...]
+
+    @property
+    def axis(self) -> str | None:
+        """The name of the axis to sum gradients and counts over, or None."""
+        return AXIS if self.kind == "batch" else None
+
+
+def place(members: int, devices: tuple[jax.Device, ...] | None = None) -> Placement:
+    """Members over devices when there are enough of them to keep every device busy, else the batch."""
+    devices = tuple(jax.local_devices()) if devices is None else devices
+    if len(devices) == 1:
+        return Placement("single", devices)
+    return Placement("members" if members >= len(devices) else "batch", devices)
+
+
+def compile_program(
+    placement: Placement, program: Callable, *, donate: bool = False, batches_of_members: bool = False
+) -> Callable:
+    """Compile `program(members, batches, data)`; `donate` gives up the memory of `members`.
+
+    Members carry a leading axis; batches are what `scatter_batches` makes; data are the same everywhere. Every
+    result carries the leading axis of members.
+    """
+    donated = (0,) if donate else ()
+    if placement.kind == "single":
+        return jax.jit(program, donate_argnums=donated)
+    pmap = partial(jax.pmap, program, devices=placement.devices, donate_argnums=donated)
+    if placement.kind == "members":
+        return pmap(in_axes=(0, 0 if batches_of_members else None, None))
+    # Members leave every device equal, so one copy is returned unstacked.
+    return pmap(axis_name=AXIS, in_axes=(None, 0, None), out_axes=None)
+
+
+def scatter_members(placement: Placement, tree: Any) -> Any:
+    """Stacked members as the compiled program holds them; the last member fills up what does not divide."""
+    if placement.kind != "members":
+        return jax.tree.map(jnp.asarray, tree)
+    count = len(placement.devices)
+
+    def cut(x):
+        x = np.asarray(x)
+        per_device = -(-len(x) // count)
+        x = np.concatenate([x, np.repeat(x[-1:], count * per_device - len(x), axis=0)])
+        return jnp.asarray(x.reshape(count, per_device, *x.shape[1:]))
+
+    return jax.tree.map(cut, tree)
+
+
+def gather_members(placement: Placement, tree: Any, members: int) -> Any:
+    """The inverse of `scatter_members`, as NumPy arrays on the host."""
+    if placement.kind != "members":
+        return jax.tree.map(np.asarray, tree)
+    return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[:members], tree)
+
+
+def scatter_batches(placement: Placement, tree: Any, *, of_members: bool = False) -> Any:
+    """Batches with the examples on the last axis, as the compiled program takes them.
+
+    `batch` cuts the examples over the devices; zeros fill up what does not divide (zero is a valid index of an
+    example, and the weight that makes it count for nothing). `members` cuts batches that each member has for itself.
+    """
+    if placement.kind == "members" and of_members:
+        return scatter_members(placement, tree)
+    if placement.kind != "batch":
+        return tree
+    count = len(placement.devices)
+
+    def cut(x):
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % count)])
+        return jnp.moveaxis(x.reshape(*x.shape[:-1], count, -1), -2, 0)
+
+    return jax.tree.map(cut, tree)
+
+
+def replicate(placement: Placement, tree: Any) -> Any:
+    """The same arrays on every device, copied once instead of at every call."""
+    if placement.kind == "single":
+        return jax.device_put(tree, placement.devices[0])
+    mesh = Mesh(np.array(placement.devices), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

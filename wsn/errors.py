@@ -1,0 +1,9 @@
+"""The one exception that a user of the command line is meant to see."""
+
+
+class UserError(Exception):
+    """Bad input. The message is one line that names the flag or file at fault and says what to do about it.
+
+    `experiments.cli.run` prints it without a traceback and exits with a non-zero status; a notebook sees an
+    ordinary exception.
+    """

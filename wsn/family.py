@@ -1,0 +1,64 @@
+"""Families: one weight budget → specs of growing width with exactly that many weights, and dense ones beside them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from wsn import budget
+from wsn.errors import UserError
+from wsn.shapes import Shapes, sizes
+from wsn.spec import Spec
+
+ShapesOfWidth = Callable[[int], Shapes]
+
+
+def weights(shapes: Shapes) -> int:
+    """Number of weights of the dense network: entries of its dense and convolution kernels."""
+    return sum(sizes(shapes).values())
+
+
+def check_widths(base_width: int, widths: Sequence[int]) -> None:
+    """Raises UserError for a width that is listed twice, or below the base width."""
+    for width in widths:
+        if width < base_width:
+            raise UserError(
+                f"--widths: {width} is below the base width {base_width}: a network of the same weight count is at least"
+                " as wide; take larger widths or a smaller --base_width"
+            )
+    if len(set(widths)) != len(widths):
+        raise UserError(f"--widths={','.join(map(str, widths))} lists a width twice")
+
+
+def sparse(
+    template: Spec, base_width: int, widths: Sequence[int], shapes: ShapesOfWidth, distribution: str
+) -> list[Spec]:
+    """The members of the family of `base_width`, each with the weight count of that dense network.
+
+    Raises UserError for a width below the base width and for a budget that a width cannot meet.
+    """
+    check_widths(base_width, widths)
+    total = weights(shapes(base_width))
+    return [
+        with_kept(template, width, budget.kept_counts(distribution, sizes(shapes(width)), total), shapes(width))
+        for width in widths
+    ]
+
+
+def dense(template: Spec, widths: Sequence[int]) -> list[Spec]:
+    """The dense networks of those widths: their weight count grows with the width."""
+    return [dataclasses.replace(template, width=width, kept=()) for width in widths]
+
+
+def with_kept(template: Spec, width: int, kept: Mapping[str, int], shapes: Shapes) -> Spec:
+    """The spec of that width with those kept counts; a network that keeps everything is the dense one."""
+    whole = kept == sizes(shapes)
+    return dataclasses.replace(template, width=width, kept=() if whole else tuple(kept.items()))
+
+
+def kept_weights(spec: Spec, shapes: Shapes) -> int:
+    """How many weights the network of a spec has."""
+    return sum(dict(spec.kept).values()) if spec.kept else weights(shapes)
+
+
+def connectivity(spec: Spec, shapes: Shapes) -> float:
+    """Kept weights over the weights of the dense network of the same width (paper, section 2.3)."""
+    return kept_weights(spec, shapes) / weights(shapes)

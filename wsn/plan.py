@@ -1,0 +1,97 @@
+"""What a list of groups will cost, before any of it is computed: networks, weights, FLOPs, memory, time."""
+
+import math
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from wsn import models
+from wsn.data import Splits
+from wsn.family import kept_weights
+from wsn.spec import Group
+from wsn.tasks import Batch, classification
+from wsn.train import EVALUATION_BATCH
+
+
+class Cost(NamedTuple):
+    """Estimates for a group: training from start to end."""
+
+    members: int
+    weights: tuple[int, ...]  # of each spec
+    flops: float  # dense arithmetic: masked weights are multiplied too
+    bytes: float  # on the device, at the peak
+
+
+def cost(group: Group, splits: Splits) -> Cost:
+    """Count the FLOPs of the loss and its gradient from XLA's own analysis; memory from the shapes."""
+    spec = group.specs[0]
+    model = models.build(spec, splits.train_images.shape[1:], splits.classes)
+    measure = classification(model)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    examples = len(splits.train_labels)
+    held_out = len(splits.validation_labels) if spec.validation_samples else len(splits.test_labels)
+
+    batch_size = min(spec.batch_size, examples)
+    batch = _batch(batch_size, splits)
+    train_flops = _flops(jax.grad(lambda p, b: measure(p, b).loss), params, batch) / batch_size
+    test_flops = _flops(measure, params, batch) / batch_size
+    flops = len(group.members) * spec.epochs * (train_flops * examples + test_flops * held_out)
+
+    entries = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+    pixels = math.prod(splits.train_images.shape[1:])
+    # Parameters, masked parameters, gradients (and momentum) in float32, masks in bytes; data; hidden units.
+    per_entry = 3 * 4 + 1 + (4 if spec.momentum else 0)
+    hidden = EVALUATION_BATCH * spec.width * spec.hidden_layers * 4
+    size = len(group.members) * (entries * per_entry + hidden) + 4 * pixels * (examples + held_out)
+    return Cost(len(group.members), tuple(kept_weights(s, model.shapes) for s in group.specs), flops, size)
+
+
+def _batch(size: int, splits: Splits) -> Batch:
+    return Batch(
+        jax.ShapeDtypeStruct((size, *splits.train_images.shape[1:]), jnp.float32),
+        jax.ShapeDtypeStruct((size,), jnp.int32),
+        jax.ShapeDtypeStruct((size,), jnp.float32),
+    )
+
+
+def _flops(function, *shapes) -> float:
+    return jax.jit(function).lower(*shapes).cost_analysis()["flops"]
+
+
+def matrix_rate(seconds: float = 0.5) -> float:
+    """FLOP/s of this device's own float32 matrix product, 1024 × 1024 × 1024: the best of a few tries."""
+    a = jnp.ones((1024, 1024))
+    product = jax.jit(jnp.dot)
+    product(a, a).block_until_ready()
+    best, end = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        product(a, a).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * 1024**3 / best
+
+
+def describe(groups: Iterable[Group], costs: Iterable[Cost], finished: Iterable[bool]) -> str:
+    """The plan as text: a line per group and the totals; `finished` says which have a record already."""
+    lines = [f"{'width':>6} {'networks':>8} {'weights':>18} {'epochs':>7} {'TFLOP':>9} {'GiB':>7}  state"]
+    remaining, members, peak = 0.0, 0, 0.0
+    for group, c, done in zip(groups, costs, finished, strict=True):
+        spec = group.specs[0]
+        span = f"{min(c.weights)}" if len(set(c.weights)) == 1 else f"{min(c.weights)}–{max(c.weights)}"
+        lines.append(
+            f"{spec.width:>6} {c.members:>8} {span:>18} {spec.epochs:>7} {c.flops / 1e12:>9.2f}"
+            f" {c.bytes / 2**30:>7.2f}  {'done' if done else 'to train'}"
+        )
+        remaining += 0.0 if done else c.flops
+        members += c.members
+        peak = max(peak, c.bytes)
+    rate = matrix_rate() * jax.local_device_count()
+    lines.append(
+        f"{members} networks; {remaining / 1e12:.1f} TFLOP to train, about {remaining / rate / 3600:.2g} hours at the"
+        f" {rate / 1e9:.0f} GFLOP/s of this machine's matrix product (narrow networks run below it);"
+        f" about {peak / 2**30:.2g} GiB at the peak"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,43 @@
+"""Kernel shapes of the networks, as pure functions of width: what a budget and a mask are drawn for.
+
+In: width and number of classes. Out: layer name -> kernel shape in Flax's layout, dense `(in, out)` and
+convolution `(kernel height, kernel width, in, out)`, from input to output. Only dense and convolution
+kernels count as weights (paper, Appendix A): biases and BatchNorm parameters have no entry.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def mlp_shapes(inputs: int, widths: Sequence[int], classes: int) -> Shapes:
+    """Layers `hidden_0`, `hidden_1`, ... of the given widths, then `output`."""
+    fans = [inputs, *widths, classes]
+    names = [*(f"hidden_{i}" for i in range(len(widths))), "output"]
+    return dict(zip(names, zip(fans, fans[1:], strict=False), strict=True))
+
+
+def resnet18_shapes(width: int, classes: int) -> Shapes:
+    """ResNet-18 for small images: a 3x3 stem of `width` channels, then four stages of width 1 : 2 : 4 : 8.
+
+    Names are those of the paper's Figure 10. A stage that changes the number of channels has a 1x1 shortcut.
+    Base width 8 has 180,952 weights with 100 classes (Appendix D).
+    """
+    shapes: Shapes = {"conv1": (3, 3, 3, width)}
+    fan_in = width
+    for stage in range(4):
+        channels = width * 2**stage
+        for block in range(2):
+            name = f"layer{stage + 1}.{block}"
+            shapes[f"{name}.conv1"] = (3, 3, fan_in, channels)
+            shapes[f"{name}.conv2"] = (3, 3, channels, channels)
+            if fan_in != channels:
+                shapes[f"{name}.shortcut.0"] = (1, 1, fan_in, channels)
+            fan_in = channels
+    return shapes | {"linear": (fan_in, classes)}
+
+
+def sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Number of weights of each layer, in the order of `shapes`."""
+    return {name: math.prod(shape) for name, shape in shapes.items()}
