@@ -20,7 +20,6 @@ from wsn import data
 from wsn.errors import UserError
 
 needs_tfds = pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="real data: set TFDS_DATA_DIR")
-NORMALIZATIONS = ("scalar", "channel", "pixel")
 
 
 def fake_dataset(size: int = 40, shape: tuple[int, int, int] = (5, 4, 3), seed: int = 0) -> data.Dataset:
@@ -131,7 +130,7 @@ def test_bad_split(flag, changes):
 # Normalisation.
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("normalization", data.NORMALIZATIONS)
 @settings(deadline=None, max_examples=15)
 @given(size=st.integers(2, 1100), side=st.integers(1, 3), channels=st.integers(1, 3), seed=st.integers(0, 99))
 def test_statistics_agree_with_numpy_and_normalise(normalization, size, side, channels, seed):
@@ -152,7 +151,7 @@ def test_statistics_agree_with_numpy_and_normalise(normalization, size, side, ch
 
 def test_deviation_of_constant_images_is_zero_at_any_size():
     images = np.full((70_000, 1, 1, 1), 253, np.uint8)
-    for normalization in NORMALIZATIONS:
+    for normalization in data.NORMALIZATIONS:
         mean, deviation = data.statistics(images, normalization)
         assert mean.item() == 253 and deviation.item() == 0
 

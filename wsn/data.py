@@ -24,7 +24,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,9 +34,8 @@ from jaxtyping import Array, Float32, Int32, UInt8
 
 from wsn.errors import UserError
 
-Normalization = Literal["scalar", "channel", "pixel"]
 # The axes of an image over which each normalisation shares its statistics.
-_SHARED_AXES: dict[str, tuple[int, ...]] = {"scalar": (0, 1, 2), "channel": (0, 1), "pixel": ()}
+NORMALIZATIONS: dict[str, tuple[int, ...]] = {"scalar": (0, 1, 2), "channel": (0, 1), "pixel": ()}
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 DEFAULT_CACHE_DIR = "~/.cache/wsn"
@@ -210,8 +209,8 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
         return dataset
 
 
-# The cache: a folder per data set, with an `.npy` file per array and a manifest. It appears whole or not at all
-# and never changes, so any number of processes can map it.
+# The cache: a folder per data set, with an `.npy` file per array and a manifest. It appears whole or not at
+# all and never changes, so any number of processes can map it.
 
 
 def _map(entry: Path) -> Dataset:
@@ -307,7 +306,7 @@ def split(
     train_samples: int | None,
     validation_samples: int,
     data_seed: int,
-    normalization: Normalization,
+    normalization: str,
 ) -> Splits:
     """Draws the training subset and holds out validation.
 
@@ -356,9 +355,9 @@ def permutation(size: int, seed: int) -> np.ndarray:
 
 
 def statistics(
-    images: UInt8[np.ndarray, "n height width channels"], normalization: Normalization
+    images: UInt8[np.ndarray, "n height width channels"], normalization: str
 ) -> tuple[Float32[np.ndarray, "#height #width #channels"], Float32[np.ndarray, "#height #width #channels"]]:
-    """Mean and (population) deviation in raw units, shared over the images and as `normalization` says.
+    """Mean and (population) deviation in raw units, shared over the images and as `NORMALIZATIONS` says.
 
     Integer sums keep both exact up to the last rounding, so a deviation is zero just where the value never
     changes. Memory for about a thousand images at a time.
@@ -366,15 +365,15 @@ def statistics(
     Raises:
       UserError: an unknown normalisation.
     """
-    if normalization not in get_args(Normalization):
-        raise UserError(f"--normalization={normalization}: choose {', '.join(get_args(Normalization))}")
+    if normalization not in NORMALIZATIONS:
+        raise UserError(f"--normalization={normalization}: choose {', '.join(NORMALIZATIONS)}")
     total = np.zeros(images.shape[1:], np.int64)
     squares = np.zeros(images.shape[1:], np.int64)
     for start in range(0, len(images), _BATCH):
         chunk = images[start : start + _BATCH]
         total += chunk.sum(axis=0, dtype=np.int64)
         squares += np.square(chunk, dtype=np.uint16).sum(axis=0, dtype=np.int64)
-    axes = _SHARED_AXES[normalization]
+    axes = NORMALIZATIONS[normalization]
     count = len(images) * math.prod(images.shape[1:][axis] for axis in axes)
     # count · squares passes 2^63 for a data set of this size: Python's integers from here on.
     total, squares = (values.astype(object).sum(axis=axes, keepdims=True) for values in (total, squares))
@@ -401,7 +400,7 @@ def _data_dir(data_dir: str | None) -> str:
     return data_dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DATA_DIR
 
 
-def _one_line(error: Any) -> str:
+def _one_line(error: Exception) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= 160 else text[:157] + "..."
 
