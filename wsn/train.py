@@ -165,9 +165,9 @@ def initial_members(group: Group, model: Model, transformation: optax.GradientTr
     """Draw masks and weights of every member; removed weights start at 0, and stay there."""
     shapes = {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
     keys = {seed: jax.random.key(seed) for seed in group.seeds}
-    initial_keys = jnp.stack([jax.random.fold_in(key, 0) for key in keys.values()])
-    unit = jax.tree.map(np.asarray, jax.jit(jax.vmap(model.init))(initial_keys))
-    units = {seed: jax.tree.map(lambda x, i=i: x[i], unit) for i, seed in enumerate(group.seeds)}
+    # A loop, since a mapped draw takes XLA five times as long to compile.
+    init = jax.jit(model.init)
+    units = {seed: jax.tree.map(np.asarray, init(jax.random.fold_in(key, 0))) for seed, key in keys.items()}
 
     drawn = []
     for spec, seed in group.members:
