@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from matplotlib.figure import Figure
 
 from wsn import data, models, plan, runs
@@ -51,6 +51,8 @@ def run(main: Callable[[], None]) -> None:
     """Run an experiment under absl: bad input ends in one line and exit code 1, Ctrl-C in 130."""
 
     def guarded(argv: Sequence[str]) -> None:
+        if not FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # jax's search for absent accelerators is no news
         try:
             if len(argv) > 1:
                 raise UserError(f"{argv[1]}: unexpected argument; flags look like --widths=8,32")
