@@ -64,14 +64,14 @@ class Preset:
 PRESETS = {
     "quick": Preset(
         dataset="digits",
-        base_width=4,
-        widths=(4, 6, 8, 12, 16, 20, 24, 28),
+        base_width=3,
+        widths=(3, 4, 6, 9, 12, 15, 18),
         train_samples=1000,
         batch_size=100,
         epochs=100,
         seeds=10,
         # By --tune_lr, smoothed over the widths.
-        rates={"sparse": {4: 6, 6: 8, 8: 13, 12: 17, 16: 20, 20: 24, 24: 27, 28: 30}, "dense": {4: 6, 8: 10, 28: 7}},
+        rates={"sparse": {3: 6, 18: 24}, "dense": {3: 6, 18: 10}},
         validation_samples=297,
     ),
     # Appendix A; widths and learning rates from the authors' code.
@@ -224,11 +224,10 @@ def draw(rows: Sequence[dict], preset: Preset) -> Figure:
         if kind == "sparse":
             for row in points:
                 axes.annotate(
-                    f"{100 * row['connectivity']:.2g} %",
+                    f"{100 * row['connectivity']:.{3 if row['connectivity'] > 0.1 else 2}g} %",
                     (row["width"], row["test_accuracy_mean"]),
-                    xytext=(0, -13),
+                    xytext=(4, -11),
                     textcoords="offset points",
-                    ha="center",
                     fontsize=7.5,
                     color=COLOURS[kind],
                 )

@@ -1,6 +1,6 @@
 """Layer-wise sparsity by width at a fixed number of weights (Figures 4 and 10). Seconds; trains nothing.
 
-    python -m experiments.layer_sparsity --workdir=results/layer_sparsity
+    python -m experiments.layer_sparsity
 
 The defaults are Figure 10's: ResNet-18 with 100 classes and the 180,952 weights of base width 8. Expect total
 sparsities of 79.84, 90.99, 95.88, 98.16 and 99.20 % at widths 18, 27, 40, 60 and 91, as printed in the paper.
@@ -14,24 +14,21 @@ the layers of one width before and after the cut as in Figure 4, and the sparsit
 width as in Figure 10.
 """
 
-import csv
-import io
-import os
-import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from absl import app, flags
+from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments import cli
 from wsn.budget import kept_counts
 from wsn.errors import UserError
+from wsn.family import check_widths, weights
 from wsn.shapes import Shapes, mlp_shapes, resnet18_shapes, sizes
 
-FLAGS = flags.FLAGS
+EXPERIMENT = "layer_sparsity"
+COLUMNS = ["width", "layer", "size", "kept", "sparsity_percent"]
 MNIST_PIXELS = 784
 PANELS_PER_ROW = 7
 KEPT, REMOVED, OURS, PAPER = "#2f6397", "#f1cf95", "#333333", "#b5482f"
@@ -106,22 +103,21 @@ def family(
         raise UserError(f"--base_width: {base_width} is not positive")
     if classes < 1:
         raise UserError(f"--num_classes: {classes} is not positive")
-    if not widths or min(widths) < base_width:
-        raise UserError(f"--widths: every width must be at least --base_width={base_width}")
-    budget = sum(sizes(MODELS[model](base_width, classes)).values())
+    if not widths:
+        raise UserError("--widths: give at least one width")
+    check_widths(base_width, widths)
+    budget = weights(MODELS[model](base_width, classes))
     dense = {width: sizes(MODELS[model](width, classes)) for width in widths}
     return [Member(width, size, kept_counts(distribution, size, budget)) for width, size in dense.items()]
 
 
-def csv_text(members: Sequence[Member]) -> str:
-    """`width,layer,size,kept,sparsity_percent`, a row per layer and width."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["width", "layer", "size", "kept", "sparsity_percent"])
-    for member in members:
-        for layer, size in member.size.items():
-            writer.writerow([member.width, layer, size, member.kept[layer], f"{member.sparsity(layer):.4f}"])
-    return text.getvalue()
+def rows(members: Sequence[Member]) -> list[dict]:
+    """A row per width and layer."""
+    return [
+        dict(zip(COLUMNS, (m.width, layer, m.size[layer], m.kept[layer], m.sparsity(layer)), strict=True))
+        for m in members
+        for layer in m.size
+    ]
 
 
 class Printed(NamedTuple):
@@ -213,72 +209,25 @@ def _draw_panel(ax: Axes, member: Member, total: float | None, printed: Mapping[
     ax.spines[:].set_visible(False)
 
 
-def png_bytes(fig: Figure) -> bytes:
-    """The figure as PNG, the same bytes every time."""
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    return buffer.getvalue()
+def main() -> None:
+    flag = cli.FLAGS
+    setting = (flag.model, flag.base_width, flag.num_classes, flag.distribution)
+    members = family(flag.model, flag.base_width, cli.integers("widths"), flag.num_classes, flag.distribution)
+    paper = Printed(PAPER_TOTALS, paper_layers()) if setting == PAPER_SETTING else Printed()
+    print(table(members, paper))
+    kept = sum(members[0].kept.values())
+    title = f"{flag.model}, {flag.num_classes} classes, {kept:,} weights each, {flag.distribution}"
+    written = cli.write_table(EXPERIMENT, rows(members), COLUMNS), cli.write_figure(
+        EXPERIMENT, figure(members, title, paper)
+    )
+    print("wrote", *written)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UserError(f"--workdir: cannot write {path}: {error.strerror}; name another folder") from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def parse_widths(items: Sequence[str]) -> list[int]:
-    """`--widths`, a list of integers."""
-    try:
-        return [int(item) for item in items]
-    except ValueError:
-        raise UserError(f"--widths: {','.join(items)!r} is not a comma-separated list of integers") from None
-
-
-def define_flags() -> None:
-    """Flags of this script; called only when it runs, since other experiments define the same names."""
-    flags.DEFINE_string("workdir", None, "Folder for the CSV and the PNG.", required=True)
+if __name__ == "__main__":
+    cli.define_output_flags(EXPERIMENT)
     flags.DEFINE_string("model", "resnet18", f"One of {', '.join(MODELS)}.")
     flags.DEFINE_integer("base_width", 8, "Width of the dense network whose weights are the budget.")
     flags.DEFINE_list("widths", "8,12,18,27,40,60,91", "Widths, comma-separated, none below the base width.")
     flags.DEFINE_integer("num_classes", 100, "Number of classes.")
     flags.DEFINE_string("distribution", "largest_first", "Budget over layers: largest_first or dense_last.")
-
-
-def main(argv: Sequence[str]) -> None:
-    """Computes the counts, prints them, writes the CSV and the figure."""
-    if len(argv) > 1:
-        raise UserError(f"unknown arguments {' '.join(argv[1:])}; flags look like --widths=8,12")
-    setting = (FLAGS.model, FLAGS.base_width, FLAGS.num_classes, FLAGS.distribution)
-    members = family(FLAGS.model, FLAGS.base_width, parse_widths(FLAGS.widths), *setting[2:])
-    paper = Printed(PAPER_TOTALS, paper_layers()) if setting == PAPER_SETTING else Printed()
-    print(table(members, paper))
-    weights = sum(members[0].kept.values())
-    title = f"{FLAGS.model}, {FLAGS.num_classes} classes, {weights:,} weights each, {FLAGS.distribution}"
-    path = Path(FLAGS.workdir) / "layer_sparsity.csv"
-    write_atomically(path, csv_text(members).encode())
-    write_atomically(path.with_suffix(".png"), png_bytes(figure(members, title, paper)))
-    print(f"wrote {path} and {path.with_suffix('.png')}")
-
-
-def _main(argv: Sequence[str]) -> None:
-    try:
-        main(argv)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    define_flags()
-    app.run(_main)
+    cli.run(main)

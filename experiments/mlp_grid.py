@@ -168,11 +168,20 @@ def _draw_panel(
     mesh = axes.imshow(image, cmap="RdBu_r", norm=norm, aspect="auto")
     for (row, column), value in np.ndenumerate(image):
         if not np.isnan(value):
-            axes.text(column, row, f"{100 * value:.1f}", ha="center", va="center", fontsize=7)
+            dark = abs(mesh.norm(value) - 0.5) > 0.35  # both ends of the colour map are
+            axes.text(
+                column,
+                row,
+                f"{100 * value:.1f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if dark else "black",
+            )
     if top is not None:
         place = preset.widths.index(top["width"]), fractions.index(top["last_connectivity"])
-        # Above the number, so that both can be read.
-        axes.plot(place[0], place[1] - 0.3, marker="*", color="white", markersize=11, markeredgecolor="black")
+        # Beside the number, so that both can be read.
+        axes.plot(place[0] - 0.36, place[1], marker="*", color="white", markersize=9, markeredgecolor="black")
     overall = {row["width"]: row["connectivity"] for row in rows}
     axes.set_xticks(range(len(preset.widths)), [f"{w}\n{overall[w]:.2g}" for w in preset.widths], fontsize=8)
     axes.set_yticks(range(len(fractions)), [f"{f:g}" for f in fractions], fontsize=8)

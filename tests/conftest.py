@@ -1,6 +1,12 @@
-"""Four virtual CPU devices, so that every placement can be tested; set before jax starts."""
+"""Four virtual CPU devices, so that every placement can be tested, and one cache of compiled programs for the tests
+and the processes that they start; set before jax starts."""
 
 import os
+import tempfile
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+_compiled = tempfile.TemporaryDirectory(prefix="wsn-tests-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from wsn.errors import UserError
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
+SETTLE_SECONDS = 1.0
 
 
 @contextlib.contextmanager
@@ -65,31 +67,38 @@ def lease(path: Path, heartbeat: float = HEARTBEAT_SECONDS, stale: float = STALE
     finally:
         stop.set()
         thread.join()
-        with contextlib.suppress(OSError):
-            if path.read_text() == owner:
-                path.unlink()
+        if _owned(path, owner):
+            path.unlink(missing_ok=True)
 
 
 def _create(path: Path, owner: str) -> bool:
-    """Create the lease with its content in one step (a hard link), or fail because it exists."""
-    own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    own.write_text(owner)
+    """Create the lease, or fail because it exists: one process wins."""
     try:
-        os.link(own, path)
+        with open(path, "x") as file:
+            file.write(owner)
         return True
     except FileExistsError:
         return False
-    finally:
-        own.unlink()
 
 
 def _take_over(path: Path, owner: str) -> bool:
-    """Remove a stale lease (one process wins the rename) and create our own."""
-    with contextlib.suppress(OSError):
-        grave = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-        os.rename(path, grave)
-        grave.unlink()
-    return _create(path, owner)
+    """Remove a stale lease and create our own.
+
+    Another process may have found the old lease stale at the same moment and remove ours: the last one to create
+    owns, and the others see it after a pause.
+    """
+    path.unlink(missing_ok=True)
+    if not _create(path, owner):
+        return False
+    time.sleep(SETTLE_SECONDS)
+    return _owned(path, owner)
+
+
+def _owned(path: Path, owner: str) -> bool:
+    try:
+        return path.read_text() == owner
+    except OSError:
+        return False
 
 
 def _age(path: Path) -> float:
@@ -98,7 +107,7 @@ def _age(path: Path) -> float:
     try:
         probe.touch()
         return probe.stat().st_mtime - path.stat().st_mtime
-    except FileNotFoundError:  # released meanwhile
-        return float("inf")
+    except FileNotFoundError:  # released meanwhile, and perhaps created anew: the next try will tell
+        return 0.0
     finally:
         probe.unlink(missing_ok=True)

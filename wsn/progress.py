@@ -37,7 +37,7 @@ class Progress:
     def __call__(self, group: Group, epochs: int, history: History) -> None:
         """After an epoch of a group; an empty history means that it was finished elsewhere."""
         spec = group.specs[0]
-        share = self.costs[group.name] * epochs / spec.epochs
+        share = self.costs[group.name] * (epochs / spec.epochs)  # the whole cost, to the bit, at the end
         new = share - self.done[group.name]
         if not history or (self.done[group.name] == 0.0 and epochs > 1):  # a record, or a resumed checkpoint
             self.skipped += new

@@ -76,6 +76,8 @@ def run(
 
 def _train(group: Group, workdir: Path, splits: Splits, checkpoint_seconds: float, watch: Watch) -> None:
     folder = directory(workdir, group)
+    for leftover in folder.glob(".*"):  # what a killed owner was writing
+        leftover.unlink()
     started = saved = time.monotonic()
     with replacing(folder / "group.json") as file:
         json.dump(_description(group), file, indent=1)
@@ -122,7 +124,7 @@ def _read_group(path: Path) -> Group | None:
         if header["semantics"] != SEMANTICS:
             return None
         return Group(tuple(from_fields(fields) for fields in header["specs"]), tuple(header["seeds"]))
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, UserError):
         return None
 
 
@@ -185,7 +187,7 @@ def read_record(path: Path) -> list[Result]:
             )
             for line in lines
         ]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, UserError) as error:
         raise damaged(path, error) from error
 
 
@@ -208,7 +210,7 @@ def load_checkpoint(path: Path) -> train.Snapshot | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError) as error:
         raise damaged(path, error) from error
     return train.Snapshot(
         {name.removeprefix("state"): x for name, x in arrays.items() if name.startswith("state")},

@@ -56,7 +56,8 @@ class Examples(NamedTuple):
     labels: Int[Array, "examples"]
 
 
-History = dict[str, Float[np.ndarray, "epochs members"]]
+# (epochs, members); the number of epochs is `_` since `extend` takes one and returns another.
+History = dict[str, Float[np.ndarray, "_ members"]]
 
 
 class Snapshot(NamedTuple):

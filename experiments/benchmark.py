@@ -1,0 +1,250 @@
+"""How fast training is, as ratios within one run: masked against unmasked, ours against PyTorch and the machine.
+
+    python -m experiments.benchmark                  # a few minutes; PyTorch is compared if it is installed
+
+The networks are those of Figure 8 (one hidden layer, NTK, last layer dense, 6352 weights) on arrays of MNIST's shape:
+a model-epoch is 8 steps of 256 examples and an evaluation on 10,000. All candidates of one width take turns; medians.
+`matrix product` is the time that the dense arithmetic of a model-epoch takes at this machine's own float32
+matrix-product rate: nothing that multiplies masked weights can be faster. The PyTorch loop trains one seed after the
+other with all data in memory, masks applied by multiplication, no data loader.
+Writes WORKDIR/benchmark.csv and WORKDIR/benchmark.png.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+from experiments import cli
+from wsn import devices, family, models, plan, tasks, train
+from wsn.errors import UserError
+from wsn.shapes import mlp_shapes
+from wsn.spec import Group, Spec
+
+EXPERIMENT = "benchmark"
+COLUMNS = ["what", "width", "seeds", "milliseconds", "reference", "reference_milliseconds", "ratio", "gflops"]
+IMAGE, CLASSES, TRAIN, TEST, BATCH, BASE_WIDTH = (28, 28, 1), 10, 2048, 10000, 256, 8
+SPEC = Spec(dataset="mnist", width=BASE_WIDTH, parameterization="ntk", epochs=1, batch_size=BATCH, learning_rate=1.0)
+# Rests between candidates, so that no thread pool still spins when the next one starts.
+REST_SECONDS = 0.02
+
+
+def network(width: int) -> Spec:
+    """The sparse network of Figure 8 at this width (dense at the base width)."""
+
+    def shapes(w: int):
+        return mlp_shapes(784, [w], CLASSES)
+
+    return family.sparse(SPEC, BASE_WIDTH, [width], shapes, "dense_last")[0]
+
+
+def examples(count: int, seed: int) -> train.Examples:
+    """Normal noise in the shape of MNIST."""
+    pixels, labels = jax.random.split(jax.random.key(seed))
+    inputs = jax.random.normal(pixels, (count, *IMAGE))
+    return train.Examples(inputs, jax.random.randint(labels, (count,), 0, CLASSES))
+
+
+def wsn_epoch(spec: Spec, seeds: int, *, masked: bool, evaluate: bool) -> Callable[[], None]:
+    """An epoch of all seeds in one program, as `wsn.train` runs it; the state goes on from call to call."""
+    model = models.build(spec, IMAGE, CLASSES)
+    measure = tasks.classification(model)
+    transformation = train.optimizer(spec, TRAIN // BATCH)
+    members = train.initial_members(Group((spec,), tuple(range(seeds))), model, transformation)
+    if not masked:
+        members = members._replace(keep={})
+    placement = devices.Placement("single", (jax.local_devices()[0],))
+    epoch = devices.compile_program(
+        placement, train.make_epoch(train.make_step(measure, transformation), shared_order=True), donate=True
+    )
+    evaluation = devices.compile_program(placement, train.make_evaluation(measure))
+    state = [devices.scatter_members(placement, members)]
+    data, test = examples(TRAIN, 0), examples(TEST, 1)
+    rows = train.batches(jnp.arange(TEST), train.EVALUATION_BATCH)
+    key = jax.random.key(0)
+
+    def run() -> None:
+        indices = train.shuffled(key, 0, examples=TRAIN, batch_size=BATCH)
+        state[0], _ = epoch(state[0], indices, data)
+        if evaluate:
+            jax.block_until_ready(evaluation(state[0], rows, test))
+        jax.block_until_ready(state[0])
+
+    return run
+
+
+def torch_epoch(spec: Spec, seeds: int) -> Callable[[], None] | None:
+    """The same work as a tight PyTorch loop, seed after seed; None where torch is not installed."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    functional = torch.nn.functional
+    connectivity = dict(spec.kept).get("hidden_0", 784 * spec.width) / (784 * spec.width)
+    x, y = torch.randn(TRAIN, 784), torch.randint(0, CLASSES, (TRAIN,))
+    x_test, y_test = torch.randn(TEST, 784), torch.randint(0, CLASSES, (TEST,))
+    networks = []
+    for _ in range(seeds):
+        first = torch.randn(784, spec.width, requires_grad=True)
+        last = torch.randn(spec.width, CLASSES, requires_grad=True)
+        networks.append((first, last, (torch.rand(784, spec.width) < connectivity).float()))
+
+    def logits(first, last, keep, inputs):
+        hidden = torch.relu(inputs @ (first * keep) * 784**-0.5)
+        return hidden @ last * spec.width**-0.5
+
+    def run() -> None:
+        for first, last, keep in networks:
+            order = torch.randperm(TRAIN)
+            for start in range(0, TRAIN, BATCH):
+                rows = order[start : start + BATCH]
+                loss = functional.cross_entropy(logits(first, last, keep, x[rows]), y[rows])
+                gradients = torch.autograd.grad(loss, (first, last))
+                with torch.no_grad():
+                    for parameter, gradient in zip((first, last), gradients, strict=True):
+                        parameter -= gradient
+            with torch.no_grad():
+                output = logits(first, last, keep, x_test)
+                functional.cross_entropy(output, y_test).item()
+                (output.argmax(1) == y_test).float().mean().item()
+
+    return run
+
+
+def interleaved(candidates: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Median seconds of each candidate; they take turns, after one warm-up each."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for repeat in range(repeats + 1):
+        for name, candidate in candidates.items():
+            time.sleep(REST_SECONDS)
+            start = time.perf_counter()
+            candidate()
+            if repeat:
+                times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def dense_flops(width: int, *, evaluate: bool) -> int:
+    """Dense arithmetic of a model-epoch: forward, gradient of both layers, gradient of the hidden units."""
+    first, last = 784 * width, width * CLASSES
+    return TRAIN * (4 * first + 6 * last) + (TEST * 2 * (first + last) if evaluate else 0)
+
+
+def measure_width(width: int, seeds: int, repeats: int) -> list[dict]:
+    """All comparisons at one width; times are for one model (the program's time over the seeds)."""
+    spec = network(width)
+    rows = []
+    if spec.kept:
+        for count in sorted({1, seeds}):
+            steps = TRAIN // BATCH
+            candidates = {
+                name: wsn_epoch(spec, count, masked=masked, evaluate=False)
+                for name, masked in (("masked", True), ("unmasked", False))
+            }
+            seconds = interleaved(candidates, 4 * repeats)
+            scale = 1e3 / steps / count
+            rows.append(
+                row("masked step", width, count, seconds["masked"] * scale, "unmasked", seconds["unmasked"] * scale)
+                | {"gflops": dense_flops(width, evaluate=False) * count / seconds["masked"] / 1e9}
+            )
+    candidates = {"wsn": wsn_epoch(spec, seeds, masked=bool(spec.kept), evaluate=True)}
+    if (loop := torch_epoch(spec, seeds)) is not None:
+        candidates["PyTorch loop"] = loop
+    rates: list[float] = []
+    seconds = interleaved(candidates | {"rate": lambda: rates.append(plan.matrix_rate(0.1))}, repeats)
+    flops = dense_flops(width, evaluate=True)
+    ours = 1e3 * seconds["wsn"] / seeds
+    bounds = {"matrix product": 1e3 * flops / float(np.median(rates))}
+    if loop is not None:
+        bounds["PyTorch loop"] = 1e3 * seconds["PyTorch loop"] / seeds
+    for name, milliseconds in bounds.items():
+        rows.append(row("model-epoch", width, seeds, ours, name, milliseconds) | {"gflops": flops / ours / 1e6})
+    return rows
+
+
+def row(what: str, width: int, seeds: int, milliseconds: float, reference: str, theirs: float) -> dict:
+    return {
+        "what": what,
+        "width": width,
+        "seeds": seeds,
+        "milliseconds": milliseconds,
+        "reference": reference,
+        "reference_milliseconds": theirs,
+        "ratio": milliseconds / theirs,
+    }
+
+
+def first_step_seconds(repeats: int) -> float:
+    """Median time of a new process from its start to the end of its first epoch, on the embedded digits."""
+    program = (
+        "from wsn import data, train; from wsn.spec import Group, Spec;"
+        "s = Spec(dataset='digits', width=8, epochs=1, batch_size=100, learning_rate=1.0);"
+        "d = data.split(data.load('digits'), train_samples=100, validation_samples=0, data_seed=0,"
+        " normalization='scalar');"
+        "next(train.train(Group((s,), (0,)), d))"
+    )
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def draw(rows: Sequence[dict]) -> Figure:
+    """Time of a model-epoch over width, and the time of the masked step over that of the unmasked one."""
+    figure = Figure(figsize=(9.5, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [r for r in rows if r["what"] == "model-epoch"]
+    curves = {"wsn": {r["width"]: r["milliseconds"] for r in epochs}}
+    for r in epochs:
+        curves.setdefault(r["reference"], {})[r["width"]] = r["reference_milliseconds"]
+    for (name, points), style in zip(curves.items(), ("o-", "k:", "s--"), strict=False):
+        left.plot(list(points), list(points.values()), style, label=name)
+    left.set(xscale="log", yscale="log", xlabel="width", ylabel="ms per model-epoch", title="Figure 8's networks")
+    left.legend(frameon=False)
+    steps = [r for r in rows if r["what"] == "masked step"]
+    for count in sorted({r["seeds"] for r in steps}):
+        points = {r["width"]: r["ratio"] for r in steps if r["seeds"] == count}
+        right.plot(list(points), list(points.values()), "o-", label=f"{count} seed{'s' * (count > 1)}")
+    right.axhline(1.0, color="0.5", linewidth=0.8)
+    right.set(xscale="log", xlabel="width", ylabel="masked / unmasked", title="time of a step")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    figure.suptitle(cli.machine(), fontsize=10)
+    return figure
+
+
+def main() -> None:
+    widths = cli.integers("widths")
+    if cli.FLAGS.repeats < 5:
+        raise UserError(f"--repeats={cli.FLAGS.repeats}: a median wants at least 5")
+    if cli.FLAGS.seeds < 1:
+        raise UserError(f"--seeds={cli.FLAGS.seeds} is too small: give at least 1")
+    for width in widths:
+        network(width)  # a width that cannot hold the budget shows before anything is measured
+    rows = []
+    for width in widths:
+        print(f"width {width} …", file=sys.stderr, flush=True)
+        rows += measure_width(width, cli.FLAGS.seeds, cli.FLAGS.repeats)
+    cli.print_table(rows, COLUMNS)
+    print(f"{first_step_seconds(cli.FLAGS.repeats):.1f} s from the start of a process to its first epoch (digits)")
+    if not any(r["reference"] == "PyTorch loop" for r in rows):
+        print("torch is not installed, so PyTorch was not compared")
+    print("wrote", cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(rows)))
+
+
+if __name__ == "__main__":
+    cli.define_output_flags(EXPERIMENT)
+    flags.DEFINE_list("widths", "8,32,216,635", "Widths to measure, comma-separated.")
+    flags.DEFINE_integer("seeds", 10, "Seeds that train as one program.")
+    flags.DEFINE_integer("repeats", 7, "Repeats of each measurement (medians are reported).")
+    cli.run(main)

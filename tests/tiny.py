@@ -1,0 +1,97 @@
+"""Data and networks so small that a program compiles in a second; shared by the tests of training and of runs.
+
+    python -m tiny WORKDIR NAME GROUPS      train that many pretended groups together with other such processes
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from wsn import runs, train
+from wsn.data import Splits
+from wsn.devices import Placement
+from wsn.spec import Group, Spec
+
+SINGLE = Placement("single", (jax.devices()[0],))
+IMAGE, CLASSES = (3, 3, 1), 4
+# 23 and 11 examples: no batch size of the tests divides them.
+TRAIN, VALIDATION, TEST = 23, 5, 11
+
+
+def splits() -> Splits:
+    random = np.random.default_rng(0)
+
+    def examples(count):
+        images = random.integers(0, 17, (count, *IMAGE), dtype=np.uint8)
+        return images, random.integers(0, CLASSES, count).astype(np.int32)
+
+    mean, deviation = np.full((1, 1, 1), 8, np.float32), np.full((1, 1, 1), 5, np.float32)
+    return Splits(*examples(TRAIN), *examples(VALIDATION), *examples(TEST), mean, deviation, CLASSES)
+
+
+SPLITS = splits()
+
+
+def spec(**changes) -> Spec:
+    """9 inputs, 5 hidden units, 4 classes: 45 + 20 weights; 3 steps an epoch."""
+    settings = dict(dataset="tiny", width=5, epochs=3, batch_size=8, learning_rate=0.3)
+    return Spec(**(settings | changes))
+
+
+def kept(hidden: int, output: int) -> tuple[tuple[str, int], ...]:
+    return ("hidden_0", hidden), ("output", output)
+
+
+def fit(group: Group, placement: Placement = SINGLE, resume: train.Snapshot | None = None, until: int | None = None):
+    """Train to the end, or to epoch `until`: (history, snapshot)."""
+    for epochs, history, take_snapshot in train.train(group, SPLITS, resume=resume, placement=placement):
+        if epochs == (until or group.specs[0].epochs):
+            return history, take_snapshot()
+    raise AssertionError("no epoch was trained")
+
+
+def params(snapshot: train.Snapshot) -> dict[str, np.ndarray]:
+    """Parameters by path, such as `hidden_0/kernel`; the leading axis is that of members."""
+    found = {}
+    for place, leaf in snapshot.state.items():
+        if place.startswith(".params"):
+            found["/".join(place.removeprefix(".params")[2:-2].split("']['"))] = leaf
+    return found
+
+
+def pretended(group: Group, splits=None, *, resume=None, placement=None, seconds: float = 0.0):
+    """In the place of `train.train`, without a network: each epoch depends on the last through the state."""
+    state = resume.state[".x"] if resume else np.array([seed for _, seed in group.members], np.float32)
+    history = resume.history if resume else {name: np.empty((0, len(state)), np.float32) for name in CURVES}
+    for epoch in range(len(history[CURVES[0]]), group.specs[0].epochs):
+        time.sleep(seconds)
+        state = np.float32(0.7) * state + np.float32(group.specs[0].learning_rate) / np.float32(epoch + 1)
+        history = {name: np.vstack([values, state / np.float32(3)]) for name, values in history.items()}
+        yield epoch + 1, history, lambda state=state, history=history: train.Snapshot({".x": state}, history)
+
+
+CURVES = "train_loss", "train_accuracy", "test_loss", "test_accuracy"
+
+
+def share(workdir: Path, name: str, count: int) -> None:
+    """Wait for the other process, train, and log every epoch that was trained here."""
+    train.train = lambda *args, **settings: pretended(*args, **settings, seconds=0.01)
+    groups = [Group((spec(width=width, epochs=20),), (0, 1)) for width in range(1, count + 1)]
+    (workdir / f"{name}.ready").touch()
+    while len(list(workdir.glob("*.ready"))) < 2:
+        time.sleep(0.01)
+    with open(workdir / f"{name}.log", "w") as log:
+
+        def watch(group, epochs, history):
+            if history:
+                print(json.dumps([group.specs[0].width, epochs]), file=log, flush=True)
+
+        runs.run(groups, workdir, lambda spec: None, checkpoint_seconds=0, watch=watch)
+
+
+if __name__ == "__main__":
+    share(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
