@@ -30,7 +30,9 @@ from wsn.spec import Group, Spec
 EXPERIMENT = "benchmark"
 COLUMNS = ["what", "width", "seeds", "milliseconds", "reference", "reference_milliseconds", "ratio", "gflops"]
 IMAGE, CLASSES, TRAIN, TEST, BATCH, BASE_WIDTH = (28, 28, 1), 10, 2048, 10000, 256, 8
-SPEC = Spec(dataset="mnist", width=BASE_WIDTH, parameterization="ntk", epochs=1, batch_size=BATCH, learning_rate=1.0)
+SPEC = Spec(
+    dataset="mnist", width=BASE_WIDTH, parameterization="ntk", epochs=1, batch_size=BATCH, learning_rate=1.0
+)
 # Rests between candidates, so that no thread pool still spins when the next one starts.
 REST_SECONDS = 0.02
 
@@ -150,7 +152,14 @@ def measure_width(width: int, seeds: int, repeats: int) -> list[dict]:
             seconds = interleaved(candidates, 4 * repeats)
             scale = 1e3 / steps / count
             rows.append(
-                row("masked step", width, count, seconds["masked"] * scale, "unmasked", seconds["unmasked"] * scale)
+                row(
+                    "masked step",
+                    width,
+                    count,
+                    seconds["masked"] * scale,
+                    "unmasked",
+                    seconds["unmasked"] * scale,
+                )
                 | {"gflops": dense_flops(width, evaluate=False) * count / seconds["masked"] / 1e9}
             )
     candidates = {"wsn": wsn_epoch(spec, seeds, masked=bool(spec.kept), evaluate=True)}
@@ -164,7 +173,9 @@ def measure_width(width: int, seeds: int, repeats: int) -> list[dict]:
     if loop is not None:
         bounds["PyTorch loop"] = 1e3 * seconds["PyTorch loop"] / seeds
     for name, milliseconds in bounds.items():
-        rows.append(row("model-epoch", width, seeds, ours, name, milliseconds) | {"gflops": flops / ours / 1e6})
+        rows.append(
+            row("model-epoch", width, seeds, ours, name, milliseconds) | {"gflops": flops / ours / 1e6}
+        )
     return rows
 
 
@@ -207,7 +218,9 @@ def draw(rows: Sequence[dict]) -> Figure:
         curves.setdefault(r["reference"], {})[r["width"]] = r["reference_milliseconds"]
     for (name, points), style in zip(curves.items(), ("o-", "k:", "s--"), strict=False):
         left.plot(list(points), list(points.values()), style, label=name)
-    left.set(xscale="log", yscale="log", xlabel="width", ylabel="ms per model-epoch", title="Figure 8's networks")
+    left.set(
+        xscale="log", yscale="log", xlabel="width", ylabel="ms per model-epoch", title="Figure 8's networks"
+    )
     left.legend(frameon=False)
     steps = [r for r in rows if r["what"] == "masked step"]
     for count in sorted({r["seeds"] for r in steps}):
@@ -236,7 +249,9 @@ def main() -> None:
         print(f"width {width} …", file=sys.stderr, flush=True)
         rows += measure_width(width, cli.FLAGS.seeds, cli.FLAGS.repeats)
     cli.print_table(rows, COLUMNS)
-    print(f"{first_step_seconds(cli.FLAGS.repeats):.1f} s from the start of a process to its first epoch (digits)")
+    print(
+        f"{first_step_seconds(cli.FLAGS.repeats):.1f} s from the start of a process to its first epoch (digits)"
+    )
     if not any(r["reference"] == "PyTorch loop" for r in rows):
         print("torch is not installed, so PyTorch was not compared")
     print("wrote", cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(rows)))

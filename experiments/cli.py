@@ -20,14 +20,16 @@ from wsn.errors import UserError
 from wsn.files import replacing
 from wsn.progress import Progress
 from wsn.shapes import Shapes
-from wsn.spec import Group, Spec
+from wsn.spec import Spec
 
 FLAGS = flags.FLAGS
 
 
 def define_output_flags(experiment: str) -> None:
     """--workdir."""
-    flags.DEFINE_string("workdir", f"results/{experiment}", f"Folder of everything written: {experiment}.csv, .png, …")
+    flags.DEFINE_string(
+        "workdir", f"results/{experiment}", f"Folder of everything written: {experiment}.csv, .png, …"
+    )
 
 
 def define_training_flags(presets: Mapping[str, Any], preset: str) -> None:
@@ -43,7 +45,9 @@ def define_training_flags(presets: Mapping[str, Any], preset: str) -> None:
     flags.DEFINE_integer("data_seed", 0, "Draws the subset, what is held out and the order of the batches.")
     flags.DEFINE_float("learning_rate", None, "One learning rate for every network, instead of the preset's.")
     flags.DEFINE_boolean("resume", True, "Go on from what is in the folder; false sets it aside, undeleted.")
-    flags.DEFINE_boolean("dry_run", False, "Print the plan (networks, weights, FLOPs, memory, time) and stop.")
+    flags.DEFINE_boolean(
+        "dry_run", False, "Print the plan (networks, weights, FLOPs, memory, time) and stop."
+    )
     flags.DEFINE_float("checkpoint_seconds", 30.0, "Least time between two checkpoints of a group.")
 
 
@@ -91,10 +95,10 @@ def choose(presets: Mapping[str, Any]) -> Any:
 def integers(flag: str) -> tuple[int, ...]:
     """The value of a comma-separated flag. Raises UserError."""
     try:
-        return tuple(int(item) for item in FLAGS[flag].value)
+        return tuple(int(item) for item in getattr(FLAGS, flag))
     except ValueError:
         raise UserError(
-            f"--{flag}={','.join(FLAGS[flag].value)} is not a comma-separated list of whole numbers"
+            f"--{flag}={','.join(getattr(FLAGS, flag))} is not a comma-separated list of whole numbers"
         ) from None
 
 
@@ -121,14 +125,18 @@ def splits(name: str, train_samples: int | None, held_out: int, seed: int, norma
 
 def splits_of(spec: Spec) -> Splits:
     """The data that a spec trains on."""
-    return splits(spec.dataset, spec.train_samples, spec.validation_samples, spec.data_seed, spec.normalization)
+    return splits(
+        spec.dataset, spec.train_samples, spec.validation_samples, spec.data_seed, spec.normalization
+    )
 
 
 def shapes_of(template: Spec) -> Callable[[int], Shapes]:
     """Width → kernel shapes of the template's network on its data set."""
     loaded = dataset(template.dataset)
     image = loaded.train_images.shape[1:]
-    return lambda width: models.build(dataclasses.replace(template, width=width), image, loaded.classes).shapes
+    return lambda width: (
+        models.build(dataclasses.replace(template, width=width), image, loaded.classes).shapes
+    )
 
 
 def train(families: Iterable[Sequence[Spec]], seeds: int) -> list[runs.Result] | None:
@@ -186,7 +194,9 @@ def write_table(experiment: str, rows: Sequence[Mapping[str, Any]], columns: Seq
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
+            writer.writerow(
+                {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+            )
     with replacing(path.with_suffix(".command")) as file:
         file.write(command(experiment) + "\n")
     return path
@@ -201,7 +211,9 @@ def write_figure(experiment: str, figure: Figure) -> Path:
     """WORKDIR/<experiment>.png; the same figure gives the same bytes."""
     path = workdir() / f"{experiment}.png"
     with replacing(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=150, metadata={"Software": None, "Description": command(experiment)})
+        figure.savefig(
+            file, format="png", dpi=150, metadata={"Software": None, "Description": command(experiment)}
+        )
     return path
 
 

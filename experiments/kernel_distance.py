@@ -139,12 +139,14 @@ def with_rates(specs: Mapping[str, Sequence[Spec]], rates: Mapping[str, Rates]) 
             if rate is None:
                 rate = rate_at(rates[kind], spec.width)
                 if spec.width not in rates[kind]:
-                    print(f"learning rate {rate:g} for width {spec.width} ({kind}), interpolated from the preset's")
+                    print(
+                        f"learning rate {rate:g} for width {spec.width} ({kind}), interpolated from the preset's"
+                    )
             chosen[kind].append(dataclasses.replace(spec, learning_rate=float(rate)))
     return chosen
 
 
-def tune(preset: Preset, specs: Mapping[str, Sequence[Spec]]) -> dict[str, dict[int, float]] | None:
+def tune(preset: Preset, specs: Mapping[str, Sequence[Spec]]) -> Mapping[str, Rates] | None:
     """Learning rate of every network by validation accuracy: a grid around the preset's, 2 seeds, 50 epochs.
 
     Validation examples are held out of the training split and lie outside the training subset. Writes
@@ -167,7 +169,8 @@ def tune(preset: Preset, specs: Mapping[str, Sequence[Spec]]) -> dict[str, dict[
     found = cli.train(dict.fromkeys(candidates.values()), TUNING_SEEDS)
     if found is None:
         return None
-    rows, best = [], {kind: {} for kind in specs}
+    rows: list[dict] = []
+    best: dict[str, dict[int, float]] = {kind: {} for kind in specs}
     for (kind, width), options in candidates.items():
         scores = {}
         for option in options:
@@ -181,7 +184,9 @@ def tune(preset: Preset, specs: Mapping[str, Sequence[Spec]]) -> dict[str, dict[
         if not usable:
             raise UserError(f"--tune_lr: every learning rate diverged at width {width} ({kind})")
         best[kind][width] = max(usable, key=usable.__getitem__)
-    path = cli.write_table("learning_rates", rows, ["kind", "width", "learning_rate", "validation_accuracy_mean"])
+    path = cli.write_table(
+        "learning_rates", rows, ["kind", "width", "learning_rate", "validation_accuracy_mean"]
+    )
     print(f"tuned learning rates (wrote {path}): {best}")
     return best
 
@@ -210,7 +215,9 @@ def draw(rows: Sequence[dict], preset: Preset) -> Figure:
     axes: Axes = figure.subplots()
     for kind, marker in (("dense", "o"), ("sparse", "x")):
         points = [row for row in rows if row["kind"] == kind]
-        weights = points[0]["weights"] if kind == "sparse" else f"{points[0]['weights']}–{points[-1]['weights']}"
+        weights = (
+            points[0]["weights"] if kind == "sparse" else f"{points[0]['weights']}–{points[-1]['weights']}"
+        )
         axes.errorbar(
             [row["width"] for row in points],
             [row["test_accuracy_mean"] for row in points],
@@ -232,7 +239,9 @@ def draw(rows: Sequence[dict], preset: Preset) -> Figure:
                     color=COLOURS[kind],
                 )
     if preset.dataset == "mnist":
-        axes.axhspan(*PAPER_AXIS, color="0.5", alpha=0.12, zorder=0, label="paper's Figure 8a: its accuracy axis")
+        axes.axhspan(
+            *PAPER_AXIS, color="0.5", alpha=0.12, zorder=0, label="paper's Figure 8a: its accuracy axis"
+        )
     seeds = rows[0]["seeds"]
     samples = f"{preset.train_samples} samples" if preset.train_samples else "all samples"
     axes.set(
@@ -250,7 +259,9 @@ def verdict(rows: Sequence[dict]) -> str:
     """The answer in a line: the best sparse network against the dense one of the same weight count."""
     sparse = [row for row in rows if row["kind"] == "sparse"]
     base = min(sparse, key=lambda row: row["width"])
-    best = max(sparse, key=lambda row: -1.0 if math.isnan(row["test_accuracy_mean"]) else row["test_accuracy_mean"])
+    best = max(
+        sparse, key=lambda row: -1.0 if math.isnan(row["test_accuracy_mean"]) else row["test_accuracy_mean"]
+    )
     gain = best["test_accuracy_mean"] - base["test_accuracy_mean"]
     error = math.hypot(*(row["test_accuracy_std"] / math.sqrt(row["seeds"]) for row in (best, base)))
     if best is base:
@@ -264,11 +275,9 @@ def verdict(rows: Sequence[dict]) -> str:
 def main() -> None:
     preset = cli.choose(PRESETS)
     specs = networks(preset)
-    rates: Mapping[str, Rates] | None = preset.rates
-    if cli.FLAGS.tune_lr:
-        rates = tune(preset, specs)
-        if rates is None:
-            return
+    rates = tune(preset, specs) if cli.FLAGS.tune_lr else preset.rates
+    if rates is None:  # the dry run of --tune_lr ends with its own plan
+        return
     specs = with_rates(specs, rates)
     results = cli.train([[spec] for spec in dict.fromkeys(sum(specs.values(), []))], preset.seeds)
     if results is None:

@@ -217,8 +217,9 @@ def main() -> None:
     print(table(members, paper))
     kept = sum(members[0].kept.values())
     title = f"{flag.model}, {flag.num_classes} classes, {kept:,} weights each, {flag.distribution}"
-    written = cli.write_table(EXPERIMENT, rows(members), COLUMNS), cli.write_figure(
-        EXPERIMENT, figure(members, title, paper)
+    written = (
+        cli.write_table(EXPERIMENT, rows(members), COLUMNS),
+        cli.write_figure(EXPERIMENT, figure(members, title, paper)),
     )
     print("wrote", *written)
 

@@ -24,7 +24,7 @@ from experiments import cli
 from wsn import budget, family, runs
 from wsn.errors import UserError
 from wsn.shapes import sizes
-from wsn.spec import Spec
+from wsn.spec import Activation, Spec
 
 EXPERIMENT = "mlp_grid"
 COLUMNS = [
@@ -63,14 +63,20 @@ class Preset:
 PRESETS = {
     "quick": Preset("digits", 3, (3, 6, 12, 24, 48), train_samples=None, batch_size=20, epochs=60, seeds=3),
     "paper": Preset(
-        "mnist", 5, (5, 10, 20, 40, 80, 160, 320, 640), train_samples=None, batch_size=100, epochs=300, seeds=1
+        "mnist",
+        5,
+        (5, 10, 20, 40, 80, 160, 320, 640),
+        train_samples=None,
+        batch_size=100,
+        epochs=300,
+        seeds=1,
     ),
 }
 
 Cells = dict[tuple[str, int, float], Spec]  # (activation, width, connectivity of the last layer) → network
 
 
-def cells(preset: Preset, activations: Sequence[str], fractions: Sequence[float]) -> Cells:
+def cells(preset: Preset, activations: Sequence[Activation], fractions: Sequence[float]) -> Cells:
     """Every combination that can hold the budget of the base width.
 
     Raises UserError for a width at which none can.
@@ -141,15 +147,21 @@ def baseline(rows: Sequence[Mapping]) -> float | None:
     return next((row["final_test_accuracy_mean"] for row in rows if row["connectivity"] == 1.0), None)
 
 
-def draw(rows: Sequence[dict], preset: Preset, activations: Sequence[str], fractions: Sequence[float]) -> Figure:
+def draw(
+    rows: Sequence[dict], preset: Preset, activations: Sequence[str], fractions: Sequence[float]
+) -> Figure:
     """Both panels of Figure 5."""
     figure = Figure(figsize=(1.2 + 5.4 * len(activations), 5.0), layout="constrained")
     panels = np.ravel(figure.subfigures(1, len(activations), squeeze=False))
     for panel, activation in zip(panels, activations, strict=True):
         _draw_panel(panel, [r for r in rows if r["activation"] == activation], preset, activation, fractions)
-    cut = f" (the paper: {PAPER_EPOCHS})" if preset.dataset == "mnist" and preset.epochs != PAPER_EPOCHS else ""
+    cut = (
+        f" (the paper: {PAPER_EPOCHS})" if preset.dataset == "mnist" and preset.epochs != PAPER_EPOCHS else ""
+    )
     seeds = f"{preset.seeds} seed{'s' * (preset.seeds > 1)}"
-    figure.suptitle(f"{preset.dataset}, {rows[0]['weights']} weights, {preset.epochs} epochs{cut}, {seeds}", fontsize=11)
+    figure.suptitle(
+        f"{preset.dataset}, {rows[0]['weights']} weights, {preset.epochs} epochs{cut}, {seeds}", fontsize=11
+    )
     return figure
 
 
@@ -168,7 +180,7 @@ def _draw_panel(
     mesh = axes.imshow(image, cmap="RdBu_r", norm=norm, aspect="auto")
     for (row, column), value in np.ndenumerate(image):
         if not np.isnan(value):
-            dark = abs(mesh.norm(value) - 0.5) > 0.35  # both ends of the colour map are
+            dark = abs(np.float64(mesh.norm(value)) - 0.5) > 0.35  # both ends of the colour map are
             axes.text(
                 column,
                 row,
@@ -192,7 +204,11 @@ def _draw_panel(
         title += f"; the paper's best {100 * value:.1f} % ({where})"
     axes.set_title(title, fontsize=9)
     bar = panel.colorbar(mesh, ax=axes, extend="min", label="final test accuracy (white: baseline)")
-    if preset.dataset == "mnist" and norm is not None and PAPER_BEST[activation][0] <= norm.vmax:
+    if (
+        preset.dataset == "mnist"
+        and top is not None
+        and PAPER_BEST[activation][0] <= top["final_test_accuracy_mean"]
+    ):
         bar.ax.axhline(PAPER_BEST[activation][0], color="black", linewidth=1)
 
 
@@ -208,13 +224,14 @@ def verdict(rows: Sequence[dict], activation: str) -> str:
     )
     if dense is not None:
         line += f", baseline {100 * dense:.2f} %"
-    means = {}
+    means: dict[int, list[float]] = {}
     for row in rows:
         if row["last_connectivity"] >= 0.8:
             means.setdefault(row["width"], []).append(row["final_test_accuracy_mean"])
     if means:
         width = max(means, key=lambda w: np.nanmean(means[w]))
-        line += f"; mean over last-layer connectivity ≥ 0.8 peaks at width {width}, {100 * np.nanmean(means[width]):.2f} %"
+        peak = 100 * np.nanmean(means[width])
+        line += f"; mean over last-layer connectivity ≥ 0.8 peaks at width {width}, {peak:.2f} %"
     return line
 
 
@@ -255,6 +272,8 @@ if __name__ == "__main__":
     cli.define_training_flags(PRESETS, "quick")
     flags.DEFINE_multi_enum("activations", ["relu", "linear"], ["relu", "linear"], "Panels to train.")
     flags.DEFINE_list(
-        "last_connectivity", "1.0,0.9,0.8,0.7,0.6,0.5,0.4,0.3,0.2,0.1", "Rows of the grid, fractions in (0, 1]."
+        "last_connectivity",
+        "1.0,0.9,0.8,0.7,0.6,0.5,0.4,0.3,0.2,0.1",
+        "Rows of the grid, fractions in (0, 1].",
     )
     cli.run(main)

@@ -1,5 +1,5 @@
-"""Four virtual CPU devices, so that every placement can be tested, and one cache of compiled programs for the tests
-and the processes that they start; set before jax starts."""
+"""Four virtual CPU devices, so that every placement can be tested, and a cache of compiled programs for the
+tests and the processes that they start; set before jax starts."""
 
 import os
 import tempfile

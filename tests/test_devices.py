@@ -83,7 +83,12 @@ def test_resuming_on_several_devices_is_exact(kind):
 
 def test_place_takes_members_where_they_keep_every_device_busy():
     assert devices.place(7, DEVICES[:1]) == Placement("single", DEVICES[:1])
-    assert [devices.place(n, DEVICES[:4]).kind for n in (1, 3, 4, 5)] == ["batch", "batch", "members", "members"]
+    assert [devices.place(n, DEVICES[:4]).kind for n in (1, 3, 4, 5)] == [
+        "batch",
+        "batch",
+        "members",
+        "members",
+    ]
     assert devices.place(2, DEVICES[:2]) == Placement("members", DEVICES[:2])
     assert devices.place(100).devices == DEVICES
     assert [over(kind, 2).axis for kind in ("single", "members", "batch")] == [None, None, devices.AXIS]
@@ -107,10 +112,10 @@ def test_gather_is_the_inverse_of_scatter(kind, count, members):
 def test_batches_over_devices_hold_every_example_once(examples, batch_size, count):
     rows = train.batches(jnp.arange(examples)[::-1], batch_size)
     cut = devices.scatter_batches(over("batch", count), rows)
-    assert cut.index.shape == cut.weight.shape == (count, len(rows.index), -(-batch_size // count))
-    together = jnp.concatenate(list(cut.index), axis=-1), jnp.concatenate(list(cut.weight), axis=-1)
+    assert cut.examples.shape == cut.weight.shape == (count, len(rows.examples), -(-batch_size // count))
+    together = jnp.concatenate(list(cut.examples), axis=-1), jnp.concatenate(list(cut.weight), axis=-1)
     for row, (index, weight) in enumerate(zip(*together, strict=True)):
-        expected = rows.index[row][rows.weight[row] == 1]
+        expected = rows.examples[row][rows.weight[row] == 1]
         np.testing.assert_array_equal(index[weight == 1], expected)
         assert set(weight.tolist()) <= {0.0, 1.0}
     for kind in ("single", "members"):

@@ -46,7 +46,9 @@ def test_kernels_have_the_shapes_that_the_budget_counts(width, depth, bias):
     assert others == ({f"{layer}/bias": shape[-1:] for layer, shape in model.shapes.items()} if bias else {})
     assert all(leaf.dtype == jnp.float32 for leaf in leaves.values())
     assert family.weights(model.shapes) == 9 * width + (depth - 1) * width**2 + width * 4
-    assert family.kept_weights(tiny.spec(width=width), model.shapes) == sum(math.prod(s) for s in kernels.values())
+    assert family.kept_weights(tiny.spec(width=width), model.shapes) == sum(
+        math.prod(s) for s in kernels.values()
+    )
 
 
 def test_budgets_of_figures_5_and_8():
@@ -71,7 +73,7 @@ def test_the_forward_pass_equals_numpy(name, activation, depth, bias):
 
 
 def test_bfloat16_rounds_the_operands_and_accumulates_in_float32():
-    """Equal to float32 arithmetic on rounded operands; gradients come in float32, within bfloat16 of the exact."""
+    """Equal to float32 arithmetic on rounded operands; gradients come in float32, close to the exact ones."""
     exact, rounded = build(width=64), build(width=64, compute_dtype="bfloat16")
     params = exact.init(jax.random.key(0))
 
@@ -101,7 +103,7 @@ def test_scalings_follow_the_effective_fan_in(fan_in, fan_out, connectivity):
         assert scale.initial**2 * fan_in * connectivity == pytest.approx(1)
         assert (scale.forward, scale.learning_rate) == (1, 1)
     scale = parameterization("ntk").scaling(fan_in, fan_out, connectivity, "kernel")
-    # The kept inputs of a unit together have the variance of all inputs of a dense one: 1 for inputs of size 1.
+    # The kept inputs of a unit together have the variance of all inputs of a dense one.
     assert fan_in * connectivity * (scale.initial * scale.forward) ** 2 == pytest.approx(1)
     assert scale.forward**2 * fan_in == pytest.approx(1)
 
@@ -164,7 +166,9 @@ def test_a_sparse_network_is_its_dense_one_masked_and_rescaled(name):
 
 
 def test_masks_of_seeds_and_layers_differ():
-    keep = initial(0, 1, hidden_layers=3, kept=(("hidden_0", 20), ("hidden_1", 9), ("hidden_2", 9), ("output", 9))).keep
+    keep = initial(
+        0, 1, hidden_layers=3, kept=(("hidden_0", 20), ("hidden_1", 9), ("hidden_2", 9), ("output", 9))
+    ).keep
     assert {path: array.sum(axis=(1, 2)).tolist() for path, array in keep.items()} == {
         "hidden_0/kernel": [20, 20],
         "hidden_1/kernel": [9, 9],
@@ -186,12 +190,16 @@ def test_members_with_different_kept_counts_share_their_masks_with_groups_of_the
         for path, leaf in flat(alone.state.params).items():
             np.testing.assert_array_equal(flat(together.state.params)[path][member], leaf)
         for path, size in {"hidden_0/kernel": (2, 9, 5), "output/kernel": (2, 5, 4)}.items():
-            np.testing.assert_array_equal(together.keep[path][member], alone.keep.get(path, np.ones(size, bool)))
+            np.testing.assert_array_equal(
+                together.keep[path][member], alone.keep.get(path, np.ones(size, bool))
+            )
 
 
 def test_every_parameter_has_the_learning_rate_of_its_spec():
     rates = initial(0, 1, bias=True, learning_rate=0.25).rates
-    assert flat(rates).keys() == {f"{layer}/{leaf}" for layer in ("hidden_0", "output") for leaf in ("kernel", "bias")}
+    assert flat(rates).keys() == {
+        f"{layer}/{leaf}" for layer in ("hidden_0", "output") for leaf in ("kernel", "bias")
+    }
     assert all(leaf.tolist() == [0.25, 0.25] for leaf in flat(rates).values())
 
 

@@ -1,4 +1,4 @@
-"""Runs on disk: records that give back what was trained, claims, full disks, damage; training itself is pretended."""
+"""Runs on disk: records, claims, full disks, damage, interruption; training itself is pretended."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,8 @@ from wsn.errors import UserError
 from wsn.files import replacing
 from wsn.spec import Group, Spec, changed_fields, from_fields
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(runs.__file__).parents[1])])}
+FOLDERS = [Path(__file__).parent, Path(runs.__file__).parents[1]]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, FOLDERS))}
 
 
 @pytest.fixture
@@ -107,7 +108,13 @@ CHANGES = {
 
 def test_every_field_and_every_seed_is_in_the_name():
     assert CHANGES.keys() == {field.name for field in dataclasses.fields(Spec)}
-    groups = [group(), group(1, 0), group(0), group(0, 1, 2), *(group(**{name: x}) for name, x in CHANGES.items())]
+    groups = [
+        group(),
+        group(1, 0),
+        group(0),
+        group(0, 1, 2),
+        *(group(**{name: x}) for name, x in CHANGES.items()),
+    ]
     assert len({g.name for g in groups}) == len(groups)
     assert group().name == group().name
 
@@ -161,14 +168,18 @@ def test_a_record_gives_every_bit_back(tmp_path_factory, values):
         assert result.status == ("diverged" if np.isnan(values[:, i]).any() else "finished")
         for curve in result.curves.values():
             np.testing.assert_array_equal(curve, values[:, i])  # NaN equals NaN
-            np.testing.assert_array_equal(np.signbit(curve), np.signbit(values[:, i]) & ~np.isnan(values[:, i]))
+            np.testing.assert_array_equal(
+                np.signbit(curve), np.signbit(values[:, i]) & ~np.isnan(values[:, i])
+            )
 
 
 def test_a_record_says_what_was_trained_by_what_and_where(tmp_path, trained):
     run([group()], tmp_path)
     lines = [json.loads(line) for line in runs.record_path(tmp_path, group()).read_text().splitlines()]
     header, *members = lines
-    assert header["specs"] == [{"dataset": "tiny", "width": 5, "epochs": 3, "batch_size": 8, "learning_rate": 0.3}]
+    assert header["specs"] == [
+        {"dataset": "tiny", "width": 5, "epochs": 3, "batch_size": 8, "learning_rate": 0.3}
+    ]
     assert header["seeds"] == [0, 1] and header["semantics"] == 1 and header["format"] == 1
     assert header["code"].keys() == {"version", "commit"} and set(header["packages"]) == set(runs.PACKAGES)
     assert header["device"]["platform"] and header["seconds"] >= 0 and header["finished"].endswith("+00:00")
@@ -180,7 +191,9 @@ def test_a_record_says_what_was_trained_by_what_and_where(tmp_path, trained):
 def test_a_group_that_diverges_in_part_is_finished(tmp_path, monkeypatch):
     def diverging(group, splits, *, resume=None):
         for epochs, history, take_snapshot in tiny.pretended(group, resume=resume):
-            history = {name: np.where([[False, True]], np.nan, x).astype(np.float32) for name, x in history.items()}
+            history = {
+                name: np.where([[False, True]], np.nan, x).astype(np.float32) for name, x in history.items()
+            }
             yield epochs, history, take_snapshot
 
     monkeypatch.setattr(train, "train", diverging)
@@ -217,7 +230,10 @@ def test_more_seeds_make_another_group_and_the_table_merges_them(tmp_path, train
     # Fewer seeds need nothing new, and seeds inside a larger group are found there.
     assert runs.cover(tmp_path, families[:1], range(1)) == [Group(families[0], (0, 1))]
     assert runs.cover(tmp_path, families[:1], [3]) == [Group(families[0], (2, 3, 4))]
-    assert runs.cover(tmp_path, families[:1], [7, 1]) == [Group(families[0], (0, 1)), Group(families[0], (7,))]
+    assert runs.cover(tmp_path, families[:1], [7, 1]) == [
+        Group(families[0], (0, 1)),
+        Group(families[0], (7,)),
+    ]
 
 
 def test_a_seed_in_two_records_counts_once(tmp_path, trained):
@@ -245,17 +261,22 @@ def interrupted_after(epochs: int):
     return watch
 
 
-@pytest.mark.parametrize("checkpoint_seconds", [0, 1000])
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 1000.0])
 def test_an_interrupted_group_goes_on_to_the_same_record(tmp_path, trained, checkpoint_seconds):
     folder = runs.directory(tmp_path, group(epochs=6))
     for epochs in (2, 4):
         with pytest.raises(KeyboardInterrupt):
-            run([group(epochs=6)], tmp_path, checkpoint_seconds=checkpoint_seconds, watch=interrupted_after(epochs))
+            run(
+                [group(epochs=6)],
+                tmp_path,
+                checkpoint_seconds=checkpoint_seconds,
+                watch=interrupted_after(epochs),
+            )
         # The epoch in which it was interrupted has no checkpoint: it is trained again.
-        assert files(folder) == {"group.json"} | ({"checkpoint.npz"} if checkpoint_seconds == 0 else set())
+        assert files(folder) == {"group.json"} | ({"checkpoint.npz"} if not checkpoint_seconds else set())
     epochs_done = []
     run([group(epochs=6)], tmp_path, watch=lambda g, epochs, history: epochs_done.append(epochs))
-    assert epochs_done == ([4, 5, 6] if checkpoint_seconds == 0 else [1, 2, 3, 4, 5, 6])
+    assert epochs_done == ([4, 5, 6] if not checkpoint_seconds else [1, 2, 3, 4, 5, 6])
     assert files(folder) == {"group.json", "record.jsonl"}
     assert_holds(runs.results([group(epochs=6)], tmp_path), group(epochs=6))
 
@@ -327,7 +348,7 @@ def test_a_damaged_record_is_told_and_can_be_set_aside(tmp_path, trained, damage
 
 def test_a_truncated_checkpoint_is_told_and_can_be_set_aside(tmp_path, trained):
     with pytest.raises(KeyboardInterrupt):
-        run([group()], tmp_path, checkpoint_seconds=0, watch=interrupted_after(2))
+        run([group()], tmp_path, checkpoint_seconds=0.0, watch=interrupted_after(2))
     path = runs.directory(tmp_path, group()) / "checkpoint.npz"
     whole = path.read_bytes()
     assert runs.load_checkpoint(path).history.keys() == set(tiny.CURVES)
@@ -344,7 +365,9 @@ def test_a_truncated_checkpoint_is_told_and_can_be_set_aside(tmp_path, trained):
 
 def test_a_checkpoint_gives_every_bit_back(tmp_path):
     state = {
-        ".params['hidden_0']['kernel']": np.random.default_rng(0).standard_normal((2, 9, 5)).astype(np.float32),
+        ".params['hidden_0']['kernel']": np.random.default_rng(0)
+        .standard_normal((2, 9, 5))
+        .astype(np.float32),
         ".optimizer[0].trace['hidden_0']['kernel']": np.full((2, 9, 5), np.nan, np.float32),
         ".optimizer[1].count": np.array([7, 7], np.int32),
     }
@@ -399,7 +422,7 @@ def test_training_goes_on_once_there_is_space_again(tmp_path, trained, monkeypat
 
     monkeypatch.setattr(os, "replace", full_for_records)
     with pytest.raises(UserError):
-        run([group()], tmp_path, checkpoint_seconds=0)
+        run([group()], tmp_path, checkpoint_seconds=0.0)
     assert files(runs.directory(tmp_path, group())) == {"group.json", "checkpoint.npz"}
     monkeypatch.setattr(os, "replace", replace)
     run([group()], tmp_path)
@@ -426,7 +449,11 @@ def test_a_block_that_fails_writes_nothing(tmp_path):
 
 def test_a_claim_is_exclusive_and_ends_with_its_block(tmp_path):
     lock = tmp_path / "runs" / "a.lock"
-    with claims.claim(lock) as first, claims.claim(lock) as second, claims.claim(tmp_path / "b.lock") as other:
+    with (
+        claims.claim(lock) as first,
+        claims.claim(lock) as second,
+        claims.claim(tmp_path / "b.lock") as other,
+    ):
         assert (first, second, other) == (True, False, True)
     with contextlib.suppress(RuntimeError), claims.claim(lock) as again:
         assert again
@@ -447,7 +474,9 @@ with claim(Path(sys.argv[1])) as owned:
 
 def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path):
     lock = tmp_path / "a.lock"
-    with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as owner:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as owner:
         assert owner.stdout is not None and owner.stdout.readline() == "True\n"
         with claims.claim(lock) as owned:
             assert not owned
@@ -462,8 +491,13 @@ def test_two_processes_share_the_groups_of_a_folder(tmp_path):
     commands = [[sys.executable, "-m", "tiny", str(tmp_path), name, "6"] for name in ("a", "b")]
     processes = [subprocess.Popen(command, env=ENVIRONMENT) for command in commands]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    logs = {name: [json.loads(line) for line in open(tmp_path / f"{name}.log")] for name in ("a", "b")}
-    assert sorted(logs["a"] + logs["b"]) == [[width, epoch] for width in range(1, 7) for epoch in range(1, 21)]
+    logs = {
+        name: [json.loads(line) for line in (tmp_path / f"{name}.log").read_text().splitlines()]
+        for name in ("a", "b")
+    }
+    assert sorted(logs["a"] + logs["b"]) == [
+        [width, epoch] for width in range(1, 7) for epoch in range(1, 21)
+    ]
     assert all(logs.values())
     for width in range(1, 7):
         g = group(width=width, epochs=20)
@@ -529,13 +563,13 @@ def test_a_stale_lease_is_taken_over_and_a_fresh_one_is_not(tmp_path, monkeypatc
 
 def test_the_heartbeat_keeps_a_lease(tmp_path):
     path = tmp_path / "a.lease"
-    with claims.lease(path, heartbeat=0.02, stale=5) as owned:
+    with claims.lease(path, heartbeat=0.02, stale=5.0) as owned:
         assert owned
         age(path, 100)
         end = time.monotonic() + 10
         while time.time() - path.stat().st_mtime > 5 and time.monotonic() < end:
             time.sleep(0.01)
-        with claims.lease(path, stale=5) as second:
+        with claims.lease(path, stale=5.0) as second:
             assert not second
 
 
@@ -543,7 +577,7 @@ def test_an_owner_that_was_taken_for_dead_leaves_its_successor_alone(tmp_path, m
     monkeypatch.setattr(claims, "SETTLE_SECONDS", 0.01)
     path = tmp_path / "a.lease"
     with contextlib.ExitStack() as successor:
-        with claims.lease(path, heartbeat=1000) as first:
+        with claims.lease(path, heartbeat=1000.0) as first:
             assert first
             age(path, 100)
             assert successor.enter_context(claims.lease(path))
@@ -590,17 +624,23 @@ def test_of_several_that_find_a_lease_stale_one_takes_it(tmp_path, monkeypatch):
 @settings(deadline=None, max_examples=50)
 @given(st.floats(1, 1e15), st.integers(1, 300), st.integers(0, 5))
 def test_progress_ends_with_a_line_at_100_percent(cost, epochs, resumed):
-    stream = io.StringIO()
+    stream = io.TextIOWrapper(written := io.BytesIO(), write_through=True)
     g = group(epochs=epochs)
     watch = progress.Progress({g.name: cost, "done before": 3.7}, stream)
     for done in range(min(resumed, epochs - 1) + 1, epochs + 1):
         watch(g, done, {"train_accuracy": np.ones((1, 1)), "test_accuracy": np.full((1, 1), 0.5)})
-    assert "100 %" not in stream.getvalue()
+    assert b"100 %" not in written.getvalue()
     watch.done["done before"] = 3.7
     watch(g, epochs, {})
     watch.close()
-    assert stream.getvalue().splitlines()[-1].startswith("100 % 0 s left; width 5, epoch ")
+    assert written.getvalue().decode().splitlines()[-1].startswith("100 % 0 s left; width 5, epoch ")
 
 
 def test_durations_can_be_read():
-    assert [progress.duration(s) for s in (0.4, 89, 90, 3600, 5400)] == ["0 s", "89 s", "2 min", "60 min", "1.5 h"]
+    assert [progress.duration(s) for s in (0.4, 89.0, 90.0, 3600.0, 5400.0)] == [
+        "0 s",
+        "89 s",
+        "2 min",
+        "60 min",
+        "1.5 h",
+    ]

@@ -84,21 +84,23 @@ def factor(spec: Spec, epoch: int, progress: float) -> float:
 
 def backward(spec: Spec, params: dict[str, np.ndarray], x: np.ndarray, labels: np.ndarray):
     """Summed cross-entropy, number of correct predictions, and the gradient of the sum."""
-    forward = {name: 1 / math.sqrt(n) if spec.parameterization == "ntk" else 1.0 for name, n in zip("ho", (9, spec.width))}
-    before = x @ params["hidden_0/kernel"] * forward["h"] + params.get("hidden_0/bias", 0)
-    hidden = np.maximum(before, 0) if spec.activation == "relu" else before
-    logits = hidden @ params["output/kernel"] * forward["o"] + params.get("output/bias", 0)
+    first, last = (1 / math.sqrt(n) if spec.parameterization == "ntk" else 1.0 for n in (9, spec.width))
+    before = x @ params["hidden_0/kernel"] * first + params.get("hidden_0/bias", 0)
+    slope = before > 0 if spec.activation == "relu" else 1
+    hidden = before * slope
+    logits = hidden @ params["output/kernel"] * last + params.get("output/bias", 0)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     target = np.eye(tiny.CLASSES)[labels]
     d_logits = np.exp(log_p) - target
-    d_before = (d_logits @ params["output/kernel"].T * forward["o"]) * ((before > 0) if spec.activation == "relu" else 1)
+    d_before = d_logits @ params["output/kernel"].T * last * slope
     gradient = {
-        "hidden_0/kernel": x.T @ d_before * forward["h"],
-        "output/kernel": hidden.T @ d_logits * forward["o"],
+        "hidden_0/kernel": x.T @ d_before * first,
+        "output/kernel": hidden.T @ d_logits * last,
         "hidden_0/bias": d_before.sum(0),
         "output/bias": d_logits.sum(0),
     }
-    return -(log_p * target).sum(), (logits.argmax(1) == labels).sum(), {path: gradient[path] for path in params}
+    correct = (logits.argmax(1) == labels).sum()
+    return -(log_p * target).sum(), correct, {path: gradient[path] for path in params}
 
 
 @pytest.mark.parametrize(
@@ -106,14 +108,20 @@ def backward(spec: Spec, params: dict[str, np.ndarray], x: np.ndarray, labels: n
     [
         {"bias": True, "momentum": 0.9, "weight_decay": 0.02, "learning_rate": 0.05},
         {"parameterization": "ntk", "kept": tiny.kept(20, 20), "schedule": "cosine", "momentum": 0.5},
-        {"kept": tiny.kept(20, 7), "weight_decay": 0.05, "schedule": "steps", "decay_epochs": (1, 3), "epochs": 4},
+        {
+            "kept": tiny.kept(20, 7),
+            "weight_decay": 0.05,
+            "schedule": "steps",
+            "decay_epochs": (1, 3),
+            "epochs": 4,
+        },
         {"activation": "linear", "bias": True, "order": "seed", "batch_size": 5},
         {"batch_size": 100, "epochs": 2},
     ],
     ids=["momentum", "ntk-cosine", "steps", "seed-order", "one-batch"],
 )
 def test_training_equals_numpy(changes):
-    """PyTorch's rule, means over the real examples of a padded batch, schedules, masks and the order of the data."""
+    """PyTorch's rule, means over real examples, schedules, masks and the order of the data."""
     spec = tiny.spec(**changes)
     history, snapshot = tiny.fit(Group((spec,), (3, 8)))
     for i, seed in enumerate((3, 8)):
@@ -166,7 +174,9 @@ def test_a_mask_of_ones_is_no_mask():
 def test_removed_weights_stay_zero(schedule):
     """Momentum and weight decay never revive one, and every kept weight moves."""
     rule = {"momentum": 0.9, "weight_decay": 0.1, "decay_epochs": (2,), "epochs": 4}
-    group = Group((tiny.spec(kept=tiny.kept(13, 9), activation="linear", schedule=schedule, **rule),), (0, 1, 2))
+    group = Group(
+        (tiny.spec(kept=tiny.kept(13, 9), activation="linear", schedule=schedule, **rule),), (0, 1, 2)
+    )
     before = initial(group)
     _, snapshot = tiny.fit(group)
     for path, keep in before.keep.items():
@@ -174,7 +184,9 @@ def test_removed_weights_stay_zero(schedule):
         after = tiny.params(snapshot)[path]
         assert np.all(after[~keep] == 0)
         assert np.all(after[keep] != before.state.params[layer]["kernel"][keep])
-        traces = [x for place, x in snapshot.state.items() if f"['{layer}']['kernel']" in place and "trace" in place]
+        traces = [
+            x for place, x in snapshot.state.items() if f"['{layer}']['kernel']" in place and "trace" in place
+        ]
         assert len(traces) == 1 and np.all(traces[0][~keep] == 0)
 
 
@@ -204,18 +216,20 @@ def test_batches_are_a_function_of_key_and_epoch_and_visit_every_example_once():
     seen = []
     for epoch in (0, 1, 0):
         rows = train.shuffled(key, epoch, examples=23, batch_size=8)
-        assert rows.index.shape == rows.weight.shape == (3, 8)
-        assert sorted(rows.index[rows.weight == 1].tolist()) == list(range(23))
+        assert rows.examples.shape == rows.weight.shape == (3, 8)
+        assert sorted(rows.examples[rows.weight == 1].tolist()) == list(range(23))
         assert rows.weight.sum() == 23 and np.all(rows.weight[-1, 7:] == 0)
-        seen.append(rows.index.tolist())
+        seen.append(rows.examples.tolist())
     assert seen[0] == seen[2] != seen[1]
-    assert train.shuffled(jax.random.key(1), 0, examples=23, batch_size=8).index.tolist() != seen[0]
+    assert train.shuffled(jax.random.key(1), 0, examples=23, batch_size=8).examples.tolist() != seen[0]
 
 
 def test_the_data_seed_orders_the_batches_of_all_seeds():
     """`shared` takes its order from the data seed alone, `seed` from the network's seed alone."""
     curves = {
-        (order, data_seed): tiny.fit(Group((tiny.spec(order=order, data_seed=data_seed),), (4, 1, 9)))[0]["train_loss"]
+        (order, data_seed): tiny.fit(Group((tiny.spec(order=order, data_seed=data_seed),), (4, 1, 9)))[0][
+            "train_loss"
+        ]
         for order in ("shared", "seed")
         for data_seed in (0, 1)
     }
@@ -253,7 +267,10 @@ def test_evaluation_is_in_chunks_that_do_not_divide(monkeypatch):
 
 
 def test_a_member_that_diverges_stays_nan_and_the_others_go_on():
-    tame, wild = tiny.spec(epochs=6, activation="linear"), tiny.spec(epochs=6, activation="linear", learning_rate=1e6)
+    tame, wild = (
+        tiny.spec(epochs=6, activation="linear"),
+        tiny.spec(epochs=6, activation="linear", learning_rate=1e6),
+    )
     history, _ = tiny.fit(Group((tame, wild), (0, 1)))
     alone, _ = tiny.fit(Group((tame,), (0, 1)))
     assert_equal(member(history, [0, 1]), alone, **OTHER_PROGRAM)
@@ -270,14 +287,21 @@ def test_once_lost_always_lost():
     for losses in ([1.0, np.inf], [1.0, 2.0], [np.nan, 2.0], [1.0, 2.0]):
         sums = train.Sums(np.float32(losses), np.ones(2, np.float32), np.full(2, 2.0, np.float32))
         history = train.extend(history, tiny.SINGLE, 2, {"train": sums})
-    assert np.isnan(history["train_loss"]).tolist() == [[False, True], [False, True], [True, True], [True, True]]
+    assert np.isnan(history["train_loss"]).tolist() == [
+        [False, True],
+        [False, True],
+        [True, True],
+        [True, True],
+    ]
     assert np.isnan(history["train_accuracy"]).tolist() == np.isnan(history["train_loss"]).tolist()
     assert history["train_loss"][0, 0] == 0.5 and history["train_loss"].dtype == np.float32
 
 
 @pytest.mark.parametrize("stop", [1, 4])
 def test_resumed_training_equals_uninterrupted_training_bit_for_bit(stop):
-    spec = tiny.spec(kept=tiny.kept(20, 20), momentum=0.9, weight_decay=0.01, schedule="cosine", epochs=5, bias=True)
+    spec = tiny.spec(
+        kept=tiny.kept(20, 20), momentum=0.9, weight_decay=0.01, schedule="cosine", epochs=5, bias=True
+    )
     group = Group((spec,), (0, 1, 2))
     history, final = tiny.fit(group)
     half_way, snapshot = tiny.fit(group, until=stop)
@@ -305,6 +329,8 @@ def test_the_gradient_of_a_removed_weight_is_zero():
     model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
     batch = train.take(train.load(tiny.SPLITS, "test")[0], train.Indices(jnp.arange(23), jnp.ones(23)))
     measure = train.classification(model)
-    gradient = jax.grad(lambda p: measure(masks.apply_masks(p, members.keep), batch).loss)(members.state.params)
+    gradient = jax.grad(lambda p: measure(masks.apply_masks(p, members.keep), batch).loss)(
+        members.state.params
+    )
     for path, keep in members.keep.items():
         assert not np.asarray(gradient[path.split("/")[0]]["kernel"])[~np.asarray(keep)].any()

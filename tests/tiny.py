@@ -1,6 +1,6 @@
-"""Data and networks so small that a program compiles in a second; shared by the tests of training and of runs.
+"""Data and networks so small that a program compiles in a second; for the tests of training and of runs.
 
-    python -m tiny WORKDIR NAME GROUPS      train that many pretended groups together with other such processes
+`python -m tiny WORKDIR NAME GROUPS` trains that many pretended groups together with another such process.
 """
 
 import json
@@ -46,7 +46,12 @@ def kept(hidden: int, output: int) -> tuple[tuple[str, int], ...]:
     return ("hidden_0", hidden), ("output", output)
 
 
-def fit(group: Group, placement: Placement = SINGLE, resume: train.Snapshot | None = None, until: int | None = None):
+def fit(
+    group: Group,
+    placement: Placement = SINGLE,
+    resume: train.Snapshot | None = None,
+    until: int | None = None,
+):
     """Train to the end, or to epoch `until`: (history, snapshot)."""
     for epochs, history, take_snapshot in train.train(group, SPLITS, resume=resume, placement=placement):
         if epochs == (until or group.specs[0].epochs):
@@ -90,7 +95,7 @@ def share(workdir: Path, name: str, count: int) -> None:
             if history:
                 print(json.dumps([group.specs[0].width, epochs]), file=log, flush=True)
 
-        runs.run(groups, workdir, lambda spec: None, checkpoint_seconds=0, watch=watch)
+        runs.run(groups, workdir, lambda spec: None, checkpoint_seconds=0.0, watch=watch)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ def claim(path: Path) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a")  # noqa: SIM115 - closed below, together with its lock
     except OSError as error:
-        raise UserError(f"--workdir: cannot write {path} ({error.strerror}): choose another folder") from error
+        raise UserError(
+            f"--workdir: cannot write {path} ({error.strerror}): choose another folder"
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

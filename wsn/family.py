@@ -21,8 +21,8 @@ def check_widths(base_width: int, widths: Sequence[int]) -> None:
     for width in widths:
         if width < base_width:
             raise UserError(
-                f"--widths: {width} is below the base width {base_width}: a network of the same weight count is at least"
-                " as wide; take larger widths or a smaller --base_width"
+                f"--widths: {width} is below the base width {base_width}: a network of the same weight count is at"
+                " least as wide; take larger widths or a smaller --base_width"
             )
     if len(set(widths)) != len(widths):
         raise UserError(f"--widths={','.join(map(str, widths))} lists a width twice")
@@ -38,7 +38,9 @@ def sparse(
     check_widths(base_width, widths)
     total = weights(shapes(base_width))
     return [
-        with_kept(template, width, budget.kept_counts(distribution, sizes(shapes(width)), total), shapes(width))
+        with_kept(
+            template, width, budget.kept_counts(distribution, sizes(shapes(width)), total), shapes(width)
+        )
         for width in widths
     ]
 

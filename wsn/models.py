@@ -1,12 +1,12 @@
 """Networks: a spec → pure `init` and `apply`, and the shapes of its kernels. Models know nothing of masks.
 
-`init` draws weights of unit scale; `scalings` says by what the spec's parameterisation multiplies them. A new model is a
-linen module, its shapes in `wsn.shapes`, and one line in `MODELS`.
+`init` draws weights of unit scale; `scalings` says by what the spec's parameterisation multiplies them. A new model
+is a linen module, its shapes in `wsn.shapes`, and one line in `MODELS`.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -89,11 +89,12 @@ def mlp(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
         jnp.dtype(spec.compute_dtype),
     )
     example = jnp.zeros((1, *input_shape))
-    return Model(
-        shapes=mlp_shapes(example.size, widths, classes),
-        init=lambda key: module.init(key, example)["params"],
-        apply=lambda params, x: module.apply({"params": params}, x),
-    )
+
+    def apply(params: Params, x: Float[Array, "batch ..."]) -> Float[Array, "batch classes"]:
+        return cast(Array, module.apply({"params": params}, x))
+
+    shapes = mlp_shapes(example.size, widths, classes)
+    return Model(shapes, init=lambda key: module.init(key, example)["params"], apply=apply)
 
 
 MODELS: dict[str, Callable[[Spec, tuple[int, ...], int], Model]] = {"mlp": mlp}

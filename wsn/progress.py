@@ -47,7 +47,9 @@ class Progress:
         self.bar.n = min(percent, 100.0)
         speed = (done - self.skipped) / max(time.monotonic() - self.start, 1e-9)
         left = duration((total - done) / speed) if speed > 0 else "?"
-        text = f"{left} left; width {spec.width}{' sparse' if spec.kept else ''}, epoch {epochs}/{spec.epochs}"
+        text = (
+            f"{left} left; width {spec.width}{' sparse' if spec.kept else ''}, epoch {epochs}/{spec.epochs}"
+        )
         if history:
             name = next(n for n in history if n.endswith("accuracy") and not n.startswith("train"))
             if np.isfinite(history[name][-1]).any():

@@ -1,9 +1,9 @@
 """Runs on disk: group → record. Resumable, never recomputed, never half-written.
 
-    WORKDIR/runs/NAME/group.json       what the hash stands for
-    WORKDIR/runs/NAME/checkpoint.npz   while training: state and history after some epoch
-    WORKDIR/runs/NAME/record.jsonl     when done: a header line, then one line per member
-    WORKDIR/runs/NAME.lock             the claim of the process that trains it
+WORKDIR/runs/NAME/group.json       what the hash stands for
+WORKDIR/runs/NAME/checkpoint.npz   while training: state and history after some epoch
+WORKDIR/runs/NAME/record.jsonl     when done: a header line, then one line per member
+WORKDIR/runs/NAME.lock             the claim of the process that trains it
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Result:
     spec: Spec
     seed: int
     status: str  # "finished" or "diverged"
-    curves: dict[str, Float[np.ndarray, "epochs"]]
+    curves: dict[str, Float[np.ndarray, " epochs"]]
 
 
 def run(
@@ -133,7 +133,9 @@ def set_aside(workdir: Path, group: Group) -> None:
     folder = directory(workdir, group)
     with claim(_lock(workdir, group)) as owned:
         if not owned:
-            raise UserError(f"--resume=false: another process is training {folder}; wait for it or stop it first")
+            raise UserError(
+                f"--resume=false: another process is training {folder}; wait for it or stop it first"
+            )
         if folder.exists():
             number = 1
             while (aside := folder.with_name(f"{folder.name}.aside-{number}")).exists():
@@ -158,7 +160,11 @@ def write_record(path: Path, group: Group, history: train.History, seconds: floa
     header = _description(group) | {
         "code": {"version": _version("wsn"), "commit": _commit()},
         "packages": {name: _version(name) for name in PACKAGES},
-        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.local_device_count()},
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.local_device_count(),
+        },
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
     }
@@ -192,7 +198,9 @@ def read_record(path: Path) -> list[Result]:
 
 
 def damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"--workdir: {path} is damaged ({error}): remove it, or start afresh with --resume=false")
+    return UserError(
+        f"--workdir: {path} is damaged ({error}): remove it, or start afresh with --resume=false"
+    )
 
 
 def save_checkpoint(path: Path, snapshot: train.Snapshot) -> None:
@@ -200,7 +208,7 @@ def save_checkpoint(path: Path, snapshot: train.Snapshot) -> None:
     arrays = {f"state{key}": value for key, value in snapshot.state.items()}
     arrays |= {f"history/{name}": values for name, values in snapshot.history.items()}
     with replacing(path, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def load_checkpoint(path: Path) -> train.Snapshot | None:
@@ -208,7 +216,7 @@ def load_checkpoint(path: Path) -> train.Snapshot | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = dict(file)
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError) as error:
         raise damaged(path, error) from error
@@ -232,10 +240,16 @@ def _lock(workdir: Path, group: Group) -> Path:
 
 def _description(group: Group) -> dict[str, Any]:
     specs = [changed_fields(spec) for spec in group.specs]
-    return {"format": FORMAT, "semantics": SEMANTICS, "group": group.name, "specs": specs, "seeds": group.seeds}
+    return {
+        "format": FORMAT,
+        "semantics": SEMANTICS,
+        "group": group.name,
+        "specs": specs,
+        "seeds": group.seeds,
+    }
 
 
-def _listed(values: Sequence[float]) -> list[float | None]:
+def _listed(values: Float[np.ndarray, " epochs"]) -> list[float | None]:
     """Shortest decimals that give the float32 back; None for NaN."""
     return [float(str(value)) if np.isfinite(value) else None for value in values]
 
@@ -250,7 +264,16 @@ def _version(package: str) -> str:
 @cache
 def _commit() -> str:
     """The commit of the code, with `-dirty` when files differ from it; `unknown` outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--exclude=*",
+        "--abbrev=40",
+    ]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -64,7 +64,9 @@ class Spec:
             raise UserError(f"--learning_rate={self.learning_rate} is not a positive number")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise UserError(f"--{name}={getattr(self, name)} is unknown: choose one of {', '.join(allowed)}")
+                raise UserError(
+                    f"--{name}={getattr(self, name)} is unknown: choose one of {', '.join(allowed)}"
+                )
 
 
 _CHOICES = {
@@ -90,7 +92,10 @@ class Group:
     def __post_init__(self) -> None:
         if not self.specs or not self.seeds:
             raise UserError("nothing to train: a group needs at least one network and --seeds of at least 1")
-        shapes = {dataclasses.replace(s, **{name: getattr(self.specs[0], name) for name in VARYING}) for s in self.specs}
+        shapes = {
+            dataclasses.replace(s, **{name: getattr(self.specs[0], name) for name in VARYING})
+            for s in self.specs
+        }
         if len(shapes) != 1:
             raise ValueError(f"the specs of a group may differ in {VARYING} only")
         if len(set(self.members)) != len(self.members):
@@ -104,7 +109,11 @@ class Group:
     @property
     def name(self) -> str:
         """The hash that names the directory; fields at their defaults do not enter, so new ones change no name."""
-        content = {"semantics": SEMANTICS, "specs": [changed_fields(s) for s in self.specs], "seeds": self.seeds}
+        content = {
+            "semantics": SEMANTICS,
+            "specs": [changed_fields(s) for s in self.specs],
+            "seeds": self.seeds,
+        }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -27,8 +27,8 @@ class Batch(NamedTuple):
     """Examples for classification; `weight` is 1, or 0 for padding."""
 
     inputs: Float[Array, "batch ..."]
-    labels: Int[Array, "batch"]
-    weight: Float[Array, "batch"]
+    labels: Int[Array, " batch"]
+    weight: Float[Array, " batch"]
 
 
 Measure = Callable[[Params, Any], Sums]

@@ -45,7 +45,7 @@ class Members(NamedTuple):
 class Indices(NamedTuple):
     """Which examples make up each batch: (batches, batch), or (members, batches, batch) where members differ."""
 
-    index: Int[Array, "..."]
+    examples: Int[Array, "..."]
     weight: Float[Array, "..."]
 
 
@@ -53,7 +53,7 @@ class Examples(NamedTuple):
     """A split on the device."""
 
     inputs: Float[Array, "examples ..."]
-    labels: Int[Array, "examples"]
+    labels: Int[Array, " examples"]
 
 
 # (epochs, members); the number of epochs is `_` since `extend` takes one and returns another.
@@ -109,7 +109,7 @@ def make_step(
 
 def take(data: Examples, indices: Indices) -> Batch:
     """The batch of one row of `Indices`."""
-    return Batch(data.inputs[indices.index], data.labels[indices.index], indices.weight)
+    return Batch(data.inputs[indices.examples], data.labels[indices.examples], indices.weight)
 
 
 def make_epoch(step: Callable[[Members, Batch], tuple[State, Sums]], shared_order: bool) -> Callable:
@@ -147,7 +147,7 @@ def make_evaluation(measure: Measure, axis: str | None = None) -> Callable:
     return evaluate
 
 
-def batches(order: Int[Array, "examples"], batch_size: int) -> Indices:
+def batches(order: Int[Array, " examples"], batch_size: int) -> Indices:
     """Cut an order of examples into batches; the last one is filled with examples of weight 0."""
     examples = order.size
     padding = -examples % batch_size
@@ -173,7 +173,9 @@ def initial_members(group: Group, model: Model, transformation: optax.GradientTr
     drawn = []
     for spec, seed in group.members:
         counts = {models.kernel_path(layer): kept for layer, kept in spec.kept}
-        drawn.append(masks.draw(jax.random.fold_in(keys[seed], 1), shapes, counts, spec.mask) if counts else {})
+        drawn.append(
+            masks.draw(jax.random.fold_in(keys[seed], 1), shapes, counts, spec.mask) if counts else {}
+        )
     sparse = [path for path in shapes if any(path in positions for positions in drawn)]
 
     params, keep, rates = [], [], []
@@ -186,7 +188,9 @@ def initial_members(group: Group, model: Model, transformation: optax.GradientTr
         params.append(unflatten_dict(scaled, sep="/"))
         keep.append(member_keep)
         rates.append(
-            unflatten_dict({p: np.float32(spec.learning_rate * rule[p].learning_rate) for p in leaves}, sep="/")
+            unflatten_dict(
+                {p: np.float32(spec.learning_rate * rule[p].learning_rate) for p in leaves}, sep="/"
+            )
         )
     stacked_params, stacked_keep, stacked_rates = (stack(trees) for trees in (params, keep, rates))
     state = State(stacked_params, jax.vmap(transformation.init)(stacked_params))
@@ -270,7 +274,9 @@ def extend(history: History, placement: Placement, members: int, sums: dict[str,
         row[f"{split}_loss"] = np.where(lost, np.nan, total.loss / total.weight)
         row[f"{split}_accuracy"] = np.where(lost, np.nan, total.correct / total.weight)
     return {
-        name: np.concatenate([history.get(name, np.empty((0, members), np.float32)), values[None]], dtype=np.float32)
+        name: np.concatenate(
+            [history.get(name, np.empty((0, members), np.float32)), values[None]], dtype=np.float32
+        )
         for name, values in row.items()
     }
 
