@@ -180,7 +180,7 @@ def _draw_panel(
     mesh = axes.imshow(image, cmap="RdBu_r", norm=norm, aspect="auto")
     for (row, column), value in np.ndenumerate(image):
         if not np.isnan(value):
-            dark = abs(np.float64(mesh.norm(value)) - 0.5) > 0.35  # both ends of the colour map are
+            dark = abs(np.asarray(mesh.norm(value), float) - 0.5) > 0.35  # both ends of the colour map are
             axes.text(
                 column,
                 row,
