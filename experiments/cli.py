@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from wsn.errors import UserError
 from wsn.files import replacing
 from wsn.progress import Progress
 from wsn.shapes import Shapes
-from wsn.spec import Spec
+from wsn.spec import ComputeDtype, Normalization, Order, Spec
 
 FLAGS = flags.FLAGS
 
@@ -43,6 +43,11 @@ def define_training_flags(presets: Mapping[str, Any], preset: str) -> None:
     flags.DEFINE_integer("seeds", None, "How many seeds (0, 1, …) of every network.")
     flags.DEFINE_integer("train_samples", None, "Size of the training subset (0: all).")
     flags.DEFINE_integer("data_seed", 0, "Draws the subset, what is held out and the order of the batches.")
+    flags.DEFINE_enum(
+        "order", "shared", get_args(Order), "Batches: those of --data_seed for all, or by seed."
+    )
+    flags.DEFINE_enum("normalization", "scalar", get_args(Normalization), "What shares a mean and deviation.")
+    flags.DEFINE_enum("compute_dtype", "float32", get_args(ComputeDtype), "Type of matrix products.")
     flags.DEFINE_float("learning_rate", None, "One learning rate for every network, instead of the preset's.")
     flags.DEFINE_boolean("resume", True, "Go on from what is in the folder; false sets it aside, undeleted.")
     flags.DEFINE_boolean(
@@ -90,6 +95,11 @@ def choose(presets: Mapping[str, Any]) -> Any:
     if FLAGS.learning_rate is not None and not 0 < FLAGS.learning_rate < float("inf"):
         raise UserError(f"--learning_rate={FLAGS.learning_rate} is not a positive number")
     return preset
+
+
+def settings() -> dict[str, Any]:
+    """The fields of a spec that have a flag of their own in every training experiment."""
+    return {name: FLAGS[name].value for name in ("data_seed", "order", "normalization", "compute_dtype")}
 
 
 def integers(flag: str) -> tuple[int, ...]:

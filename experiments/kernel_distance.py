@@ -71,7 +71,10 @@ PRESETS = {
         epochs=100,
         seeds=10,
         # By --tune_lr, smoothed over the widths.
-        rates={"sparse": {3: 6, 18: 24}, "dense": {3: 6, 18: 10}},
+        rates={
+            "sparse": {3: 2.5, 4: 3.5, 6: 6, 9: 11, 12: 16, 15: 17, 18: 18},
+            "dense": {3: 2.5, 4: 5, 6: 5, 9: 5, 12: 5, 15: 5, 18: 5},
+        },
         validation_samples=297,
     ),
     # Appendix A; widths and learning rates from the authors' code.
@@ -98,12 +101,12 @@ def template(preset: Preset) -> Spec:
     return Spec(
         dataset=preset.dataset,
         train_samples=preset.train_samples,
-        data_seed=cli.FLAGS.data_seed,
         width=preset.base_width,
         parameterization="ntk",
         epochs=preset.epochs,
         batch_size=preset.batch_size,
         learning_rate=1.0,
+        **cli.settings(),
     )
 
 

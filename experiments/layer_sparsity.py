@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import cli
-from wsn.budget import kept_counts
+from wsn.budget import io_counts, kept_counts
 from wsn.errors import UserError
 from wsn.family import check_widths, weights
 from wsn.shapes import Shapes, mlp_shapes, resnet18_shapes, sizes
@@ -40,7 +40,7 @@ MODELS: dict[str, Callable[[int, int], Shapes]] = {
 }
 
 # Golubeva et al., ICLR 2021, Figure 10: percent above the panels and beside the bars where legible.
-PAPER_SETTING = ("resnet18", 8, 100, "largest_first")
+PAPER_SETTING = ("resnet18", 8, 100, "largest_first", "elementwise")
 PAPER_TOTALS = {18: 79.84, 27: 90.99, 40: 95.88, 60: 98.16, 91: 99.20}
 _PAPER_TABLE = """
     layer                  18    27    60
@@ -94,9 +94,17 @@ class Member(NamedTuple):
 
 
 def family(
-    model: str, base_width: int, widths: Sequence[int], classes: int, distribution: str
+    model: str,
+    base_width: int,
+    widths: Sequence[int],
+    classes: int,
+    distribution: str,
+    mask: str = "elementwise",
 ) -> list[Member]:
-    """Networks of the given widths, each with as many weights as the dense one of `base_width`."""
+    """Networks of the given widths, each with as many weights as the dense one of `base_width`.
+
+    `mask="io"` keeps whole kernels (Appendix C), so that a few weights of the budget may find no place.
+    """
     if model not in MODELS:
         raise UserError(f"--model: {model!r} is unknown; choose from {', '.join(MODELS)}")
     if base_width < 1:
@@ -107,8 +115,14 @@ def family(
         raise UserError("--widths: give at least one width")
     check_widths(base_width, widths)
     budget = weights(MODELS[model](base_width, classes))
-    dense = {width: sizes(MODELS[model](width, classes)) for width in widths}
-    return [Member(width, size, kept_counts(distribution, size, budget)) for width, size in dense.items()]
+    members = []
+    for width in widths:
+        shapes = MODELS[model](width, classes)
+        kept = kept_counts(distribution, sizes(shapes), budget)
+        if mask == "io":
+            kept, _ = io_counts(kept, shapes)
+        members.append(Member(width, sizes(shapes), kept))
+    return members
 
 
 def rows(members: Sequence[Member]) -> list[dict]:
@@ -211,11 +225,18 @@ def _draw_panel(ax: Axes, member: Member, total: float | None, printed: Mapping[
 
 def main() -> None:
     flag = cli.FLAGS
-    setting = (flag.model, flag.base_width, flag.num_classes, flag.distribution)
-    members = family(flag.model, flag.base_width, cli.integers("widths"), flag.num_classes, flag.distribution)
+    setting = (flag.model, flag.base_width, flag.num_classes, flag.distribution, flag.mask)
+    members = family(
+        flag.model, flag.base_width, cli.integers("widths"), flag.num_classes, flag.distribution, flag.mask
+    )
     paper = Printed(PAPER_TOTALS, paper_layers()) if setting == PAPER_SETTING else Printed()
     print(table(members, paper))
-    kept = sum(members[0].kept.values())
+    kept = weights(MODELS[flag.model](flag.base_width, flag.num_classes))
+    for member in members:
+        if missing := kept - sum(member.kept.values()):
+            print(
+                f"width {member.width}: {missing} weights of the budget make no whole kernel and find no place"
+            )
     title = f"{flag.model}, {flag.num_classes} classes, {kept:,} weights each, {flag.distribution}"
     written = (
         cli.write_table(EXPERIMENT, rows(members), COLUMNS),
@@ -231,4 +252,5 @@ if __name__ == "__main__":
     flags.DEFINE_list("widths", "8,12,18,27,40,60,91", "Widths, comma-separated, none below the base width.")
     flags.DEFINE_integer("num_classes", 100, "Number of classes.")
     flags.DEFINE_string("distribution", "largest_first", "Budget over layers: largest_first or dense_last.")
+    flags.DEFINE_enum("mask", "elementwise", ["elementwise", "io"], "Single weights, or whole k × k kernels.")
     cli.run(main)

@@ -43,7 +43,8 @@ COLUMNS = [
 ]
 # Appendix A, Figure 5: best final accuracy and where; the baselines are given as "approximately 90 %".
 PAPER_BEST = {"relu": (0.963, "widths 80, 160"), "linear": (0.927, "width 40")}
-PAPER_EPOCHS, PAPER_BASELINE, PAPER_LOWEST_COLOUR = 300, 0.90, 0.70
+PAPER_LOWEST_COLOUR = 0.70
+FRACTIONS = ("1.0", "0.9", "0.8", "0.7", "0.6", "0.5", "0.4", "0.3", "0.2", "0.1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +85,12 @@ def cells(preset: Preset, activations: Sequence[Activation], fractions: Sequence
     template = Spec(
         dataset=preset.dataset,
         train_samples=preset.train_samples,
-        data_seed=cli.FLAGS.data_seed,
         width=preset.base_width,
         bias=True,
         epochs=preset.epochs,
         batch_size=preset.batch_size,
         learning_rate=preset.learning_rate,
+        **cli.settings(),
     )
     shapes = cli.shapes_of(template)
     family.check_widths(preset.base_width, preset.widths)
@@ -155,12 +156,18 @@ def draw(
     panels = np.ravel(figure.subfigures(1, len(activations), squeeze=False))
     for panel, activation in zip(panels, activations, strict=True):
         _draw_panel(panel, [r for r in rows if r["activation"] == activation], preset, activation, fractions)
-    cut = (
-        f" (the paper: {PAPER_EPOCHS})" if preset.dataset == "mnist" and preset.epochs != PAPER_EPOCHS else ""
-    )
+    whole, cut, part = PRESETS["paper"], "", ""
+    if preset.dataset == whole.dataset:
+        cut = f" (the paper: {whole.epochs})" if preset.epochs != whole.epochs else ""
+        part = (
+            ", part of the paper's grid"
+            if (preset.widths, len(fractions)) != (whole.widths, len(FRACTIONS))
+            else ""
+        )
     seeds = f"{preset.seeds} seed{'s' * (preset.seeds > 1)}"
     figure.suptitle(
-        f"{preset.dataset}, {rows[0]['weights']} weights, {preset.epochs} epochs{cut}, {seeds}", fontsize=11
+        f"{preset.dataset}, {rows[0]['weights']} weights, {preset.epochs} epochs{cut}, {seeds}{part}",
+        fontsize=11,
     )
     return figure
 

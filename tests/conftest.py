@@ -4,9 +4,14 @@ tests and the processes that they start; set before jax starts."""
 import os
 import tempfile
 
+import beartype
+
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 _compiled = tempfile.TemporaryDirectory(prefix="wsn-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+# An int is a float, as for mypy and PEP 484; the import hook of pyproject.toml looks the checker up by this name.
+beartype.beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))

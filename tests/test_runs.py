@@ -4,12 +4,12 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -624,23 +624,26 @@ def test_of_several_that_find_a_lease_stale_one_takes_it(tmp_path, monkeypatch):
 @settings(deadline=None, max_examples=50)
 @given(st.floats(1, 1e15), st.integers(1, 300), st.integers(0, 5))
 def test_progress_ends_with_a_line_at_100_percent(cost, epochs, resumed):
-    stream = io.TextIOWrapper(written := io.BytesIO(), write_through=True)
     g = group(epochs=epochs)
-    watch = progress.Progress({g.name: cost, "done before": 3.7}, stream)
-    for done in range(min(resumed, epochs - 1) + 1, epochs + 1):
-        watch(g, done, {"train_accuracy": np.ones((1, 1)), "test_accuracy": np.full((1, 1), 0.5)})
-    assert b"100 %" not in written.getvalue()
-    watch.done["done before"] = 3.7
-    watch(g, epochs, {})
-    watch.close()
-    assert written.getvalue().decode().splitlines()[-1].startswith("100 % 0 s left; width 5, epoch ")
+    accuracy = {"train_accuracy": np.ones((1, 1)), "test_accuracy": np.full((1, 1), 0.5)}
+    with tempfile.TemporaryFile("w+") as stream:
+
+        def lines():
+            stream.seek(0)
+            return stream.read().splitlines()
+
+        watch = progress.Progress({g.name: cost, "later": 3.7}, stream)
+        for done in range(min(resumed, epochs - 1) + 1, epochs + 1):
+            watch(g, done, accuracy)
+        assert lines() == []
+        watch.done["later"] = 3.7
+        watch(g, epochs, accuracy)
+        watch.close()
+        assert lines() == [
+            f"100 % 0 s left; width 5, epoch {epochs}/{epochs}, test accuracy 0.500",
+        ]
 
 
 def test_durations_can_be_read():
-    assert [progress.duration(s) for s in (0.4, 89.0, 90.0, 3600.0, 5400.0)] == [
-        "0 s",
-        "89 s",
-        "2 min",
-        "60 min",
-        "1.5 h",
-    ]
+    seconds = (0.4, 89.0, 90.0, 3600.0, 5400.0)
+    assert [progress.duration(s) for s in seconds] == ["0 s", "89 s", "2 min", "60 min", "1.5 h"]

@@ -33,16 +33,18 @@ def sparse(
 ) -> list[Spec]:
     """The members of the family of `base_width`, each with the weight count of that dense network.
 
+    A template with mask `io` keeps whole kernels: of the budget, fewer weights than a kernel has may find no place.
     Raises UserError for a width below the base width and for a budget that a width cannot meet.
     """
     check_widths(base_width, widths)
     total = weights(shapes(base_width))
-    return [
-        with_kept(
-            template, width, budget.kept_counts(distribution, sizes(shapes(width)), total), shapes(width)
-        )
-        for width in widths
-    ]
+    specs = []
+    for width in widths:
+        kept = budget.kept_counts(distribution, sizes(shapes(width)), total)
+        if template.mask == "io":
+            kept, _ = budget.io_counts(kept, shapes(width))
+        specs.append(with_kept(template, width, kept, shapes(width)))
+    return specs
 
 
 def dense(template: Spec, widths: Sequence[int]) -> list[Spec]:

@@ -19,6 +19,7 @@ ParameterizationName = Literal["standard", "ntk"]
 Normalization = Literal["scalar", "channel", "pixel"]
 Schedule = Literal["constant", "steps", "cosine"]
 Order = Literal["shared", "seed"]
+ComputeDtype = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class Spec:
     decay_epochs: tuple[int, ...] = ()  # for "steps": multiply the rate by decay_factor at each of them
     decay_factor: float = 0.1
     order: Order = "shared"  # "shared": all seeds see the batches of data_seed; "seed": each its own order
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: ComputeDtype = "float32"  # of matrix products; parameters and loss are float32
 
     def __post_init__(self) -> None:
         for name, least in (("width", 1), ("hidden_layers", 1), ("epochs", 1), ("batch_size", 1)):
@@ -75,7 +76,7 @@ _CHOICES = {
     "parameterization": get_args(ParameterizationName),
     "schedule": get_args(Schedule),
     "order": get_args(Order),
-    "compute_dtype": ("float32", "bfloat16"),
+    "compute_dtype": get_args(ComputeDtype),
 }
 
 # The fields in which members of one program may differ: they enter it as arrays, not as its shape.

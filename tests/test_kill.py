@@ -1,0 +1,108 @@
+"""Kill −9 at random moments, start the same command again: the outcome is that of an uninterrupted run, bit for bit."""
+
+import csv
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from wsn import runs
+
+WORKDIR = "out"
+# Two groups, width 8 sparse and dense; a checkpoint after every epoch.
+COMMAND = [
+    *(sys.executable, "-m", "experiments.kernel_distance", f"--workdir={WORKDIR}"),
+    *("--base_width=4", "--widths=8", "--learning_rate=8", "--seeds=2", "--checkpoint_seconds=0"),
+]
+
+
+class Lab:
+    """The command with a number of epochs; every folder below `root` is one place to run it in."""
+
+    def __init__(self, root: Path, epochs: int, devices: int) -> None:
+        self.root, self.command = root, [*COMMAND, f"--epochs={epochs}"]
+        # Programs that a killed process compiled are taken from a cache, in a fraction of the time.
+        self.environment = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
+            "PYTHONPATH": str(Path(runs.__file__).parents[1]),
+        }
+
+    def place(self, name: str) -> Path:
+        (self.root / name).mkdir()
+        return self.root / name
+
+    def start(self, place: Path) -> subprocess.Popen:
+        return subprocess.Popen(
+            self.command,
+            cwd=place,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, place: Path) -> None:
+        with self.start(place) as process:
+            _, errors = process.communicate()
+        assert process.returncode == 0, errors
+
+
+def outcome(place: Path) -> dict[str, bytes]:
+    """Every file that a finished run leaves; of a record all but its header, which has the time."""
+    workdir = place / WORKDIR
+    paths = [path for path in workdir.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    contents = {str(path.relative_to(workdir)): path.read_bytes() for path in paths}
+    return {name: x.split(b"\n", 1)[1] if name.endswith(".jsonl") else x for name, x in contents.items()}
+
+
+def kill_at_random(process: subprocess.Popen, workdir: Path, moment: random.Random) -> bool:
+    """Kill it after it has begun to train, sometimes just as a file is being written; False if it ended before."""
+    begun, while_writing, delay = time.time(), moment.random() < 0.4, moment.uniform(0, 1.5)
+
+    def wait_for(condition) -> None:
+        while process.poll() is None and not condition():
+            time.sleep(0.0001)
+
+    wait_for(lambda: any(path.stat().st_mtime > begun for path in workdir.glob("runs/*/group.json")))
+    end = time.monotonic() + delay
+    wait_for(lambda: time.monotonic() > end)
+    if while_writing:
+        wait_for(lambda: any(workdir.glob("runs/*/.*")))
+    process.kill()
+    with process:
+        return process.wait() == -9
+
+
+def kill_and_compare(lab: Lab, kills: int, seed: int) -> None:
+    uninterrupted = lab.place("uninterrupted")
+    lab.finish(uninterrupted)
+    expected = outcome(uninterrupted)
+    assert {"kernel_distance.csv", "kernel_distance.png", "kernel_distance.command"} <= expected.keys()
+    assert sum(name.endswith("record.jsonl") for name in expected) == 2 and len(expected) == 7
+    rows = csv.DictReader(expected["kernel_distance.csv"].decode().splitlines())
+    assert all(float(row["test_accuracy_mean"]) > 0.7 for row in rows), "the networks learn"
+    moment, place, done = random.Random(seed), lab.place("0"), 0
+    while done < kills:
+        if kill_at_random(lab.start(place), place / WORKDIR, moment):
+            done += 1
+        else:  # it came to its end: compare, and go on elsewhere
+            lab.finish(place)
+            assert outcome(place) == expected
+            place = lab.place(str(done + 1))
+    lab.finish(place)
+    assert outcome(place) == expected
+
+
+def test_three_kills_change_nothing(tmp_path):
+    kill_and_compare(Lab(tmp_path, epochs=100, devices=1), kills=3, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "kills"), [(1, 20), (4, 5)])
+def test_many_kills_change_nothing(tmp_path, devices, kills):
+    kill_and_compare(Lab(tmp_path, epochs=400, devices=devices), kills=kills, seed=devices)
