@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -62,10 +63,10 @@ def wsn_epoch(spec: Spec, seeds: int, *, masked: bool, evaluate: bool) -> Callab
     if not masked:
         members = members._replace(keep={})
     placement = devices.Placement("single", (jax.local_devices()[0],))
-    epoch = devices.compile_program(
-        placement, train.make_epoch(train.make_step(measure, transformation), shared_order=True), donate=True
-    )
-    evaluation = devices.compile_program(placement, train.make_evaluation(measure))
+    over_members = partial(train.over_members, together=train.trains_together(model), shared_indices=True)
+    step = train.make_step(measure, transformation)
+    epoch = devices.compile_program(placement, over_members(train.make_epoch(step)), donate=True)
+    evaluation = devices.compile_program(placement, over_members(train.make_evaluation(measure)))
     state = [devices.scatter_members(placement, members)]
     data, test = examples(TRAIN, 0), examples(TEST, 1)
     rows = train.batches(jnp.arange(TEST), train.EVALUATION_BATCH)

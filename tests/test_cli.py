@@ -55,7 +55,7 @@ def experiment(tmp_path, monkeypatch, trained):
             flags.FLAGS(sys.argv)
             kernel_distance.main()
         table = tmp_path / "out" / "kernel_distance.csv"
-        return list(csv.DictReader(table.open())) if table.exists() else []
+        return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
 
     return run
 
@@ -302,7 +302,7 @@ def test_a_single_rate_serves_every_width():
 def test_interpolated_rates_are_printed(experiment, trained, capsys):
     experiment("--base_width=3", "--widths=3,18,7", "--epochs=1", "--seeds=1")
     out = capsys.readouterr().out
-    printed = [line for line in out.splitlines() if "interpolated" in line]
+    printed = [line for line in out.splitlines() if line.endswith("interpolated from the preset's")]
     assert len(printed) == 2 and all(" for width 7 " in line for line in printed)
     rates = kernel_distance.PRESETS["quick"].rates
     used = {(bool(g.specs[0].kept), g.specs[0].width): g.specs[0].learning_rate for g in trained}
@@ -337,7 +337,7 @@ def test_tuning_takes_the_best_rate_on_held_out_samples(experiment, trained, mon
     centre = kernel_distance.rate_at(kernel_distance.PRESETS["quick"].rates["dense"], 6)
     assert float(rows[1]["learning_rate"]) == pytest.approx(centre / 2, rel=1e-3)
     assert all(group.specs[0].validation_samples == 0 for group in trained)
-    table = list(csv.DictReader((tmp_path / "out" / "learning_rates.csv").open()))
+    table = list(csv.DictReader((tmp_path / "out" / "learning_rates.csv").read_text().splitlines()))
     assert len(table) == 26 and {row["kind"] for row in table} == {"sparse", "dense"}
 
 

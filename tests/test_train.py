@@ -1,6 +1,7 @@
 """Training against a NumPy reimplementation, and the laws that masks, seeds, divergence and resuming obey."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -161,13 +162,27 @@ def test_a_mask_of_ones_is_no_mask():
     ones = {models.kernel_path(layer): jnp.ones((2, *shape), bool) for layer, shape in model.shapes.items()}
     data, _ = train.load(tiny.SPLITS, "test")
     rows = train.batches(jnp.arange(tiny.TRAIN), 8)
-    run_epoch = jax.jit(train.make_epoch(train.make_step(measure, optimizer), True))
-    evaluate = jax.jit(train.make_evaluation(measure))
+    over_members = partial(train.over_members, together=True, shared_indices=True)
+    run_epoch = jax.jit(over_members(train.make_epoch(train.make_step(measure, optimizer))))
+    evaluate = jax.jit(over_members(train.make_evaluation(measure)))
     left, right = dense, dense._replace(keep=ones)
     for _ in range(3):
         (left, left_sums), (right, right_sums) = run_epoch(left, rows, data), run_epoch(right, rows, data)
         jax.tree.map(np.testing.assert_array_equal, (left.state, left_sums), (right.state, right_sums))
         jax.tree.map(np.testing.assert_array_equal, evaluate(left, rows, data), evaluate(right, rows, data))
+
+
+@pytest.mark.parametrize("order", ["shared", "seed"])
+def test_one_after_the_other_is_all_together(order, monkeypatch):
+    """Large networks train one by one on a CPU: the same networks, up to the order of sums."""
+    specs = [
+        tiny.spec(momentum=0.9, order=order, kept=kept) for kept in (tiny.kept(20, 15), tiny.kept(25, 10))
+    ]
+    group = Group(tuple(specs), (0, 1))
+    together, _ = tiny.fit(group)
+    monkeypatch.setattr(train, "LARGEST_TOGETHER", 0)
+    one_by_one, _ = tiny.fit(group)
+    assert_equal(together, one_by_one, **OTHER_PROGRAM)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "steps", "cosine"])

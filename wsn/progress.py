@@ -46,7 +46,8 @@ class Progress:
         percent = 100.0 * done / total
         self.bar.n = min(percent, 100.0)
         speed = (done - self.skipped) / max(time.monotonic() - self.start, 1e-9)
-        left = duration((total - done) / speed) if speed > 0 else "?"
+        remaining = total - done
+        left = duration(remaining / speed) if speed > 0 else "?" if remaining else "0 s"
         text = (
             f"{left} left; width {spec.width}{' sparse' if spec.kept else ''}, epoch {epochs}/{spec.epochs}"
         )
