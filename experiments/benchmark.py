@@ -120,8 +120,8 @@ def torch_epoch(spec: Spec, seeds: int) -> Callable[[], None] | None:
     return run
 
 
-def interleaved(candidates: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median seconds of each candidate; they take turns, after one warm-up each."""
+def interleaved(candidates: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, np.ndarray]:
+    """Seconds of each candidate, a value per repeat; they take turns, after one warm-up each."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for repeat in range(repeats + 1):
         for name, candidate in candidates.items():
@@ -130,7 +130,7 @@ def interleaved(candidates: Mapping[str, Callable[[], None]], repeats: int) -> d
             candidate()
             if repeat:
                 times[name].append(time.perf_counter() - start)
-    return {name: float(np.median(values)) for name, values in times.items()}
+    return {name: np.array(values) for name, values in times.items()}
 
 
 def dense_flops(width: int, *, evaluate: bool) -> int:
@@ -143,52 +143,47 @@ def measure_width(width: int, seeds: int, repeats: int) -> list[dict]:
     """All comparisons at one width; times are for one model (the program's time over the seeds)."""
     spec = network(width)
     rows = []
-    if spec.kept:
-        for count in sorted({1, seeds}):
-            steps = TRAIN // BATCH
-            candidates = {
-                name: wsn_epoch(spec, count, masked=masked, evaluate=False)
-                for name, masked in (("masked", True), ("unmasked", False))
-            }
-            seconds = interleaved(candidates, 4 * repeats)
-            scale = 1e3 / steps / count
-            rows.append(
-                row(
-                    "masked step",
-                    width,
-                    count,
-                    seconds["masked"] * scale,
-                    "unmasked",
-                    seconds["unmasked"] * scale,
-                )
-                | {"gflops": dense_flops(width, evaluate=False) * count / seconds["masked"] / 1e9}
-            )
+    steps = dense_flops(width, evaluate=False)
+    for count in sorted({1, seeds}) if spec.kept else []:
+        candidates = {
+            "masked": wsn_epoch(spec, count, masked=True, evaluate=False),
+            "unmasked": wsn_epoch(spec, count, masked=False, evaluate=False),
+        }
+        seconds = interleaved(candidates, 4 * repeats)
+        per_step = {name: values / count / (TRAIN // BATCH) for name, values in seconds.items()}
+        flops = steps / (TRAIN // BATCH)
+        rows.append(
+            row("masked step", width, count, per_step["masked"], "unmasked", per_step["unmasked"], flops)
+        )
+
     candidates = {"wsn": wsn_epoch(spec, seeds, masked=bool(spec.kept), evaluate=True)}
     if (loop := torch_epoch(spec, seeds)) is not None:
         candidates["PyTorch loop"] = loop
     rates: list[float] = []
     seconds = interleaved(candidates | {"rate": lambda: rates.append(plan.matrix_rate(0.1))}, repeats)
     flops = dense_flops(width, evaluate=True)
-    ours = 1e3 * seconds["wsn"] / seeds
-    bounds = {"matrix product": 1e3 * flops / float(np.median(rates))}
+    ours = seconds["wsn"] / seeds
+    references = {"matrix product": flops / np.array(rates[1:])}
     if loop is not None:
-        bounds["PyTorch loop"] = 1e3 * seconds["PyTorch loop"] / seeds
-    for name, milliseconds in bounds.items():
-        rows.append(
-            row("model-epoch", width, seeds, ours, name, milliseconds) | {"gflops": flops / ours / 1e6}
-        )
+        references["PyTorch loop"] = seconds["PyTorch loop"] / seeds
+    for name, theirs in references.items():
+        rows.append(row("model-epoch", width, seeds, ours, name, theirs, flops))
     return rows
 
 
-def row(what: str, width: int, seeds: int, milliseconds: float, reference: str, theirs: float) -> dict:
+def row(
+    what: str, width: int, seeds: int, ours: np.ndarray, reference: str, theirs: np.ndarray, flops: float
+) -> dict:
+    """A row of the table from seconds per repeat; the ratio is the median of the ratios within each repeat."""
     return {
         "what": what,
         "width": width,
         "seeds": seeds,
-        "milliseconds": milliseconds,
+        "milliseconds": 1e3 * float(np.median(ours)),
         "reference": reference,
-        "reference_milliseconds": theirs,
-        "ratio": milliseconds / theirs,
+        "reference_milliseconds": 1e3 * float(np.median(theirs)),
+        "ratio": float(np.median(ours / theirs)),
+        "gflops": flops / float(np.median(ours)) / 1e9,
     }
 
 

@@ -120,3 +120,11 @@ def test_batches_over_devices_hold_every_example_once(examples, batch_size, coun
         assert set(weight.tolist()) <= {0.0, 1.0}
     for kind in ("single", "members"):
         assert devices.scatter_batches(over(kind, 2), rows) is rows
+
+
+@pytest.mark.parametrize("order", ["shared", "seed"])
+@pytest.mark.parametrize(("kind", "count"), [("members", 2), ("batch", 4)])
+def test_large_networks_one_after_the_other_give_the_same_over_devices(monkeypatch, kind, count, order):
+    expected = on_one_device(order)
+    monkeypatch.setattr(train, "LARGEST_TOGETHER", 0)
+    assert_close(tiny.fit(group(order), over(kind, count)), expected)

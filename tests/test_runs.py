@@ -490,7 +490,7 @@ def test_two_processes_share_the_groups_of_a_folder(tmp_path):
     """Every epoch of every group is trained once, by either, and both end when all is done."""
     commands = [[sys.executable, "-m", "tiny", str(tmp_path), name, "6"] for name in ("a", "b")]
     processes = [subprocess.Popen(command, env=ENVIRONMENT) for command in commands]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert [process.wait(timeout=600) for process in processes] == [0, 0]
     logs = {
         name: [json.loads(line) for line in (tmp_path / f"{name}.log").read_text().splitlines()]
         for name in ("a", "b")
