@@ -6,7 +6,7 @@
 Sparse networks have the weight count of the dense network of base width, however wide they are (the last layer stays
 dense); dense networks of the same widths beside them. No biases, ReLU, NTK parameterisation, SGD without momentum.
 Writes WORKDIR/kernel_distance.csv, a row per network, and WORKDIR/kernel_distance.png.
-Expect on MNIST (10 seeds): 0.863 at width 8, 0.893 to 0.899 at widths 32 to 328, 0.868 at 512; dense 0.932 at width 635.
+Expect on MNIST (10 seeds): 0.863 at width 8, 0.893–0.899 at widths 32 to 328, 0.868 at 512; dense 0.932 at width 635.
 """
 
 import dataclasses
