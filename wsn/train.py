@@ -227,6 +227,7 @@ def train(
 ) -> Iterator[tuple[int, History, Callable[[], Snapshot]]]:
     """Train a group; yields after every epoch (epochs done, history so far, a function that takes a snapshot).
 
+    The snapshot must be taken before the next epoch starts: that gives up the memory of the state.
     The history has `train_loss`, `train_accuracy` (over the batches of the epoch, as training went) and `test_loss`,
     `test_accuracy` (at its end; `validation_…` where the spec holds examples out). Losses in nats, accuracies as
     fractions. A member whose loss is not finite has diverged: its values are NaN from then on.
