@@ -197,33 +197,36 @@ def summary(results: Sequence[runs.Result]) -> dict[str, Any]:
     return row
 
 
-def write_table(experiment: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Path:
-    """WORKDIR/<experiment>.csv, and the command that made it beside it. Floats with 6 significant digits."""
+def write_table(
+    experiment: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], digits: int = 6
+) -> Path:
+    """WORKDIR/<experiment>.csv, and the command that made it beside it. Floats with so many significant digits."""
     path = workdir() / f"{experiment}.csv"
     with replacing(path) as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for row in rows:
             writer.writerow(
-                {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+                {
+                    name: f"{value:.{digits}g}" if isinstance(value, float) else value
+                    for name, value in row.items()
+                }
             )
     with replacing(path.with_suffix(".command")) as file:
-        file.write(command(experiment) + "\n")
+        file.write(command() + "\n")
     return path
 
 
-def command(experiment: str) -> str:
+def command() -> str:
     """The command line of this process, as one would type it."""
-    return shlex.join(["python", "-m", f"experiments.{experiment}", *sys.argv[1:]])
+    return shlex.join(["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
 
 
 def write_figure(experiment: str, figure: Figure) -> Path:
     """WORKDIR/<experiment>.png; the same figure gives the same bytes."""
     path = workdir() / f"{experiment}.png"
     with replacing(path, "wb") as file:
-        figure.savefig(
-            file, format="png", dpi=150, metadata={"Software": None, "Description": command(experiment)}
-        )
+        figure.savefig(file, format="png", dpi=150, metadata={"Software": None, "Description": command()})
     return path
 
 

@@ -1,0 +1,6 @@
+"""Kernels of sparse finite-width networks: closed forms, exact Theorem 1, approximations, finite networks.
+
+Public functions take and return numpy arrays; the arithmetic inside is float64 JAX, entered by `kernels`
+itself in a scope (`kernels.precision`), so that importing or calling anything here leaves training untouched.
+Only `kernels.tangents` imports neural-tangents, and only when it is called.
+"""

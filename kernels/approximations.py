@@ -1,0 +1,98 @@
+"""Approximations to Theorem 1: the paper's, and the leading terms that the exact theorem really has.
+
+In: connectivity p, width n, number of features d, and for the corrections the inputs; p and n are numbers or
+arrays that broadcast. Out: D, or the connectivity that minimises it. All assume p d >> 1: below p d of about
+40 use `kernels.theorem1`.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import ArrayLike, Float, Float64
+
+from kernels.validation import checked_connectivity, checked_pairs, checked_width
+
+Numbers = Float64[np.ndarray | np.float64, "..."]
+
+
+def eq4(connectivity: npt.ArrayLike, width: npt.ArrayLike, features: int) -> Numbers:
+    """D ~ (p^-1/2 - 1)^2 / (16 d) + (1 - 1/pi^2) / (4 n): equations (4) and (23), independent N(0,1) inputs.
+
+    The variance term holds for p d > 40. The bias term is *not* that of Theorem 1: it keeps one sign for all
+    masks, where the mean over masks cancels; at d = 784 the exact bias^2 is 10^3 to 10^5 times smaller.
+    """
+    p, n = checked_connectivity(connectivity), checked_width(width)
+    return (p**-0.5 - 1) ** 2 / (16 * features) + (1 - 1 / np.pi**2) / (4 * n)
+
+
+def eq24(connectivity: npt.ArrayLike, width: npt.ArrayLike, features: int) -> Numbers:
+    """D(x, x) ~ (5 + 12 / (d p)) / (4 n): equation (24).
+
+    It leaves out the variance of the number of survivors; `gaussian_diagonal` has it.
+    """
+    return (5 + 12 / (features * checked_connectivity(connectivity))) / (4 * checked_width(width))
+
+
+def eq25(weights_per_input: npt.ArrayLike, features: int) -> Numbers:
+    """p* ~ sqrt(n p / (4 d)) at fixed n p = `weights_per_input`: equation (25), the least (4) for p* << 1.
+
+    It inherits the bias of (4): exact D of Gaussian inputs has no minimum there.
+    """
+    return np.sqrt(np.asarray(weights_per_input, np.float64) / (4 * features))
+
+
+def eq25_exact(weights_per_input: float, features: int) -> float:
+    """The p in (0, 1) that minimises (4) at fixed n p: p^2 / (1 - sqrt p) = n p / (4 d (1 - 1/pi^2)).
+
+    By bisection. Valid wherever (4) is; 0.0471 where `eq25` gives 0.0505 (n p = 8, d = 784).
+    """
+    target = weights_per_input / (4 * features * (1 - 1 / np.pi**2))
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if middle**2 < target * (1 - np.sqrt(middle)) else (low, middle)
+    return high
+
+
+def leading_bias(
+    x: Float[ArrayLike, "*pairs features"],
+    y: Float[ArrayLike, "*pairs features"],
+    connectivity: npt.ArrayLike,
+) -> Numbers:
+    """K_{1,p} - K_1 to first order in (1 - p)/p sum x_i^j y_i^(4-j), j = 0..4: the bias (4) should have had.
+
+    Of shape (*pairs, *connectivities). Valid for p d >> 1, bounded inputs, and angles away from 0 and pi,
+    where it is infinite.
+    """
+    x, y = checked_pairs(x, y)
+    p = checked_connectivity(connectivity)
+    x2, y2, xy = (x * x).sum(-1), (y * y).sum(-1), (x * y).sum(-1)
+    area = np.sqrt(x2 * y2 - xy**2)
+    m40, m31, m22, m13, m04 = ((x**j * y ** (4 - j)).sum(-1) for j in (4, 3, 2, 1, 0))
+    first = (xy**2 - area**2) / area
+    mixed = 4 * xy / area
+    total = m40 / x2**2 * first + m04 / y2**2 * first - mixed * (m31 / x2 + m13 / y2) + 6 * m22 / area
+    return np.multiply.outer(total / (16 * np.pi), (1 - p) / p)
+
+
+def gaussian_off_diagonal(connectivity: npt.ArrayLike, width: npt.ArrayLike, features: int) -> Numbers:
+    """Mean of D over independent N(0,1) inputs x, y: (1 - 1/pi^2 + (3/p - 5/4 - 1/pi^2) / d) / (4 n)."""
+    p, n = checked_connectivity(connectivity), checked_width(width)
+    return (1 - 1 / np.pi**2 + (3 / p - 1.25 - 1 / np.pi**2) / features) / (4 * n)
+
+
+def gaussian_diagonal(connectivity: npt.ArrayLike, width: npt.ArrayLike, features: int) -> Numbers:
+    """Mean of D(x, x) over N(0,1) inputs, exactly and at every p: (5 + (18/p - 8) / d) / (4 n)."""
+    p, n = checked_connectivity(connectivity), checked_width(width)
+    return (5 + (18 / p - 8) / features) / (4 * n)
+
+
+def exact_count_correction(
+    k1: npt.ArrayLike, connectivity: npt.ArrayLike, width: npt.ArrayLike, features: int
+) -> Numbers:
+    """What D changes by when masks keep an exact number of weights, not a Bernoulli one.
+
+    -(K/d)^2 (1 - p) / (n d p): leading order in 1/(n d p), the relative variance of that
+    number; `k1` is K_{1,p}.
+    """
+    p, n = checked_connectivity(connectivity), checked_width(width)
+    return -((np.asarray(k1, np.float64) / features) ** 2) * (1 - p) / (n * features * p)

@@ -1,0 +1,136 @@
+"""Closed forms: arc-cosine kernels, and the infinite-width dense GP kernel and NTK of the ReLU network.
+
+In: inputs as rows; two arrays pair by pair, or every row of one against every row of the other (`*_gram`).
+Out: kernels in float64. Sources: Cho & Saul 2009 for the arc-cosine kernels (in the scaling of Theorem 1),
+Jacot et al. 2018 for the NTK in its own parameterisation. All angles come from the lengths of x/|x| - y/|y|
+and x/|x| + y/|y| (Kahan), never from arccos, so nothing is lost at 0 and at pi.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Array, ArrayLike, Float, Float64
+
+from kernels.precision import in_float64
+from kernels.validation import checked_pairs
+
+_TERMS = 12  # of the power series below; the first one left out is 1e-17 of the sum at the switch
+
+
+def _sine_minus_chord(angle: Array) -> Array:
+    """sin a - a cos a, to full relative precision also where it is a^3/3."""
+    series = sum(
+        (-1) ** (k + 1) * 2 * k / math.factorial(2 * k + 1) * angle ** (2 * k + 1) for k in range(1, _TERMS)
+    )
+    return jnp.where(angle < 1, series, jnp.sin(angle) - angle * jnp.cos(angle))
+
+
+def _second_order(angle: Array) -> Array:
+    """a (2 + cos 2a) - (3/2) sin 2a, to full relative precision also where it is (4/15) a^5."""
+    double = 2 * angle
+    series = sum(
+        (-1) ** k * (k - 1) / math.factorial(2 * k + 1) * double ** (2 * k + 1) for k in range(2, _TERMS + 4)
+    )
+    return jnp.where(angle < 1, series, angle * (2 + jnp.cos(double)) - 1.5 * jnp.sin(double))
+
+
+def angular_factor(order: int, supplement: Array) -> Array:
+    """J_0 = pi - t, J_1 = sin t + (pi - t) cos t, J_2 = 3 sin t cos t + (pi - t)(1 + 2 cos^2 t); in pi - t.
+
+    The supplement pi - t is the argument because all three vanish with it, like its powers 1, 3 and 5.
+    """
+    return (lambda angle: angle, _sine_minus_chord, _second_order)[order](supplement)
+
+
+def lengths_and_supplement(x: Array, y: Array) -> tuple[Array, Array, Array]:
+    """|x|, |y| and pi minus the angle between them, over the last axis. A zero vector is orthogonal."""
+    x_norm, y_norm = jnp.linalg.norm(x, axis=-1), jnp.linalg.norm(y, axis=-1)
+    x = x / jnp.where(x_norm > 0, x_norm, 1)[..., None]
+    y = y / jnp.where(y_norm > 0, y_norm, 1)[..., None]
+    supplement = 2 * jnp.arctan2(jnp.linalg.norm(x + y, axis=-1), jnp.linalg.norm(x - y, axis=-1))
+    return x_norm, y_norm, jnp.where((x_norm > 0) & (y_norm > 0), supplement, jnp.pi / 2)
+
+
+def _arc_cosine(x: Array, y: Array, order: int) -> Array:
+    x_norm, y_norm, supplement = lengths_and_supplement(x, y)
+    kernel = (x_norm * y_norm) ** order * angular_factor(order, supplement) / (2 * jnp.pi)
+    return jnp.where((x_norm > 0) & (y_norm > 0), kernel, 0)
+
+
+def _network(x: Array, y: Array, depth: int, weight_std: float) -> tuple[Array, Array]:
+    """GP kernel and NTK, by recursion on the two variances and the angle.
+
+    1 - cos of the next angle is (1 - cos t) - (sin t - t cos t) / pi, which keeps its digits as t -> 0.
+    """
+    inputs = x.shape[-1]
+    x_norm, y_norm, supplement = lengths_and_supplement(x, y)
+    scale = weight_std**2 * x_norm * y_norm / inputs
+    nngp = ntk = -scale * jnp.cos(supplement)
+    for _ in range(depth):
+        angle = jnp.pi - supplement
+        nngp_next = weight_std**2 * scale * angular_factor(1, supplement) / (2 * jnp.pi)
+        ntk = nngp_next + weight_std**2 * ntk * supplement / (2 * jnp.pi)
+        scale, nngp = weight_std**2 * scale / 2, nngp_next
+        sine2 = jnp.sin(angle / 2) ** 2 - _sine_minus_chord(angle) / (2 * jnp.pi)
+        supplement = jnp.pi - 2 * jnp.arcsin(jnp.sqrt(jnp.clip(sine2, 0, 1)))
+    return nngp, ntk
+
+
+@partial(jax.jit, static_argnames=("rule", "settings"))
+def _pairs(x: Array, y: Array, rule: Callable[..., Any], settings: tuple) -> Any:
+    return rule(x, y, *settings)
+
+
+@partial(jax.jit, static_argnames=("rule", "settings"))
+def _gram(x: Array, y: Array, rule: Callable[..., Any], settings: tuple) -> Any:
+    """Row by row and from differences, not inner products: stable, and one row of differences in memory."""
+    return jax.lax.map(lambda row: rule(jnp.broadcast_to(row, y.shape), y, *settings), x)
+
+
+_pairs64, _gram64 = in_float64(_pairs), in_float64(_gram)
+
+
+def arc_cosine(x: npt.ArrayLike, y: npt.ArrayLike, order: int) -> Float64[np.ndarray, "*pairs"]:
+    """K_l(x, y) = E_w[(w.x)^l (w.y)^l H(w.x) H(w.y)], w standard normal, l = `order` 0, 1 or 2: equation (3).
+
+    x and y, arrays or lists, are (*pairs, features) alike. A zero vector has no side of H to be on: its
+    kernels are 0 at every order. Raises UserError where x and y do not fit or are not finite.
+    """
+    return _pairs64(*checked_pairs(x, y), rule=_arc_cosine, settings=(order,))
+
+
+def arc_cosine_gram(
+    x: Float[ArrayLike, "rows features"], y: Float[ArrayLike, "columns features"], order: int
+) -> Float64[np.ndarray, "rows columns"]:
+    """`arc_cosine` of every row of x with every row of y."""
+    return _gram64(*checked_pairs(x, y, gram=True), rule=_arc_cosine, settings=(order,))
+
+
+def dense_kernels(
+    x: Float[ArrayLike, "*pairs features"],
+    y: Float[ArrayLike, "*pairs features"],
+    depth: int,
+    weight_std: float = 1.0,
+) -> tuple[Float64[np.ndarray, "*pairs"], Float64[np.ndarray, "*pairs"]]:
+    """(NNGP, NTK) of the infinitely wide ReLU network: `depth` hidden layers, a linear readout, no biases.
+
+    Weights are N(0, weight_std^2) and each layer is divided by the square root of its fan-in (the NTK
+    parameterisation): stax.serial(Dense, Relu, ..., Dense) with W_std = weight_std, b_std = 0.
+    """
+    return _pairs64(*checked_pairs(x, y), rule=_network, settings=(depth, float(weight_std)))
+
+
+def dense_kernels_gram(
+    x: Float[ArrayLike, "rows features"],
+    y: Float[ArrayLike, "columns features"],
+    depth: int,
+    weight_std: float = 1.0,
+) -> tuple[Float64[np.ndarray, "rows columns"], Float64[np.ndarray, "rows columns"]]:
+    """`dense_kernels` of every row of x with every row of y."""
+    return _gram64(*checked_pairs(x, y, gram=True), rule=_network, settings=(depth, float(weight_std)))

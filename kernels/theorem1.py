@@ -1,0 +1,205 @@
+"""Theorem 1, exactly: kernels of sparse networks and the distance to the infinitely wide dense one.
+
+In: pairs of inputs, connectivities, widths. Out: K_{1,p}, K_{2,p}, bias^2, variance, D, and how and how well
+each was computed. Source: Theorem 1 and equations (1)-(3). One function chooses among closed form (p = 1,
+vectors on one line, a zero vector), the sum over masks (`kernels.enumeration`) and quadrature
+(`kernels.quadrature`). Monte Carlo over masks (`kernels.sampling`) is the independent check. Errors are
+scaled: |error of K_l| / (|x||y|)^l.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float64
+
+from kernels import enumeration, quadrature
+from kernels.closed_forms import arc_cosine
+from kernels.precision import in_float64
+from kernels.validation import checked_connectivity, checked_pairs, checked_width
+from wsn.errors import UserError
+
+METHODS = ("closed form", "enumeration", "quadrature")
+ROUNDING = 1e-13  # scaled error of what is exact but for arithmetic
+
+
+class SparseKernels(NamedTuple):
+    """Arrays of shape (*pairs, *connectivities), and the number of features, d."""
+
+    k1: Float64[np.ndarray, "..."]
+    k2: Float64[np.ndarray, "..."]
+    k1_excess: Float64[np.ndarray, "..."]  # K_{1,p} - K_1, computed without their cancellation
+    error_estimate: Float64[np.ndarray, "..."]  # the larger of the two scaled errors
+    method: np.ndarray  # of str, each one of METHODS
+    features: int
+
+
+class Distance(NamedTuple):
+    """D = bias2 + variance, equation (1), each of shape (*pairs, *connectivities)."""
+
+    bias2: Float64[np.ndarray, "..."]
+    variance: Float64[np.ndarray, "..."]
+    total: Float64[np.ndarray, "..."]
+
+
+class _Units(NamedTuple):
+    """Flat results for unit vectors, (pairs, connectivities): the same in all methods."""
+
+    k1_excess: np.ndarray
+    k2: np.ndarray
+    k1_error: np.ndarray
+    k2_error: np.ndarray
+
+
+def _unit_vectors(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x / |x| and |x|, by rows, without overflow; a zero vector stays zero."""
+    largest = np.abs(x).max(axis=1, keepdims=True)
+    x = x / np.where(largest > 0, largest, 1)
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(norm > 0, norm, 1), (norm * largest)[:, 0]
+
+
+def _choose(x: np.ndarray, y: np.ndarray, method: str) -> np.ndarray:
+    """For each pair of unit (or zero) vectors the index of its method in METHODS."""
+    apart, together = np.linalg.norm(x - y, axis=1), np.linalg.norm(x + y, axis=1)
+    absent = ~x.any(axis=1) | ~y.any(axis=1)
+    closed = absent | (np.minimum(apart, together) < quadrature.NEAR_PARALLEL)
+    few = ((x != 0) | (y != 0)).sum(axis=1) <= enumeration.MOST_COORDINATES
+    if method == "enumeration" and not few.all():
+        raise UserError(f"enumeration is for at most {enumeration.MOST_COORDINATES} non-zero coordinates")
+    if method == "quadrature":
+        few[:] = False
+    return np.where(few, 1, np.where(closed, 0, 2))
+
+
+_enumerate = in_float64(enumeration.enumerate_masks)
+
+
+def _closed_form(x: np.ndarray, y: np.ndarray, p: np.ndarray) -> _Units:
+    """Vectors on one line, y = c x: K_1 = 1/2 and K_2 = (3 + 3 (1-p)/p sum x^2 y^2)/2 for c > 0, else 0."""
+    same_side = ((x * y).sum(axis=1) > 0)[:, None]
+    k2 = np.where(same_side, 1.5 + 1.5 * (x**2 * y**2).sum(axis=1)[:, None] * (1 - p) / p, 0)
+    error = np.full(k2.shape, ROUNDING)
+    return _Units(np.zeros(k2.shape), k2, error, error * np.maximum(1, k2))
+
+
+def _enumeration(x: np.ndarray, y: np.ndarray, p: np.ndarray) -> _Units:
+    """Move the coordinates that are not zero to the front and sum over the masks of those."""
+    order = np.argsort((x == 0) & (y == 0), axis=1, kind="stable")[:, : enumeration.MOST_COORDINATES]
+    width = ((0, 0), (0, enumeration.MOST_COORDINATES - order.shape[1]))
+    x, y = (np.pad(np.take_along_axis(z, order, 1), width) for z in (x, y))
+    k1, k2 = _enumerate(x, y, np.append(p, 1.0))
+    error = np.full((len(x), len(p)), ROUNDING)
+    return _Units(k1[:, :-1] - k1[:, -1:], k2[:, :-1], error, error * np.maximum(1, k2[:, :-1]))
+
+
+def _in_chunks(
+    function: Callable[[np.ndarray], Any], rows: np.ndarray, size: int
+) -> Iterator[tuple[np.ndarray, Any]]:
+    """(rows, function(rows)) by chunks of `size` rows, one chunk at a time on each CPU core."""
+    chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
+    cores = len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" else 1
+    with ThreadPoolExecutor(cores) as pool:
+        yield from zip(chunks, pool.map(function, chunks), strict=True)
+
+
+def _quadrature(x: np.ndarray, y: np.ndarray, p: np.ndarray, tolerance: float) -> _Units:
+    """Refine the angular grid of each pair until its own estimate meets the tolerance at every connectivity.
+
+    Of two grids the one with the smaller estimate is kept: the coarser, where the finer only added rounding.
+    """
+    shape = (len(x), len(p))
+    best = _Units(np.zeros(shape), np.zeros(shape), np.full(shape, np.inf), np.full(shape, np.inf))
+    size = ((x != 0) | (y != 0)).sum(axis=1)
+    pending = np.argsort(size, kind="stable")  # pairs of like size share a chunk, and so its padding
+    chunk = 1 if jax.default_backend() == "cpu" else 32  # always full: one shape, one compilation
+    padded = np.concatenate([p, np.full(-len(p) % 4, p[-1])])  # four cost as much as one
+    # With few survivors the integrand is rough, and the first grid would be thrown away for almost all pairs.
+    for angles in quadrature.ANGLES[1 if p.min() * size.mean() < 20 else 0 :]:
+
+        def integrate(rows: np.ndarray, angles: int = angles) -> quadrature.Result:
+            rows = np.resize(rows, chunk)
+            with jax.enable_x64(True):
+                result = quadrature.integrate(quadrature.pack(x[rows], y[rows]), padded, angles)
+                return jax.tree.map(lambda leaf: np.asarray(leaf)[:, : len(p)], result)
+
+        for rows, result in _in_chunks(integrate, pending, chunk):
+            for value, error in ((0, 2), (1, 3)):
+                better = result[error][: len(rows)] < best[error][rows]
+                for field in (value, error):
+                    best[field][rows] = np.where(better, result[field][: len(rows)], best[field][rows])
+        unmet = np.maximum(best.k1_error, best.k2_error)[pending].max(axis=1) > tolerance
+        pending = pending[unmet]
+        if not len(pending):
+            break
+    # Rounding in F_2 grows as 1/p (K_2 itself does, where few weights are left) and 100-fold at the poles.
+    return best._replace(k1_error=best.k1_error + ROUNDING, k2_error=best.k2_error + 100 * ROUNDING / p)
+
+
+def sparse_kernels(
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    connectivity: npt.ArrayLike,
+    *,
+    tolerance: float = 1e-8,
+    method: str = "auto",
+) -> SparseKernels:
+    """K_{1,p} and K_{2,p} of each pair at every connectivity, by the method that fits each pair.
+
+    x and y are (*pairs, features) alike; connectivities are one number or an array of any shape.
+    `tolerance` is the scaled error that quadrature refines to; `error_estimate` says what was reached. Memory
+    does not grow with the number of pairs beyond inputs and results. Connectivities share their exponentials,
+    so ten cost little more than one. For checks, `method` may force "enumeration" (at most 14 coordinates
+    that are not zero in both) or "quadrature".
+
+    Raises UserError if shapes differ, values are not finite, a connectivity is outside (0, 1], or the forced
+    method cannot serve a pair.
+    """
+    x, y = checked_pairs(x, y)
+    connectivity = checked_connectivity(connectivity)
+    if method not in ("auto", "enumeration", "quadrature"):
+        raise UserError(f"method must be auto, enumeration or quadrature, not {method}")
+    pairs, features = x.shape[:-1], x.shape[-1]
+    p = connectivity.ravel()
+    (x, x_norm), (y, y_norm) = (_unit_vectors(z.reshape(-1, features)) for z in (x, y))
+    chosen = _choose(x, y, method)
+    evaluate: tuple[Callable[..., _Units], ...] = (
+        _closed_form,
+        _enumeration,
+        partial(_quadrature, tolerance=tolerance),
+    )
+    units = _Units(*(np.empty((len(x), len(p))) for _ in _Units._fields))
+    for code, function in enumerate(evaluate):
+        rows = np.flatnonzero(chosen == code)
+        if len(rows):
+            for whole, part in zip(units, function(x[rows], y[rows], p), strict=True):
+                whole[rows] = part
+
+    dense1, dense2 = (arc_cosine(x, y, order)[:, None] for order in (1, 2))
+    dense = map(np.asarray, (0, dense2, ROUNDING, ROUNDING))
+    units = _Units(*(np.where(p == 1, exact, unit) for exact, unit in zip(dense, units, strict=True)))
+    chosen = np.where(p == 1, 0, chosen[:, None])
+    scale, shape = (x_norm * y_norm)[:, None], pairs + connectivity.shape
+    return SparseKernels(
+        k1=(scale * (dense1 + units.k1_excess)).reshape(shape),
+        k2=(scale**2 * units.k2).reshape(shape),
+        k1_excess=(scale * units.k1_excess).reshape(shape),
+        error_estimate=np.maximum(units.k1_error, units.k2_error).reshape(shape),
+        method=np.asarray(METHODS)[chosen].reshape(shape),
+        features=features,
+    )
+
+
+def squared_distance(kernels: SparseKernels, width: npt.ArrayLike) -> Distance:
+    """Equation (1): E[(Theta_{n,p} - Theta_inf)^2] of each pair; `width` broadcasts over the connectivities.
+
+    `sparse_kernels` does not depend on n, so that one evaluation serves all widths: n = np / p at fixed np.
+    """
+    bias2 = (kernels.k1_excess / kernels.features) ** 2
+    variance = (kernels.k2 - kernels.k1**2) / kernels.features**2 / checked_width(width)
+    return Distance(bias2, variance, bias2 + variance)

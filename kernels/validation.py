@@ -1,0 +1,50 @@
+"""What `kernels` accepts. In: what the caller gave. Out: float64 numpy arrays, or a UserError of one line."""
+
+from typing import Any
+
+import numpy as np
+
+from wsn.errors import UserError
+
+
+def _finite(name: str, values: Any) -> np.ndarray:
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} must be an array of numbers: give rows of equal length") from error
+    if not np.isfinite(array).all():
+        raise UserError(f"{name} has NaN or infinite values: clean the inputs first")
+    return array
+
+
+def checked_pairs(x: Any, y: Any, gram: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Two float64 arrays of vectors of one shape, or for a Gram matrix two with rows of one length."""
+    x, y = _finite("x", x), _finite("y", y)
+    if gram and not (x.ndim == y.ndim == 2 and x.shape[1] == y.shape[1]):
+        raise UserError(f"x {x.shape} and y {y.shape} must be matrices with rows of one length")
+    if not gram and (x.ndim == 0 or x.shape != y.shape):
+        raise UserError(
+            f"x {x.shape} and y {y.shape} must have one shape, (..., features): pair them up first"
+        )
+    if x.shape[-1] == 0:
+        raise UserError("x and y have no features: give vectors of at least one coordinate")
+    return x, y
+
+
+def checked_connectivity(connectivity: Any) -> np.ndarray:
+    """Float64 connectivities, all in (0, 1]."""
+    connectivity = _finite("connectivity", connectivity)
+    if not ((connectivity > 0) & (connectivity <= 1)).all():
+        found = f"{connectivity.min():g} to {connectivity.max():g}"
+        raise UserError(
+            f"connectivity must be in (0, 1], not {found}: give the share of weights that is kept"
+        )
+    return connectivity
+
+
+def checked_width(width: Any) -> np.ndarray:
+    """Float64 widths, all at least 1 (fractional ones are allowed: n is a real number in the formulas)."""
+    width = _finite("width", width)
+    if not (width >= 1).all():
+        raise UserError(f"width must be at least 1, not {width.min():g}")
+    return width

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+from kernels.approximations import (
+    eq4,
+    eq24,
+    eq25,
+    eq25_exact,
+    exact_count_correction,
+    gaussian_diagonal,
+    gaussian_off_diagonal,
+    leading_bias,
+)
+from kernels.optimum import (
+    at_fixed_budget,
+    at_fixed_weights_per_input,
+    budget_connectivity,
+    connectivity_grid,
+    minimum,
+    share_of_pairs,
+)
+from kernels.sampling import sample_masks
+from kernels.theorem1 import sparse_kernels, squared_distance
+from wsn.errors import UserError
+
+
+def test_eq25_is_the_minimum_of_eq4_at_fixed_np():
+    p = np.geomspace(1e-3, 1, 20001)
+    least = p[np.argmin(eq4(p, np.maximum(8 / p, 1), 784))]
+    assert abs(eq25_exact(8, 784) - 0.0471) < 5e-5 and abs(least / eq25_exact(8, 784) - 1) < 1e-3
+    assert abs(eq25(8, 784) - 0.0505) < 5e-5
+    assert abs(eq25_exact(1e-4, 784) / eq25(1e-4, 784) - 1) < 0.1  # they meet as p* -> 0
+    assert abs(eq4(1, 8, 784) - 0.028) < 5e-4  # the left end of Figure 8's axis
+
+
+def test_paper_diagonal_misses_the_variance_of_the_number_of_survivors():
+    x = np.random.default_rng(0).normal(size=(400, 300))
+    p = np.array([0.1, 0.5])
+    exact = squared_distance(sparse_kernels(x, x, p), 1).total
+    mean, stderr = exact.mean(0), exact.std(0) / 20
+    assert (np.abs(mean - gaussian_diagonal(p, 1, 300)) < 4 * stderr).all()
+    assert (gaussian_diagonal(p, 1, 300) > eq24(p, 1, 300)).all()
+
+
+def test_leading_bias_and_variance_are_those_of_the_theorem_for_many_survivors():
+    x, y = np.random.default_rng(1).normal(size=(2, 12, 400))
+    p = np.array([0.5, 0.9])
+    kernels = sparse_kernels(x, y, p, tolerance=1e-10)
+    np.testing.assert_allclose(
+        leading_bias(x, y, p), kernels.k1_excess, atol=0.05 * np.abs(kernels.k1_excess).max()
+    )
+    distance = squared_distance(kernels, 100)
+    assert (distance.bias2 < eq4(p, 100, 400) - eq4(1, 100, 400)).all()  # (4) has far too much bias
+    assert abs(distance.total.mean() / gaussian_off_diagonal(p, 100, 400).mean() - 1) < 0.1
+
+
+def test_exact_counts_lower_the_distance():
+    """For x = y = e_1-like counting: Theta of all-ones rows has the variance of the count in it."""
+    correction = exact_count_correction(50.0, 0.1, 80, 100)
+    assert -0.01 < correction < 0 and exact_count_correction(50.0, 1.0, 80, 100) == 0
+
+
+def test_gaussian_inputs_have_no_optimum_at_fixed_np():
+    x, y = np.random.default_rng(2).normal(size=(2, 8, 200))
+    grid = connectivity_grid(0.02, 1, 8)
+    curves = at_fixed_weights_per_input(sparse_kernels(x, y, grid, tolerance=1e-6), grid, 8)
+    mean = curves.distance.mean(0)
+    assert (np.diff(mean) > 0).all()  # falls all the way to the sparse end
+    assert np.isnan(minimum(grid, mean).at)
+
+
+def test_minimum_of_a_parabola_in_the_logarithm_is_exact():
+    grid = connectivity_grid(1e-3, 1, 31)
+    found = minimum(grid, 2 + (np.log(grid) - np.log(0.037)) ** 2)
+    np.testing.assert_allclose(found, (0.037, 2), rtol=1e-9)
+
+
+def test_budget_of_figure_8():
+    """6352 weights, dense last layer: p = 1 at width 8, two weights left in the first layer at width 635."""
+    p = budget_connectivity([8, 216, 635], 784, 10, 6352)
+    np.testing.assert_allclose(p * 784 * np.array([8, 216, 635]), [6272, 4192, 2])
+    with pytest.raises(UserError):
+        budget_connectivity(636, 784, 10, 6352)
+    x, y = np.random.default_rng(3).normal(size=(2, 3, 12))
+    curves = at_fixed_budget(x, y, [4, 8, 16], 2, 56)
+    assert curves.distance.shape == (3, 3)
+    expected = squared_distance(sparse_kernels(x, y, curves.connectivity), curves.width).total
+    np.testing.assert_allclose(curves.distance, expected)
+
+
+def test_share_of_pairs_is_small_when_one_pair_is_everything():
+    assert share_of_pairs(np.r_[100.0, np.full(99, 0.01)]) == 0.01
+    assert share_of_pairs(np.ones(100)) == 0.9
+
+
+def test_monte_carlo_agrees_within_its_error():
+    x, y = np.random.default_rng(4).normal(size=(2, 50))
+    exact, estimate = sparse_kernels(x, y, 0.1), sample_masks(x, y, 0.1, 100_000)
+    assert abs(estimate.k1 - exact.k1) < 4 * estimate.k1_stderr
+    assert abs(estimate.k2 - exact.k2) < 4 * estimate.k2_stderr
+    assert estimate.k1_stderr < 1e-2 * exact.k1

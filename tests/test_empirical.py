@@ -1,0 +1,38 @@
+import jax
+import numpy as np
+import pytest
+
+from kernels.closed_forms import arc_cosine
+from kernels.empirical import gp_kernel, mean_squared_distance, sampled_networks, sparse_weights
+from kernels.theorem1 import sparse_kernels, squared_distance
+from wsn.errors import UserError
+
+
+def test_gp_kernel_is_the_sum_over_units_whatever_the_block():
+    rng = np.random.default_rng(0)
+    u, x, y = rng.normal(size=(37, 6)), rng.normal(size=(9, 6)), rng.normal(size=(9, 6))
+    plain = (np.maximum(x @ u.T, 0) * np.maximum(y @ u.T, 0)).sum(1) / (37 * 6)
+    for block in (1, 8, 37, 256):
+        np.testing.assert_allclose(gp_kernel(u.astype(np.float32), x, y, block=block), plain, rtol=1e-5)
+
+
+def test_weights_have_mean_zero_variance_one_and_connectivity_p():
+    u = np.asarray(sparse_weights(jax.random.key(0), np.float32(0.1), 1000, 500))
+    assert abs((u != 0).mean() - 0.1) < 5 * np.sqrt(0.09 / u.size)
+    assert abs(u.mean()) < 5 / np.sqrt(u.size) and abs(u.var() - 1) < 0.03
+
+
+@pytest.mark.parametrize("width, p", [(8, 1.0), (20, 0.3), (60, 0.05), (200, 0.02)])
+def test_simulated_networks_have_the_distance_of_theorem_1(width, p):
+    x, y = np.random.default_rng(1).normal(size=(2, 5, 40)).astype(np.float32)
+    networks = sampled_networks(jax.random.key(2), p, width, 40, 1000)
+    simulated = mean_squared_distance(networks, x, y, arc_cosine(x, y, 1) / 40)
+    exact = squared_distance(sparse_kernels(x, y, p), width).total.mean()
+    assert abs(simulated.mean - exact) < 4 * simulated.stderr
+    assert simulated.stderr < 0.2 * exact
+    np.testing.assert_allclose(simulated.mean, simulated.per_pair.mean())
+
+
+def test_one_network_has_no_error_bar():
+    with pytest.raises(UserError, match="two networks"):
+        mean_squared_distance([np.ones((2, 3))], np.ones((1, 3)), np.ones((1, 3)), np.ones(1))
