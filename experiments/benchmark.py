@@ -225,7 +225,10 @@ def draw(rows: Sequence[dict]) -> Figure:
     right.axhline(1.0, color="0.5", linewidth=0.8)
     right.set(xscale="log", xlabel="width", ylabel="masked / unmasked", title="time of a step")
     right.legend(frameon=False)
+    widths = sorted({r["width"] for r in rows})
     for axes in (left, right):
+        axes.set_xticks(widths, [str(width) for width in widths])
+        axes.xaxis.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     figure.suptitle(cli.machine(), fontsize=10)

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -244,4 +245,7 @@ def _shown(value: Any) -> str:
 
 def machine() -> str:
     """The device in a few words, for captions."""
-    return f"{jax.local_device_count()} × {jax.devices()[0].device_kind}"
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return f"{os.cpu_count()} CPU cores"
+    return f"{jax.local_device_count()} × {device.device_kind}"
