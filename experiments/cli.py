@@ -24,6 +24,7 @@ from wsn.shapes import Shapes
 from wsn.spec import ComputeDtype, Normalization, Order, Spec
 
 FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # so that --help of an experiment lists the flags that are defined here for it
 
 
 def define_output_flags(experiment: str) -> None:

@@ -160,7 +160,7 @@ class Tfds:
             _require_network(next(iter(builder.url_infos)))
             builder.download_and_prepare()
         except Exception as error:  # network, disk, a missing package, a version that TFDS no longer has
-            needs = "; needed: tensorflow, importlib_resources" if isinstance(error, ImportError) else ""
+            needs = '; to download: pip install -e ".[download]"' if isinstance(error, ImportError) else ""
             raise UserError(
                 f"--dataset={self.name.split(':')[0]}: no prepared copy of {self.name} under "
                 f"--data_dir={data_dir} (TFDS_DATA_DIR), preparing one failed ({_one_line(error)}{needs}); "
