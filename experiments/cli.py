@@ -27,6 +27,19 @@ FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # so that --help of an experiment lists the flags that are defined here for it
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Settings that every training experiment has; a flag of the same name takes the place of one."""
+
+    dataset: str
+    base_width: int
+    widths: tuple[int, ...]
+    train_samples: int | None  # None: all
+    batch_size: int
+    epochs: int
+    seeds: int
+
+
 def define_output_flags(experiment: str) -> None:
     """--workdir."""
     flags.DEFINE_string(

@@ -46,17 +46,10 @@ COLOURS = {"sparse": "#b5482f", "dense": "#2f6397"}
 Rates = Mapping[int, float]
 
 
-@dataclasses.dataclass(frozen=True)
-class Preset:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset(cli.Preset):
     """Settings of one figure; `rates` are the learning rates, kind → width → rate."""
 
-    dataset: str
-    base_width: int
-    widths: tuple[int, ...]
-    train_samples: int | None
-    batch_size: int
-    epochs: int
-    seeds: int
     rates: Mapping[str, Rates]
     validation_samples: int  # for --tune_lr alone
 
