@@ -1,6 +1,6 @@
 """Figure 5: where to remove weights in an MLP with one hidden layer, by width and connectivity of the last layer.
 
-    python -m experiments.mlp_grid                                                # digits, a few minutes on 2 cores
+    python -m experiments.mlp_grid                                                # digits, a minute on 2 cores
     python -m experiments.mlp_grid --preset=paper --dataset=mnist --epochs=30     # MNIST, about 25 minutes on 2 cores
     python -m experiments.mlp_grid --preset=paper --dataset=mnist                 # the paper's 300 epochs
 
