@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from experiments import cli
-from wsn import devices, family, models, plan, tasks, train
+from wsn import batches, devices, family, models, plan, programs, tasks, train
 from wsn.errors import UserError
 from wsn.shapes import mlp_shapes
 from wsn.spec import Group, Spec
@@ -47,36 +46,40 @@ def network(width: int) -> Spec:
     return family.sparse(SPEC, BASE_WIDTH, [width], shapes, "dense_last")[0]
 
 
-def examples(count: int, seed: int) -> train.Examples:
+def examples(count: int, seed: int) -> batches.Examples:
     """Normal noise in the shape of MNIST."""
     pixels, labels = jax.random.split(jax.random.key(seed))
     inputs = jax.random.normal(pixels, (count, *IMAGE))
-    return train.Examples(inputs, jax.random.randint(labels, (count,), 0, CLASSES))
+    return batches.Examples(inputs, jax.random.randint(labels, (count,), 0, CLASSES))
 
 
 def wsn_epoch(spec: Spec, seeds: int, *, masked: bool, evaluate: bool) -> Callable[[], None]:
     """An epoch of all seeds in one program, as `wsn.train` runs it; the state goes on from call to call."""
     model = models.build(spec, IMAGE, CLASSES)
-    measure = tasks.classification(model)
+    task = tasks.classification(model)
     transformation = train.optimizer(spec, TRAIN // BATCH)
     members = train.initial_members(Group((spec,), tuple(range(seeds))), model, transformation)
     if not masked:
         members = members._replace(keep={})
     placement = devices.Placement("single", (jax.local_devices()[0],))
-    over_members = partial(train.over_members, together=train.trains_together(model), shared_indices=True)
-    step = train.make_step(measure, transformation)
-    epoch = devices.compile_program(placement, over_members(train.make_epoch(step)), donate=True)
-    evaluation = devices.compile_program(placement, over_members(train.make_evaluation(measure)))
+    program = programs.compile_epochs(
+        model,
+        train.make_step(task, transformation),
+        train.make_evaluation(task),
+        batches.take,
+        placement,
+        shared=True,
+    )
     state = [devices.scatter_members(placement, members)]
     data, test = examples(TRAIN, 0), examples(TEST, 1)
-    rows = train.batches(jnp.arange(TEST), train.EVALUATION_BATCH)
+    rows = batches.batches(jnp.arange(TEST), train.EVALUATION_BATCH)
     key = jax.random.key(0)
 
     def run() -> None:
-        indices = train.shuffled(key, 0, examples=TRAIN, batch_size=BATCH)
-        state[0], _ = epoch(state[0], indices, data)
+        indices = batches.shuffled(key, 0, examples=TRAIN, batch_size=BATCH)
+        state[0], _ = program.epoch(state[0], indices, data)
         if evaluate:
-            jax.block_until_ready(evaluation(state[0], rows, test))
+            jax.block_until_ready(program.evaluate(state[0], rows, test))
         jax.block_until_ready(state[0])
 
     return run

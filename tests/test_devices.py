@@ -10,7 +10,7 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsn import devices, train
+from wsn import batches, devices, programs, train
 from wsn.devices import Placement
 from wsn.spec import Group
 
@@ -110,7 +110,7 @@ def test_gather_is_the_inverse_of_scatter(kind, count, members):
 @pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize(("examples", "batch_size"), [(23, 7), (8, 8), (3, 1)])
 def test_batches_over_devices_hold_every_example_once(examples, batch_size, count):
-    rows = train.batches(jnp.arange(examples)[::-1], batch_size)
+    rows = batches.batches(jnp.arange(examples)[::-1], batch_size)
     cut = devices.scatter_batches(over("batch", count), rows)
     assert cut.examples.shape == cut.weight.shape == (count, len(rows.examples), -(-batch_size // count))
     together = jnp.concatenate(list(cut.examples), axis=-1), jnp.concatenate(list(cut.weight), axis=-1)
@@ -126,5 +126,5 @@ def test_batches_over_devices_hold_every_example_once(examples, batch_size, coun
 @pytest.mark.parametrize(("kind", "count"), [("members", 2), ("batch", 4)])
 def test_large_networks_one_after_the_other_give_the_same_over_devices(monkeypatch, kind, count, order):
     expected = on_one_device(order)
-    monkeypatch.setattr(train, "LARGEST_TOGETHER", 0)
+    monkeypatch.setattr(programs, "LARGEST_TOGETHER", 0)
     assert_close(tiny.fit(group(order), over(kind, count)), expected)

@@ -39,7 +39,7 @@ def initial(*seeds, input_shape=tiny.IMAGE, classes=tiny.CLASSES, **changes) -> 
 @pytest.mark.parametrize(("width", "depth"), [(1, 1), (5, 1), (8, 2), (6, 3)])
 def test_kernels_have_the_shapes_that_the_budget_counts(width, depth, bias):
     model = build(width=width, hidden_layers=depth, bias=bias)
-    leaves = flatten_dict(jax.eval_shape(model.init, jax.random.key(0)), sep="/")
+    leaves = flatten_dict(jax.eval_shape(model.init, jax.random.key(0))[0], sep="/")
     kernels = {path: leaf.shape for path, leaf in leaves.items() if path.endswith("/kernel")}
     assert kernels == {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
     others = {path: leaf.shape for path, leaf in leaves.items() if path not in kernels}
@@ -61,7 +61,8 @@ def test_budgets_of_figures_5_and_8():
 @pytest.mark.parametrize(("depth", "bias"), [(1, False), (1, True), (3, True)])
 def test_the_forward_pass_equals_numpy(name, activation, depth, bias):
     model = build(parameterization=name, activation=activation, hidden_layers=depth, bias=bias)
-    params = model.init(jax.random.key(3))
+    params, stats = model.init(jax.random.key(3))
+    assert stats == {}
     leaves = {path: leaf.astype(np.float64) for path, leaf in flat(params).items()}
     y = np.asarray(X, np.float64).reshape(7, -1)
     for i, (layer, (fan_in, _)) in enumerate(model.shapes.items()):
@@ -69,13 +70,13 @@ def test_the_forward_pass_equals_numpy(name, activation, depth, bias):
             y = np.maximum(y, 0)
         y = y @ leaves[f"{layer}/kernel"] / (np.sqrt(fan_in) if name == "ntk" else 1)
         y = y + leaves.get(f"{layer}/bias", 0)
-    np.testing.assert_allclose(model.apply(params, X), y, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(model.apply(params, {}, X), y, rtol=2e-5, atol=2e-6)
 
 
 def test_bfloat16_rounds_the_operands_and_accumulates_in_float32():
     """Equal to float32 arithmetic on rounded operands; gradients come in float32, close to the exact ones."""
     exact, rounded = build(width=64), build(width=64, compute_dtype="bfloat16")
-    params = exact.init(jax.random.key(0))
+    params, _ = exact.init(jax.random.key(0))
 
     def as_bfloat16(x):
         return np.asarray(x, ml_dtypes.bfloat16).astype(np.float32)
@@ -83,11 +84,13 @@ def test_bfloat16_rounds_the_operands_and_accumulates_in_float32():
     kernels = {path: as_bfloat16(leaf) for path, leaf in flat(params).items()}
     hidden = np.maximum(as_bfloat16(X.reshape(7, -1)) @ kernels["hidden_0/kernel"], 0)
     expected = as_bfloat16(hidden) @ kernels["output/kernel"]
-    logits = rounded.apply(params, X)
+    logits = rounded.apply(params, {}, X)
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, expected, atol=0.01 * np.abs(expected).max())
 
-    gradients = [jax.grad(lambda p, m=m: jnp.square(m.apply(p, X)).mean())(params) for m in (exact, rounded)]
+    gradients = [
+        jax.grad(lambda p, m=m: jnp.square(m.apply(p, {}, X)).mean())(params) for m in (exact, rounded)
+    ]
     for path, true in flat(gradients[0]).items():
         found = flat(gradients[1])[path]
         assert found.dtype == np.float32
@@ -211,6 +214,8 @@ def test_unknown_names_are_refused():
         "schedule": "warm",
         "order": "none",
         "compute_dtype": "float16",
+        "augmentation": "mixup",
+        "bottleneck": "bent",
     }.items():
         # The type checker of the tests would refuse such a Spec before it sees to itself.
         spec = tiny.spec()

@@ -1,7 +1,6 @@
 """Training against a NumPy reimplementation, and the laws that masks, seeds, divergence and resuming obey."""
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from wsn import masks, models, train
+from wsn import batches, masks, models, programs, train
 from wsn.data import normalise
 from wsn.spec import Group, Spec
 
@@ -157,15 +156,21 @@ def test_a_mask_of_ones_is_no_mask():
     """The step, the epoch and the evaluation compute the same bits with arrays of ones as without."""
     group = Group((tiny.spec(momentum=0.9, weight_decay=0.01, bias=True),), (0, 1))
     model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
-    optimizer, measure = train.optimizer(group.specs[0], 3), train.classification(model)
+    optimizer, task = train.optimizer(group.specs[0], 3), train.classification(model)
     dense = jax.tree.map(jnp.asarray, train.initial_members(group, model, optimizer))
     ones = {models.kernel_path(layer): jnp.ones((2, *shape), bool) for layer, shape in model.shapes.items()}
-    data, _ = train.load(tiny.SPLITS, "test")
-    rows = train.batches(jnp.arange(tiny.TRAIN), 8)
-    over_members = partial(train.over_members, together=True, shared_indices=True)
-    run_epoch = jax.jit(over_members(train.make_epoch(train.make_step(measure, optimizer))))
-    evaluate = jax.jit(over_members(train.make_evaluation(measure)))
-    left, right = dense, dense._replace(keep=ones)
+    data, _ = batches.load(tiny.SPLITS, "test", raw=False)
+    rows = batches.batches(jnp.arange(tiny.TRAIN), 8)
+    run_epoch, evaluate = programs.compile_epochs(
+        model,
+        train.make_step(task, optimizer),
+        train.make_evaluation(task),
+        batches.take,
+        tiny.SINGLE,
+        shared=True,
+    )
+    # Copies, since an epoch gives up the memory of its members.
+    left, right = jax.tree.map(jnp.array, (dense, dense._replace(keep=ones)))
     for _ in range(3):
         (left, left_sums), (right, right_sums) = run_epoch(left, rows, data), run_epoch(right, rows, data)
         jax.tree.map(np.testing.assert_array_equal, (left.state, left_sums), (right.state, right_sums))
@@ -180,7 +185,7 @@ def test_one_after_the_other_is_all_together(order, monkeypatch):
     ]
     group = Group(tuple(specs), (0, 1))
     together, _ = tiny.fit(group)
-    monkeypatch.setattr(train, "LARGEST_TOGETHER", 0)
+    monkeypatch.setattr(programs, "LARGEST_TOGETHER", 0)
     one_by_one, _ = tiny.fit(group)
     assert_equal(together, one_by_one, **OTHER_PROGRAM)
 
@@ -230,13 +235,13 @@ def test_batches_are_a_function_of_key_and_epoch_and_visit_every_example_once():
     key = jax.random.key(0)
     seen = []
     for epoch in (0, 1, 0):
-        rows = train.shuffled(key, epoch, examples=23, batch_size=8)
+        rows = batches.shuffled(key, epoch, examples=23, batch_size=8)
         assert rows.examples.shape == rows.weight.shape == (3, 8)
         assert sorted(rows.examples[rows.weight == 1].tolist()) == list(range(23))
         assert rows.weight.sum() == 23 and np.all(rows.weight[-1, 7:] == 0)
         seen.append(rows.examples.tolist())
     assert seen[0] == seen[2] != seen[1]
-    assert train.shuffled(jax.random.key(1), 0, examples=23, batch_size=8).examples.tolist() != seen[0]
+    assert batches.shuffled(jax.random.key(1), 0, examples=23, batch_size=8).examples.tolist() != seen[0]
 
 
 def test_the_data_seed_orders_the_batches_of_all_seeds():
@@ -266,7 +271,7 @@ def test_held_out_examples_are_evaluated_instead_of_test():
     for path, leaf in tiny.params(snapshot).items():
         layer, name = path.split("/")
         params.setdefault(layer, {})[name] = jnp.asarray(leaf[0])
-    logits = model.apply(params, normalise(s.validation_images, s.mean, s.deviation))
+    logits = model.apply(params, {}, normalise(s.validation_images, s.mean, s.deviation))
     log_p = np.asarray(jax.nn.log_softmax(logits))[np.arange(tiny.VALIDATION), s.validation_labels]
     assert history["validation_loss"][-1, 0] == pytest.approx(-log_p.mean(), rel=1e-5)
     right = np.mean(np.argmax(logits, -1) == s.validation_labels)
@@ -342,10 +347,13 @@ def test_the_gradient_of_a_removed_weight_is_zero():
     group = Group((tiny.spec(kept=tiny.kept(20, 7)),), (0,))
     members = jax.tree.map(lambda x: jnp.asarray(x[0]), initial(group))
     model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
-    batch = train.take(train.load(tiny.SPLITS, "test")[0], train.Indices(jnp.arange(23), jnp.ones(23)))
-    measure = train.classification(model)
-    gradient = jax.grad(lambda p: measure(masks.apply_masks(p, members.keep), batch).loss)(
-        members.state.params
-    )
+    data, _ = batches.load(tiny.SPLITS, "test", raw=False)
+    batch = batches.take(data, batches.Indices(jnp.arange(23), jnp.ones(23)))
+    task = train.classification(model)
+
+    def loss(params):
+        return task.training(masks.apply_masks(params, members.keep), {}, batch, None)[0].loss
+
+    gradient = jax.grad(loss)(members.state.params)
     for path, keep in members.keep.items():
         assert not np.asarray(gradient[path.split("/")[0]]["kernel"])[~np.asarray(keep)].any()

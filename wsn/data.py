@@ -36,6 +36,8 @@ from wsn.errors import UserError
 
 # The axes of an image over which each normalisation shares its statistics.
 NORMALIZATIONS: dict[str, tuple[int, ...]] = {"scalar": (0, 1, 2), "channel": (0, 1), "pixel": ()}
+# "imagenet": the constants of the paper's convolutional networks on every data set, here for values 0..255.
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 DEFAULT_CACHE_DIR = "~/.cache/wsn"
@@ -363,10 +365,17 @@ def statistics(
     changes. Memory for about a thousand images at a time.
 
     Raises:
-      UserError: an unknown normalisation.
+      UserError: an unknown normalisation, or `imagenet` for images that are not in colour.
     """
+    if normalization == "imagenet":
+        if images.shape[-1] != 3:
+            raise UserError(
+                f"--normalization=imagenet is for 3 channels, not {images.shape[-1]}: choose scalar"
+            )
+        mean, deviation = (255 * np.array(x, np.float32) for x in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+        return mean[None, None], deviation[None, None]
     if normalization not in NORMALIZATIONS:
-        raise UserError(f"--normalization={normalization}: choose {', '.join(NORMALIZATIONS)}")
+        raise UserError(f"--normalization={normalization}: choose {', '.join(NORMALIZATIONS)}, imagenet")
     total = np.zeros(images.shape[1:], np.int64)
     squares = np.zeros(images.shape[1:], np.int64)
     for start in range(0, len(images), _BATCH):

@@ -31,12 +31,14 @@ class Placement(NamedTuple):
         return AXIS if self.kind == "batch" else None
 
 
-def place(members: int, devices: tuple[jax.Device, ...] | None = None) -> Placement:
+def place(
+    members: int, devices: tuple[jax.Device, ...] | None = None, *, by_batch: bool = False
+) -> Placement:
     """Members over devices when there are enough of them to keep every device busy, else the batch."""
     devices = tuple(jax.local_devices()) if devices is None else devices
     if len(devices) == 1:
         return Placement("single", devices)
-    return Placement("members" if members >= len(devices) else "batch", devices)
+    return Placement("batch" if by_batch or members < len(devices) else "members", devices)
 
 
 def compile_program(

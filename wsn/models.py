@@ -1,110 +1,36 @@
 """Networks: a spec → pure `init` and `apply`, and the shapes of its kernels. Models know nothing of masks.
 
-`init` draws weights of unit scale; `scalings` says by what the spec's parameterisation multiplies them. A new model
-is a linen module, its shapes in `wsn.shapes`, and one line in `MODELS`.
+`init` draws weights of unit scale; `scalings` says by what the spec's parameterisation multiplies them. A new model is
+a file with `shapes` and `module`, and one line in `MODELS`.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from types import ModuleType
 
-import flax.linen as nn
-import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
-from jaxtyping import Array, Float, PRNGKeyArray
 
+from wsn import bottleneck, mlp, resnet
 from wsn.errors import UserError
-from wsn.parameterization import Parameterization, Role, Scaling, parameterization
-from wsn.shapes import Shapes, mlp_shapes
+from wsn.layers import Model, Params, functional
+from wsn.parameterization import Role, Scaling, parameterization
+from wsn.shapes import Shapes
 from wsn.spec import Spec
 
-Params = dict[str, Any]
-
-
-class Model(NamedTuple):
-    """Pure functions of one network. `shapes` has its kernels, layer name → shape, from input to output."""
-
-    shapes: Shapes
-    init: Callable[[PRNGKeyArray], Params]
-    apply: Callable[[Params, Float[Array, "batch ..."]], Float[Array, "batch classes"]]
-
-
-def dense(x: Float[Array, "batch inputs"], kernel: Float[Array, "inputs outputs"], dtype: Any) -> Array:
-    """x · kernel in `dtype`, accumulated and returned in float32. The one place where a dense kernel is applied."""
-    return jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
-
-
-class Dense(nn.Module):
-    """A fully connected layer, (batch, inputs) → (batch, features), weights drawn at unit scale."""
-
-    features: int
-    bias: bool
-    parameterization: Parameterization
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch {self.features}"]:
-        fan_in = x.shape[-1]
-        kernel = self.param("kernel", self.parameterization.draw, (fan_in, self.features), jnp.float32)
-        forward = self.parameterization.scaling(fan_in, self.features, 1.0, "kernel").forward
-        y = dense(x, kernel, self.dtype) * forward
-        if self.bias:
-            y = y + self.param("bias", self.parameterization.draw, (self.features,), jnp.float32)
-        return y
-
-
-class MLP(nn.Module):
-    """Hidden layers of the given widths and a linear output, on flattened inputs (paper, section 2.3 and 3)."""
-
-    widths: Sequence[int]
-    classes: int
-    activation: Callable[[Array], Array]
-    bias: bool
-    parameterization: Parameterization
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch {self.classes}"]:
-        def layer(features: int, name: str) -> Dense:
-            return Dense(features, self.bias, self.parameterization, self.dtype, name=name)
-
-        x = x.reshape(x.shape[0], -1)
-        for i, width in enumerate(self.widths):
-            x = self.activation(layer(width, f"hidden_{i}")(x))
-        return layer(self.classes, "output")(x)
-
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "linear": lambda x: x}
-
-
-def mlp(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
-    """The MLP of a spec; inputs of `input_shape` (without the batch) are flattened."""
-    widths = (spec.width,) * spec.hidden_layers
-    module = MLP(
-        widths,
-        classes,
-        ACTIVATIONS[spec.activation],
-        spec.bias,
-        parameterization(spec.parameterization),
-        jnp.dtype(spec.compute_dtype),
-    )
-    example = jnp.zeros((1, *input_shape))
-
-    def apply(params: Params, x: Float[Array, "batch ..."]) -> Float[Array, "batch classes"]:
-        return cast(Array, module.apply({"params": params}, x))
-
-    shapes = mlp_shapes(example.size, widths, classes)
-    return Model(shapes, init=lambda key: module.init(key, example)["params"], apply=apply)
-
-
-MODELS: dict[str, Callable[[Spec, tuple[int, ...], int], Model]] = {"mlp": mlp}
+MODELS: dict[str, ModuleType] = {"mlp": mlp, "resnet18": resnet}
 
 
 def build(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
     """The network of a spec for inputs of `input_shape` and so many classes. Raises UserError for an unknown one."""
+    layers = plain_shapes(spec, input_shape, classes)
+    shapes = bottleneck.transformed(layers, spec.bottleneck, dict(spec.inner))
+    return functional(MODELS[spec.model].module(spec, tuple(layers), shapes), shapes, input_shape)
+
+
+def plain_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:
+    """The kernels of the network of that width without bottlenecks. Raises UserError for an unknown model."""
     if spec.model not in MODELS:
         raise UserError(f"--model={spec.model} is unknown: choose one of {', '.join(MODELS)}")
-    return MODELS[spec.model](spec, input_shape, classes)
+    return MODELS[spec.model].shapes(spec, input_shape, classes)
 
 
 def kernel_path(layer: str) -> str:
@@ -112,15 +38,23 @@ def kernel_path(layer: str) -> str:
     return f"{layer}/kernel"
 
 
+def has_convolutions(model: Model) -> bool:
+    return any(len(shape) > 2 for shape in model.shapes.values())
+
+
 def scalings(spec: Spec, shapes: Shapes, params: Params) -> dict[str, Scaling]:
     """The `Scaling` of every parameter by its path, with each layer's connectivity as kept in the spec.
 
-    fan_in and fan_out are those of the kernel in the same layer, also for its bias.
+    fan_in and fan_out are those of the kernel in the same layer, also for its bias. Batch normalisation has neither:
+    its parameters are as they were initialised.
     """
     kept = dict(spec.kept)
     leaves = {}
     for path in flatten_dict(params, sep="/"):
         layer, _, leaf = path.rpartition("/")
+        if layer not in shapes:
+            leaves[path] = Scaling(1.0, 1.0, 1.0)
+            continue
         *taps, inputs, outputs = shapes[layer]
         area = math.prod(taps)
         connectivity = kept[layer] / (area * inputs * outputs) if kept else 1.0

@@ -29,22 +29,33 @@ def cost(group: Group, splits: Splits) -> Cost:
     """Count the FLOPs of the loss and its gradient from XLA's own analysis; memory from the shapes."""
     spec = group.specs[0]
     model = models.build(spec, splits.train_images.shape[1:], splits.classes)
-    measure = classification(model)
-    params = jax.eval_shape(model.init, jax.random.key(0))
+    task = classification(model)
+    params, stats = jax.eval_shape(model.init, jax.random.key(0))
     examples = len(splits.train_labels)
     held_out = len(splits.validation_labels) if spec.validation_samples else len(splits.test_labels)
 
     batch_size = min(spec.batch_size, examples)
     batch = _batch(batch_size, splits)
-    train_flops = _flops(jax.grad(lambda p, b: measure(p, b).loss), params, batch) / batch_size
-    test_flops = _flops(measure, params, batch) / batch_size
+    gradient = jax.grad(lambda p, s, b: task.training(p, s, b, None)[0].loss)
+    train_flops = _flops(gradient, params, stats, batch) / batch_size
+    test_flops = _flops(task.evaluation, params, stats, batch) / batch_size
     flops = len(group.members) * spec.epochs * (train_flops * examples + test_flops * held_out)
 
     entries = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
     pixels = math.prod(splits.train_images.shape[1:])
     # Parameters, masked parameters, gradients (and momentum) in float32, masks in bytes; data; hidden units.
     per_entry = 3 * 4 + 1 + (4 if spec.momentum else 0)
-    hidden = EVALUATION_BATCH * spec.width * spec.hidden_layers * 4
+    outputs = jax.make_jaxpr(model.apply)(params, stats, batch.inputs).eqns
+    hidden = (
+        4
+        * sum(
+            math.prod(v.aval.shape)
+            for equation in outputs
+            if equation.primitive.name in ("dot_general", "conv_general_dilated")
+            for v in equation.outvars
+        )
+        * max(1, EVALUATION_BATCH // batch_size)
+    )
     size = len(group.members) * (entries * per_entry + hidden) + 4 * pixels * (examples + held_out)
     return Cost(len(group.members), tuple(kept_weights(s, model.shapes) for s in group.specs), flops, size)
 

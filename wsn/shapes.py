@@ -18,23 +18,23 @@ def mlp_shapes(inputs: int, widths: Sequence[int], classes: int) -> Shapes:
     return dict(zip(names, zip(fans, fans[1:], strict=False), strict=True))
 
 
-def resnet18_shapes(width: int, classes: int) -> Shapes:
-    """ResNet-18 for small images: a 3x3 stem of `width` channels, then four stages of width 1 : 2 : 4 : 8.
+def resnet18_shapes(width: int, classes: int, stem: int = 3, channels: int = 3) -> Shapes:
+    """ResNet-18: a stem of `width` channels (3x3 for small images, 7x7 for large), four stages of width 1 : 2 : 4 : 8.
 
     Names are those of the paper's Figure 10. A stage that changes the number of channels has a 1x1 shortcut.
     Base width 8 has 180,952 weights with 100 classes (Appendix D).
     """
-    shapes: Shapes = {"conv1": (3, 3, 3, width)}
+    shapes: Shapes = {"conv1": (stem, stem, channels, width)}
     fan_in = width
     for stage in range(4):
-        channels = width * 2**stage
+        fan_out = width * 2**stage
         for block in range(2):
             name = f"layer{stage + 1}.{block}"
-            shapes[f"{name}.conv1"] = (3, 3, fan_in, channels)
-            shapes[f"{name}.conv2"] = (3, 3, channels, channels)
-            if fan_in != channels:
-                shapes[f"{name}.shortcut.0"] = (1, 1, fan_in, channels)
-            fan_in = channels
+            shapes[f"{name}.conv1"] = (3, 3, fan_in, fan_out)
+            shapes[f"{name}.conv2"] = (3, 3, fan_out, fan_out)
+            if fan_in != fan_out:
+                shapes[f"{name}.shortcut.0"] = (1, 1, fan_in, fan_out)
+            fan_in = fan_out
     return shapes | {"linear": (fan_in, classes)}
 
 

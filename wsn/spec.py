@@ -16,10 +16,12 @@ SEMANTICS = 1
 
 Activation = Literal["relu", "linear"]
 ParameterizationName = Literal["standard", "ntk"]
-Normalization = Literal["scalar", "channel", "pixel"]
+Normalization = Literal["scalar", "channel", "pixel", "imagenet"]
 Schedule = Literal["constant", "steps", "cosine"]
 Order = Literal["shared", "seed"]
 ComputeDtype = Literal["float32", "bfloat16"]
+Augmentation = Literal["none", "crop_flip"]
+Bottleneck = Literal["none", "linear", "nonlinear"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,10 @@ class Spec:
     normalization: Normalization = "scalar"
     train_samples: int | None = None  # None: all that is not held out
     validation_samples: int = 0  # held out of the training split; when > 0 they are evaluated instead of test
-    data_seed: int = 0  # draws the subset, the held-out examples and the order of the batches
+    data_seed: int = (
+        0  # draws the subset, the held-out examples, the order of the batches and their augmentation
+    )
+    augmentation: Augmentation = "none"
 
     # Network.
     model: str = "mlp"
@@ -42,6 +47,9 @@ class Spec:
     parameterization: ParameterizationName = "standard"
     kept: tuple[tuple[str, int], ...] = ()  # (layer, kept weights) of every layer; () is the dense network
     mask: str = "elementwise"
+    bottleneck: Bottleneck = "none"
+    inner: tuple[tuple[str, int], ...] = ()  # (layer, inner dimension) of every bottleneck
+    bn_group: int = 0  # examples that share batch statistics; 0: the whole batch, over all devices
 
     # Training.
     epochs: int
@@ -59,6 +67,10 @@ class Spec:
         for name, least in (("width", 1), ("hidden_layers", 1), ("epochs", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name}={getattr(self, name)} is too small: give at least {least}")
+        if self.bn_group < 0 or (self.bn_group and self.batch_size % self.bn_group):
+            raise UserError(
+                f"--bn_group={self.bn_group} does not divide the batch of {self.batch_size}: give 0 or a divisor"
+            )
         if self.train_samples is not None and self.train_samples < 1:
             raise UserError(f"--train_samples={self.train_samples} is too small: give at least 1")
         if not 0 < self.learning_rate < float("inf"):
@@ -77,6 +89,8 @@ _CHOICES = {
     "schedule": get_args(Schedule),
     "order": get_args(Order),
     "compute_dtype": get_args(ComputeDtype),
+    "augmentation": get_args(Augmentation),
+    "bottleneck": get_args(Bottleneck),
 }
 
 # The fields in which members of one program may differ: they enter it as arrays, not as its shape.
@@ -130,8 +144,9 @@ def changed_fields(spec: Spec) -> dict[str, Any]:
 def from_fields(fields: dict[str, Any]) -> Spec:
     """The inverse of `changed_fields`, after a journey through JSON (which turns tuples into lists)."""
     fields = dict(fields)
-    if "kept" in fields:
-        fields["kept"] = tuple((str(layer), int(count)) for layer, count in fields["kept"])
+    for name in ("kept", "inner"):
+        if name in fields:
+            fields[name] = tuple((str(layer), int(count)) for layer, count in fields[name])
     if "decay_epochs" in fields:
         fields["decay_epochs"] = tuple(fields["decay_epochs"])
     return Spec(**fields)
