@@ -52,15 +52,16 @@ class Pilot(NamedTuple):
 
 def draw_pairs(name: str | None, count: int) -> tuple[str, inputs.Pairs]:
     """The inputs and what they are; where no name is given MNIST, or else Gaussian vectors of its size."""
-    if name == "gaussian":
-        return name, inputs.gaussian(FEATURES, count, seed=0)
-    try:
-        return name or "mnist", inputs.of_images(cli.dataset(name or "mnist"), "scalar", count, seed=0)
-    except UserError as error:
-        if name is not None or count < 1:
-            raise
-        print(f"Gaussian inputs, as there is no MNIST here: {error}")
-        return draw_pairs("gaussian", count)
+    if name != "gaussian":
+        try:
+            images = cli.dataset(name or "mnist")
+        except UserError as error:
+            if name is not None:
+                raise
+            print(f"Gaussian inputs, as there is no MNIST here: {error}")
+        else:
+            return name or "mnist", inputs.of_images(images, "scalar", count, seed=0)
+    return "gaussian", inputs.gaussian(FEATURES, count, seed=0)
 
 
 def scaled_error(ours: SparseKernels, other: SparseKernels, pairs: inputs.Pairs) -> np.ndarray:
