@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kernels import tangents
-from kernels.closed_forms import dense_kernels_gram
+from kernels.closed_forms import dense_kernels
 from kernels.empirical import gp_kernel
 
 needs_tangents = pytest.mark.skipif(
@@ -76,7 +76,7 @@ def test_stax_has_our_closed_forms(depth, weight_std):
     with jax.enable_x64(True):
         theirs = kernel(jnp.asarray(x), jnp.asarray(y), ("nngp", "ntk"))
         theirs = [np.asarray(theirs.nngp), np.asarray(theirs.ntk)]
-    for ours, other in zip(dense_kernels_gram(x, y, depth, weight_std), theirs, strict=True):
+    for ours, other in zip(dense_kernels(x, y, depth, weight_std, gram=True), theirs, strict=True):
         np.testing.assert_allclose(ours, other, rtol=1e-6)
 
 
