@@ -7,6 +7,7 @@ a model-epoch is 8 steps of 256 examples and an evaluation on 10,000. All candid
 `matrix product` is the time that the dense arithmetic of a model-epoch takes at this machine's own float32
 matrix-product rate: nothing that multiplies masked weights can be faster. The PyTorch loop trains one seed after the
 other with all data in memory, masks applied by multiplication, no data loader.
+The theory has its own: experiments.benchmark_theory.
 Writes WORKDIR/benchmark.csv and WORKDIR/benchmark.png.
 """
 

@@ -235,11 +235,11 @@ def verdict(rows: Sequence[dict], activation: str) -> str:
         line += f", baseline {100 * dense:.2f} %"
     means: dict[int, list[float]] = {}
     for row in rows:
-        if row["last_connectivity"] >= 0.8:
+        if row["last_connectivity"] >= 0.8 and not math.isnan(row["final_test_accuracy_mean"]):
             means.setdefault(row["width"], []).append(row["final_test_accuracy_mean"])
     if means:
-        width = max(means, key=lambda w: np.nanmean(means[w]))
-        peak = 100 * np.nanmean(means[width])
+        width = max(means, key=lambda w: np.mean(means[w]))
+        peak = 100 * np.mean(means[width])
         line += f"; mean over last-layer connectivity ≥ 0.8 peaks at width {width}, {peak:.2f} %"
     return line
 

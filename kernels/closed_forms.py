@@ -1,6 +1,6 @@
 """Closed forms: arc-cosine kernels, and the infinite-width dense GP kernel and NTK of the ReLU network.
 
-In: inputs as rows; two arrays pair by pair, or every row of one against every row of the other (`*_gram`).
+In: inputs as rows; two arrays pair by pair, or every row of one against every row of the other (`gram`).
 Out: kernels in float64. Sources: Cho & Saul 2009 for the arc-cosine kernels (in the scaling of Theorem 1),
 Jacot et al. 2018 for the NTK in its own parameterisation. All angles come from the lengths of x/|x| - y/|y|
 and x/|x| + y/|y| (Kahan), never from arccos, so nothing is lost at 0 and at pi.
@@ -82,55 +82,42 @@ def _network(x: Array, y: Array, depth: int, weight_std: float) -> tuple[Array, 
     return nngp, ntk
 
 
-@partial(jax.jit, static_argnames=("rule", "settings"))
-def _pairs(x: Array, y: Array, rule: Callable[..., Any], settings: tuple) -> Any:
+@partial(jax.jit, static_argnames=("rule", "settings", "gram"))
+def _evaluate(x: Array, y: Array, *, rule: Callable[..., Any], settings: tuple, gram: bool) -> Any:
+    """A Gram matrix row by row and from differences, not inner products: stable, one row of them in memory."""
+    if gram:
+        return jax.lax.map(lambda row: rule(jnp.broadcast_to(row, y.shape), y, *settings), x)
     return rule(x, y, *settings)
 
 
-@partial(jax.jit, static_argnames=("rule", "settings"))
-def _gram(x: Array, y: Array, rule: Callable[..., Any], settings: tuple) -> Any:
-    """Row by row and from differences, not inner products: stable, and one row of differences in memory."""
-    return jax.lax.map(lambda row: rule(jnp.broadcast_to(row, y.shape), y, *settings), x)
+_evaluate64 = in_float64(_evaluate)
 
 
-_pairs64, _gram64 = in_float64(_pairs), in_float64(_gram)
-
-
-def arc_cosine(x: npt.ArrayLike, y: npt.ArrayLike, order: int) -> Float64[np.ndarray, "*pairs"]:
+def arc_cosine(
+    x: npt.ArrayLike, y: npt.ArrayLike, order: int, *, gram: bool = False
+) -> Float64[np.ndarray, "..."]:
     """K_l(x, y) = E_w[(w.x)^l (w.y)^l H(w.x) H(w.y)], w standard normal, l = `order` 0, 1 or 2: equation (3).
 
-    x and y, arrays or lists, are (*pairs, features) alike. A zero vector has no side of H to be on: its
-    kernels are 0 at every order. Raises UserError where x and y do not fit or are not finite.
+    x and y, arrays or lists, are (*pairs, features) alike, and the result is (*pairs); with `gram` they are
+    matrices, and the result is (rows of x, rows of y). A zero vector has no side of H to be on: its kernels are
+    0 at every order. Raises UserError where x and y do not fit or are not finite.
     """
-    return _pairs64(*checked_pairs(x, y), rule=_arc_cosine, settings=(order,))
-
-
-def arc_cosine_gram(
-    x: Float[ArrayLike, "rows features"], y: Float[ArrayLike, "columns features"], order: int
-) -> Float64[np.ndarray, "rows columns"]:
-    """`arc_cosine` of every row of x with every row of y."""
-    return _gram64(*checked_pairs(x, y, gram=True), rule=_arc_cosine, settings=(order,))
+    return _evaluate64(*checked_pairs(x, y, gram), rule=_arc_cosine, settings=(order,), gram=gram)
 
 
 def dense_kernels(
-    x: Float[ArrayLike, "*pairs features"],
-    y: Float[ArrayLike, "*pairs features"],
+    x: Float[ArrayLike, "... features"],
+    y: Float[ArrayLike, "... features"],
     depth: int,
     weight_std: float = 1.0,
-) -> tuple[Float64[np.ndarray, "*pairs"], Float64[np.ndarray, "*pairs"]]:
+    *,
+    gram: bool = False,
+) -> tuple[Float64[np.ndarray, "*shape"], Float64[np.ndarray, "*shape"]]:
     """(NNGP, NTK) of the infinitely wide ReLU network: `depth` hidden layers, a linear readout, no biases.
 
     Weights are N(0, weight_std^2) and each layer is divided by the square root of its fan-in (the NTK
-    parameterisation): stax.serial(Dense, Relu, ..., Dense) with W_std = weight_std, b_std = 0.
+    parameterisation): stax.serial(Dense, Relu, ..., Dense) with W_std = weight_std, b_std = 0. Shapes, `gram`
+    and errors are those of `arc_cosine`.
     """
-    return _pairs64(*checked_pairs(x, y), rule=_network, settings=(depth, float(weight_std)))
-
-
-def dense_kernels_gram(
-    x: Float[ArrayLike, "rows features"],
-    y: Float[ArrayLike, "columns features"],
-    depth: int,
-    weight_std: float = 1.0,
-) -> tuple[Float64[np.ndarray, "rows columns"], Float64[np.ndarray, "rows columns"]]:
-    """`dense_kernels` of every row of x with every row of y."""
-    return _gram64(*checked_pairs(x, y, gram=True), rule=_network, settings=(depth, float(weight_std)))
+    settings = depth, float(weight_std)
+    return _evaluate64(*checked_pairs(x, y, gram), rule=_network, settings=settings, gram=gram)

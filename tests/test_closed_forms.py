@@ -2,7 +2,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from kernels.closed_forms import arc_cosine, arc_cosine_gram, dense_kernels, dense_kernels_gram
+from kernels.closed_forms import arc_cosine, dense_kernels
 from wsn.errors import UserError
 
 
@@ -50,8 +50,10 @@ def test_gram_is_every_pair(rows, columns, features, seed):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(rows, features)), rng.normal(size=(columns, features))
     every_x, every_y = np.broadcast_arrays(x[:, None], y[None])
-    np.testing.assert_allclose(arc_cosine_gram(x, y, 1), arc_cosine(every_x, every_y, 1), rtol=1e-13)
-    for gram, pairs in zip(dense_kernels_gram(x, y, 3), dense_kernels(every_x, every_y, 3), strict=True):
+    np.testing.assert_allclose(arc_cosine(x, y, 1, gram=True), arc_cosine(every_x, every_y, 1), rtol=1e-13)
+    for gram, pairs in zip(
+        dense_kernels(x, y, 3, gram=True), dense_kernels(every_x, every_y, 3), strict=True
+    ):
         np.testing.assert_allclose(gram, pairs, rtol=1e-13)
 
 

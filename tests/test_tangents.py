@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from kernels import tangents
-from kernels.closed_forms import dense_kernels_gram
+from kernels.closed_forms import dense_kernels
 from kernels.empirical import gp_kernel
 
 needs_tangents = pytest.mark.skipif(
@@ -17,12 +18,20 @@ needs_tangents = pytest.mark.skipif(
 pytestmark = pytest.mark.filterwarnings("ignore")  # neural-tangents calls what JAX deprecates
 
 
-def test_kernels_import_neither_neural_tangents_nor_tensorflow():
-    code = (
-        "import sys, kernels.theorem1, kernels.optimum, kernels.empirical, kernels.tangents; "
-        "assert not {'neural_tangents', 'tensorflow'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_neither_neural_tangents_nor_tensorflow_is_imported_before_it_is_asked_for():
+    """Not by any module, nor by training."""
+    program = """
+import importlib, pkgutil, sys
+import experiments, kernels, wsn
+for package in wsn, kernels, experiments:
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+import tiny
+tiny.fit(tiny.Group((tiny.spec(epochs=1),), (0,)))
+assert not {"neural_tangents", "tensorflow"} & set(sys.modules)
+"""
+    search = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
+    subprocess.run([sys.executable, "-c", program], check=True, env=os.environ | {"PYTHONPATH": search})
 
 
 def test_an_absent_package_is_named(monkeypatch):
@@ -67,7 +76,7 @@ def test_stax_has_our_closed_forms(depth, weight_std):
     with jax.enable_x64(True):
         theirs = kernel(jnp.asarray(x), jnp.asarray(y), ("nngp", "ntk"))
         theirs = [np.asarray(theirs.nngp), np.asarray(theirs.ntk)]
-    for ours, other in zip(dense_kernels_gram(x, y, depth, weight_std), theirs, strict=True):
+    for ours, other in zip(dense_kernels(x, y, depth, weight_std, gram=True), theirs, strict=True):
         np.testing.assert_allclose(ours, other, rtol=1e-6)
 
 
