@@ -1,8 +1,8 @@
 """Accuracy over width at a fixed number of weights, ResNet-18: sparse networks, and dense ones of the same widths.
 
-    python -m experiments.resnet_width                                        # digits
-    python -m experiments.resnet_width --preset=small --dataset=cifar100      # about an hour on 2 cores
-    python -m experiments.resnet_width --preset=paper --dataset=cifar100      # Figures 1, 6, 11 to 14: a GPU
+python -m experiments.resnet_width                                        # digits
+python -m experiments.resnet_width --preset=small --dataset=cifar100      # about an hour on 2 cores
+python -m experiments.resnet_width --preset=paper --dataset=cifar100      # Figures 1, 6, 11 to 14: a GPU
 """
 
 import dataclasses

@@ -46,9 +46,9 @@ def network_kernels(
 ) -> NetworkKernels:
     """GP kernel and NTK of one network of any architecture, masks as trained, through neural-tangents.
 
-    `apply(params, x)` -> (examples, classes) must see each example by itself (`Model.apply` of `wsn.models`); `keep`
-    has the masks by parameter path, {} for a dense network; `readout` is the path of v, the last kernel
-    (`output/kernel`). NNGP is grad_v f . grad_v f of a single output, the same for each, with v unmasked. NTK
+    `apply(params, x)` -> (examples, classes) must see each example by itself: with `model` of `wsn.models` and
+    its running statistics, `lambda params, x: model.apply(params, stats, x)`. `keep` has the masks by parameter
+    path, {} for a dense network; `readout` is the path of v, the last kernel (`output/kernel`). NNGP is grad_v f . grad_v f of a single output, the same for each, with v unmasked. NTK
     sums over all parameters, masked, and is a mean over outputs. Both scale as the model does: a network of one
     hidden layer without biases has nngp = Theta in the NTK parameterisation, n d Theta in the standard one.
 

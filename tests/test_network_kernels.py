@@ -37,7 +37,13 @@ def network(hidden_layers=1, parameterization="ntk", bias=False, width=7):
     spec = family.with_kept(template, width, kept, shapes)
     model = models.build(spec, IMAGE, CLASSES)
     members = train.initial_members(Group((spec,), (3,)), model, train.optimizer(spec, 1))
-    return model.apply, *jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), (members.state.params, members.keep))
+    params, keep = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), (members.state.params, members.keep))
+    return stateless(model), params, keep
+
+
+def stateless(model):
+    """`apply` of a network without running statistics."""
+    return lambda params, x: model.apply(params, {}, x)
 
 
 def by_jacobian(apply, params, keep, x, y):
@@ -118,10 +124,33 @@ def test_a_wide_dense_network_comes_near_the_infinite_one():
         learning_rate=1.0,
     )
     model = models.build(spec, IMAGE, CLASSES)
-    kernels = network_kernels(model.apply, model.init(jax.random.key(0)), {}, X, Y, readout=READOUT)
+    kernels = network_kernels(stateless(model), model.init(jax.random.key(0))[0], {}, X, Y, readout=READOUT)
     infinite = dense_kernels(X.reshape(5, -1), Y.reshape(5, -1), 2)
     for ours, limit in zip(kernels, infinite, strict=True):
         assert np.abs(ours - limit).max() < 0.15 * np.abs(limit).max()
+
+
+@pytest.mark.slow
+def test_a_resnet_has_the_kernel_of_its_features():
+    """Pooled features, the inputs of the linear layer, are the gradient with respect to v; here from the logits."""
+    spec = Spec(dataset="tiny", model="resnet18", width=2, epochs=1, batch_size=1, learning_rate=1.0)
+    model = models.build(spec, (8, 8, 3), CLASSES)
+    params, stats = model.init(jax.random.key(0))
+    x, y = np.random.default_rng(0).normal(size=(2, 3, 8, 8, 3)).astype(np.float32)
+
+    def apply(params, x):
+        return model.apply(params, stats, x)
+
+    def features(x):
+        """v = e_i for each i in turn reads the features off."""
+        units = jnp.eye(len(params["linear"]["kernel"]))
+        zero = jnp.zeros_like(params["linear"]["bias"])
+        return apply(params | {"linear": {"kernel": units, "bias": zero}}, x)
+
+    theirs = jnp.sum(jax.jit(features)(x) * jax.jit(features)(y), axis=1)
+    ours = network_kernels(apply, params, {}, x, y, readout="linear/kernel", block=1)
+    np.testing.assert_allclose(ours.nngp, theirs, rtol=1e-5)
+    assert np.all(ours.ntk > ours.nngp)
 
 
 @pytest.mark.parametrize(
