@@ -31,6 +31,7 @@ from kernels.closed_forms import angular_factor
 ANGLES = (144, 432, 1296, 3888)  # each grid contains the one before it
 # Numbers of coordinates are rounded up to these: few compilations.
 SIZES = (12, 28, 56, 112, 196, 280, 392, 560)
+TOGETHER = 4  # angles whose sums over coordinates are computed together, in cache
 AXIS_CLUSTER = 0.2  # node spacing at the axes and diagonals, where images have their near-singularities
 NEAR_PARALLEL = 1e-5  # below this |x/|x| -+ y/|y|| the limit is exact to 1e-9
 
@@ -90,9 +91,9 @@ def _principal_values(f1: Array, f2: Array, direction: Array) -> tuple[Array, Ar
 
 
 def _collinear_masks(
-    x: Array, y: Array, count: Array, p: Array, half: Array
-) -> tuple[Array, Array, Array, Array]:
-    """Masks with all survivors on one line: minus their F_1, F_2 at each angle, and their part of 4 K_l.
+    x: Array, y: Array, count: Array, p: Array
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Masks with all survivors on one line: weights of (cos^2 log cos^2, cos^4 log cos^2), and parts of 4 K_l.
 
     Such a mask has S = W cos^2(t/2 - line). Only E[W], E[W^2] count: log W multiplies what integrates to 0.
     """
@@ -102,20 +103,41 @@ def _collinear_masks(
     order = jnp.argsort(line)
     starts = jnp.diff(line[order], prepend=line[order[:1]]) > 1e-13
     member = jnp.zeros(len(line), int).at[order].set(jnp.cumsum(starts))
-    total = partial(jax.ops.segment_sum, segment_ids=member, num_segments=len(line))
-    size, power2, power4 = total(count), total(count * lengths2), total(count * lengths2**2)
-    line = jnp.where(power2 > 0, jax.ops.segment_max(line, member, len(line)), 0)
+    size, power2 = (jax.ops.segment_sum(z, member, len(line))[member] for z in (count, count * lengths2))
 
     p = p[:, None]
-    alone = jnp.where(size > 0, (1 - p) ** (count.sum() - size), 0)
-    first = alone * power2
-    second = alone * (power2**2 + (1 - p) / p * power4)
-    cosine2 = jnp.cos(half - line[:, None]) ** 2
-    shape1 = jax.scipy.special.xlogy(cosine2, cosine2)
-    mixed = jnp.sin(line) * jnp.cos(line)
+    alone = count * (1 - p) ** (count.sum() - size)
+    first = alone * lengths2
+    second = alone * lengths2 * (power2 + (1 - p) / p * lengths2)
+    mixed = x * y / jnp.where(lengths2 > 0, lengths2, 1)
     bracket1 = first @ (jnp.abs(mixed) - 1 / jnp.pi)
     bracket2 = second @ (3 * jnp.abs(mixed) * mixed - 4 / jnp.pi * mixed)
-    return -first @ shape1 / 4, second @ (cosine2 * shape1) / 16, bracket1, bracket2
+    return (first, second), (bracket1, bracket2)
+
+
+def _circle_functions(
+    x: Array, y: Array, count: Array, p: Array, direction: Array, logarithms: Array, lines: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """F_1 and F_2 without collinear masks, (connectivities, angles)."""
+    lengths2 = x * x + y * y
+    largest = jnp.max(lengths2)
+    x, y, lengths2 = x / jnp.sqrt(largest), y / jnp.sqrt(largest), jnp.where(lengths2 > 0, lengths2 / largest, 1)
+    log_lengths2 = jnp.log(lengths2)
+
+    def sums(cosine_sine: Array) -> tuple[Array, ...]:
+        cosine, sine = cosine_sine
+        squares = (x * cosine + y * sine) ** 2
+        logarithm = jax.lax.optimization_barrier(jnp.log(jnp.maximum(squares, 1e-300)))
+        cosine2 = squares / lengths2
+        shape = cosine2 * (logarithm - log_lengths2)
+        line1, line2 = lines[0] @ shape, lines[1] @ (cosine2 * shape)
+        return radial.moments(logarithm, count), squares @ count, squares**2 @ count, line1, line2
+
+    points = jnp.stack([jnp.cos(direction / 2), jnp.sin(direction / 2)], axis=1)
+    *totals, line1, line2 = jax.lax.map(sums, points, batch_size=TOGETHER)
+    first, second = radial.integrals(logarithms, *totals, p)
+    p = p[:, None]
+    return largest / (4 * p) * first - line1.T / 4, largest**2 / (8 * p**2) * second + line2.T / 16
 
 
 def _one_pair(x: Array, y: Array, count: Array, p: Array, logarithms: Array, angles: int) -> Result:
@@ -123,14 +145,8 @@ def _one_pair(x: Array, y: Array, count: Array, p: Array, logarithms: Array, ang
     supplement = 2 * jnp.arctan2(sum_, apart)
     closeness = jnp.clip(2 * jnp.minimum(apart, sum_) / jnp.maximum(apart, sum_), NEAR_PARALLEL, 1)
     direction = _directions(angles, closeness)
-    half = direction[:, None] / 2
-    squares = (x * jnp.cos(half) + y * jnp.sin(half)) ** 2
-
-    largest = jnp.max(x * x + y * y)
-    first, second = radial.integrals(squares / largest, count, p, logarithms)
-    line1, line2, bracket1, bracket2 = _collinear_masks(x, y, count, p, direction / 2)
-    f1 = largest / (4 * p[:, None]) * first.T + line1
-    f2 = largest**2 / (8 * p[:, None] ** 2) * second.T + line2
+    lines, (bracket1, bracket2) = _collinear_masks(x, y, count, p)
+    f1, f2 = _circle_functions(x, y, count, p, direction, logarithms, lines)
 
     fine = _principal_values(f1, f2, direction)
     coarse = _principal_values(f1[:, 1::3], f2[:, 1::3], direction[1::3])

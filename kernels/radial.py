@@ -23,7 +23,6 @@ ORDER = 12  # of that series, whose radius of convergence is at least pi
 RADII = START * np.exp(STEP * np.arange(-BELOW, ABOVE))
 BIN, BINS = 1.6, 15  # in log c^2: smaller squares than exp(-24) of the largest count as exp(-24)
 DEGREES = 20  # of Chebyshev polynomials on a bin: the error falls 4-fold with each
-TOGETHER = 4  # angles whose moments are computed together, in cache
 
 
 def _cumulants(p: np.ndarray) -> np.ndarray:
@@ -36,7 +35,7 @@ def _cumulants(p: np.ndarray) -> np.ndarray:
     return np.stack(rows[1:])
 
 
-def table(p: Float[np.ndarray, "connectivities"]) -> Float64[np.ndarray, "moments values"]:
+def table(p: Float[np.ndarray, "connectivities"]) -> Float64[np.ndarray, "values moments"]:
     """What a moment adds to the logarithm at each of RADII and p: log(1 - p + p exp(-z)) less its leading terms.
 
     Below START these are -p z + p (1-p) z^2 / 2, from START on only -p z.
@@ -50,7 +49,7 @@ def table(p: Float[np.ndarray, "connectivities"]) -> Float64[np.ndarray, "moment
     series = z[:BELOW] ** 3 * np.polynomial.polynomial.polyval(z[:BELOW], _cumulants(p), tensor=False)
     values = np.concatenate([series, whole])  # (radii, connectivities, bins, points)
     transform = np.cos(points[:, None] * np.arange(DEGREES)) * np.where(np.arange(DEGREES) > 0, 2, 1) / DEGREES
-    return np.moveaxis(values @ transform, (2, 3), (0, 1)).reshape(BINS * DEGREES, -1)
+    return (values @ transform).reshape(-1, BINS * DEGREES)
 
 
 def _chebyshev(argument: Array) -> Array:
@@ -61,9 +60,9 @@ def _chebyshev(argument: Array) -> Array:
     return jnp.stack(rows)
 
 
-def _moments(squares: Array, count: Array) -> Array:
-    """Chebyshev moments of log squares, bin by bin, for squares of at most 1 at one angle."""
-    depth = jnp.clip(-jnp.log(squares) / BIN, 0, BINS * (1 - 1e-15))
+def moments(logarithm: Float[Array, " coordinates"], count: Float[Array, " coordinates"]) -> Float[Array, " moments"]:
+    """Chebyshev moments, bin by bin, of the logarithms (at most 0) of the squares at one angle."""
+    depth = jnp.clip(-logarithm / BIN, 0, BINS * (1 - 1e-15))
     place = jnp.floor(depth)
     place, argument = jax.lax.optimization_barrier((place, 2 * (depth - place) - 1))
     member = jnp.where(place == jnp.arange(BINS)[:, None], count, 0)
@@ -71,26 +70,26 @@ def _moments(squares: Array, count: Array) -> Array:
 
 
 def integrals(
-    squares: Float[Array, "angles coordinates"],
-    count: Float[Array, " coordinates"],
+    logarithms: Float[Array, "values moments"],
+    moments: Float[Array, "angles moments"],
+    sum2: Float[Array, " angles"],
+    sum4: Float[Array, " angles"],
     p: Float[Array, " connectivities"],
-    logarithms: Float[Array, "moments values"],
-) -> tuple[Float[Array, "angles connectivities"], Float[Array, "angles connectivities"]]:
+) -> tuple[Float[Array, "connectivities angles"], Float[Array, "connectivities angles"]]:
     """Integrals over r from 0 to infinity, for squares of at most 1, by the trapezoid rule in log r:
 
     of (product - Gaussian) / r^2 and (product - Gaussian (1 + p (1-p) r^2 / 2 sum c^4)) / r^3, where the Gaussian
-    is exp(-p r sum c^2). `logarithms` is `table` of p.
+    is exp(-p r sum c^2). `logarithms` is `table(p)`; sum2 and sum4 are the sums of c^2 and c^4.
     """
-    moments = jax.lax.map(lambda row: _moments(row, count), squares, batch_size=TOGETHER)
-    rest = (moments @ logarithms).reshape(len(squares), len(RADII), len(p))
-    r, below = RADII[:, None], np.arange(len(RADII))[:, None] < BELOW
-    fourth = p * (1 - p) / 2 * r**2 * (squares**2 @ count)[:, None, None]
+    rest = (logarithms @ moments.T).reshape(len(RADII), len(p), len(moments))
+    r, below = RADII[:, None, None], np.arange(len(RADII))[:, None, None] < BELOW
+    fourth = (p * (1 - p) / 2)[:, None] * sum4 * r**2
     excess = rest + jnp.where(below, fourth, 0)  # log(product / Gaussian) >= 0
-    product = jnp.exp(excess - p * r * (squares @ count)[:, None, None])
+    product = jnp.exp(excess - p[:, None] * sum2 * r)
     share = -jnp.expm1(-excess)  # (product - Gaussian) / product: nothing overflows
     first = product * share / r
     second = product * (share - (1 - share) * fourth) / r**2
     # Below the first radius both integrands fall as r; above the last one no more survivors are to be seen.
-    ends1 = first[:, 0] / math.expm1(STEP) + first[:, -1] / math.expm1(STEP)
-    ends2 = second[:, 0] / math.expm1(STEP) + second[:, -1] / math.expm1(2 * STEP)
-    return STEP * (first.sum(1) + ends1), STEP * (second.sum(1) + ends2)
+    ends1 = first[0] / math.expm1(STEP) + first[-1] / math.expm1(STEP)
+    ends2 = second[0] / math.expm1(STEP) + second[-1] / math.expm1(2 * STEP)
+    return STEP * (first.sum(0) + ends1), STEP * (second.sum(0) + ends2)
