@@ -25,16 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from kernels import radial
 from kernels.closed_forms import angular_factor
 
 ANGLES = (144, 432, 1296, 3888)  # each grid contains the one before it
-STEP = 0.4  # in log r: the error of the trapezoid is about exp(-pi^2 / STEP) = 2e-11
-BLOCK = 8  # radial nodes computed together
-MOST_BLOCKS = 8  # to r = 1e10 / max |v_i|^2
-BELOW = 32  # radial nodes on which the product is replaced by its cumulant series
-ORDER = 12  # of that series; its argument is at most 1/4 and its radius of convergence at least pi
 # Numbers of coordinates are rounded up to these: few compilations.
 SIZES = (12, 28, 56, 112, 196, 280, 392, 560)
+TOGETHER = 4  # angles whose sums over coordinates are computed together, in cache
 AXIS_CLUSTER = 0.2  # node spacing at the axes and diagonals, where images have their near-singularities
 NEAR_PARALLEL = 1e-5  # below this |x/|x| -+ y/|y|| the limit is exact to 1e-9
 
@@ -93,76 +90,10 @@ def _principal_values(f1: Array, f2: Array, direction: Array) -> tuple[Array, Ar
     return 4 / jnp.pi**2 * f1 @ weights, -32 / jnp.pi**2 * even @ weights
 
 
-def _cumulant_polynomials() -> np.ndarray:
-    """Row k - 2: coefficients in p, constant first, of (-1)^k / k! times Bernoulli(p)'s k-th cumulant."""
-    p, factor = np.polynomial.Polynomial([0, 1]), np.polynomial.Polynomial([0, 1, -1])
-    rows = np.zeros((ORDER - 1, ORDER + 1))
-    for order in range(2, ORDER + 1):
-        p = factor * p.deriv()
-        rows[order - 2, : len(p.coef)] = (-1) ** order * p.coef / math.factorial(order)
-    return rows
-
-
-def _below(squares: Array, count: Array, p: Array, start: Array) -> tuple[Array, Array]:
-    """The radial integrals over r < start, where log(prod / Gaussian) is a short power series in r."""
-    r = start * jnp.exp(-STEP * jnp.arange(1, BELOW + 1))
-    orders = jnp.arange(2, ORDER + 1)
-    moments = jax.lax.scan(lambda power, _: (power * squares, count @ (power * squares)), squares, orders)[1]
-    cumulants = (p[:, None, None] ** jnp.arange(ORDER + 1) * _cumulant_polynomials()).sum(-1)
-    exponent = jnp.einsum("pk,kr,kn->prn", cumulants, r ** orders[:, None], moments)
-    leading = cumulants[:, :1, None] * r[:, None] ** 2 * moments[0]
-    gaussian = jnp.exp(-p[:, None, None] * r[:, None] * (count @ squares))
-    f1 = gaussian * jnp.expm1(exponent) / r[:, None]
-    f2 = gaussian * (jnp.expm1(exponent) - leading) / r[:, None] ** 2
-    end = 1 / math.expm1(STEP)  # both integrands fall as r: the rest of the trapezoid sum is geometric
-    return STEP * (f1.sum(1) + end * f1[:, -1]), STEP * (f2.sum(1) + end * f2[:, -1])
-
-
-def _product_less_one(squares: Array, count: Array, p: Array, r: Array) -> Array:
-    """prod_i (1 + p (exp(-r c_i^2) - 1))^count_i - 1 to relative precision: (connectivities, r, angles)."""
-
-    def times(total: Array, group: Array) -> tuple[Array, None]:
-        # One table of exponentials serves every connectivity; without the barrier XLA computes it for each.
-        table = jax.lax.optimization_barrier(jnp.expm1(-group[:, None, :] * r[:, None]))
-        for row in table:
-            total = total + p * row * (1 + total)
-        return total, None
-
-    p = p[:, None, None]
-    repeated = jnp.where(count[0] > 0, count[0] * jnp.log1p(p * jnp.expm1(-squares[0] * r[:, None])), 0)
-    return jax.lax.scan(times, jnp.expm1(repeated), squares[1:].reshape(-1, 4, squares.shape[1]))[0]
-
-
-def _above(squares: Array, count: Array, p: Array, start: Array) -> tuple[Array, Array]:
-    """The radial integrals over r >= start, in blocks, until what is left to add is below rounding."""
-    mean, spread = count @ squares, p[:, None, None] * (1 - p[:, None, None]) / 2 * (count @ squares**2)
-    end1, end2 = 1 / math.expm1(STEP), 1 / math.expm1(2 * STEP)  # tails of 1/r and 1/r^2, should any be left
-    scale1, scale2 = 1 / (4 * p[:, None]), 1 / (8 * p[:, None] ** 2)
-
-    def block(state):
-        index, f1, f2, *_ = state
-        r = start * jnp.exp(STEP * (BLOCK * index + jnp.arange(BLOCK)))
-        product = _product_less_one(squares, count, p, r)
-        r = r[:, None]
-        gaussian = jnp.expm1(-p[:, None, None] * r * mean)
-        difference = product - gaussian
-        g1, g2 = difference / r, (difference - (1 + gaussian) * spread * r**2) / r**2
-        return index + 1, f1 + g1.sum(1), f2 + g2.sum(1), g1[:, -1], g2[:, -1]
-
-    def unfinished(state):
-        index, *_, last1, last2 = state
-        left = jnp.maximum(jnp.max(jnp.abs(last1) * scale1), jnp.max(jnp.abs(last2) * scale2))
-        return (index == 0) | ((index < MOST_BLOCKS) & (left > 1e-10))
-
-    zero = jnp.zeros((len(p), squares.shape[1]))
-    _, f1, f2, last1, last2 = jax.lax.while_loop(unfinished, block, (0, zero, zero, zero, zero))
-    return STEP * (f1 + end1 * last1), STEP * (f2 + end2 * last2)
-
-
 def _collinear_masks(
-    x: Array, y: Array, count: Array, p: Array, half: Array
-) -> tuple[Array, Array, Array, Array]:
-    """Masks with all survivors on one line: minus their F_1, F_2 at each angle, and their part of 4 K_l.
+    x: Array, y: Array, count: Array, p: Array
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Masks with all survivors on one line: weights of (cos^2 log cos^2, cos^4 log cos^2), and parts of 4 K_l.
 
     Such a mask has S = W cos^2(t/2 - line). Only E[W], E[W^2] count: log W multiplies what integrates to 0.
     """
@@ -172,34 +103,50 @@ def _collinear_masks(
     order = jnp.argsort(line)
     starts = jnp.diff(line[order], prepend=line[order[:1]]) > 1e-13
     member = jnp.zeros(len(line), int).at[order].set(jnp.cumsum(starts))
-    total = partial(jax.ops.segment_sum, segment_ids=member, num_segments=len(line))
-    size, power2, power4 = total(count), total(count * lengths2), total(count * lengths2**2)
-    line = jnp.where(power2 > 0, jax.ops.segment_max(line, member, len(line)), 0)
+    size, power2 = (jax.ops.segment_sum(z, member, len(line))[member] for z in (count, count * lengths2))
 
     p = p[:, None]
-    alone = jnp.where(size > 0, (1 - p) ** (count.sum() - size), 0)
-    first = alone * power2
-    second = alone * (power2**2 + (1 - p) / p * power4)
-    cosine2 = jnp.cos(half - line[:, None]) ** 2
-    shape1 = jax.scipy.special.xlogy(cosine2, cosine2)
-    mixed = jnp.sin(line) * jnp.cos(line)
+    alone = count * (1 - p) ** (count.sum() - size)
+    first = alone * lengths2
+    second = alone * lengths2 * (power2 + (1 - p) / p * lengths2)
+    mixed = x * y / jnp.where(lengths2 > 0, lengths2, 1)
     bracket1 = first @ (jnp.abs(mixed) - 1 / jnp.pi)
     bracket2 = second @ (3 * jnp.abs(mixed) * mixed - 4 / jnp.pi * mixed)
-    return -first @ shape1 / 4, second @ (cosine2 * shape1) / 16, bracket1, bracket2
+    return (first, second), (bracket1, bracket2)
 
 
-def _one_pair(x: Array, y: Array, count: Array, p: Array, angles: int) -> Result:
+def _circle_functions(
+    x: Array, y: Array, count: Array, p: Array, direction: Array, logarithms: Array, lines: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """F_1 and F_2 without collinear masks, (connectivities, angles)."""
+    lengths2 = x * x + y * y
+    largest = jnp.max(lengths2)
+    x, y, lengths2 = x / jnp.sqrt(largest), y / jnp.sqrt(largest), jnp.where(lengths2 > 0, lengths2 / largest, 1)
+    log_lengths2 = jnp.log(lengths2)
+
+    def sums(cosine_sine: Array) -> tuple[Array, ...]:
+        cosine, sine = cosine_sine
+        squares = (x * cosine + y * sine) ** 2
+        logarithm = jax.lax.optimization_barrier(jnp.log(jnp.maximum(squares, 1e-300)))
+        cosine2 = squares / lengths2
+        shape = cosine2 * (logarithm - log_lengths2)
+        line1, line2 = lines[0] @ shape, lines[1] @ (cosine2 * shape)
+        return radial.moments(logarithm, count), squares @ count, squares**2 @ count, line1, line2
+
+    points = jnp.stack([jnp.cos(direction / 2), jnp.sin(direction / 2)], axis=1)
+    *totals, line1, line2 = jax.lax.map(sums, points, batch_size=TOGETHER)
+    first, second = radial.integrals(logarithms, *totals, p)
+    p = p[:, None]
+    return largest / (4 * p) * first - line1.T / 4, largest**2 / (8 * p**2) * second + line2.T / 16
+
+
+def _one_pair(x: Array, y: Array, count: Array, p: Array, logarithms: Array, angles: int) -> Result:
     apart, sum_ = jnp.sqrt(count @ (x - y) ** 2), jnp.sqrt(count @ (x + y) ** 2)
     supplement = 2 * jnp.arctan2(sum_, apart)
     closeness = jnp.clip(2 * jnp.minimum(apart, sum_) / jnp.maximum(apart, sum_), NEAR_PARALLEL, 1)
     direction = _directions(angles, closeness)
-    squares = (x[:, None] * jnp.cos(direction / 2) + y[:, None] * jnp.sin(direction / 2)) ** 2
-
-    start = 0.25 / jnp.max(x * x + y * y)
-    below, above = _below(squares, count, p, start), _above(squares, count, p, start)
-    line1, line2, bracket1, bracket2 = _collinear_masks(x, y, count, p, direction / 2)
-    f1 = (below[0] + above[0]) / (4 * p[:, None]) + line1
-    f2 = (below[1] + above[1]) / (8 * p[:, None] ** 2) + line2
+    lines, (bracket1, bracket2) = _collinear_masks(x, y, count, p)
+    f1, f2 = _circle_functions(x, y, count, p, direction, logarithms, lines)
 
     fine = _principal_values(f1, f2, direction)
     coarse = _principal_values(f1[:, 1::3], f2[:, 1::3], direction[1::3])
@@ -218,10 +165,10 @@ def _one_pair(x: Array, y: Array, count: Array, p: Array, angles: int) -> Result
 
 
 @partial(jax.jit, static_argnames="angles")
-def integrate(pairs: Coordinates, connectivity: Array, angles: int) -> Result:
-    """Every pair at every connectivity on a grid of `angles`; all of it in memory at once."""
+def integrate(pairs: Coordinates, connectivity: Array, logarithms: Array, angles: int) -> Result:
+    """Every pair at every connectivity on a grid of `angles`; `logarithms` is `radial.table(connectivity)`."""
     one_pair: Callable[..., Result] = partial(_one_pair, angles=angles)
-    return jax.vmap(one_pair, in_axes=(0, 0, 0, None))(*pairs, connectivity)
+    return jax.vmap(one_pair, in_axes=(0, 0, 0, None, None))(*pairs, connectivity, logarithms)
 
 
 def pack(x: Float[np.ndarray, "pairs d"], y: Float[np.ndarray, "pairs d"]) -> Coordinates:

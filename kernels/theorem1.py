@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float64
 
-from kernels import enumeration, quadrature
+from kernels import enumeration, quadrature, radial
 from kernels.closed_forms import arc_cosine
 from kernels.precision import in_float64
 from kernels.validation import checked_connectivity, checked_pairs, checked_width
@@ -118,15 +118,15 @@ def _quadrature(x: np.ndarray, y: np.ndarray, p: np.ndarray, tolerance: float) -
     size = ((x != 0) | (y != 0)).sum(axis=1)
     pending = np.argsort(size, kind="stable")  # pairs of like size share a chunk, and so its padding
     chunk = 1 if jax.default_backend() == "cpu" else 32  # always full: one shape, one compilation
-    padded = np.concatenate([p, np.full(-len(p) % 4, p[-1])])  # four cost as much as one
+    logarithms = radial.table(p)
     # With few survivors the integrand is rough, and the first grid would be thrown away for almost all pairs.
     for angles in quadrature.ANGLES[1 if p.min() * size.mean() < 20 else 0 :]:
 
         def integrate(rows: np.ndarray, angles: int = angles) -> quadrature.Result:
             rows = np.resize(rows, chunk)
             with jax.enable_x64(True):
-                result = quadrature.integrate(quadrature.pack(x[rows], y[rows]), padded, angles)
-                return jax.tree.map(lambda leaf: np.asarray(leaf)[:, : len(p)], result)
+                result = quadrature.integrate(quadrature.pack(x[rows], y[rows]), p, logarithms, angles)
+                return jax.tree.map(np.asarray, result)
 
         for rows, result in _in_chunks(integrate, pending, chunk):
             for value, error in ((0, 2), (1, 3)):
