@@ -46,11 +46,12 @@ def network_kernels(
 ) -> NetworkKernels:
     """GP kernel and NTK of one network of any architecture, masks as trained, through neural-tangents.
 
-    `apply(params, x)` -> (examples, classes) must see each example by itself: with `model` of `wsn.models` and
+    `apply(params, x)` -> (examples, classes) must see each example by itself: with a `model` of `wsn.models` and
     its running statistics, `lambda params, x: model.apply(params, stats, x)`. `keep` has the masks by parameter
-    path, {} for a dense network; `readout` is the path of v, the last kernel (`output/kernel`). NNGP is grad_v f . grad_v f of a single output, the same for each, with v unmasked. NTK
-    sums over all parameters, masked, and is a mean over outputs. Both scale as the model does: a network of one
-    hidden layer without biases has nngp = Theta in the NTK parameterisation, n d Theta in the standard one.
+    path, {} for a dense network; `readout` is the path of v, the last kernel (`output/kernel`). NNGP is
+    grad_v f . grad_v f of a single output, the same for each, with v unmasked. NTK sums over all parameters,
+    masked, and is a mean over outputs. Both scale as the model does: a network of one hidden layer without
+    biases has nngp = Theta in the NTK parameterisation, n d Theta in the standard one.
 
     Pair by pair, `block` pairs at a time: memory is block * outputs * parameters; with `gram` every row of x
     with every row of y at once. Raises UserError for an unknown path or shapes that do not fit, ImportError

@@ -116,12 +116,22 @@ def _collinear_masks(
 
 
 def _circle_functions(
-    x: Array, y: Array, count: Array, p: Array, direction: Array, logarithms: Array, lines: tuple[Array, Array]
+    x: Array,
+    y: Array,
+    count: Array,
+    p: Array,
+    direction: Array,
+    logarithms: Array,
+    lines: tuple[Array, Array],
 ) -> tuple[Array, Array]:
     """F_1 and F_2 without collinear masks, (connectivities, angles)."""
     lengths2 = x * x + y * y
     largest = jnp.max(lengths2)
-    x, y, lengths2 = x / jnp.sqrt(largest), y / jnp.sqrt(largest), jnp.where(lengths2 > 0, lengths2 / largest, 1)
+    x, y, lengths2 = (
+        x / jnp.sqrt(largest),
+        y / jnp.sqrt(largest),
+        jnp.where(lengths2 > 0, lengths2 / largest, 1),
+    )
     log_lengths2 = jnp.log(lengths2)
 
     def sums(cosine_sine: Array) -> tuple[Array, ...]:
