@@ -254,7 +254,14 @@ def splits() -> data.Splits:
     return data.Splits(*examples(21), *examples(5), *examples(11), *statistics, CLASSES)
 
 
-RUN = spec(augmentation="crop_flip", momentum=0.9, weight_decay=5e-4, schedule="steps", decay_epochs=(1,))
+RUN = spec(
+    augmentation="crop_flip",
+    momentum=0.9,
+    weight_decay=5e-4,
+    schedule="steps",
+    decay_epochs=(1,),
+    learning_rate=5e-3,  # small, so that what differs in the last digit stays small
+)
 
 
 def fit(devices: int = 1, resume=None, until: int = 2):
@@ -275,7 +282,7 @@ def on_one_device():
 
 @pytest.mark.parametrize("devices", [2, 4])
 def test_a_run_is_the_same_on_any_number_of_devices(devices):
-    """Up to the order of float32 sums, which six steps through 20 normalisations amplify."""
+    """Up to the order of float32 sums, which 20 normalisations amplify, some over five values."""
     history, snapshot = fit(devices)
     expected, expected_snapshot = on_one_device()
     for name in expected:
