@@ -1,24 +1,25 @@
-"""Figure 8: test accuracy over width at a fixed number of weights, MLPs with one hidden layer.
+"""Figure 8: test accuracy, and distance from the infinite width, over width at a fixed number of weights.
 
     python -m experiments.kernel_distance                                    # digits, a minute on 2 cores
-    python -m experiments.kernel_distance --preset=paper --dataset=mnist     # the paper's Figure 8a, about 40 minutes
+    python -m experiments.kernel_distance --preset=paper --dataset=mnist     # the paper's Figure 8, about 40 minutes
 
-Sparse networks have the weight count of the dense network of base width, however wide they are (the last layer stays
-dense); dense networks of the same widths beside them. No biases, ReLU, NTK parameterisation, SGD without momentum.
+MLPs with one hidden layer. Sparse networks have the weight count of the dense network of base width, however wide they
+are (the last layer stays dense); dense networks of the same widths beside them. No biases, ReLU, NTK parameterisation,
+SGD without momentum. What D is, and how it is found, is in `experiments.distances`.
 Writes WORKDIR/kernel_distance.csv, a row per network, and WORKDIR/kernel_distance.png.
 Expect on MNIST (10 seeds): 0.863 at width 8, 0.893–0.899 at widths 32 to 328, 0.868 at 512; dense 0.932 at width 635.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import flags
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from experiments import cli
+from experiments import cli, distances, figure8, inputs
+from experiments.distances import Distance
 from wsn import family, runs
 from wsn.errors import UserError
 from wsn.spec import Spec
@@ -38,11 +39,8 @@ COLUMNS = [
     "best_test_accuracy_mean",
     "train_accuracy_mean",
     "test_loss_mean",
+    *distances.COLUMNS,
 ]
-# The range of the accuracy axis of Figure 8a; its points are not printed as numbers.
-PAPER_AXIS = (0.86, 0.94)
-COLOURS = {"sparse": "#b5482f", "dense": "#2f6397"}
-
 Rates = Mapping[int, float]
 
 
@@ -52,6 +50,9 @@ class Preset(cli.Preset):
 
     rates: Mapping[str, Rates]
     validation_samples: int  # for --tune_lr alone
+    # For the distance: pairs of test images, and seeds 0, 1, … of every network, the first of which are trained.
+    pairs: int
+    initialisations: int
 
 
 PRESETS = {
@@ -69,6 +70,8 @@ PRESETS = {
             "dense": {3: 2.5, 4: 5, 6: 5, 9: 5, 12: 5, 15: 5, 18: 5},
         },
         validation_samples=297,
+        pairs=1000,
+        initialisations=100,
     ),
     # Appendix A; widths and learning rates from the authors' code.
     "paper": Preset(
@@ -84,6 +87,8 @@ PRESETS = {
             "dense": {8: 5, 32: 80, 128: 173, 216: 228, 328: 306, 512: 445, 635: 460},
         },
         validation_samples=10000,
+        pairs=10000,
+        initialisations=100,
     ),
 }
 TUNING_SEEDS, TUNING_EPOCHS = 2, 50
@@ -126,20 +131,26 @@ def rate_at(rates: Rates, width: int) -> float:
     return float(f"{rates[low] * (width / low) ** slope:.4g}")
 
 
+def kind_of(spec: Spec) -> str:
+    """Whose learning rate it has: the base network is the dense one, in the sparse family too."""
+    return "sparse" if spec.kept else "dense"
+
+
 def with_rates(specs: Mapping[str, Sequence[Spec]], rates: Mapping[str, Rates]) -> dict[str, list[Spec]]:
     """Give every spec its learning rate: --learning_rate, else the preset's; what was interpolated is printed."""
-    chosen: dict[str, list[Spec]] = {kind: [] for kind in specs}
-    for kind, members in specs.items():
-        for spec in members:
-            rate = cli.FLAGS.learning_rate
-            if rate is None:
-                rate = rate_at(rates[kind], spec.width)
-                if spec.width not in rates[kind]:
-                    print(
-                        f"learning rate {rate:g} for width {spec.width} ({kind}), interpolated from the preset's"
-                    )
-            chosen[kind].append(dataclasses.replace(spec, learning_rate=float(rate)))
-    return chosen
+    chosen: dict[Spec, Spec] = {}
+    for spec in itertools.chain(*specs.values()):
+        if spec in chosen:  # the base network
+            continue
+        kind, rate = kind_of(spec), cli.FLAGS.learning_rate
+        if rate is None:
+            rate = rate_at(rates[kind], spec.width)
+            if spec.width not in rates[kind]:
+                print(
+                    f"learning rate {rate:g} for width {spec.width} ({kind}), interpolated from the preset's"
+                )
+        chosen[spec] = dataclasses.replace(spec, learning_rate=float(rate))
+    return {kind: [chosen[spec] for spec in members] for kind, members in specs.items()}
 
 
 def tune(preset: Preset, specs: Mapping[str, Sequence[Spec]]) -> Mapping[str, Rates] | None:
@@ -152,7 +163,7 @@ def tune(preset: Preset, specs: Mapping[str, Sequence[Spec]]) -> Mapping[str, Ra
     candidates = {}
     for kind, members in specs.items():
         for spec in members:
-            centre = rate_at(preset.rates[kind], spec.width)
+            centre = rate_at(preset.rates[kind_of(spec)], spec.width)
             candidates[kind, spec.width] = tuple(
                 dataclasses.replace(
                     spec,
@@ -187,7 +198,12 @@ def tune(preset: Preset, specs: Mapping[str, Sequence[Spec]]) -> Mapping[str, Ra
     return best
 
 
-def table(preset: Preset, specs: Mapping[str, Sequence[Spec]], results: Sequence[runs.Result]) -> list[dict]:
+def table(
+    preset: Preset,
+    specs: Mapping[str, Sequence[Spec]],
+    results: Sequence[runs.Result],
+    measured: Mapping[Spec, Distance],
+) -> list[dict]:
     """A row per network; the base network stands under both kinds."""
     shapes = cli.shapes_of(template(preset))
     return [
@@ -200,69 +216,10 @@ def table(preset: Preset, specs: Mapping[str, Sequence[Spec]], results: Sequence
             "learning_rate": spec.learning_rate,
         }
         | cli.summary([r for r in results if r.spec == spec])
+        | distances.columns(measured[spec], cli.FLAGS.reference)
         for kind, members in specs.items()
         for spec in members
     ]
-
-
-def draw(rows: Sequence[dict], preset: Preset) -> Figure:
-    """Figure 8a: test accuracy over width, dense (circles) and sparse (crosses), bars of one deviation over seeds.
-
-    A network far below the base network is named at the lower edge, so that it does not flatten the others.
-    """
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-    axes: Axes = figure.subplots()
-    accuracies = [row["test_accuracy_mean"] for row in rows if not math.isnan(row["test_accuracy_mean"])]
-    base = next(row["test_accuracy_mean"] for row in rows if row["kind"] == "dense")
-    floor = base - 0.35 * (max(accuracies, default=1.0) - base)
-    for kind, marker in (("dense", "o"), ("sparse", "x")):
-        points = [row for row in rows if row["kind"] == kind]
-        seen = [row for row in points if not row["test_accuracy_mean"] < floor]
-        axes.errorbar(
-            [row["width"] for row in seen],
-            [row["test_accuracy_mean"] for row in seen],
-            yerr=[row["test_accuracy_std"] for row in seen],
-            marker=marker,
-            color=COLOURS[kind],
-            capsize=2,
-            linewidth=1.2,
-            label=f"{kind}, {_span([row['weights'] for row in points])} weights",
-        )
-        for row in points if kind == "sparse" else []:
-            percent = f"{100 * row['connectivity']:.{3 if row['connectivity'] > 0.1 else 2}g} %"
-            if row in seen:
-                place, text, offset = row["test_accuracy_mean"], percent, (4, -11)
-            else:
-                place, text, offset = floor, f"↓ {row['test_accuracy_mean']:.3f}\n{percent}", (-14, 4)
-            axes.annotate(
-                text,
-                (row["width"], place),
-                xytext=offset,
-                textcoords="offset points",
-                fontsize=7.5,
-                color=COLOURS[kind],
-            )
-    if floor < base:
-        axes.set_ylim(bottom=floor)
-    if preset.dataset == "mnist":
-        label = f"the accuracy axis of the paper's Figure 8a, {PAPER_AXIS[0]}–{PAPER_AXIS[1]}"
-        axes.axhspan(*PAPER_AXIS, color="0.5", alpha=0.12, zorder=0, label=label)
-    seeds = rows[0]["seeds"]
-    samples = f"{preset.train_samples} samples" if preset.train_samples else "all samples"
-    axes.set(
-        xlabel="width (hidden units); percent: connectivity",
-        ylabel="test accuracy after the last epoch",
-        title=f"{preset.dataset}, {samples}, {preset.epochs} epochs, {seeds} seed{'s' * (seeds > 1)}",
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="lower right", fontsize=8, bbox_to_anchor=(0.97, 0.06))
-    return figure
-
-
-def _span(values: Sequence[int]) -> str:
-    """A value, or a range of values."""
-    return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,}–{max(values):,}"
 
 
 def verdict(rows: Sequence[dict]) -> str:
@@ -282,25 +239,102 @@ def verdict(rows: Sequence[dict]) -> str:
     )
 
 
+def agreement(rows: Sequence[dict]) -> str:
+    """Where the measured D lies farthest from the exact one, in standard errors over networks."""
+    scores = {
+        (row["distance_empirical"] - row["distance_exact"])
+        / row["distance_empirical_stderr"]: f"{row['kind']}, width {row['width']}"
+        for row in rows
+    }
+    worst = max(scores, key=abs)
+    return f"Measured and exact D: at most {worst:+.1f} standard errors apart ({scores[worst]})."
+
+
+def association(
+    specs: Sequence[Spec], results: Sequence[runs.Result], measured: Mapping[Spec, Distance], classes: int
+) -> str:
+    """The paper's claim, that test error goes with D, over the sparse networks.
+
+    Networks that cannot learn count by their rank alone; one that diverged has the mean of its other seeds.
+    """
+    found = sorted(results, key=lambda result: result.seed)
+    curves = [[r.curves["test_accuracy"][-1] for r in found if r.spec == spec] for spec in specs]
+    accuracy = np.array(curves, np.float64)
+    ended = np.asarray(~np.isnan(accuracy).all(axis=1))
+    mean = np.full((len(specs), 1), np.nan)
+    mean[ended] = np.nanmean(accuracy[ended], axis=1, keepdims=True)
+    error = 1 - np.where(np.isnan(accuracy), mean, accuracy)
+    learns = np.asarray(mean[:, 0] >= 2 / classes)
+    distance = np.array([measured[spec].empirical[cli.FLAGS.reference] for spec in specs])
+
+    def line(name: str, chosen: np.ndarray, ranked: bool) -> str:
+        absent = ", ".join(str(spec.width) for spec, is_in in zip(specs, chosen, strict=True) if not is_in)
+        name = f"  {name}{f' (without width {absent})' if absent else ''}: "
+        if chosen.sum() < 4:
+            return f"{name}fewer than 4 networks, too few"
+        r, low, high = distances.correlation(distance[chosen], error[chosen], ranked)
+        z_low, z_high = distances.fisher_interval(r, int(chosen.sum()))
+        over_networks = "" if ranked else f"; over networks, by Fisher's z: {z_low:.2f} to {z_high:.2f}"
+        return f"{name}{r:.2f} ({low:.2f} to {high:.2f}{over_networks})"
+
+    return "\n".join(
+        [
+            "Correlation of D and test error over the sparse networks (95 % interval by bootstrap over seeds):",
+            line("Spearman's, of all", ended, True),
+            line("Pearson's, of those that reach twice the accuracy of chance", learns, False),
+        ]
+    )
+
+
 def main() -> None:
     preset = cli.choose(PRESETS)
+    if preset.initialisations < 2:
+        raise UserError(f"--initialisations={preset.initialisations} has no error bar: give at least 2")
     specs = networks(preset)
+    cli.splits_of(specs["dense"][0])  # bad settings of the data show first
+    images = cli.dataset(preset.dataset)
+    pairs = inputs.of_images(images, cli.FLAGS.normalization, preset.pairs, cli.FLAGS.data_seed)
     rates = tune(preset, specs) if cli.FLAGS.tune_lr else preset.rates
     if rates is None:  # the dry run of --tune_lr ends with its own plan
         return
     specs = with_rates(specs, rates)
-    results = cli.train([[spec] for spec in dict.fromkeys(sum(specs.values(), []))], preset.seeds)
+    distinct = dict.fromkeys(itertools.chain(*specs.values()))
+    results = cli.train([[spec] for spec in distinct], preset.seeds)
     if results is None:
         return
-    rows = table(preset, specs, results)
+    theta = distances.references(pairs)
+    measured = distances.measure(distinct, pairs, images.classes, preset.initialisations, theta)
+    rows = table(preset, specs, results, measured)
     cli.print_table(rows, COLUMNS)
-    written = cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(rows, preset))
+    written = (
+        cli.write_table(EXPERIMENT, rows, COLUMNS),
+        cli.write_figure(EXPERIMENT, figure8.draw(rows, preset, preset.pairs)),
+    )
     print(verdict(rows))
+    print(agreement(rows))
+    print(distances.compared(measured, pairs, theta))
+    print(association(specs["sparse"], results, measured, images.classes))
     print("wrote", *written)
+
+
+def define_distance_flags() -> None:
+    """--pairs, --initialisations, --reference."""
+    flags.DEFINE_integer("pairs", None, "Pairs of test images, drawn by --data_seed, that D is a mean over.")
+    flags.DEFINE_integer(
+        "initialisations", None, "Seeds 0, 1, … of every network that D is a mean over; --seeds are trained."
+    )
+    flags.DEFINE_enum(
+        "reference",
+        "exact",
+        ["exact", "finite"],
+        "The kernel that D of the networks is a distance to: of infinite width, or as in the paper of a"
+        f" dense network of width {distances.REFERENCE_WIDTH}.",
+    )
 
 
 if __name__ == "__main__":
     cli.define_output_flags(EXPERIMENT)
     cli.define_training_flags(PRESETS, "quick")
+    define_distance_flags()
     flags.DEFINE_boolean("tune_lr", False, "Find the learning rates first, on held-out training samples.")
     cli.run(main)

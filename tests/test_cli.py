@@ -25,6 +25,8 @@ from wsn.errors import UserError
 if "preset" not in flags.FLAGS:
     cli.define_output_flags(kernel_distance.EXPERIMENT)
     cli.define_training_flags(kernel_distance.PRESETS, "quick")
+if "reference" not in flags.FLAGS:
+    kernel_distance.define_distance_flags()
 if "tune_lr" not in flags.FLAGS:
     flags.DEFINE_boolean("tune_lr", False, "")
 
@@ -49,7 +51,7 @@ def experiment(tmp_path, monkeypatch, trained):
     """Run kernel_distance with some flags in a folder of its own; returns the rows of its table."""
 
     def run(*arguments: str) -> list[dict[str, str]]:
-        arguments = (f"--workdir={tmp_path / 'out'}", *arguments)
+        arguments = (f"--workdir={tmp_path / 'out'}", "--pairs=3", "--initialisations=2", *arguments)
         monkeypatch.setattr(sys, "argv", ["kernel_distance", *arguments])
         with flagsaver.flagsaver():
             flags.FLAGS(sys.argv)
@@ -86,6 +88,8 @@ def experiment(tmp_path, monkeypatch, trained):
         (["--train_samples=-1"], ["--train_samples=-1"]),
         (["--train_samples=5000"], ["--train_samples=5000", "1297"]),
         (["--data_seed=-1"], ["--data_seed=-1"]),
+        (["--pairs=0"], ["--pairs=0", "at least 1"]),
+        (["--initialisations=1"], ["--initialisations=1", "at least 2"]),
     ],
     ids=" ".join,
 )
@@ -141,14 +145,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
     plan = [line.split() for line in ended.stdout.splitlines() if not line.startswith("learning rate")]
     assert plan[0][:3] == ["width", "networks", "weights"]
-    # Width 4 has its own learning rate as a sparse and as a dense network.
-    assert [line[:3] for line in plan[1:5]] == [
-        ["4", "5", "296"],
-        ["8", "5", "296"],
-        ["4", "5", "296"],
-        ["8", "5", "592"],
-    ]
-    assert plan[-1][:2] == ["20", "networks;"] and "hours" in plan[-1] and "GiB" in plan[-1]
+    # Width 4 has no rate of its own in the preset; as the base of both kinds it is still trained once.
+    assert [line[:3] for line in plan[1:4]] == [["4", "5", "296"], ["8", "5", "296"], ["8", "5", "592"]]
+    assert plan[-1][:2] == ["15", "networks;"] and "hours" in plan[-1] and "GiB" in plan[-1]
 
 
 def test_an_argument_that_is_no_flag_is_refused(monkeypatch, capsys):
@@ -175,7 +174,10 @@ def test_the_table_has_a_row_per_network_and_the_base_network_under_both_kinds(e
         name: x for name, x in rows[2].items() if name != "kind"
     }
     assert len(trained) == 3
-    contract = "kind width connectivity weights seeds epochs test_accuracy_mean test_accuracy_std"
+    contract = (
+        "kind width connectivity weights seeds epochs test_accuracy_mean test_accuracy_std"
+        " distance_empirical distance_empirical_stderr distance_exact distance_eq4"
+    )
     assert {*contract.split(), "best_test_accuracy_mean"} <= rows[0].keys()
     assert all(row["seeds"] == "2" and row["epochs"] == "3" and row["learning_rate"] == "2" for row in rows)
     assert "interpolated" not in capsys.readouterr().out
@@ -220,6 +222,39 @@ def test_flags_take_the_place_of_the_preset(experiment, trained):
         assert spec.dataset == "digits" and spec.batch_size == kernel_distance.PRESETS["quick"].batch_size
 
 
+# The distance.
+
+
+def test_both_references_and_the_claim_are_told(experiment, trained, capsys):
+    """Four widths that learn; the network of the finite reference is another, and only measured D depends on it."""
+    flags_of_four = ("--widths=3,4,6,9", "--epochs=3", "--seeds=2")
+    exact = experiment(*flags_of_four)
+    assert "has a mean squared distance of" in capsys.readouterr().out
+    finite = experiment(*flags_of_four, "--reference=finite")
+    out = capsys.readouterr().out
+    assert "Spearman's, of all: " in out and "by Fisher's z: " in out
+    for one, other in zip(exact, finite, strict=True):
+        assert one["distance_empirical"] != other["distance_empirical"]
+        assert one["distance_exact"] == other["distance_exact"]
+
+
+def test_networks_that_cannot_learn_are_named(experiment, monkeypatch, capsys):
+    def chance(group, splits, *, resume=None):
+        level = np.float32(0.1 if group.specs[0].width == 9 else group.specs[0].width / 10)
+        curves = {name: np.full((group.specs[0].epochs, len(group.members)), level) for name in tiny.CURVES}
+        return iter([(group.specs[0].epochs, curves, lambda: None)])
+
+    monkeypatch.setattr(train, "train", chance)
+    experiment("--widths=3,4,5,6,9", "--epochs=1", "--seeds=2")
+    out = capsys.readouterr().out
+    assert "Spearman's, of all: " in out and "chance (without width 9): " in out
+
+
+def test_another_reference_is_refused():
+    with flagsaver.flagsaver(), pytest.raises(flags.IllegalFlagValueError, match="reference=wide"):
+        flags.FLAGS(["kernel_distance", "--reference=wide"])
+
+
 # Runs.
 
 
@@ -227,13 +262,13 @@ def test_finished_groups_are_not_repeated_and_more_seeds_add_to_them(experiment,
     first = experiment(*QUICK)
     records = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("runs/*/record.jsonl")}
     table = (tmp_path / "out" / "kernel_distance.csv").read_bytes()
-    assert len(trained) == len(records) == 4
-    assert experiment(*QUICK) == first and len(trained) == 4
+    assert len(trained) == len(records) == 3
+    assert experiment(*QUICK) == first and len(trained) == 3
     assert (tmp_path / "out" / "kernel_distance.csv").read_bytes() == table
     assert [row["seeds"] for row in experiment(*QUICK, "--seeds=3")] == ["3"] * 4
-    assert [group.seeds for group in trained[4:]] == [(2,)] * 4
+    assert [group.seeds for group in trained[3:]] == [(2,)] * 3
     # Fewer seeds are a part of what is there, and give the first table again.
-    assert experiment(*QUICK) == first and len(trained) == 8
+    assert experiment(*QUICK) == first and len(trained) == 6
     assert {path: path.stat().st_mtime_ns for path in records} == records
 
 
@@ -245,9 +280,9 @@ def test_resume_false_sets_aside_and_trains_again(experiment, trained, tmp_path)
     experiment(*QUICK, "--resume=false", "--dry_run")
     assert len(trained) == plan and not list((tmp_path / "out").glob("runs/*.aside-*"))
     assert experiment(*QUICK, "--resume=false") == first
-    assert [group.seeds for group in trained[plan:]] == [(0, 1)] * 4
+    assert [group.seeds for group in trained[plan:]] == [(0, 1)] * 3
     assert {path.read_bytes() for path in (tmp_path / "out").glob("runs/*/record.jsonl")} >= before
-    assert len(list((tmp_path / "out").glob("runs/*.aside-1/record.jsonl"))) == 4
+    assert len(list((tmp_path / "out").glob("runs/*.aside-1/record.jsonl"))) == 3
 
 
 def test_a_damaged_record_is_told_and_resume_false_helps(experiment, trained, tmp_path):
@@ -264,7 +299,7 @@ def test_the_dry_run_says_what_is_done(experiment, capsys):
     capsys.readouterr()
     experiment(*QUICK, "--dry_run", "--widths=4,8,9")
     states = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines() if line.startswith("   ")]
-    assert states == ["done", "done", "to train", "done", "done", "to train"]
+    assert states == ["done", "done", "to train", "done", "to train"]
 
 
 # Learning rates.

@@ -17,6 +17,7 @@ WORKDIR = "out"
 COMMAND = [
     *(sys.executable, "-m", "experiments.kernel_distance", f"--workdir={WORKDIR}"),
     *("--base_width=4", "--widths=8", "--learning_rate=8", "--seeds=2", "--checkpoint_seconds=0"),
+    *("--pairs=3", "--initialisations=2"),
 ]
 
 
