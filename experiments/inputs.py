@@ -114,7 +114,6 @@ def exact_kernels(inputs: Inputs, connectivity: np.ndarray, tolerance: float) ->
             rows = slice(start, start + CHUNK)
             parts.append(sparse_kernels(x[rows], y[rows], connectivity, tolerance=tolerance))
             bar.update(len(x[rows]))
-    arrays = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in SparseKernels._fields[:-1]
-    }
-    return parts[0]._replace(**arrays)
+    *names, _ = SparseKernels._fields
+    whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return SparseKernels(**whole, features=x.shape[1])

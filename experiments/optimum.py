@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from jaxtyping import Float64
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -54,7 +54,7 @@ COLUMNS = [
     "kurtosis",
     "largest_input",
 ]
-PAIRS = {"digits": 500}  # by default, and 10,000 of any other set
+PAIRS = {"digits": 200}  # by default, and 10,000 of any other set
 DRAWN = 8.0  # the n p of the figure's curves, if it is among those asked for: Figure 8's
 MOST_CERTAIN = 0.95  # share of bootstrap samples that must have a minimum, and the level of the interval
 TOLERANCE = 1e-6  # scaled error of K_l: far below the differences between pairs
@@ -62,7 +62,7 @@ TOLERANCE = 1e-6  # scaled error of K_l: far below the differences between pairs
 Curves = tuple[dict[str, Any], DistanceCurves]
 
 
-def kurtosis(x: Float64[np.ndarray, "vectors features"]) -> float:
+def kurtosis(x: Float[np.ndarray, "vectors features"]) -> float:
     """Mean of d sum x^4 / (sum x^2)^2: 1 for equal sizes, 3 (less 6/d) for Gaussian ones, d for one spike.
 
     It is M40/X^2, what the leading bias of Theorem 1 grows with, over its value for equal sizes.
@@ -163,34 +163,50 @@ def _shown_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def draw(families: Sequence[Sequence[Curves]]) -> Figure:
     """D over p for each input at one n p; last, the optimum over np/4d for all inputs, where (25) is one line."""
     shown = [family for family in families if family[0][0]["d"] == families[-1][0][0]["d"]]
-    figure = Figure(figsize=(1 + 3.5 * (len(shown) + 1), 4.4), layout="constrained")
-    *panels, last = figure.subplots(1, len(shown) + 1)
-    for axes, family in zip(panels, shown, strict=True):
+    columns = math.ceil((len(shown) + 1) / 2)
+    figure = Figure(figsize=(1 + 4 * columns, 7.6), layout="constrained")
+    panels = figure.subplots(2, columns, squeeze=False).ravel()
+    for axes, family in zip(panels, shown, strict=False):
         row = _shown_row([row for row, _ in family])
         draw_curves(axes, row, next(curves for one, curves in family if one is row))
-    draw_optima(last, [[row for row, _ in family] for family in families])
-    for axes in (*panels, last):
+    draw_optima(panels[len(shown)], [[row for row, _ in family] for family in families])
+    for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
+    for axes in panels[len(shown) + 1 :]:
+        axes.remove()
+    keys = {
+        name: key
+        for axes in panels[: len(shown)]
+        for key, name in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
 def draw_curves(axes: Axes, row: dict[str, Any], curves: DistanceCurves) -> None:
     """Mean and median D of exact Theorem 1 and equation (4) at one n p, with the minimum and that of (25)."""
-    p, mean = curves.connectivity, curves.distance.mean(axis=0)
-    axes.plot(p, mean, color="#b5482f", label="Theorem 1, mean")
-    axes.plot(
-        p, np.median(curves.distance, axis=0), color="#b5482f", linestyle="--", label="Theorem 1, median"
-    )
+    p, mean, median = curves.connectivity, curves.distance.mean(axis=0), np.median(curves.distance, axis=0)
+    axes.plot(p, mean, color="#b5482f", label="Theorem 1, mean over pairs")
+    axes.plot(p, median, color="#b5482f", linestyle="--", label="Theorem 1, median")
     axes.plot(p, eq4(p, curves.width, row["d"]), color="#2f6397", linestyle=":", label="equation (4)")
     if p[0] <= row["p_eq25"] <= p[-1]:
         axes.axvline(row["p_eq25"], color="#2f6397", linewidth=0.8, label="equation (25)")
     if row["p_exact"] != "":
-        percent = f"{100 * row['bootstrap_with_minimum']:.0f} % of samples have one"
-        axes.plot(row["p_exact"], row["distance_at_p_exact"], "o", color="#b5482f", label="its minimum")
-        if row["p_exact_low"] != "":
-            label = f"95 % interval; {percent}"
-            axes.axvspan(row["p_exact_low"], row["p_exact_high"], color="#b5482f", alpha=0.12, label=label)
+        axes.plot(
+            row["p_exact"], row["distance_at_p_exact"], "o", color="#b5482f", label="minimum of the mean"
+        )
+        axes.annotate(
+            f"{row['p_exact']:.3g} ({100 * row['bootstrap_with_minimum']:.0f} % of samples have a minimum)",
+            (0.5, 0.03),
+            xycoords="axes fraction",
+            ha="center",
+            fontsize=8,
+            color="#b5482f",
+        )
+    if row["p_exact"] != "" and row["p_exact_low"] != "":
+        interval = row["p_exact_low"], row["p_exact_high"]
+        axes.axvspan(*interval, color="#b5482f", alpha=0.12, label="95 % bootstrap interval")
     axes.set(
         xscale="log",
         yscale="log",
@@ -198,60 +214,70 @@ def draw_curves(axes: Axes, row: dict[str, Any], curves: DistanceCurves) -> None
         ylabel="D",
         title=f"{kinds.label(row)} (d = {row['d']}), np = {row['np']:g}",
     )
-    axes.legend(frameon=False, fontsize=7.5)
 
 
 def draw_optima(axes: Axes, families: Sequence[Sequence[dict[str, Any]]]) -> None:
-    """p* over np/4d; where there is none, a small arrow at the end of the range that D falls to."""
+    """p* over np/4d; where there is none, an open triangle at the end of the range that D falls to.
+
+    Inputs are moved apart a little, so that none hides another.
+    """
     for index, rows in enumerate(families):
-        colour = f"C{index}"
-        inside = [row for row in rows if row["p_exact"] != ""]
-        outside = [row for row in rows if row["p_exact"] == ""]
-        at = np.array([row["p_exact"] for row in inside])
-        ends = np.array(
-            [[row["p_exact_low"] or p, row["p_exact_high"] or p] for row, p in zip(inside, at, strict=True)]
-        )
-        label = f"{kinds.label(rows[0])}, d = {rows[0]['d']}"
-        axes.plot([], [], "o", color=colour, markersize=4, label=label)
-        if inside:
-            ratio = [row["np"] / 4 / row["d"] for row in inside]
-            spread = np.abs(ends - at[:, None]).T
-            axes.errorbar(ratio, at, yerr=spread, fmt="o", color=colour, markersize=4, capsize=2)
-        for row in outside:
-            marker = "v" if row["p_least"] < 1 else "^"
-            axes.plot(row["np"] / 4 / row["d"], row["p_least"], marker, color=colour, fillstyle="none")
+        style: dict[str, Any] = {"color": f"C{index}", "markersize": 4}
+        axes.plot([], [], "o", label=f"{kinds.label(rows[0])}, d = {rows[0]['d']}", **style)
+        for row in rows:
+            ratio = row["np"] / 4 / row["d"] * 1.08**index
+            if row["p_exact"] == "":
+                axes.plot(
+                    ratio, row["p_least"], "v" if row["p_least"] < 1 else "^", fillstyle="none", **style
+                )
+                continue
+            axes.plot(ratio, row["p_exact"], "o", **style)
+            if row["p_exact_low"] != "":
+                axes.plot([ratio, ratio], [row["p_exact_low"], row["p_exact_high"]], "-", color=f"C{index}")
     ratios = np.array([row["np"] / 4 / row["d"] for rows in families for row in rows])
     line = np.geomspace(ratios.min(), ratios.max(), 50)
-    axes.plot(line, np.sqrt(line), color="#2f6397", linewidth=0.8, label="equation (25)")
-    axes.set(xscale="log", yscale="log", xlabel="np/4d", ylabel="optimum p (arrows: none inside)")
-    axes.legend(frameon=False, fontsize=7.5)
+    axes.plot(line, np.sqrt(line), color="#2f6397", linewidth=0.8)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="np/4d",
+        ylabel="p*",
+        title="optimum, 95 % interval (triangles: none inside)",
+    )
+    axes.legend(frameon=False, fontsize=8)
+
+
+def checked_flags() -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """The n p and the further sizes of Gaussian inputs, with all other numbers checked. Raises UserError."""
+    given, weights_per_input, sizes = cli.FLAGS, cli.numbers("np"), cli.integers("features")
+    if min(weights_per_input) < 1:
+        low = min(weights_per_input)
+        raise UserError(f"--np={low:g}: give 1 or more, so that there is a width n = np/p up to p = 1")
+    if not 0 < given.lowest_p < 1:
+        raise UserError(f"--lowest_p={given.lowest_p:g}: give a connectivity between 0 and 1")
+    least = {"points": 3, "bootstrap": 1, "gaussian_pairs": 1}
+    values = {name: getattr(given, name) for name in least} | {"features": min(sizes, default=1)}
+    for name, value in values.items():
+        if value < least.get(name, 1):
+            raise UserError(f"--{name}={value} is too small: give at least {least.get(name, 1)}")
+    return weights_per_input, sizes
 
 
 def main() -> None:
-    weights_per_input, sizes = cli.numbers("np"), cli.integers("features")
-    if min(weights_per_input) < 1:
-        raise UserError(
-            f"--np={min(weights_per_input):g}: give 1 or more, so that a width n = np/p exists up to p = 1"
-        )
-    if sizes and min(sizes) < 1:
-        raise UserError(f"--features={min(sizes)}: give at least 1")
-    if not 0 < cli.FLAGS.lowest_p < 1:
-        raise UserError(f"--lowest_p={cli.FLAGS.lowest_p:g}: give a connectivity between 0 and 1")
-    if cli.FLAGS.points < 3 or cli.FLAGS.bootstrap < 1:
-        raise UserError("--points: give at least 3 connectivities to search; --bootstrap: at least 1 sample")
-    grid = connectivity_grid(cli.FLAGS.lowest_p, 1.0, cli.FLAGS.points)
-    pairs = cli.FLAGS.pairs or PAIRS.get(cli.FLAGS.dataset, 10_000)
-    gaussian_pairs = min(pairs, cli.FLAGS.gaussian_pairs)
-    seed = cli.FLAGS.seed
+    weights_per_input, sizes = checked_flags()
+    given = cli.FLAGS
+    grid = connectivity_grid(given.lowest_p, 1.0, given.points)
+    pairs = PAIRS.get(given.dataset, 10_000) if given.pairs is None else given.pairs
+    gaussian_pairs = min(pairs, given.gaussian_pairs)
     chosen = kinds.from_flags(pairs, gaussian_pairs)
     drawn = {inputs.pairs.x.shape[1] for inputs in chosen if inputs.name == kinds.GAUSSIAN}
     others = [
-        Inputs(kinds.GAUSSIAN, kinds.UNNORMALIZED, kinds.gaussian(size, gaussian_pairs, seed))
+        Inputs(kinds.GAUSSIAN, kinds.UNNORMALIZED, kinds.gaussian(size, gaussian_pairs, given.seed))
         for size in sizes
         if size not in drawn
     ]
     families = [
-        evaluate(inputs, grid, weights_per_input, cli.FLAGS.bootstrap, seed) for inputs in others + chosen
+        evaluate(inputs, grid, weights_per_input, given.bootstrap, given.seed) for inputs in others + chosen
     ]
     rows = [row for family in families for row, _ in family]
     cli.print_table(rows, COLUMNS)
@@ -263,7 +289,7 @@ def main() -> None:
 if __name__ == "__main__":
     cli.define_output_flags(EXPERIMENT)
     kinds.define_flags()
-    flags.DEFINE_integer("pairs", None, "How many pairs of test images (default: 10,000, of digits 500).")
+    flags.DEFINE_integer("pairs", None, "How many pairs of test images (default: 10,000, of digits 200).")
     flags.DEFINE_integer("gaussian_pairs", 1000, "How many pairs of Gaussian inputs, at most.")
     flags.DEFINE_list("features", "16,256", "Further numbers of features d of Gaussian inputs.")
     flags.DEFINE_list("np", "2,8,32,128,512", "Weights per input n p to hold fixed.")
