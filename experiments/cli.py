@@ -14,12 +14,13 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from wsn import data, models, plan, runs
 from wsn.data import Splits
 from wsn.errors import UserError
 from wsn.files import replacing
-from wsn.progress import Progress
+from wsn.progress import LINE_SECONDS, Progress
 from wsn.shapes import Shapes
 from wsn.spec import ComputeDtype, Normalization, Order, Spec
 
@@ -125,6 +126,31 @@ def integers(flag: str) -> tuple[int, ...]:
         raise UserError(
             f"--{flag}={','.join(getattr(FLAGS, flag))} is not a comma-separated list of whole numbers"
         ) from None
+
+
+def numbers(flag: str) -> tuple[float, ...]:
+    """The value of a comma-separated flag: at least one finite number. Raises UserError."""
+    given = getattr(FLAGS, flag)
+    try:
+        values = tuple(float(item) for item in given)
+    except ValueError:
+        values = ()
+    if not values or not np.isfinite(values).all():
+        raise UserError(f"--{flag}={','.join(given)} is not a comma-separated list of numbers")
+    return values
+
+
+def progress(total: float, what: str) -> tqdm:
+    """Time gone and left: a bar on a terminal, a line now and then elsewhere; nothing for what is quick."""
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        desc=what,
+        leave=False,
+        delay=1,
+        mininterval=0.1 if terminal else LINE_SECONDS,
+        bar_format="{l_bar}{bar}| {elapsed} elapsed, {remaining} left" + ("" if terminal else "\n"),
+    )
 
 
 def workdir() -> Path:

@@ -3,13 +3,20 @@
 The same arguments give the same pairs on any machine. Image statistics are those of the full training split.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+from absl import flags
 from jaxtyping import Float32, Int64
 
+from experiments import cli
+from kernels.theorem1 import SparseKernels, sparse_kernels
 from wsn import data
 from wsn.errors import UserError
+
+GAUSSIAN, UNNORMALIZED = "gaussian", "none"
+CHUNK = 500  # pairs between two steps of the progress bar
 
 
 class Pairs(NamedTuple):
@@ -18,6 +25,24 @@ class Pairs(NamedTuple):
     x: Float32[np.ndarray, "pairs features"]
     y: Float32[np.ndarray, "pairs features"]
     images: Int64[np.ndarray, "pairs 2"]
+
+
+class Inputs(NamedTuple):
+    """One kind of input: `gaussian` (normalisation `none`) or a data set under a normalisation."""
+
+    name: str
+    normalization: str
+    pairs: Pairs
+
+    @property
+    def columns(self) -> dict[str, str]:
+        return {"inputs": self.name, "normalization": self.normalization}
+
+
+def label(columns: Mapping[str, Any]) -> str:
+    """What a row of a table is about, in words."""
+    name, normalization = columns["inputs"], columns["normalization"]
+    return name if normalization == UNNORMALIZED else f"{name}, {normalization}"
 
 
 def distinct(images: int, pairs: int, seed: int) -> Int64[np.ndarray, "pairs 2"]:
@@ -46,3 +71,49 @@ def of_images(dataset: data.Dataset, normalization: str, pairs: int, seed: int) 
     flat = np.asarray(data.normalise(dataset.test_images[used], *statistics)).reshape(len(used), -1)
     x, y = flat[place.reshape(images.shape)].transpose(1, 0, 2)
     return Pairs(x, y, images)
+
+
+def define_flags() -> None:
+    """Which inputs, how many pairs."""
+    flags.DEFINE_string("dataset", "digits", f"Image set: one of {', '.join(data.DATASETS)}.")
+    flags.DEFINE_string("data_dir", None, "Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).")
+    flags.DEFINE_list(
+        "inputs", None, "`gaussian` and image sets, comma-separated (default: gaussian and --dataset)."
+    )
+    flags.DEFINE_list("normalizations", ["scalar", "pixel"], "What shares a mean and deviation, for images.")
+    flags.DEFINE_integer("seed", 0, "Draws everything that is random here.")
+
+
+def from_flags(pairs: int, gaussian_pairs: int | None = None) -> list[Inputs]:
+    """The inputs that the flags ask for; Gaussian ones have the size of the images. Raises UserError."""
+    if cli.FLAGS.seed < 0:
+        raise UserError(f"--seed={cli.FLAGS.seed}: choose a seed of 0 or more")
+    names = cli.FLAGS.inputs or [GAUSSIAN, cli.FLAGS.dataset]
+    sets = [name for name in names if name != GAUSSIAN]
+    if sets and not cli.FLAGS.normalizations:
+        raise UserError(f"--normalizations: name at least one of {', '.join(data.NORMALIZATIONS)}")
+    features = cli.dataset((sets or [cli.FLAGS.dataset])[0]).train_images[0].size
+    chosen = []
+    for name in names:
+        if name == GAUSSIAN:
+            drawn = gaussian(features, pairs if gaussian_pairs is None else gaussian_pairs, cli.FLAGS.seed)
+            chosen.append(Inputs(name, UNNORMALIZED, drawn))
+            continue
+        for normalization in cli.FLAGS.normalizations:
+            drawn = of_images(cli.dataset(name), normalization, pairs, cli.FLAGS.seed)
+            chosen.append(Inputs(name, normalization, drawn))
+    return chosen
+
+
+def exact_kernels(inputs: Inputs, connectivity: np.ndarray, tolerance: float) -> SparseKernels:
+    """`sparse_kernels` of all pairs, some at a time so that progress shows."""
+    x, y = inputs.pairs.x, inputs.pairs.y
+    parts = []
+    with cli.progress(len(x), f"exact: {label(inputs.columns)}") as bar:
+        for start in range(0, len(x), CHUNK):
+            rows = slice(start, start + CHUNK)
+            parts.append(sparse_kernels(x[rows], y[rows], connectivity, tolerance=tolerance))
+            bar.update(len(x[rows]))
+    *names, _ = SparseKernels._fields
+    whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return SparseKernels(**whole, features=x.shape[1])

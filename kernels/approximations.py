@@ -91,8 +91,8 @@ def exact_count_correction(
 ) -> Numbers:
     """What D changes by when masks keep an exact number of weights, not a Bernoulli one.
 
-    -(K/d)^2 (1 - p) / (n d p): leading order in 1/(n d p), the relative variance of that
-    number; `k1` is K_{1,p}.
+    -(K/d)^2 (1 - p) / (n d p): leading order in 1/(n d p), the relative variance of that number; `k1` is
+    K_{1,p}. For n >> K_2/K_1^2, about 10: the next term is that much smaller over n.
     """
     p, n = checked_connectivity(connectivity), checked_width(width)
     return -((np.asarray(k1, np.float64) / features) ** 2) * (1 - p) / (n * features * p)

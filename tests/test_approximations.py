@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.special import gammaln
 
 from kernels.approximations import (
     eq4,
@@ -11,6 +12,7 @@ from kernels.approximations import (
     gaussian_off_diagonal,
     leading_bias,
 )
+from kernels.closed_forms import arc_cosine
 from kernels.optimum import (
     at_fixed_budget,
     at_fixed_weights_per_input,
@@ -54,10 +56,55 @@ def test_leading_bias_and_variance_are_those_of_the_theorem_for_many_survivors()
     assert abs(distance.total.mean() / gaussian_off_diagonal(p, 100, 400).mean() - 1) < 0.1
 
 
-def test_exact_counts_lower_the_distance():
-    """For x = y = e_1-like counting: Theta of all-ones rows has the variance of the count in it."""
-    correction = exact_count_correction(50.0, 0.1, 80, 100)
-    assert -0.01 < correction < 0 and exact_count_correction(50.0, 1.0, 80, 100) == 0
+@pytest.mark.parametrize("seed", [5, 6])
+def test_leading_bias_is_approached_as_one_over_the_number_of_survivors(seed):
+    """Repeating the coordinates m times leaves the leading term as it is: the next is 1/m of it."""
+    x, y = np.random.default_rng(seed).normal(size=(2, 2))
+    p, error = np.array([0.9, 0.97]), {}
+    for repeats in (4, 5, 6, 7):
+        many = [np.tile(z, repeats) for z in (x, y)]
+        leading = leading_bias(*many, p)
+        np.testing.assert_allclose(leading, leading_bias(x, y, p))
+        error[repeats] = np.abs(sparse_kernels(*many, p).k1_excess / leading - 1)
+    for repeats in (4, 5, 6):
+        np.testing.assert_allclose(repeats * error[repeats], 7 * error[7], rtol=0.25 / (repeats - 3))
+    assert (error[7] < 0.1).all()
+
+
+def _exact_count_distance(x, y, p, width):
+    """D where p * width * d of all first-layer weights are kept, by the sum over the masks of two units."""
+    d = len(x)
+    masks = (np.arange(2**d)[:, None] >> np.arange(d) & 1).astype(float)
+    count, total, kept = masks.sum(axis=1).astype(int), width * d, round(p * width * d)
+    k1, k2 = (arc_cosine(masks * x, masks * y, order) / p**order for order in (1, 2))
+    by_count1, by_count2 = (np.bincount(count, weights=k, minlength=d + 1) for k in (k1, k2))
+
+    def share(units, survivors):
+        """Probability of one mask of so many units with so many survivors."""
+        rest, left = total - units * d, kept - survivors
+        possible = (left >= 0) & (left <= rest)
+        left = np.clip(left, 0, rest)
+        log = gammaln(rest + 1) - gammaln(left + 1) - gammaln(rest - left + 1)
+        return possible * np.exp(log - gammaln(total + 1) + gammaln(kept + 1) + gammaln(total - kept + 1))
+
+    sizes = np.arange(d + 1)
+    mean, square = by_count1 @ share(1, sizes), by_count2 @ share(1, sizes)
+    product = by_count1 @ share(2, sizes[:, None] + sizes) @ by_count1 if width > 1 else 0.0
+    reference = arc_cosine(x, y, 1)
+    return ((square + (width - 1) * product) / width - 2 * reference * mean + reference**2) / d**2
+
+
+def test_exact_counts_change_the_distance_as_said_up_to_one_over_width():
+    x = np.random.default_rng(6).uniform(0.5, 1.5, size=10)
+    y = x * np.random.default_rng(7).uniform(0.8, 1.2, size=10)
+    kernels = sparse_kernels(x, y, 0.5)
+    error = []
+    for width in (32, 128, 512):
+        change = _exact_count_distance(x, y, 0.5, width) - squared_distance(kernels, width).total
+        error.append(change / exact_count_correction(kernels.k1, 0.5, width, 10) - 1)
+    assert error[0] < 8 / 32 and abs(error[2]) < 0.03
+    np.testing.assert_allclose(np.divide(error[:-1], error[1:]), 4, rtol=0.25)
+    assert exact_count_correction(kernels.k1, 1.0, 32, 10) == 0
 
 
 def test_gaussian_inputs_have_no_optimum_at_fixed_np():

@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 
 from kernels.closed_forms import arc_cosine
-from kernels.empirical import gp_kernel, mean_squared_distance, sampled_networks, sparse_weights
+from kernels.empirical import (
+    gp_kernel,
+    mean_squared_distance,
+    sampled_networks,
+    simulated_distance,
+    sparse_weights,
+)
 from kernels.theorem1 import sparse_kernels, squared_distance
 from wsn.errors import UserError
 
@@ -33,6 +39,18 @@ def test_simulated_networks_have_the_distance_of_theorem_1(width, p):
     np.testing.assert_allclose(simulated.mean, simulated.per_pair.mean())
 
 
+def test_one_program_simulates_the_same_networks_as_many_calls():
+    x, y = np.random.default_rng(3).normal(size=(2, 4, 10)).astype(np.float32)
+    key, reference = jax.random.key(4), arc_cosine(x, y, 1) / 10
+    one = simulated_distance(key, 0.3, 6, x, y, reference, 5)
+    many = mean_squared_distance(sampled_networks(key, 0.3, 6, 10, 5), x, y, reference)
+    np.testing.assert_allclose(one.per_network, many.per_network, rtol=1e-4)
+    np.testing.assert_allclose(one.per_pair, many.per_pair, rtol=1e-4)
+    np.testing.assert_allclose((one.mean, one.stderr), (many.mean, many.stderr), rtol=1e-4)
+
+
 def test_one_network_has_no_error_bar():
     with pytest.raises(UserError, match="two networks"):
         mean_squared_distance([np.ones((2, 3))], np.ones((1, 3)), np.ones((1, 3)), np.ones(1))
+    with pytest.raises(UserError, match="two networks"):
+        simulated_distance(jax.random.key(0), 0.5, 2, np.ones((1, 3)), np.ones((1, 3)), np.ones(1), 1)

@@ -1,0 +1,153 @@
+"""experiments.theorem1 as a validation: its statistic, its verdict and its flags, on images of six pixels."""
+
+import csv
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from experiments import cli, theorem1
+from experiments import inputs as kinds
+from kernels.empirical import simulated_distance
+from wsn import data
+from wsn.errors import UserError
+
+FLAGS = {
+    "cases": None,
+    "dataset": "digits",
+    "inputs": None,
+    "normalizations": ["scalar", "pixel"],
+    "seed": 0,
+    "pairs": 4,
+    "connectivities": ["1", "0.3"],
+    "widths": ["8", "64"],
+    "networks": 200,
+    "level": 0.01,
+}
+
+
+@pytest.fixture(autouse=True)
+def few_networks(monkeypatch):
+    monkeypatch.setattr(theorem1, "HIDDEN_UNITS", 2**12)
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """Run the script with some flags; returns exit code and rows."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 2, 3, 1), np.uint8)
+    tiny = data.Dataset(images, np.zeros(40, np.int32), images[:20], np.zeros(20, np.int32), classes=10)
+    load = {"digits": tiny}
+    monkeypatch.setattr(cli, "dataset", lambda name: load[name] if name in load else data.load(name))
+
+    def run(**given):
+        monkeypatch.setattr(sys, "argv", ["theorem1"])
+        monkeypatch.setattr(cli, "FLAGS", SimpleNamespace(**FLAGS | {"workdir": tmp_path / "out"} | given))
+        with pytest.raises(SystemExit) as ended:
+            theorem1.main()
+        return ended.value.code, list(
+            csv.DictReader((tmp_path / "out" / "theorem1.csv").read_text().splitlines())
+        )
+
+    return run
+
+
+def test_simulation_and_theory_agree_for_each_kind_of_input(script, tmp_path, capsys):
+    code, rows = script()
+    assert code == 0 and len(rows) == 3 * 2 * 2 and list(rows[0]) == theorem1.POINT_COLUMNS
+    assert {(row["inputs"], row["normalization"]) for row in rows} == {
+        ("gaussian", "none"),
+        ("digits", "scalar"),
+        ("digits", "pixel"),
+    }
+    assert {row["networks"] for row in rows if row["n"] == "64"} == {"200"}  # narrower ones: more
+    assert {row["networks"] for row in rows if row["n"] == "8"} == {"512"}
+    limit = theorem1.threshold(12, 0.01)
+    assert f"Bonferroni threshold {limit:.2f} (1 %, two-sided): all within" in capsys.readouterr().out
+    for row in rows:
+        difference = float(row["simulated"]) - float(row["exact"])
+        assert abs(difference) < limit * float(row["stderr"]) * 1.5 and abs(float(row["z"])) < limit
+    assert (tmp_path / "out" / "theorem1.png").read_bytes().startswith(b"\x89PNG")
+    assert script(inputs=["gaussian"]) == (0, rows[:4])
+
+
+def test_networks_of_another_connectivity_are_found_out(script, monkeypatch, capsys):
+    def wrong(key, connectivity, *rest):
+        return simulated_distance(key, 0.5 * connectivity, *rest)
+
+    monkeypatch.setattr(theorem1, "simulated_distance", wrong)
+    assert script(inputs=["gaussian"])[0] == 1
+    assert "NOT all within" in capsys.readouterr().out
+
+
+def test_threshold_is_bonferroni():
+    assert theorem1.threshold(1, 0.05) == pytest.approx(1.95996, abs=1e-5)
+    assert 90 * 2 * norm.sf(theorem1.threshold(90, 0.01)) == pytest.approx(0.01)
+
+
+def test_z_of_a_skewed_sample_has_the_tails_of_a_normal_number():
+    """Squares of normal numbers, as D of one pair in wide networks: the plain t statistic has twice the tail."""
+    samples = np.random.default_rng(0).standard_normal((6000, 200)) ** 2
+    z = np.array([theorem1.z_score(sample, 1.0)[0] for sample in samples])
+    t = (samples.mean(1) - 1) / samples.std(1, ddof=1) * np.sqrt(200)
+    assert (np.abs(t) > 2.576).mean() > 0.016 and t.mean() < -0.08
+    assert 0.005 < (np.abs(z) > 2.576).mean() < 0.015 and abs(z.mean()) < 0.04
+
+
+def test_z_of_a_symmetric_sample_is_t_and_grows_with_the_mean():
+    values = np.array([1.0, 2.0, 3.0])
+    assert theorem1.z_score(values, 1.0) == (pytest.approx(np.sqrt(3)), pytest.approx(0))
+    skewed = np.random.default_rng(0).exponential(size=200)
+    z = [theorem1.z_score(skewed, expected)[0] for expected in np.linspace(0, 2, 50)]
+    assert (np.diff(z) < 0).all()
+    with pytest.raises(UserError, match="--networks"):
+        theorem1.z_score(np.zeros(200), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"dataset": "fashion"}, "--dataset=fashion"),
+        ({"inputs": ["gauss"]}, "gauss"),
+        ({"normalizations": ["row"]}, "--normalization=row"),
+        ({"normalizations": []}, "--normalizations"),
+        ({"connectivities": ["0", "1"]}, "--connectivities"),
+        ({"connectivities": ["1.5"]}, "--connectivities"),
+        ({"connectivities": ["nan"]}, "--connectivities=nan"),
+        ({"connectivities": []}, "--connectivities"),
+        ({"widths": ["0"]}, "--widths"),
+        ({"widths": ["8.5"]}, "--widths"),
+        ({"widths": []}, "--widths"),
+        ({"networks": 199}, "--networks=199"),
+        ({"level": 0.0}, "--level"),
+        ({"pairs": 0}, "--pairs=0"),
+        ({"seed": -1}, "--seed=-1"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_told_in_one_line(script, tmp_path, given, part):
+    with pytest.raises(UserError) as error:
+        script(**given)
+    assert part in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_exits_with_1_on_bad_input(tmp_path):
+    command = [sys.executable, "-m", "experiments.theorem1", f"--workdir={tmp_path}/out", "--widths=0"]
+    failed = subprocess.run(command, capture_output=True, text=True)
+    assert failed.returncode == 1 and failed.stderr.startswith("error: --widths")
+    assert failed.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_point_is_the_same_whatever_else_is_simulated():
+    """A network depends on the key, and the index of its point; the pairs on the seed alone."""
+    gaussian = kinds.Inputs("gaussian", "none", kinds.gaussian(6, 4, 0))
+    one, same, other = (
+        theorem1.simulate(gaussian, [1.0, p], [8], 200, jax.random.key(seed))[0]
+        for p, seed in ((0.3, 0), (0.5, 0), (0.5, 1))
+    )
+    assert one == same
+    assert one["exact"] == other["exact"] and one["simulated"] != other["simulated"]
