@@ -48,9 +48,7 @@ def table(p: Float[np.ndarray, "connectivities"]) -> Float64[np.ndarray, "values
         whole = np.maximum(np.log1p(p * np.expm1(-z[BELOW:])), -z[BELOW:]) + p * z[BELOW:]
     series = z[:BELOW] ** 3 * np.polynomial.polynomial.polyval(z[:BELOW], _cumulants(p), tensor=False)
     values = np.concatenate([series, whole])  # (radii, connectivities, bins, points)
-    transform = (
-        np.cos(points[:, None] * np.arange(DEGREES)) * np.where(np.arange(DEGREES) > 0, 2, 1) / DEGREES
-    )
+    transform = np.cos(points[:, None] * np.arange(DEGREES)) * np.where(np.arange(DEGREES) > 0, 2, 1) / DEGREES
     return (values @ transform).reshape(-1, BINS * DEGREES)
 
 
@@ -62,9 +60,7 @@ def _chebyshev(argument: Array) -> Array:
     return jnp.stack(rows)
 
 
-def moments(
-    logarithm: Float[Array, " coordinates"], count: Float[Array, " coordinates"]
-) -> Float[Array, " moments"]:
+def moments(logarithm: Float[Array, " coordinates"], count: Float[Array, " coordinates"]) -> Float[Array, " moments"]:
     """Chebyshev moments, bin by bin, of the logarithms (at most 0) of the squares at one angle."""
     depth = jnp.clip(-logarithm / BIN, 0, BINS * (1 - 1e-15))
     place = jnp.floor(depth)

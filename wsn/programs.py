@@ -146,8 +146,8 @@ def step_by_step(
 
 def unstacked(members: Any) -> list[Any]:
     """The members along the leading axis, one by one."""
-    leaves, structure = jax.tree.flatten(members)
-    return [structure.unflatten([leaf[i] for leaf in leaves]) for i in range(len(leaves[0]))]
+    count = len(jax.tree.leaves(members)[0])
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], members) for i in range(count)]
 
 
 def stacked(trees: list[Any]) -> Any:
