@@ -1,5 +1,6 @@
 """Streamed images: every example once, the same pixels for any number of hosts and threads, torchvision's crops."""
 
+import dataclasses
 import io
 import itertools
 import os
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
+from experiments import benchmark_input
 from experiments.benchmark_input import photo, prepare
 from wsn import stream
 from wsn.errors import UserError
@@ -185,6 +187,9 @@ def test_half_of_the_images_are_flipped(tiny, monkeypatch):
     for epoch in range(30):
         list(tiny.train(epoch, TRAIN, seed=0))
     assert abs(np.mean(flips) - 0.5) < 4 * 0.5 / np.sqrt(len(flips))
+    flips.clear()
+    list(dataclasses.replace(tiny, flip=False).train(0, TRAIN, seed=0))
+    assert len(flips) == TRAIN and not any(flips)
 
 
 # Pixels.
@@ -387,3 +392,17 @@ def test_images_stream_without_tensorflow(folder, tmp_path):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == [f"{TEST:.1f}"]
+
+
+def test_benchmark_measures_every_part_and_the_stream(tmp_path):
+    encoded = [encode(picture(0))] * 4
+    prepare(
+        tmp_path, "photos:1.0.0", 10, {"train": [{"image": x, "label": 0, "file_name": ""} for x in encoded]}
+    )
+    rows = benchmark_input.measure_parts(encoded, repeats=1)
+    rows.append(benchmark_input.measure_stream(tmp_path, len(encoded), threads=2, repeats=1))
+    assert len({row["what"] for row in rows}) == 6
+    for row in rows:
+        assert row.keys() == set(benchmark_input.COLUMNS)
+        assert row["images_per_second"] > 0
+        np.testing.assert_allclose(row["cpu_milliseconds"] * row["images_per_second_per_core"], 1000)

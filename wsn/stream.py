@@ -5,8 +5,9 @@ epoch over all hosts. What a batch holds is a function of (seed, epoch, step) al
 threads, and any step can be the first: a run that is resumed, also on other machines, sees what it would have seen.
 
 Source: Golubeva, Gur-Ari, Neyshabur, "Are wider nets better given the same number of parameters?", ICLR 2021,
-Appendix A.1: images resized to smallest side 256, then RandomResizedCrop(224, scale=(0.2, 1)) and a flip for
-training, CenterCrop(224) for testing. Pillow does the arithmetic, as it does for torchvision.
+Appendix A.1: images resized to smallest side 256, then RandomResizedCrop(224, scale=(0.2, 1)) for training and
+CenterCrop(224) for testing. Half of the training images are flipped: the paper's list leaves that out, the standard
+transformations that it says to follow have it. Pillow does the arithmetic, as it does for torchvision.
 """
 
 import dataclasses
@@ -79,7 +80,7 @@ def random_box(width: int, height: int, uniform: Float64[np.ndarray, "attempts 4
 def decode(encoded: bytes, place: Place, flip: bool = False) -> UInt8[np.ndarray, "224 224 3"]:
     """An encoded image of any size and mode → the box that `place` chooses, at 224×224, in RGB.
 
-    Equals resizing all of it to smallest side 256 and cutting the box out, up to the last bit, at the cost of the box.
+    Equals resizing all of it to smallest side 256 and cutting the box out, up to rounding, at the cost of the box.
     Orientation tags are ignored, as torchvision does. Raises what Pillow raises for an image that is damaged.
     """
     image: Image.Image = Image.open(io.BytesIO(encoded))
@@ -88,10 +89,9 @@ def decode(encoded: bytes, place: Place, flip: bool = False) -> UInt8[np.ndarray
     if image.mode != "RGB":
         image = image.convert("RGB")
     x, y = image.width / width, image.height / height
-    right, bottom = (
-        min(image.width, (box.left + box.width) * x),
-        min(image.height, (box.top + box.height) * y),
-    )
+    # Rounding may carry an edge past the image, which Pillow refuses.
+    right = min(image.width, (box.left + box.width) * x)
+    bottom = min(image.height, (box.top + box.height) * y)
     corners = (box.left * x, box.top * y, right, bottom)
     image = image.resize((box.width, box.height), Image.Resampling.BILINEAR, box=corners)
     image = image.resize((CROP, CROP), Image.Resampling.BILINEAR)
@@ -167,8 +167,8 @@ def load(
 ) -> Iterator[HostBatch]:
     """The batches of `rows`, in order; `plan` maps consecutive positions to (record, place of the crop, flip).
 
-    Threads decode ahead, since Pillow and array_record release Python's lock while they work: two chunks a thread and
-    one batch, and no more, lie in memory.
+    Threads decode ahead, since Pillow and array_record release Python's lock while they work. Memory holds the batches
+    that two chunks a thread fill, and two more.
     """
     ahead = 1 + -(-2 * threads * _CHUNK // rows.shape[1])
     pending: deque[tuple[HostBatch, list[Future]]] = deque()
@@ -209,6 +209,7 @@ class Stream:
     mean: Float32[np.ndarray, "1 1 3"]
     deviation: Float32[np.ndarray, "1 1 3"]
     threads: int
+    flip: bool = True
     image_shape: tuple[int, int, int] = (CROP, CROP, 3)
 
     @property
@@ -234,7 +235,7 @@ class Stream:
             numbers = uniforms(key, int(positions[0]), len(positions))
             for position, uniform in zip(positions, numbers, strict=True):
                 place = partial(random_box, uniform=uniform[:ATTEMPTS])
-                yield int(order[position]), place, bool(uniform[ATTEMPTS, 0] < 0.5)
+                yield int(order[position]), place, self.flip and bool(uniform[ATTEMPTS, 0] < 0.5)
 
         rows = share(self.train_examples, batch_size, host, hosts)
         return load(self.train_records, rows[start:], plan, self.threads)
@@ -257,6 +258,7 @@ class Images:
       classes: how many labels there are.
       image, label: the features to read.
       train, test: the splits to read, in TFDS' notation: `train[:1%]` is one too.
+      flip: whether half of the training images are flipped.
       mean, deviation: of the channels, in units of 255.
     """
 
@@ -266,6 +268,7 @@ class Images:
     label: str = "label"
     train: str = "train"
     test: str = "validation"
+    flip: bool = True
     mean: tuple[float, float, float] = MEAN
     deviation: tuple[float, float, float] = DEVIATION
 
@@ -309,6 +312,7 @@ class Images:
             mean,
             deviation,
             threads or usable_cores(),
+            self.flip,
         )
 
     def _sources(self, prepared: str) -> tuple[Any, Any]:
