@@ -119,7 +119,7 @@ class Tfds:
     def locate(self, data_dir: str | None) -> str:
         from etils import epath
 
-        root = epath.Path(_data_dir(data_dir)).expanduser().resolve()
+        root = epath.Path(data_folder(data_dir)).expanduser().resolve()
         prepared = root / self.name.replace(":", "/")
         if not (prepared / "dataset_info.json").exists():
             self._prepare(os.fspath(root))
@@ -128,13 +128,13 @@ class Tfds:
         return f"{self.name.replace('/', '-').replace(':', '-')}-{digest[:12]}"
 
     def decode(self, data_dir: str | None) -> Dataset:
-        data_dir = os.path.expanduser(_data_dir(data_dir))
+        data_dir = os.path.expanduser(data_folder(data_dir))
         try:
             train, test = (self._read(split, data_dir) for split in (self.train, self.test))
         except Exception as error:  # array_record, the image decoders and TFDS each raise their own kinds
             raise UserError(
                 f"--data_dir={data_dir} (TFDS_DATA_DIR): the copy of {self.name} there cannot be read as "
-                f"array_record ({_one_line(error)}); prepare it again or point --data_dir at a good copy"
+                f"array_record ({one_line(error)}); prepare it again or point --data_dir at a good copy"
             ) from error
         return Dataset(*train, *test, classes=self.classes)
 
@@ -165,7 +165,7 @@ class Tfds:
             needs = '; to download: pip install -e ".[download]"' if isinstance(error, ImportError) else ""
             raise UserError(
                 f"--dataset={self.name.split(':')[0]}: no prepared copy of {self.name} under "
-                f"--data_dir={data_dir} (TFDS_DATA_DIR), preparing one failed ({_one_line(error)}{needs}); "
+                f"--data_dir={data_dir} (TFDS_DATA_DIR), preparing one failed ({one_line(error)}{needs}); "
                 "point --data_dir at a folder that holds it, or use --dataset=digits, which needs none"
             ) from error
 
@@ -200,14 +200,14 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
         try:
             return _map(entry)
         except (OSError, ValueError) as error:
-            logging.warning("%s: damaged cache, rebuilding it (%s)", entry, _one_line(error))
+            logging.warning("%s: damaged cache, rebuilding it (%s)", entry, one_line(error))
             _discard(entry)
     dataset = source.decode(data_dir)
     try:
         _store(dataset, entry)
         return _map(entry)
     except (OSError, ValueError) as error:
-        logging.warning("%s: cannot cache the decoded data, going on without (%s)", entry, _one_line(error))
+        logging.warning("%s: cannot cache the decoded data, going on without (%s)", entry, one_line(error))
         return dataset
 
 
@@ -222,7 +222,7 @@ def _map(entry: Path) -> Dataset:
         classes, files = int(manifest["classes"]), manifest["files"]
         expected = {name: (files[name]["bytes"], files[name]["checksum"]) for name in _ARRAYS}
     except (KeyError, TypeError) as error:
-        raise ValueError(f"manifest.json: {_one_line(error)}") from error
+        raise ValueError(f"manifest.json: {one_line(error)}") from error
     for name, facts in expected.items():
         if facts != _facts(entry / f"{name}.npy"):
             raise ValueError(f"{name}.npy differs from its manifest")
@@ -405,11 +405,13 @@ def normalise(
 # Small helpers.
 
 
-def _data_dir(data_dir: str | None) -> str:
+def data_folder(data_dir: str | None) -> str:
+    """`data_dir`, else `$TFDS_DATA_DIR`, else the folder that tensorflow-datasets uses by itself."""
     return data_dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DATA_DIR
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Kind and message of an error, of at most 160 characters, without line breaks."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= 160 else text[:157] + "..."
 

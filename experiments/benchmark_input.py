@@ -1,0 +1,189 @@
+"""How many images a second the input of ImageNet decodes: for each core, and beside what decoding alone allows.
+
+    python -m experiments.benchmark_input            # a minute
+
+The images are noise with the 1/f spectrum of photographs, 500×375 at JPEG quality 90, about the bytes of ImageNet's.
+`stream` reads them from a prepared array_record set, as training does. The rate of a core counts the CPU time of all
+threads, so that other programs on the machine disturb it little. Writes WORKDIR/benchmark_input.csv.
+"""
+
+import io
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from absl import flags
+from jaxtyping import UInt8
+from PIL import Image
+
+from experiments import cli
+from wsn import stream
+from wsn.errors import UserError
+
+EXPERIMENT = "benchmark_input"
+COLUMNS = ["what", "threads", "cpu_milliseconds", "images_per_second_per_core", "images_per_second"]
+WIDTH, HEIGHT, QUALITY, BATCH = 500, 375, 90, 64
+SET = stream.Images("photos:1.0.0", classes=10, test="train")
+
+
+def photo(seed: int, width: int = WIDTH, height: int = HEIGHT) -> UInt8[np.ndarray, "height width 3"]:
+    """Noise whose amplitude falls as 1 / frequency, mostly common to the three channels."""
+    random = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = np.inf
+    noise = random.normal(size=(1, height, width)) + 0.5 * random.normal(size=(3, height, width))
+    image = np.fft.irfft2(np.fft.rfft2(noise) / frequency, (height, width))
+    scaled = 120 + 50 * image / image.std()
+    return np.moveaxis(np.clip(scaled, 0, 255).astype(np.uint8), 0, -1)
+
+
+def jpeg(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()
+
+
+def prepare(
+    folder: Path, name: str, classes: int, splits: Mapping[str, Sequence[Mapping]], shards: int = 2
+) -> None:
+    """Write a set with ImageNet's features as array_record, as tensorflow-datasets would, but without TensorFlow.
+
+    Args:
+      name: `name:version`.
+      splits: examples with `image` (encoded), `label` and `file_name`, at least one for each shard.
+    """
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(num_classes=classes),
+            "file_name": tfds.features.Text(),
+        }
+    )
+    home = folder / name.replace(":", "/")
+    home.mkdir(parents=True)
+    infos = []
+    for split, examples in splits.items():
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=home, dataset_name=name.split(":")[0], split=split, filetype_suffix="array_record"
+        )
+        parts = [
+            examples[len(examples) * k // shards : len(examples) * (k + 1) // shards] for k in range(shards)
+        ]
+        for shard, part in enumerate(parts):
+            path = template.sharded_filepath(shard_index=shard, num_shards=shards)
+            writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
+            for example in part:
+                writer.write(features.serialize_example(features.encode_example(example)))
+            writer.close()
+        lengths = [len(part) for part in parts]
+        infos.append(
+            tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=0, filename_template=template)
+        )
+    tfds.folder_dataset.write_metadata(data_dir=home, features=features, split_infos=infos, check_data=False)
+
+
+def measure(what: str, threads: int, images: int, work: Callable[[], None], repeats: int) -> dict:
+    """A row of the table, from the medians over the repeats after one warm-up."""
+    cpu, wall = [], []
+    for _ in range(repeats + 1):
+        start = time.process_time(), time.perf_counter()
+        work()
+        cpu.append(time.process_time() - start[0])
+        wall.append(time.perf_counter() - start[1])
+    seconds = float(np.median(cpu[1:])) / images
+    return {
+        "what": what,
+        "threads": threads,
+        "cpu_milliseconds": 1e3 * seconds,
+        "images_per_second_per_core": 1 / seconds,
+        "images_per_second": images / float(np.median(wall[1:])),
+    }
+
+
+def measure_parts(encoded: Sequence[bytes], repeats: int) -> list[dict]:
+    """Decoding alone, resizing alone, and both as the stream has them; on one thread, from memory."""
+    count = len(encoded)
+    decoded = [Image.open(io.BytesIO(x)).convert("RGB") for x in encoded]
+    numbers = stream.uniforms(0, 0, count)[:, : stream.ATTEMPTS]
+
+    def opencv() -> None:
+        for x in encoded:
+            cv2.imdecode(np.frombuffer(x, np.uint8), cv2.IMREAD_COLOR)
+
+    def pillow() -> None:
+        for x in encoded:
+            Image.open(io.BytesIO(x)).convert("RGB")
+
+    def resize() -> None:
+        for image in decoded:
+            image.resize(stream.resized(*image.size), Image.Resampling.BILINEAR)
+
+    def train() -> None:
+        for x, uniform in zip(encoded, numbers, strict=True):
+            stream.decode(x, partial(stream.random_box, uniform=uniform))
+
+    def test() -> None:
+        for x in encoded:
+            stream.decode(x, stream.centre_box)
+
+    parts = {
+        "JPEG alone, OpenCV": opencv,
+        "JPEG alone, Pillow": pillow,
+        "resize to 256 alone": resize,
+        "training image": train,
+        "test image": test,
+    }
+    return [measure(what, 1, count, work, repeats) for what, work in parts.items()]
+
+
+def measure_stream(folder: Path, images: int, threads: int, repeats: int) -> dict:
+    """Epochs of the prepared set, start to end, on so many threads."""
+    opened = SET.open(str(folder), threads)
+
+    def epoch() -> None:
+        for _ in opened.train(0, BATCH, seed=0):
+            pass
+
+    return measure("stream", threads, images, epoch, repeats)
+
+
+def main() -> None:
+    threads = cli.integers("threads") or tuple(sorted({1, stream.usable_cores()}))
+    images, repeats = cli.FLAGS.images, cli.FLAGS.repeats
+    if min(threads) < 1:
+        raise UserError(f"--threads={','.join(map(str, threads))}: give at least 1")
+    if images < BATCH:
+        raise UserError(f"--images={images}: give at least {BATCH}, a batch")
+    if repeats < 5:
+        raise UserError(f"--repeats={repeats}: a median wants at least 5")
+    cv2.setNumThreads(1)
+    print(f"making {images} images …", file=sys.stderr, flush=True)
+    encoded = [jpeg(photo(seed)) for seed in range(images)]
+    rows = measure_parts(encoded, repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        examples = [
+            {"image": image, "label": i % 10, "file_name": f"{i}.JPEG"} for i, image in enumerate(encoded)
+        ]
+        prepare(Path(folder), SET.name, SET.classes, {"train": examples})
+        rows += [measure_stream(Path(folder), images, count, repeats) for count in threads]
+    cli.print_table(rows, COLUMNS)
+    size = np.mean([len(x) for x in encoded]) / 1e3
+    print(f"{stream.usable_cores()} CPU cores; {WIDTH}×{HEIGHT} JPEGs of {size:.0f} kB on average")
+    print("wrote", cli.write_table(EXPERIMENT, rows, COLUMNS))
+
+
+if __name__ == "__main__":
+    cli.define_output_flags(EXPERIMENT)
+    flags.DEFINE_list("threads", "", "Threads of the stream, comma-separated (default: 1 and all cores).")
+    flags.DEFINE_integer("images", 128, "How many images to make.")
+    flags.DEFINE_integer("repeats", 5, "Repeats of each measurement (medians are reported).")
+    cli.run(main)
