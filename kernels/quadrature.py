@@ -33,7 +33,7 @@ ANGLES = (144, 432, 1296, 3888)  # each grid contains the one before it
 SIZES = (12, 28, 56, 112, 196, 280, 392, 560)
 TOGETHER = 4  # angles whose sums over coordinates are computed together, in cache
 AXIS_CLUSTER = 0.2  # node spacing at the axes and diagonals, where images have their near-singularities
-ROUNDING = 1e-16  # in F_2 over sum c^4 / p, as measured
+ROUNDING = 1e-16  # relative to sum c^2 in F_1, to sum c^4 / p in F_2: as measured
 NEAR_PARALLEL = 1e-5  # below this |x/|x| -+ y/|y|| the limit is exact to 1e-9
 
 
@@ -46,12 +46,13 @@ class Coordinates(NamedTuple):
 
 
 class Result(NamedTuple):
-    """In units of (|x||y|)^l, each of shape (pairs, connectivities)."""
+    """In units of (|x||y|)^l, each of shape (pairs, connectivities); more angles mean less error, more rounding."""
 
     k1_excess: Array
     k2: Array
     k1_error: Array
     k2_error: Array
+    k1_rounding: Array
     k2_rounding: Array
 
 
@@ -82,14 +83,14 @@ def _directions(angles: int, closeness: Array) -> Array:
     return _amplitude(clustered, closeness)
 
 
-def _principal_weights(direction: Array) -> tuple[Array, Array]:
+def _principal_weights(direction: Array) -> Array:
     """Weights of F_1, F_2 in the brackets of 4 K_l: 1/2 PV int cot t dH_l(t) with their prefactors."""
     count = direction.shape[-1]
     cotangent = 1 / jnp.tan(direction)
     derivative = jnp.fft.rfft(cotangent) * 1j * jnp.arange(count // 2 + 1).at[-1].set(0)
     weights = -jnp.fft.irfft(derivative, count) * 2 * jnp.pi / count  # by parts, and on the grid exactly so
     odd = weights / jnp.sin(direction)  # the odd part of F_2 / sin t is what counts, and the weights are even
-    return 4 / jnp.pi**2 * weights, -16 / jnp.pi**2 * (odd - odd[::-1])
+    return jnp.stack([4 / jnp.pi**2 * weights, -16 / jnp.pi**2 * (odd - odd[::-1])])
 
 
 def _collinear_masks(
@@ -118,12 +119,22 @@ def _collinear_masks(
 
 
 def _circle_functions(
-    x: Array, y: Array, count: Array, p: Array, direction: Array, logarithms: Array, lines: tuple[Array, Array]
-) -> tuple[Array, Array, Array]:
-    """F_1 and F_2 without collinear masks, (connectivities, angles), and the scale of rounding errors in F_2."""
+    x: Array,
+    y: Array,
+    count: Array,
+    p: Array,
+    direction: Array,
+    logarithms: Array,
+    lines: tuple[Array, Array],
+) -> tuple[Array, Array]:
+    """F_1 and F_2 without collinear masks, (2, connectivities, angles), and the scales of their rounding errors."""
     lengths2 = x * x + y * y
     largest = jnp.max(lengths2)
-    x, y, lengths2 = x / jnp.sqrt(largest), y / jnp.sqrt(largest), jnp.where(lengths2 > 0, lengths2 / largest, 1)
+    x, y, lengths2 = (
+        x / jnp.sqrt(largest),
+        y / jnp.sqrt(largest),
+        jnp.where(lengths2 > 0, lengths2 / largest, 1),
+    )
     log_lengths2 = jnp.log(lengths2)
 
     def sums(cosine_sine: Array) -> tuple[Array, ...]:
@@ -141,7 +152,8 @@ def _circle_functions(
     p = p[:, None]
     f1 = largest / (4 * p) * first - line1.T / 4
     f2 = largest**2 / (8 * p**2) * second + line2.T / 16
-    return f1, f2, largest**2 * totals[2] / p
+    scale1, scale2 = largest * totals[1], largest**2 * totals[2] / p
+    return jnp.stack([f1, f2]), jnp.stack([jnp.broadcast_to(scale1, f1.shape), scale2])
 
 
 def _one_pair(x: Array, y: Array, count: Array, p: Array, logarithms: Array, angles: int) -> Result:
@@ -150,11 +162,13 @@ def _one_pair(x: Array, y: Array, count: Array, p: Array, logarithms: Array, ang
     closeness = jnp.clip(2 * jnp.minimum(apart, sum_) / jnp.maximum(apart, sum_), NEAR_PARALLEL, 1)
     direction = _directions(angles, closeness)
     lines, (bracket1, bracket2) = _collinear_masks(x, y, count, p)
-    f1, f2, scale = _circle_functions(x, y, count, p, direction, logarithms, lines)
-
-    (weights1, weights2), (coarse1, coarse2) = map(_principal_weights, (direction, direction[1::3]))
-    fine = f1 @ weights1, f2 @ weights2
-    coarse = f1[:, 1::3] @ coarse1, f2[:, 1::3] @ coarse2
+    values, scales = _circle_functions(x, y, count, p, direction, logarithms, lines)
+    weights = _principal_weights(direction)
+    fine = jnp.einsum("lpt,lt->lp", values, weights)
+    coarse = jnp.einsum("lpt,lt->lp", values[..., 1::3], _principal_weights(direction[1::3]))
+    # Errors fall at least as the square of the spacing: an eighth of the difference, a quarter in K.
+    errors = jnp.abs(fine - coarse) / 32
+    rounding = ROUNDING * jnp.linalg.norm(scales * weights[:, None], axis=-1)
     cosine, sine, arc = -jnp.cos(supplement), jnp.sin(supplement), supplement - jnp.pi / 2
     m40, m31, m22, m13, m04 = (count @ (x**k * y ** (4 - k)) for k in (4, 3, 2, 1, 0))
     odds = (1 - p) / p
@@ -163,10 +177,10 @@ def _one_pair(x: Array, y: Array, count: Array, p: Array, logarithms: Array, ang
     return Result(
         k1_excess=(fine[0] + bracket1) / 4,
         k2=k2_dense + (odds * (3 * m22 + fourth / jnp.pi) + fine[1] + bracket2) / 4,
-        # Errors fall at least as the square of the spacing: an eighth of the difference, a quarter in K.
-        k1_error=jnp.abs(fine[0] - coarse[0]) / 32,
-        k2_error=jnp.abs(fine[1] - coarse[1]) / 32,
-        k2_rounding=ROUNDING * jnp.linalg.norm(scale * weights2, axis=1),
+        k1_error=errors[0],
+        k2_error=errors[1],
+        k1_rounding=rounding[0],
+        k2_rounding=rounding[1],
     )
 
 

@@ -3,9 +3,9 @@
 In: squares c_i^2 at many angles, connectivities. Out: the two integrals that `kernels.quadrature` needs.
 Source: the representation is derived in BUILD.md.
 
-The logarithm of the product is a sum over coordinates of one function of log r + log c_i^2, analytic in a strip of
-half-width pi/2 (a little less near p = 1). Chebyshev polynomials of log c_i^2 on a few bins represent it to rounding, so
-the coordinates enter through their Chebyshev *moments*, which know neither r nor p. What is left is one matrix
+The logarithm of the product is a sum over coordinates of one function of log r + log c_i^2, analytic in a strip
+of half-width pi/2 (less near p = 1). Chebyshev polynomials of log c_i^2 on a few bins represent it to rounding,
+so the coordinates enter through their Chebyshev *moments*, which know neither r nor p. What is left is one matrix
 product of moments and a table that knows nothing but r and p.
 """
 
@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64
 
-STEP = 0.4  # in log r: the error of the trapezoid is about exp(-pi^2 / STEP) = 2e-11
-BELOW, ABOVE = 32, 64  # radial nodes below and from START on
+STEP = 0.32  # in log r: the error of the trapezoid is about exp(-pi^2 / STEP) = 4e-14
+BELOW, ABOVE = 40, 80  # radial nodes below and from START on
 START = 0.25  # r times the largest |(x_i, y_i)|^2; up to it the logarithm is a short power series
 ORDER = 12  # of that series, whose radius of convergence is at least pi
 RADII = START * np.exp(STEP * np.arange(-BELOW, ABOVE))
 BIN, BINS = 1.2, 20  # in log c^2: smaller squares than exp(-24) of the largest count as exp(-24)
-DEGREES = 16  # of Chebyshev polynomials on a bin: the error falls 5-fold with each (near p = 1, 2- to 3-fold)
+DEGREES = 18  # of Chebyshev polynomials on a bin: the error falls 5-fold with each (near p = 1, 2- to 3-fold)
 
 
 def _cumulants(p: np.ndarray) -> np.ndarray:
@@ -35,7 +35,7 @@ def _cumulants(p: np.ndarray) -> np.ndarray:
     return np.stack(rows[1:])
 
 
-def table(p: Float[np.ndarray, "connectivities"]) -> Float64[np.ndarray, "values moments"]:
+def table(p: Float[np.ndarray, " connectivities"]) -> Float64[np.ndarray, "values moments"]:
     """What a moment adds to the logarithm at each of RADII and p: log(1 - p + p exp(-z)) less its leading terms.
 
     Below START these are -p z + p (1-p) z^2 / 2, from START on only -p z.
@@ -48,7 +48,9 @@ def table(p: Float[np.ndarray, "connectivities"]) -> Float64[np.ndarray, "values
         whole = np.maximum(np.log1p(p * np.expm1(-z[BELOW:])), -z[BELOW:]) + p * z[BELOW:]
     series = z[:BELOW] ** 3 * np.polynomial.polynomial.polyval(z[:BELOW], _cumulants(p), tensor=False)
     values = np.concatenate([series, whole])  # (radii, connectivities, bins, points)
-    transform = np.cos(points[:, None] * np.arange(DEGREES)) * np.where(np.arange(DEGREES) > 0, 2, 1) / DEGREES
+    transform = (
+        np.cos(points[:, None] * np.arange(DEGREES)) * np.where(np.arange(DEGREES) > 0, 2, 1) / DEGREES
+    )
     return (values @ transform).reshape(-1, BINS * DEGREES)
 
 
@@ -60,7 +62,9 @@ def _chebyshev(argument: Array) -> Array:
     return jnp.stack(rows)
 
 
-def moments(logarithm: Float[Array, " coordinates"], count: Float[Array, " coordinates"]) -> Float[Array, " moments"]:
+def moments(
+    logarithm: Float[Array, " coordinates"], count: Float[Array, " coordinates"]
+) -> Float[Array, " moments"]:
     """Chebyshev moments, bin by bin, of the logarithms (at most 0) of the squares at one angle."""
     depth = jnp.clip(-logarithm / BIN, 0, BINS * (1 - 1e-15))
     place = jnp.floor(depth)

@@ -111,34 +111,37 @@ def _in_chunks(
 def _quadrature(x: np.ndarray, y: np.ndarray, p: np.ndarray, tolerance: float) -> _Units:
     """Refine the angular grid of each pair until its own estimate meets the tolerance at every connectivity.
 
-    Of two grids the one with the smaller estimate is kept: the coarser, where the finer only added rounding.
+    More angles do not help where rounding is the larger part of the estimate. Of two grids the one with the
+    smaller estimate is kept: the coarser, where the finer only added rounding.
     """
     shape = (len(x), len(p))
     best = _Units(np.zeros(shape), np.zeros(shape), np.full(shape, np.inf), np.full(shape, np.inf))
     size = ((x != 0) | (y != 0)).sum(axis=1)
     pending = np.argsort(size, kind="stable")  # pairs of like size share a chunk, and so its padding
     chunk = 1 if jax.default_backend() == "cpu" else 32  # always full: one shape, one compilation
-    logarithms = radial.table(p)
+    padded = np.concatenate([p, np.full(-len(p) % 5, p[-1])])  # few shapes, few compilations
+    logarithms = radial.table(padded)
     # With few survivors the integrand is rough, and the first grid would be thrown away for almost all pairs.
     for angles in quadrature.ANGLES[1 if p.min() * size.mean() < 20 else 0 :]:
 
         def integrate(rows: np.ndarray, angles: int = angles) -> quadrature.Result:
             rows = np.resize(rows, chunk)
             with jax.enable_x64(True):
-                result = quadrature.integrate(quadrature.pack(x[rows], y[rows]), p, logarithms, angles)
-                return jax.tree.map(np.asarray, result)
+                result = quadrature.integrate(quadrature.pack(x[rows], y[rows]), padded, logarithms, angles)
+                return jax.tree.map(lambda leaf: np.asarray(leaf)[:, : len(p)], result)
 
+        unmet = np.zeros(len(x), bool)
         for rows, result in _in_chunks(integrate, pending, chunk):
-            for value, error in ((0, 2), (1, 3)):
-                better = result[error][: len(rows)] < best[error][rows]
-                for field in (value, error):
-                    best[field][rows] = np.where(better, result[field][: len(rows)], best[field][rows])
-        unmet = np.maximum(best.k1_error, best.k2_error)[pending].max(axis=1) > tolerance
-        pending = pending[unmet]
+            for value, error, rounding in ((0, 2, 4), (1, 3, 5)):
+                new, error, rounding = (result[field][: len(rows)] for field in (value, error, rounding))
+                better = error + rounding < best[value + 2][rows]
+                best[value][rows] = np.where(better, new, best[value][rows])
+                best[value + 2][rows] = np.where(better, error + rounding, best[value + 2][rows])
+                unmet[rows] |= ((best[value + 2][rows] > tolerance) & (error > rounding)).any(axis=1)
+        pending = pending[unmet[pending]]
         if not len(pending):
             break
-    # Rounding in F_2 grows as 1/p (K_2 itself does, where few weights are left) and 100-fold at the poles.
-    return best._replace(k1_error=best.k1_error + ROUNDING, k2_error=best.k2_error + 100 * ROUNDING / p)
+    return best._replace(k1_error=best.k1_error + ROUNDING, k2_error=best.k2_error + ROUNDING / p)
 
 
 def sparse_kernels(
