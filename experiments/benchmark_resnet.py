@@ -1,0 +1,223 @@
+"""How fast ResNet-18 trains, as ratios within one run: masked against unmasked, ours against PyTorch and the machine.
+
+    python -m experiments.benchmark_resnet           # minutes; PyTorch is compared if it is installed
+
+Steps of the paper's recipe on 32 × 32 images that lie on the device, augmented there. PyTorch's: the same network in
+channels-last, the same augmentation left out (in its favour), bfloat16 by autocast, `torch.compile` on a GPU. All
+candidates of one setting take turns; medians. `matrix product` is the time that the step's arithmetic takes at the
+device's own matrix-product rate. Defaults: on a CPU widths 8 and 18, batch 128, float32; on a GPU widths 18 and 64,
+batches 128 and 512, float32 and bfloat16. Writes WORKDIR/benchmark_resnet.csv and .png.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+from experiments import cli
+from experiments.benchmark import interleaved
+from wsn import batches, family, models, plan, tasks, train
+from wsn.errors import UserError
+from wsn.spec import Group, Spec
+
+EXPERIMENT = "benchmark_resnet"
+COLUMNS = [
+    "width",
+    "batch",
+    "dtype",
+    "what",
+    "milliseconds",
+    "images_per_second",
+    "seconds_per_epoch",
+    "reference",
+    "reference_milliseconds",
+    "ratio",
+    "gflops",
+]
+IMAGE, CLASSES, TRAIN, BASE_WIDTH, EPOCH = (32, 32, 3), 100, 2048, 8, 50_000
+
+
+def network(width: int, batch: int, dtype: Any) -> Spec:
+    """The sparse network of the family of width 8, by the recipe of Appendix A."""
+    template = Spec(
+        dataset="cifar100",
+        model="resnet18",
+        width=width,
+        epochs=1,
+        batch_size=batch,
+        learning_rate=0.1,
+        momentum=0.9,
+        weight_decay=5e-4,
+        augmentation="crop_flip",
+        compute_dtype=dtype,
+    )
+    if width == BASE_WIDTH:
+        return template
+    return family.sparse(template, BASE_WIDTH, [width], shapes, "largest_first")[0]
+
+
+def shapes(width: int) -> dict[str, tuple[int, ...]]:
+    spec = Spec(dataset="cifar100", model="resnet18", width=width, epochs=1, batch_size=1, learning_rate=1.0)
+    return models.build(spec, IMAGE, CLASSES).shapes
+
+
+def wsn_step(spec: Spec, *, masked: bool) -> tuple[Callable[[], None], float]:
+    """A step as `wsn.train` makes it, and its FLOPs by XLA's count; the state goes on from call to call."""
+    model = models.build(spec, IMAGE, CLASSES)
+    task, optimizer = tasks.classification(model), train.optimizer(spec, 1)
+    members = train.initial_members(Group((spec,), (0,)), model, optimizer)
+    member = jax.tree.map(lambda x: jnp.asarray(x[0]), members if masked else members._replace(keep={}))
+    mean = np.full((1, 1, 3), 120, np.float32)
+    take = batches.take_augmented(batches.crop_flip, mean, mean / 2)
+    step = train.make_step(task, optimizer)
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (TRAIN, *IMAGE), dtype=np.uint8)
+    data = batches.Examples(jnp.asarray(images), jnp.asarray(random.integers(0, CLASSES, TRAIN), jnp.int32))
+    rows = batches.shuffled(jax.random.key(0), 0, examples=TRAIN, batch_size=spec.batch_size, noisy=True)
+    row = jax.tree.map(lambda x: x[0], rows)
+    compiled = (
+        jax.jit(lambda m, r, d: step(m, take(d, r)), donate_argnums=0).lower(member, row, data).compile()
+    )
+    state = [member]
+
+    def run() -> None:
+        state[0], _ = compiled(state[0], row, data)
+        jax.block_until_ready(state[0])
+
+    return run, (compiled.cost_analysis() or {}).get("flops", float("nan"))
+
+
+def torch_step(spec: Spec) -> Callable[[], None] | None:
+    """The same step in PyTorch on the same device; None where torch is not installed."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    plain = torch_network(torch, spec.width).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(plain.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
+    network = torch.compile(plain) if device == "cuda" else plain
+    x = torch.randn(spec.batch_size, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+    y = torch.randint(0, CLASSES, (spec.batch_size,), device=device)
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=spec.compute_dtype == "bfloat16"):
+            loss = torch.nn.functional.cross_entropy(network(x).float(), y)
+        loss.backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def torch_network(torch: Any, width: int) -> Any:
+    """ResNet-18 for small images in PyTorch."""
+    nn = torch.nn
+
+    def conv(inputs: int, outputs: int, size: int, stride: int) -> Any:
+        layer = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
+        return nn.Sequential(layer, nn.BatchNorm2d(outputs))
+
+    class Block(nn.Module):  # type: ignore[name-defined]
+        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+            super().__init__()
+            self.first, self.second = conv(inputs, outputs, 3, stride), conv(outputs, outputs, 3, 1)
+            self.shortcut = conv(inputs, outputs, 1, stride) if inputs != outputs else nn.Identity()
+
+        def forward(self, x: Any) -> Any:
+            return torch.relu(self.second(torch.relu(self.first(x))) + self.shortcut(x))
+
+    layers, inputs = [conv(3, width, 3, 1), nn.ReLU()], width
+    for stage in range(4):
+        outputs = width * 2**stage
+        layers += [Block(inputs, outputs, 2 if stage else 1), Block(outputs, outputs, 1)]
+        inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, CLASSES))
+
+
+def measure(width: int, batch: int, dtype: str, repeats: int) -> list[dict]:
+    """All comparisons of one setting."""
+    spec = network(width, batch, dtype)
+    ours, flops = wsn_step(spec, masked=bool(spec.kept))
+    candidates: dict[str, Callable[[], None]] = {"ours": ours}
+    if spec.kept:
+        candidates["unmasked"] = wsn_step(spec, masked=False)[0]
+    if (theirs := torch_step(spec)) is not None:
+        candidates["PyTorch"] = theirs
+    rates: list[float] = []
+    seconds = interleaved(candidates | {"rate": lambda: rates.append(plan.matrix_rate(0.2))}, repeats)
+    references = {name: seconds[name] for name in candidates if name != "ours"}
+    references["matrix product"] = flops / np.array(rates[1:])
+    time = float(np.median(seconds["ours"]))
+    return [
+        {
+            "width": width,
+            "batch": batch,
+            "dtype": dtype,
+            "what": "masked step" if spec.kept else "dense step",
+            "milliseconds": 1e3 * time,
+            "images_per_second": batch / time,
+            "seconds_per_epoch": EPOCH / batch * time,
+            "reference": name,
+            "reference_milliseconds": 1e3 * float(np.median(reference)),
+            "ratio": float(np.median(seconds["ours"] / reference)),
+            "gflops": flops / time / 1e9,
+        }
+        for name, reference in references.items()
+    ]
+
+
+def draw(rows: Sequence[dict]) -> Figure:
+    """Time of our step over that of each reference, a group of bars for each setting."""
+    figure = Figure(figsize=(8.0, 4.0), layout="constrained")
+    axes = figure.subplots()
+    settings = list(dict.fromkeys((r["width"], r["batch"], r["dtype"]) for r in rows))
+    names = list(dict.fromkeys(r["reference"] for r in rows))
+    for i, name in enumerate(names):
+        found = [r for r in rows if r["reference"] == name]
+        places = [settings.index((r["width"], r["batch"], r["dtype"])) + 0.25 * i for r in found]
+        bars = axes.bar(places, [r["ratio"] for r in found], 0.23, label=name)
+        axes.bar_label(bars, fmt="%.2f", fontsize=8)
+    axes.axhline(1.0, color="0.4", linewidth=0.8)
+    labels = [f"width {width}\nbatch {batch}\n{dtype}" for width, batch, dtype in settings]
+    axes.set_xticks(np.arange(len(settings)) + 0.25 * (len(names) - 1) / 2, labels)
+    axes.set(ylabel="time of our step / time of the reference", title=f"ResNet-18, {cli.machine()}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def main() -> None:
+    if cli.FLAGS.repeats < 5:
+        raise UserError(f"--repeats={cli.FLAGS.repeats}: a median wants at least 5")
+    gpu = jax.default_backend() != "cpu"
+    widths = cli.integers("widths") if cli.FLAGS.widths else ((18, 64) if gpu else (8, 18))
+    sizes = cli.integers("batch_sizes") if cli.FLAGS.batch_sizes else ((128, 512) if gpu else (128,))
+    dtypes = cli.FLAGS.dtypes or (["float32", "bfloat16"] if gpu else ["float32"])
+    rows = []
+    for setting in [(width, batch, dtype) for width in widths for batch in sizes for dtype in dtypes]:
+        network(*setting)  # a width that cannot hold the budget shows before anything is measured
+        print("width {}, batch {}, {} …".format(*setting), file=sys.stderr, flush=True)
+        rows += measure(*setting, cli.FLAGS.repeats)
+    cli.print_table(rows, COLUMNS)
+    if not any(r["reference"] == "PyTorch" for r in rows):
+        print("torch is not installed, so PyTorch was not compared")
+    print("wrote", cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(rows)))
+
+
+if __name__ == "__main__":
+    cli.define_output_flags(EXPERIMENT)
+    flags.DEFINE_list("widths", None, "Widths to measure, comma-separated.")
+    flags.DEFINE_list("batch_sizes", None, "Examples of a step, comma-separated.")
+    flags.DEFINE_list("dtypes", None, "Types of the products: float32, bfloat16.")
+    flags.DEFINE_integer("repeats", 7, "Repeats of each measurement (medians are reported).")
+    cli.run(main)
