@@ -148,6 +148,10 @@ def tune(preset: Preset, specs: Mapping[str, Sequence[Spec]]) -> Mapping[str, Ra
     Validation examples are held out of the training split and lie outside the training subset. Writes
     learning_rates.csv. None after a --dry_run.
     """
+    if cli.FLAGS.shard:
+        raise UserError(
+            "--shard: --tune_lr compares all networks; tune without --shard, or give --learning_rate"
+        )
     grid = 2.0 ** np.arange(-3.0, 3.5, 0.5)
     candidates = {}
     for kind, members in specs.items():
@@ -188,8 +192,9 @@ def tune(preset: Preset, specs: Mapping[str, Sequence[Spec]]) -> Mapping[str, Ra
 
 
 def table(preset: Preset, specs: Mapping[str, Sequence[Spec]], results: Sequence[runs.Result]) -> list[dict]:
-    """A row per network; the base network stands under both kinds."""
+    """A row per network that has been trained; the base network stands under both kinds."""
     shapes = cli.shapes_of(template(preset))
+    trained = {result.spec for result in results}
     return [
         {
             "kind": kind,
@@ -202,6 +207,7 @@ def table(preset: Preset, specs: Mapping[str, Sequence[Spec]], results: Sequence
         | cli.summary([r for r in results if r.spec == spec])
         for kind, members in specs.items()
         for spec in members
+        if spec in trained
     ]
 
 
@@ -213,10 +219,12 @@ def draw(rows: Sequence[dict], preset: Preset) -> Figure:
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes: Axes = figure.subplots()
     accuracies = [row["test_accuracy_mean"] for row in rows if not math.isnan(row["test_accuracy_mean"])]
-    base = next(row["test_accuracy_mean"] for row in rows if row["kind"] == "dense")
+    base = next((row for row in rows if row["kind"] == "dense"), rows[0])["test_accuracy_mean"]
     floor = base - 0.35 * (max(accuracies, default=1.0) - base)
     for kind, marker in (("dense", "o"), ("sparse", "x")):
         points = [row for row in rows if row["kind"] == kind]
+        if not points:
+            continue
         seen = [row for row in points if not row["test_accuracy_mean"] < floor]
         axes.errorbar(
             [row["width"] for row in seen],
@@ -268,6 +276,8 @@ def _span(values: Sequence[int]) -> str:
 def verdict(rows: Sequence[dict]) -> str:
     """The answer in a line: the best sparse network against the dense one of the same weight count."""
     sparse = [row for row in rows if row["kind"] == "sparse"]
+    if not sparse:
+        return "No sparse network has been trained yet."
     base = min(sparse, key=lambda row: row["width"])
     best = max(
         sparse, key=lambda row: -1.0 if math.isnan(row["test_accuracy_mean"]) else row["test_accuracy_mean"]
