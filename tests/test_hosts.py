@@ -178,7 +178,9 @@ def test_the_three_flags_go_together(mode, given):
         hosts.join(mode, *given)
 
 
-def test_a_process_that_finds_no_others_says_so():
+def test_a_process_that_finds_no_others_says_so(monkeypatch):
+    for name in ("KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="^--distributed=on: cannot join [^\n]*--coordinator[^\n]*$"):
         hosts.join("on", None, None, None)
 

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -186,6 +187,16 @@ def test_a_record_says_what_was_trained_by_what_and_where(tmp_path, trained):
     assert [(m["spec"], m["seed"], m["status"]) for m in members] == [(0, 0, "finished"), (0, 1, "finished")]
     assert all(len(m[name]) == 3 for m in members for name in tiny.CURVES)
     assert files(runs.directory(tmp_path, group())) == {"group.json", "record.jsonl"}
+
+
+def test_the_commit_of_an_enclosing_repository_is_not_ours(tmp_path, monkeypatch):
+    author = "-c", "user.name=a", "-c", "user.email=a@example.org"
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    subprocess.run(["git", "-C", tmp_path, *author, "commit", "-q", "--allow-empty", "-m", "a"], check=True)
+    for package, commit in ((tmp_path / "lib" / "wsn", "unknown"), (tmp_path / "wsn", "[0-9a-f]{40}")):
+        package.mkdir(parents=True)
+        monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
+        assert re.fullmatch(commit, runs._commit.__wrapped__())
 
 
 def test_a_group_that_diverges_in_part_is_finished(tmp_path, monkeypatch):
