@@ -1,11 +1,15 @@
 """What every experiment shares: flags, errors in one line, training a list of groups, CSV, figure and command."""
 
+import contextlib
 import csv
 import dataclasses
 import os
+import re
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -16,9 +20,9 @@ from absl import app, flags, logging
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from wsn import data, models, plan, runs
+from wsn import data, hosts, models, plan, runs
 from wsn.data import Splits
-from wsn.errors import UserError
+from wsn.errors import Preempted, UserError
 from wsn.files import replacing
 from wsn.progress import LINE_SECONDS, Progress
 from wsn.shapes import Shapes
@@ -69,26 +73,73 @@ def define_training_flags(presets: Mapping[str, Any], preset: str) -> None:
     flags.DEFINE_boolean(
         "dry_run", False, "Print the plan (networks, weights, FLOPs, memory, time) and stop."
     )
-    flags.DEFINE_float("checkpoint_seconds", 30.0, "Least time between two checkpoints of a group.")
+    flags.DEFINE_float(
+        "checkpoint_seconds",
+        30.0,
+        "Least time between two checkpoints of a group. SIGTERM makes one after the epoch, and exit code 75.",
+    )
+    flags.DEFINE_string("shard", None, "i/n: train the i-th of n shares of the networks, i from 1 to n.")
+    flags.DEFINE_enum(
+        "distributed",
+        "auto",
+        ["auto", "on", "off"],
+        "One run over several processes. auto: where srun started several tasks, and on TPU pods.",
+    )
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing is found out by itself.")
+    flags.DEFINE_integer("process_id", None, "Which of the processes this is, from 0; with --coordinator.")
+    flags.DEFINE_integer("num_processes", None, "How many processes there are; with --coordinator.")
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run an experiment under absl: bad input ends in one line and exit code 1, Ctrl-C in 130."""
+    """Run an experiment under absl: bad input ends in one line and exit code 1, Ctrl-C in 130, SIGTERM in 75."""
 
-    def guarded(argv: Sequence[str]) -> None:
+    def guarded(argv: Sequence[str]) -> int:
         if not FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # jax's search for absent accelerators is no news
         try:
             if len(argv) > 1:
                 raise UserError(f"{argv[1]}: unexpected argument; flags look like --widths=8,32")
-            main()
+            if "distributed" in FLAGS:
+                hosts.join(FLAGS.distributed, FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes)
         except UserError as error:
             sys.exit(f"error: {error}")
-        except KeyboardInterrupt:
-            sys.exit(130)
+        if hosts.lead():
+            code = _lead(main)
+        else:
+            with _sigterm() as stop:
+                code = runs.follow(splits_of, stop)
+        jax.distributed.shutdown()  # waits for the other processes
+        return code
 
     # absl prints an unknown or ill-typed flag with the usage of the module and exits with 1.
     app.run(guarded)
+
+
+def _lead(main: Callable[[], None]) -> int:
+    """Run an experiment; its exit code, which is that of every process of the run."""
+    code = 0
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except Preempted:
+        print(f"stopped by SIGTERM; the same command goes on (exit code {os.EX_TEMPFAIL})", file=sys.stderr)
+        code = os.EX_TEMPFAIL
+    except KeyboardInterrupt:
+        sys.exit(130)
+    return hosts.tell(code)
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """In the block SIGTERM is noted instead of ending the process; yields the question whether it came."""
+    noted = threading.Event()
+    previous = signal.signal(signal.SIGTERM, lambda *_: noted.set())
+    try:
+        yield noted.is_set
+    finally:
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)  # none where C code had installed one
 
 
 def choose(presets: Mapping[str, Any]) -> Any:
@@ -193,11 +244,13 @@ def shapes_of(template: Spec) -> Callable[[int], Shapes]:
 def train(families: Iterable[Sequence[Spec]], seeds: int) -> list[runs.Result] | None:
     """Train every list of specs (one program each) with seeds 0 … seeds - 1; None after a --dry_run.
 
-    Returns the results of just these specs and seeds, from this and from earlier runs in the folder.
+    Returns the results of just these specs and seeds, from this and from earlier runs in the folder. Under --shard
+    only a share of the lists is trained: what has no result is printed, and None returned when nothing has.
     """
     families = [tuple(specs) for specs in families]
+    own = families[_shard()]
     wanted = range(seeds)
-    groups = runs.cover(workdir(), families, wanted)
+    groups = runs.cover(workdir(), own, wanted)
     for specs in families:
         splits_of(specs[0])  # bad data settings show before anything is computed
     costs = {group.name: plan.cost(group, splits_of(group.specs[0])) for group in groups}
@@ -208,15 +261,33 @@ def train(families: Iterable[Sequence[Spec]], seeds: int) -> list[runs.Result] |
     if not FLAGS.resume:
         for group in groups:
             runs.set_aside(workdir(), group)
-        groups = runs.cover(workdir(), families, wanted)
+        groups = runs.cover(workdir(), own, wanted)
         costs = {group.name: plan.cost(group, splits_of(group.specs[0])) for group in groups}
     progress = Progress({name: cost.flops for name, cost in costs.items()})
+    seconds = FLAGS.checkpoint_seconds
     try:
-        runs.run(groups, workdir(), splits_of, checkpoint_seconds=FLAGS.checkpoint_seconds, watch=progress)
+        with _sigterm() as stop:
+            runs.run(groups, workdir(), splits_of, checkpoint_seconds=seconds, watch=progress, stop=stop)
     finally:
         progress.close()
-    asked = {spec for specs in families for spec in specs}
-    return [r for r in runs.results(groups, workdir()) if r.spec in asked and r.seed in wanted]
+    networks = dict.fromkeys((spec, seed) for specs in families for spec in specs for seed in wanted)
+    found = runs.results(runs.cover(workdir(), families, wanted), workdir())
+    results = [result for result in found if (result.spec, result.seed) in networks]
+    missing = networks.keys() - {(result.spec, result.seed) for result in results}
+    if missing:
+        widths = ", ".join(map(str, sorted({spec.width for spec, _ in missing})))
+        print(f"{len(missing)} of {len(networks)} networks have no record yet (widths {widths}): left out")
+    return results or None
+
+
+def _shard() -> slice:
+    """The share of a list that --shard=i/n names: every n-th item, from the i-th. Raises UserError."""
+    if FLAGS.shard is None:
+        return slice(None)
+    match = re.fullmatch(r"(\d+)/(\d+)", FLAGS.shard)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"--shard={FLAGS.shard} is not a share: give i/n with i from 1 to n, such as 1/4")
+    return slice(int(match[1]) - 1, None, int(match[2]))
 
 
 def summary(results: Sequence[runs.Result]) -> dict[str, Any]:
@@ -288,4 +359,4 @@ def machine() -> str:
     device = jax.devices()[0]
     if device.platform == "cpu":
         return f"{os.cpu_count()} CPU cores"
-    return f"{jax.local_device_count()} × {device.device_kind}"
+    return f"{jax.device_count()} × {device.device_kind}"

@@ -14,10 +14,15 @@ PAPER_DISTANCES = (0, 0.03)
 COLOURS = {"sparse": "#b5482f", "dense": "#2f6397", "theory": "0.35", "error": "#c2588f"}
 
 
+def base_of(rows: Sequence[dict]) -> float:
+    """The accuracy of the narrowest dense network, or of what there is while it is not trained."""
+    return next((row for row in rows if row["kind"] == "dense"), rows[0])["test_accuracy_mean"]
+
+
 def floor_of(rows: Sequence[dict]) -> float:
     """The accuracy below which a network is named at the edge of a panel, so that it does not flatten the others."""
     accuracies = [row["test_accuracy_mean"] for row in rows if not math.isnan(row["test_accuracy_mean"])]
-    base = next(row["test_accuracy_mean"] for row in rows if row["kind"] == "dense")
+    base = base_of(rows)
     return base - 0.35 * (max(accuracies, default=1.0) - base)
 
 
@@ -37,9 +42,11 @@ def draw(rows: Sequence[dict], preset: cli.Preset, pairs: int) -> Figure:
 
 def draw_accuracy(axes: Axes, rows: Sequence[dict], preset: cli.Preset) -> None:
     """Figure 8a: test accuracy over width, dense (circles) and sparse (crosses), bars of one deviation over seeds."""
-    base, floor = next(row["test_accuracy_mean"] for row in rows if row["kind"] == "dense"), floor_of(rows)
+    base, floor = base_of(rows), floor_of(rows)
     for kind, marker in (("dense", "o"), ("sparse", "x")):
         points = [row for row in rows if row["kind"] == kind]
+        if not points:
+            continue
         seen = [row for row in points if not row["test_accuracy_mean"] < floor]
         axes.errorbar(
             [row["width"] for row in seen],

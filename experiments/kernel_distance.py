@@ -159,6 +159,10 @@ def tune(preset: Preset, specs: Mapping[str, Sequence[Spec]]) -> Mapping[str, Ra
     Validation examples are held out of the training split and lie outside the training subset. Writes
     learning_rates.csv. None after a --dry_run.
     """
+    if cli.FLAGS.shard:
+        raise UserError(
+            "--shard: --tune_lr compares all networks; tune without --shard, or give --learning_rate"
+        )
     grid = 2.0 ** np.arange(-3.0, 3.5, 0.5)
     candidates = {}
     for kind, members in specs.items():
@@ -204,8 +208,9 @@ def table(
     results: Sequence[runs.Result],
     measured: Mapping[Spec, Distance],
 ) -> list[dict]:
-    """A row per network; the base network stands under both kinds."""
+    """A row per network that has been trained; the base network stands under both kinds."""
     shapes = cli.shapes_of(template(preset))
+    trained = {result.spec for result in results}
     return [
         {
             "kind": kind,
@@ -219,12 +224,15 @@ def table(
         | distances.columns(measured[spec], cli.FLAGS.reference)
         for kind, members in specs.items()
         for spec in members
+        if spec in trained
     ]
 
 
 def verdict(rows: Sequence[dict]) -> str:
     """The answer in a line: the best sparse network against the dense one of the same weight count."""
     sparse = [row for row in rows if row["kind"] == "sparse"]
+    if not sparse:
+        return "No sparse network has been trained yet."
     base = min(sparse, key=lambda row: row["width"])
     best = max(
         sparse, key=lambda row: -1.0 if math.isnan(row["test_accuracy_mean"]) else row["test_accuracy_mean"]
@@ -302,8 +310,11 @@ def main() -> None:
     results = cli.train([[spec] for spec in distinct], preset.seeds)
     if results is None:
         return
+    trained = {result.spec for result in results}
     theta = distances.references(pairs)
-    measured = distances.measure(distinct, pairs, images.classes, preset.initialisations, theta)
+    measured = distances.measure(
+        [spec for spec in distinct if spec in trained], pairs, images.classes, preset.initialisations, theta
+    )
     rows = table(preset, specs, results, measured)
     cli.print_table(rows, COLUMNS)
     written = (
@@ -313,7 +324,7 @@ def main() -> None:
     print(verdict(rows))
     print(agreement(rows))
     print(distances.compared(measured, pairs, theta))
-    print(association(specs["sparse"], results, measured, images.classes))
+    print(association([s for s in specs["sparse"] if s in trained], results, measured, images.classes))
     print("wrote", *written)
 
 

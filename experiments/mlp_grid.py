@@ -115,12 +115,14 @@ def cells(preset: Preset, activations: Sequence[Activation], fractions: Sequence
 
 
 def table(preset: Preset, grid: Cells, results: Sequence[runs.Result]) -> list[dict]:
-    """A row per cell that can be trained."""
+    """A row per cell that has been trained."""
     by_spec: dict[Spec, list[runs.Result]] = {}
     for result in results:
         by_spec.setdefault(result.spec, []).append(result)
     rows = []
     for (activation, width, fraction), spec in grid.items():
+        if spec not in by_spec:
+            continue
         shapes = cli.shapes_of(spec)(width)
         row = cli.summary(by_spec[spec])
         rows.append(
@@ -204,7 +206,8 @@ def _draw_panel(
         # Beside the number, so that both can be read.
         axes.plot(place[0] - 0.36, place[1], marker="*", color="white", markersize=9, markeredgecolor="black")
     overall = {row["width"]: row["connectivity"] for row in rows}
-    axes.set_xticks(range(len(preset.widths)), [f"{w}\n{overall[w]:.2g}" for w in preset.widths], fontsize=8)
+    names = [f"{w}\n{overall[w]:.2g}" if w in overall else f"{w}" for w in preset.widths]
+    axes.set_xticks(range(len(preset.widths)), names, fontsize=8)
     axes.set_yticks(range(len(fractions)), [f"{f:g}" for f in fractions], fontsize=8)
     axes.set(xlabel="width; connectivity of the whole network", ylabel="connectivity of the last layer")
     title = activation if top is None else f"{activation}: best {100 * top['final_test_accuracy_mean']:.1f} %"
@@ -226,7 +229,7 @@ def verdict(rows: Sequence[dict], activation: str) -> str:
     rows = [row for row in rows if row["activation"] == activation]
     top, dense = best(rows), baseline(rows)
     if top is None:
-        return f"{activation}: every cell diverged"
+        return f"{activation}: every cell diverged" if rows else f"{activation}: no cell has been trained"
     line = (
         f"{activation}: best {100 * top['final_test_accuracy_mean']:.2f} % at width {top['width']}"
         f" (connectivity {top['connectivity']:.3f}, last layer {top['last_connectivity']:g})"

@@ -18,7 +18,7 @@ from absl.testing import flagsaver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import cli, kernel_distance
+from experiments import cli, kernel_distance, mlp_grid
 from wsn import data, runs, train
 from wsn.errors import UserError
 
@@ -29,6 +29,9 @@ if "reference" not in flags.FLAGS:
     kernel_distance.define_distance_flags()
 if "tune_lr" not in flags.FLAGS:
     flags.DEFINE_boolean("tune_lr", False, "")
+if "activations" not in flags.FLAGS:
+    flags.DEFINE_multi_enum("activations", ["relu", "linear"], ["relu", "linear"], "")
+    flags.DEFINE_list("last_connectivity", "1.0,0.5", "")
 
 QUICK = ("--base_width=4", "--widths=4,8", "--epochs=3", "--seeds=2")
 
@@ -90,6 +93,10 @@ def experiment(tmp_path, monkeypatch, trained):
         (["--data_seed=-1"], ["--data_seed=-1"]),
         (["--pairs=0"], ["--pairs=0", "at least 1"]),
         (["--initialisations=1"], ["--initialisations=1", "at least 2"]),
+        (["--shard=0/4"], ["--shard=0/4", "i from 1 to n"]),
+        (["--shard=5/4"], ["--shard=5/4", "i from 1 to n"]),
+        (["--shard=2"], ["--shard=2", "i/n"]),
+        (["--shard=1/2", "--tune_lr"], ["--shard", "--tune_lr"]),
     ],
     ids=" ".join,
 )
@@ -181,6 +188,39 @@ def test_the_table_has_a_row_per_network_and_the_base_network_under_both_kinds(e
     assert {*contract.split(), "best_test_accuracy_mean"} <= rows[0].keys()
     assert all(row["seeds"] == "2" and row["epochs"] == "3" and row["learning_rate"] == "2" for row in rows)
     assert "interpolated" not in capsys.readouterr().out
+
+
+def test_shards_train_every_network_once_and_the_last_one_draws_them_all(
+    experiment, trained, tmp_path, capsys
+):
+    flags_of_all = *QUICK, "--widths=4,8,12,16", "--learning_rate=2"
+    rows: list[dict] = []
+    for i in (1, 2, 3):
+        more = experiment(*flags_of_all, f"--shard={i}/3")
+        assert len(more) > len(rows) and (tmp_path / "out" / "kernel_distance.png").stat().st_size > 0
+        assert ("networks have no record yet" in capsys.readouterr().out) == (i < 3)
+        rows = more
+    assert len({group.name for group in trained}) == len(trained) == 7
+    assert [int(row["width"]) for row in rows] == [4, 8, 12, 16] * 2
+    # A shard that is started again, and the command without one, find everything done.
+    assert experiment(*flags_of_all, "--shard=2/3") == experiment(*flags_of_all) == rows
+    assert len(trained) == 7
+
+
+@pytest.mark.parametrize("module", [kernel_distance, mlp_grid])
+def test_every_share_alone_is_drawn(module, trained, tmp_path, monkeypatch, capsys):
+    """Whatever is missing, base network or all of one kind, the figure is of what there is."""
+    flags_given = [*QUICK, "--learning_rate=2"] if module is kernel_distance else [*QUICK, "--dataset=digits"]
+    for i in range(1, 6):
+        folder = tmp_path / str(i)
+        monkeypatch.setattr(sys, "argv", ["x", f"--workdir={folder}", f"--shard={i}/5", *flags_given])
+        with flagsaver.flagsaver():
+            flags.FLAGS(sys.argv)
+            module.main()
+        written = {path.suffix for path in folder.glob("*")} - {""} if folder.exists() else set()
+        count = len(list(folder.glob("runs/*/record.jsonl")))
+        assert written == ({".csv", ".png", ".command"} if count else set())
+        assert "no record yet" in capsys.readouterr().out
 
 
 def test_the_table_is_of_the_records(experiment, tmp_path):

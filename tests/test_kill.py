@@ -1,11 +1,14 @@
-"""Kill −9 at random moments, start the same command again: the outcome is that of an uninterrupted run, bit for bit."""
+"""Kill −9 at random moments, or SIGTERM, and start the same command again: the outcome is that of an uninterrupted
+run, bit for bit."""
 
 import csv
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,19 +64,26 @@ def outcome(place: Path) -> dict[str, bytes]:
     return {name: x.split(b"\n", 1)[1] if name.endswith(".jsonl") else x for name, x in contents.items()}
 
 
+def wait_for(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
+    while process.poll() is None and not condition():
+        time.sleep(0.0001)
+
+
+def begin(lab: Lab, place: Path) -> subprocess.Popen:
+    """Start the command and wait until it trains."""
+    begun, process = time.time(), lab.start(place)
+    groups = place / WORKDIR / "runs"
+    wait_for(process, lambda: any(path.stat().st_mtime > begun for path in groups.glob("*/group.json")))
+    return process
+
+
 def kill_at_random(process: subprocess.Popen, workdir: Path, moment: random.Random) -> bool:
-    """Kill it after it has begun to train, sometimes just as a file is being written; False if it ended before."""
-    begun, while_writing, delay = time.time(), moment.random() < 0.4, moment.uniform(0, 1.5)
-
-    def wait_for(condition) -> None:
-        while process.poll() is None and not condition():
-            time.sleep(0.0001)
-
-    wait_for(lambda: any(path.stat().st_mtime > begun for path in workdir.glob("runs/*/group.json")))
-    end = time.monotonic() + delay
-    wait_for(lambda: time.monotonic() > end)
+    """Kill it soon, sometimes just as a file is being written; False if it ended before."""
+    while_writing, end = moment.random() < 0.4, time.monotonic() + moment.uniform(0, 1.5)
+    wait_for(process, lambda: time.monotonic() > end)
     if while_writing:
-        wait_for(lambda: any(workdir.glob("runs/*/.*")))
+        writing = "runs/*/.*", "runs/*/checkpoints/*orbax*"
+        wait_for(process, lambda: any(path for pattern in writing for path in workdir.glob(pattern)))
     process.kill()
     with process:
         return process.wait() == -9
@@ -89,7 +99,7 @@ def kill_and_compare(lab: Lab, kills: int, seed: int) -> None:
     assert all(float(row["test_accuracy_mean"]) > 0.7 for row in rows), "the networks learn"
     moment, place, done = random.Random(seed), lab.place("0"), 0
     while done < kills:
-        if kill_at_random(lab.start(place), place / WORKDIR, moment):
+        if kill_at_random(begin(lab, place), place / WORKDIR, moment):
             done += 1
         else:  # it came to its end: compare, and go on elsewhere
             lab.finish(place)
@@ -100,10 +110,30 @@ def kill_and_compare(lab: Lab, kills: int, seed: int) -> None:
 
 
 def test_three_kills_change_nothing(tmp_path):
-    kill_and_compare(Lab(tmp_path, epochs=100, devices=1), kills=3, seed=0)
+    kill_and_compare(Lab(tmp_path, epochs=20, devices=1), kills=3, seed=0)
+
+
+def test_sigterm_saves_and_asks_to_be_resumed(tmp_path):
+    """A checkpoint is made after the epoch, though none is due."""
+    lab = Lab(tmp_path, epochs=30, devices=1)
+    lab.command.append("--checkpoint_seconds=1000")
+    uninterrupted, place = lab.place("uninterrupted"), lab.place("told")
+    lab.finish(uninterrupted)
+    last = 0
+    for _ in range(2):
+        with begin(lab, place) as process:
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=120)
+        assert process.returncode == 75, errors
+        assert errors.splitlines()[-1] == "stopped by SIGTERM; the same command goes on (exit code 75)"
+        saved = max(int(path.stem) for path in place.glob("out/runs/*/checkpoints/*.sha256"))
+        assert saved > last, "it goes on from what was saved"
+        last = saved
+    lab.finish(place)
+    assert outcome(place) == outcome(uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("devices", "kills"), [(1, 20), (4, 5)])
 def test_many_kills_change_nothing(tmp_path, devices, kills):
-    kill_and_compare(Lab(tmp_path, epochs=400, devices=devices), kills=kills, seed=devices)
+    kill_and_compare(Lab(tmp_path, epochs=60, devices=devices), kills=kills, seed=devices)

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -130,7 +131,7 @@ def test_a_field_at_its_default_is_not_in_the_name():
 
 def test_neither_the_devices_nor_the_versions_are_in_the_name(monkeypatch, tmp_path, trained):
     name = group().name
-    monkeypatch.setattr(runs.jax, "local_device_count", lambda: 64)
+    monkeypatch.setattr(runs.jax, "device_count", lambda: 64)
     monkeypatch.setattr(runs, "_version", lambda package: "99")
     assert group().name == name
     run([group()], tmp_path)
@@ -186,6 +187,16 @@ def test_a_record_says_what_was_trained_by_what_and_where(tmp_path, trained):
     assert [(m["spec"], m["seed"], m["status"]) for m in members] == [(0, 0, "finished"), (0, 1, "finished")]
     assert all(len(m[name]) == 3 for m in members for name in tiny.CURVES)
     assert files(runs.directory(tmp_path, group())) == {"group.json", "record.jsonl"}
+
+
+def test_the_commit_of_an_enclosing_repository_is_not_ours(tmp_path, monkeypatch):
+    author = "-c", "user.name=a", "-c", "user.email=a@example.org"
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    subprocess.run(["git", "-C", tmp_path, *author, "commit", "-q", "--allow-empty", "-m", "a"], check=True)
+    for package, commit in ((tmp_path / "lib" / "wsn", "unknown"), (tmp_path / "wsn", "[0-9a-f]{40}")):
+        package.mkdir(parents=True)
+        monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
+        assert re.fullmatch(commit, runs._commit.__wrapped__())
 
 
 def test_a_group_that_diverges_in_part_is_finished(tmp_path, monkeypatch):
@@ -273,7 +284,7 @@ def test_an_interrupted_group_goes_on_to_the_same_record(tmp_path, trained, chec
                 watch=interrupted_after(epochs),
             )
         # The epoch in which it was interrupted has no checkpoint: it is trained again.
-        assert files(folder) == {"group.json"} | ({"checkpoint.npz"} if not checkpoint_seconds else set())
+        assert files(folder) == {"group.json"} | ({"checkpoints"} if not checkpoint_seconds else set())
     epochs_done = []
     run([group(epochs=6)], tmp_path, watch=lambda g, epochs, history: epochs_done.append(epochs))
     assert epochs_done == ([4, 5, 6] if not checkpoint_seconds else [1, 2, 3, 4, 5, 6])
@@ -284,7 +295,7 @@ def test_an_interrupted_group_goes_on_to_the_same_record(tmp_path, trained, chec
 def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path, trained):
     folder = runs.directory(tmp_path, group())
     folder.mkdir(parents=True)
-    (folder / ".checkpoint.npz.abc").write_bytes(b"half")
+    (folder / ".record.jsonl.abc").write_bytes(b"half")
     run([group()], tmp_path)
     assert files(folder) == {"group.json", "record.jsonl"}
 
@@ -346,41 +357,6 @@ def test_a_damaged_record_is_told_and_can_be_set_aside(tmp_path, trained, damage
     assert [p.read_text() for p in (tmp_path / "runs").glob("*.aside-1/record.jsonl")] == [broken]
 
 
-def test_a_truncated_checkpoint_is_told_and_can_be_set_aside(tmp_path, trained):
-    with pytest.raises(KeyboardInterrupt):
-        run([group()], tmp_path, checkpoint_seconds=0.0, watch=interrupted_after(2))
-    path = runs.directory(tmp_path, group()) / "checkpoint.npz"
-    whole = path.read_bytes()
-    assert runs.load_checkpoint(path).history.keys() == set(tiny.CURVES)
-    for length in {0, 1, *range(0, len(whole), 37), len(whole) - 1}:
-        path.write_bytes(whole[:length])
-        with pytest.raises(UserError) as error:
-            run([group()], tmp_path)
-        one_line(error, str(path), "damaged", "--resume=false")
-    assert not runs.record_path(tmp_path, group()).exists()
-    runs.set_aside(tmp_path, group())
-    run([group()], tmp_path)
-    assert_holds(runs.results([group()], tmp_path), group())
-
-
-def test_a_checkpoint_gives_every_bit_back(tmp_path):
-    state = {
-        ".params['hidden_0']['kernel']": np.random.default_rng(0)
-        .standard_normal((2, 9, 5))
-        .astype(np.float32),
-        ".optimizer[0].trace['hidden_0']['kernel']": np.full((2, 9, 5), np.nan, np.float32),
-        ".optimizer[1].count": np.array([7, 7], np.int32),
-    }
-    history = expected(group())
-    runs.save_checkpoint(tmp_path / "checkpoint.npz", train.Snapshot(state, history))
-    found = runs.load_checkpoint(tmp_path / "checkpoint.npz")
-    for left, right in ((found.state, state), (found.history, history)):
-        assert left.keys() == right.keys()
-        for name in right:
-            assert left[name].tobytes() == right[name].tobytes() and left[name].dtype == right[name].dtype
-    assert runs.load_checkpoint(tmp_path / "none.npz") is None
-
-
 @pytest.mark.parametrize("place", ["", "runs"])
 def test_a_workdir_that_cannot_be_written_is_told(tmp_path, trained, place):
     """A file stands where a folder is needed (root may write everywhere else)."""
@@ -423,7 +399,7 @@ def test_training_goes_on_once_there_is_space_again(tmp_path, trained, monkeypat
     monkeypatch.setattr(os, "replace", full_for_records)
     with pytest.raises(UserError):
         run([group()], tmp_path, checkpoint_seconds=0.0)
-    assert files(runs.directory(tmp_path, group())) == {"group.json", "checkpoint.npz"}
+    assert files(runs.directory(tmp_path, group())) == {"group.json", "checkpoints"}
     monkeypatch.setattr(os, "replace", replace)
     run([group()], tmp_path)
     assert_holds(runs.results([group()], tmp_path), group())

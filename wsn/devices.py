@@ -4,7 +4,8 @@ A training program is a pure function of stacked members, batches and data. `Pla
 
 - `single`:  one device, plain `jit`;
 - `members`: the leading axis of members is cut over the devices, no communication (many small networks);
-- `batch`:   every device holds all members and a slice of each batch; sums meet in `psum` over `AXIS`.
+- `batch`:   every device holds all members and a slice of each batch; sums meet in `psum` over `AXIS`. The devices
+             may be those of several processes: each gives its own slices, and has the whole result.
 
 Results depend on the spec, not on the placement, up to the order of float32 sums.
 """
@@ -30,15 +31,25 @@ class Placement(NamedTuple):
         """The name of the axis to sum gradients and counts over, or None."""
         return AXIS if self.kind == "batch" else None
 
+    @property
+    def local(self) -> list[int]:
+        """The places in `devices` of those of this process."""
+        return [i for i, device in enumerate(self.devices) if device.process_index == jax.process_index()]
+
 
 def place(
     members: int, devices: tuple[jax.Device, ...] | None = None, *, by_batch: bool = False
 ) -> Placement:
-    """Members over devices when there are enough of them to keep every device busy, else the batch."""
-    devices = tuple(jax.local_devices()) if devices is None else devices
+    """Members over devices when there are enough of them to keep every device busy, else the batch.
+
+    Over the devices of several processes always the batch, so that each process has all members to write.
+    """
+    devices = tuple(jax.devices()) if devices is None else devices
     if len(devices) == 1:
         return Placement("single", devices)
-    return Placement("batch" if by_batch or members < len(devices) else "members", devices)
+    batch = Placement("batch", devices)
+    by_batch = by_batch or members < len(devices) or len(batch.local) < len(devices)
+    return batch if by_batch else Placement("members", devices)
 
 
 def compile_program(
@@ -61,7 +72,9 @@ def compile_program(
 
 def scatter_members(placement: Placement, tree: Any) -> Any:
     """Stacked members as the compiled program holds them; the last member fills up what does not divide."""
-    if placement.kind != "members":
+    if placement.kind == "batch":
+        return replicate(placement, tree)
+    if placement.kind == "single":
         return jax.tree.map(jnp.asarray, tree)
     count = len(placement.devices)
 
@@ -84,25 +97,27 @@ def gather_members(placement: Placement, tree: Any, members: int) -> Any:
 def scatter_batches(placement: Placement, tree: Any, *, of_members: bool = False) -> Any:
     """Batches with the examples on the last axis, as the compiled program takes them.
 
-    `batch` cuts the examples over the devices; zeros fill up what does not divide (zero is a valid index of an
-    example, and the weight that makes it count for nothing). `members` cuts batches that each member has for itself.
+    `batch` cuts the examples over the devices and keeps the slices of this process; zeros fill up what does not
+    divide (zero is a valid index of an example, and the weight that makes it count for nothing). `members` cuts
+    batches that each member has for itself.
     """
     if placement.kind == "members" and of_members:
         return scatter_members(placement, tree)
     if placement.kind != "batch":
         return tree
-    count = len(placement.devices)
+    count, local = len(placement.devices), placement.local
 
     def cut(x):
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % count)])
-        return jnp.moveaxis(x.reshape(*x.shape[:-1], count, -1), -2, 0)
+        slices = jnp.moveaxis(x.reshape(*x.shape[:-1], count, -1), -2, 0)
+        return slices if len(local) == count else slices[np.array(local)]
 
     return jax.tree.map(cut, tree)
 
 
 def replicate(placement: Placement, tree: Any) -> Any:
-    """The same arrays on every device, copied once instead of at every call."""
+    """The same arrays on every device of this process, copied once instead of at every call."""
     if placement.kind == "single":
         return jax.device_put(tree, placement.devices[0])
-    mesh = Mesh(np.array(placement.devices), (AXIS,))
+    mesh = Mesh(np.array([placement.devices[i] for i in placement.local]), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

@@ -1,4 +1,4 @@
-"""The one exception that a user of the command line is meant to see."""
+"""The exceptions that a user of the command line is meant to see, as one line."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
     `experiments.cli.run` prints it without a traceback and exits with a non-zero status; a notebook sees an
     ordinary exception.
     """
+
+
+class Preempted(Exception):
+    """Training was told to stop, and is saved: the same command goes on from there."""

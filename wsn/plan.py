@@ -99,7 +99,7 @@ def describe(groups: Iterable[Group], costs: Iterable[Cost], finished: Iterable[
         remaining += 0.0 if done else c.flops
         members += c.members
         peak = max(peak, c.bytes)
-    rate = matrix_rate() * jax.local_device_count()
+    rate = matrix_rate() * jax.device_count()
     lines.append(
         f"{members} networks; {remaining / 1e12:.1f} TFLOP to train, about {remaining / rate / 3600:.2g} hours at the"
         f" {rate / 1e9:.0f} GFLOP/s of this machine's matrix product (narrow networks run below it);"

@@ -1,7 +1,7 @@
 """Runs on disk: group → record. Resumable, never recomputed, never half-written.
 
 WORKDIR/runs/NAME/group.json       what the hash stands for
-WORKDIR/runs/NAME/checkpoint.npz   while training: state and history after some epoch
+WORKDIR/runs/NAME/checkpoints/     while training: state and history after some epoch
 WORKDIR/runs/NAME/record.jsonl     when done: a header line, then one line per member
 WORKDIR/runs/NAME.lock             the claim of the process that trains it
 """
@@ -11,9 +11,10 @@ import datetime
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
+import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -23,10 +24,10 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from wsn import train
+from wsn import checkpoints, hosts, train
 from wsn.claims import claim
 from wsn.data import Splits
-from wsn.errors import UserError
+from wsn.errors import Preempted, UserError
 from wsn.files import replacing
 from wsn.spec import SEMANTICS, Group, Spec, changed_fields, from_fields
 
@@ -52,46 +53,86 @@ def run(
     *,
     checkpoint_seconds: float = 30.0,
     watch: Watch = lambda group, epochs, history: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train every group that has no record yet; returns when all have one.
 
     Several processes may run the same groups in one folder: they share the work. `watch` is called after every epoch
     with (group, epochs done, history), and once for a group that is done already, or that another process finished.
+    `stop` is asked after every epoch; when it is true there is a checkpoint, and Preempted is raised.
     """
     waiting = list(groups)
     while waiting:
         blocked = []
         for group in waiting:
+            if stop():
+                raise Preempted
             with claim(_lock(workdir, group)) as owned:
                 if not owned:
                     blocked.append(group)
                 elif not record_path(workdir, group).exists():
-                    _train(group, workdir, splits_of(group.specs[0]), checkpoint_seconds, watch)
+                    _train(group, workdir, splits_of(group.specs[0]), checkpoint_seconds, watch, stop)
                 else:
                     watch(group, group.specs[0].epochs, {})
+                    _forget_checkpoints(workdir, group)
         if len(blocked) == len(waiting):
             time.sleep(0.5)
         waiting = blocked
 
 
-def _train(group: Group, workdir: Path, splits: Splits, checkpoint_seconds: float, watch: Watch) -> None:
+def _train(
+    group: Group,
+    workdir: Path,
+    splits: Splits,
+    checkpoint_seconds: float,
+    watch: Watch,
+    stop: Callable[[], bool],
+) -> None:
     folder = directory(workdir, group)
     for leftover in folder.glob(".*"):  # what a killed owner was writing
         leftover.unlink()
     started = saved = time.monotonic()
     with replacing(folder / "group.json") as file:
         json.dump(_description(group), file, indent=1)
-    snapshot = load_checkpoint(folder / "checkpoint.npz")
-    history: train.History = {}
+    snapshot = checkpoints.load(folder / "checkpoints")
+    hosts.tell((group, snapshot))
+    if hosts.anywhere(False):
+        raise UserError("--data_dir: another process of this run cannot read its data; its output says why")
     for epochs, history, take_snapshot in train.train(group, splits, resume=snapshot):
-        watch(group, epochs, history)
-        if epochs < group.specs[0].epochs and time.monotonic() - saved >= checkpoint_seconds:
-            save_checkpoint(folder / "checkpoint.npz", take_snapshot())
-            saved = time.monotonic()
-    if not history and snapshot is not None:  # killed after the last epoch's checkpoint
-        history = snapshot.history
+        last = epochs == group.specs[0].epochs
+        with hosts.followers_stop_on_error():
+            watch(group, epochs, history)
+            due = not last and time.monotonic() - saved >= checkpoint_seconds
+            if due:
+                checkpoints.save(folder / "checkpoints", epochs, take_snapshot())
+                saved = time.monotonic()
+        if hosts.anywhere(stop()) and not last:
+            if not due:
+                checkpoints.save(folder / "checkpoints", epochs, take_snapshot())
+            raise Preempted
     write_record(record_path(workdir, group), group, history, time.monotonic() - started)
-    (folder / "checkpoint.npz").unlink(missing_ok=True)
+    _forget_checkpoints(workdir, group)
+
+
+def follow(splits_of: Callable[[Spec], Splits], stop: Callable[[], bool]) -> int:
+    """What every process but the leader does in a run over several: train what it tells; returns its exit code."""
+    while not isinstance(message := hosts.tell(), int):
+        group, snapshot = message
+        splits = None
+        try:
+            splits = splits_of(group.specs[0])
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+        if hosts.anywhere(splits is None) or splits is None:
+            continue
+        for _ in train.train(group, splits, resume=snapshot):
+            if hosts.anywhere(stop()):
+                break
+    return message
+
+
+def _forget_checkpoints(workdir: Path, group: Group) -> None:
+    shutil.rmtree(directory(workdir, group) / "checkpoints", ignore_errors=True)
 
 
 def cover(workdir: Path, families: Iterable[Sequence[Spec]], seeds: Iterable[int]) -> list[Group]:
@@ -163,7 +204,7 @@ def write_record(path: Path, group: Group, history: train.History, seconds: floa
         "device": {
             "platform": device.platform,
             "kind": device.device_kind,
-            "count": jax.local_device_count(),
+            "count": jax.device_count(),
         },
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
@@ -171,7 +212,7 @@ def write_record(path: Path, group: Group, history: train.History, seconds: floa
     with replacing(path) as file:
         file.write(json.dumps(header) + "\n")
         for i, (_, seed) in enumerate(group.members):
-            curves = {name: _listed(values[:, i]) for name, values in history.items()}
+            curves = {name: _listed(values[:, i]) for name, values in sorted(history.items())}
             status = "diverged" if any(None in values for values in curves.values()) else "finished"
             line = {"spec": i // len(group.seeds), "seed": seed, "status": status} | curves
             file.write(json.dumps(line) + "\n")
@@ -200,29 +241,6 @@ def read_record(path: Path) -> list[Result]:
 def damaged(path: Path, error: Exception) -> UserError:
     return UserError(
         f"--workdir: {path} is damaged ({error}): remove it, or start afresh with --resume=false"
-    )
-
-
-def save_checkpoint(path: Path, snapshot: train.Snapshot) -> None:
-    """Write a snapshot as plain arrays: `state…` by its place in the tree, `history/…` by curve."""
-    arrays = {f"state{key}": value for key, value in snapshot.state.items()}
-    arrays |= {f"history/{name}": values for name, values in snapshot.history.items()}
-    with replacing(path, "wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-
-
-def load_checkpoint(path: Path) -> train.Snapshot | None:
-    """The snapshot, or None where there is none. Raises UserError, saying what to do, when the file is damaged."""
-    if not path.exists():
-        return None
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError) as error:
-        raise damaged(path, error) from error
-    return train.Snapshot(
-        {name.removeprefix("state"): x for name, x in arrays.items() if name.startswith("state")},
-        {name.removeprefix("history/"): x for name, x in arrays.items() if name.startswith("history/")},
     )
 
 
@@ -264,16 +282,10 @@ def _version(package: str) -> str:
 @cache
 def _commit() -> str:
     """The commit of the code, with `-dirty` when files differ from it; `unknown` outside a checkout."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--exclude=*",
-        "--abbrev=40",
-    ]
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():  # an installed package: git would find whatever encloses it
+        return "unknown"
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
