@@ -31,9 +31,8 @@ def draw(rows: Sequence[dict], preset: cli.Preset, pairs: int) -> Figure:
     figure = Figure(figsize=(13, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_accuracy(left, rows, preset)
-    draw_distances(
-        right, [row for row in rows if row["kind"] == "sparse"], floor_of(rows), preset.dataset, pairs
-    )
+    if sparse := [row for row in rows if row["kind"] == "sparse"]:
+        draw_distances(right, sparse, floor_of(rows), preset.dataset, pairs)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)

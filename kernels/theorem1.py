@@ -121,8 +121,9 @@ def _quadrature(x: np.ndarray, y: np.ndarray, p: np.ndarray, tolerance: float) -
     chunk = 1 if jax.default_backend() == "cpu" else 32  # always full: one shape, one compilation
     padded = np.concatenate([p, np.full(-len(p) % 5, p[-1])])  # few shapes, few compilations
     logarithms = radial.table(padded)
-    # With few survivors the integrand is rough, and the first grid would be thrown away for almost all pairs.
-    for angles in quadrature.ANGLES[1 if p.min() * size.mean() < 20 else 0 :]:
+    # With few survivors the integrand is rough, and a fine tolerance would throw the first grid away for most pairs.
+    rough = p.min() * size.mean() < 20 and tolerance < 1e-5
+    for angles in quadrature.ANGLES[rough:]:
 
         def integrate(rows: np.ndarray, angles: int = angles) -> quadrature.Result:
             rows = np.resize(rows, chunk)
