@@ -23,7 +23,7 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from experiments import cli
-from wsn import batches, devices, family, models, plan, programs, tasks, train
+from wsn import batches, devices, family, feeds, models, plan, programs, tasks, train
 from wsn.errors import UserError
 from wsn.shapes import mlp_shapes
 from wsn.spec import Group, Spec
@@ -67,13 +67,11 @@ def wsn_epoch(spec: Spec, seeds: int, *, masked: bool, evaluate: bool) -> Callab
         model,
         train.make_step(task, transformation),
         train.make_evaluation(task),
-        batches.take,
         placement,
-        shared=True,
     )
     state = [devices.scatter_members(placement, members)]
     data, test = examples(TRAIN, 0), examples(TEST, 1)
-    rows = batches.batches(jnp.arange(TEST), train.EVALUATION_BATCH)
+    rows = batches.batches(jnp.arange(TEST), feeds.EVALUATION_BATCH)
     key = jax.random.key(0)
 
     def run() -> None:

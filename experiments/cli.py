@@ -21,12 +21,13 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from wsn import data, hosts, models, plan, runs
-from wsn.data import Splits
 from wsn.errors import Preempted, UserError
+from wsn.feeds import Source
 from wsn.files import replacing
 from wsn.progress import LINE_SECONDS, Progress
 from wsn.shapes import Shapes
 from wsn.spec import ComputeDtype, Normalization, Order, Spec
+from wsn.stream import STREAMS, Stream
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # so that --help of an experiment lists the flags that are defined here for it
@@ -55,7 +56,7 @@ def define_output_flags(experiment: str) -> None:
 def define_training_flags(presets: Mapping[str, Any], preset: str) -> None:
     """Flags of every training experiment; a flag left out takes its value from the preset."""
     flags.DEFINE_string("preset", preset, f"Settings to start from: one of {', '.join(presets)}.")
-    flags.DEFINE_string("dataset", None, f"Data set: one of {', '.join(data.DATASETS)}.")
+    flags.DEFINE_string("dataset", None, f"Data set: one of {', '.join([*data.DATASETS, *STREAMS])}.")
     flags.DEFINE_string("data_dir", None, "Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).")
     flags.DEFINE_integer("base_width", None, "Width of the dense network whose weight count is the budget.")
     flags.DEFINE_list("widths", None, "Widths to train, comma-separated, none below the base width.")
@@ -107,7 +108,7 @@ def run(main: Callable[[], None]) -> None:
             code = _lead(main)
         else:
             with _sigterm() as stop:
-                code = runs.follow(splits_of, stop)
+                code = runs.follow(source_of, stop)
         jax.distributed.shutdown()  # waits for the other processes
         return code
 
@@ -210,12 +211,23 @@ def workdir() -> Path:
 
 @cache
 def dataset(name: str) -> data.Dataset:
-    """The data set, loaded once a process."""
+    """The data set, loaded once a process. Raises UserError for one that is streamed."""
+    if name in STREAMS:
+        known = ", ".join(data.DATASETS)
+        raise UserError(
+            f"--dataset={name} is streamed, which this experiment cannot use: choose one of {known}"
+        )
     return data.load(name, FLAGS.data_dir)
 
 
 @cache
-def splits(name: str, train_samples: int | None, held_out: int, seed: int, normalization: str) -> Splits:
+def stream(name: str) -> Stream:
+    """The streamed data set, opened once a process."""
+    return STREAMS[name].open(FLAGS.data_dir)
+
+
+@cache
+def splits(name: str, train_samples: int | None, held_out: int, seed: int, normalization: str) -> data.Splits:
     return data.split(
         dataset(name),
         train_samples=train_samples,
@@ -225,20 +237,26 @@ def splits(name: str, train_samples: int | None, held_out: int, seed: int, norma
     )
 
 
-def splits_of(spec: Spec) -> Splits:
+def source_of(spec: Spec) -> Source:
     """The data that a spec trains on."""
+    if spec.dataset in STREAMS:
+        return stream(spec.dataset)
     return splits(
         spec.dataset, spec.train_samples, spec.validation_samples, spec.data_seed, spec.normalization
     )
 
 
+def image_of(name: str) -> tuple[tuple[int, ...], int]:
+    """(height, width, channels) and number of classes of a data set."""
+    if name in STREAMS:
+        return stream(name).image_shape, stream(name).classes
+    return dataset(name).train_images.shape[1:], dataset(name).classes
+
+
 def shapes_of(template: Spec) -> Callable[[int], Shapes]:
     """Width → kernel shapes of the template's network on its data set."""
-    loaded = dataset(template.dataset)
-    image = loaded.train_images.shape[1:]
-    return lambda width: (
-        models.build(dataclasses.replace(template, width=width), image, loaded.classes).shapes
-    )
+    image, classes = image_of(template.dataset)
+    return lambda width: models.build(dataclasses.replace(template, width=width), image, classes).shapes
 
 
 def train(families: Iterable[Sequence[Spec]], seeds: int) -> list[runs.Result] | None:
@@ -252,8 +270,8 @@ def train(families: Iterable[Sequence[Spec]], seeds: int) -> list[runs.Result] |
     wanted = range(seeds)
     groups = runs.cover(workdir(), own, wanted)
     for specs in families:
-        splits_of(specs[0])  # bad data settings show before anything is computed
-    costs = {group.name: plan.cost(group, splits_of(group.specs[0])) for group in groups}
+        source_of(specs[0])  # bad data settings show before anything is computed
+    costs = {group.name: plan.cost(group, source_of(group.specs[0])) for group in groups}
     if FLAGS.dry_run:
         finished = [FLAGS.resume and runs.record_path(workdir(), group).exists() for group in groups]
         print(plan.describe(groups, costs.values(), finished))
@@ -262,12 +280,12 @@ def train(families: Iterable[Sequence[Spec]], seeds: int) -> list[runs.Result] |
         for group in groups:
             runs.set_aside(workdir(), group)
         groups = runs.cover(workdir(), own, wanted)
-        costs = {group.name: plan.cost(group, splits_of(group.specs[0])) for group in groups}
+        costs = {group.name: plan.cost(group, source_of(group.specs[0])) for group in groups}
     progress = Progress({name: cost.flops for name, cost in costs.items()})
     seconds = FLAGS.checkpoint_seconds
     try:
         with _sigterm() as stop:
-            runs.run(groups, workdir(), splits_of, checkpoint_seconds=seconds, watch=progress, stop=stop)
+            runs.run(groups, workdir(), source_of, checkpoint_seconds=seconds, watch=progress, stop=stop)
     finally:
         progress.close()
     networks = dict.fromkeys((spec, seed) for specs in families for spec in specs for seed in wanted)

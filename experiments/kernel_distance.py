@@ -299,7 +299,7 @@ def main() -> None:
     if preset.initialisations < 2:
         raise UserError(f"--initialisations={preset.initialisations} has no error bar: give at least 2")
     specs = networks(preset)
-    cli.splits_of(specs["dense"][0])  # bad settings of the data show first
+    cli.source_of(specs["dense"][0])  # bad settings of the data show first
     images = cli.dataset(preset.dataset)
     pairs = inputs.of_images(images, cli.FLAGS.normalization, preset.pairs, cli.FLAGS.data_seed)
     rates = tune(preset, specs) if cli.FLAGS.tune_lr else preset.rates

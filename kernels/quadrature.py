@@ -147,12 +147,12 @@ def _circle_functions(
         return radial.moments(logarithm, count), squares @ count, squares**2 @ count, line1, line2
 
     points = jnp.stack([jnp.cos(direction / 2), jnp.sin(direction / 2)], axis=1)
-    *totals, line1, line2 = jax.lax.map(sums, points, batch_size=TOGETHER)
-    first, second = radial.integrals(logarithms, *totals, p)
+    moments, power2, power4, line1, line2 = jax.lax.map(sums, points, batch_size=TOGETHER)
+    first, second = radial.integrals(logarithms, moments, power2, power4, p)
     p = p[:, None]
     f1 = largest / (4 * p) * first - line1.T / 4
     f2 = largest**2 / (8 * p**2) * second + line2.T / 16
-    scale1, scale2 = largest * totals[1], largest**2 * totals[2] / p
+    scale1, scale2 = largest * power2, largest**2 * power4 / p
     return jnp.stack([f1, f2]), jnp.stack([jnp.broadcast_to(scale1, f1.shape), scale2])
 
 

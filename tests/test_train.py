@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from wsn import batches, masks, models, programs, train
+from wsn import batches, feeds, masks, models, programs, train
 from wsn.data import normalise
 from wsn.spec import Group, Spec
 
@@ -165,9 +165,7 @@ def test_a_mask_of_ones_is_no_mask():
         model,
         train.make_step(task, optimizer),
         train.make_evaluation(task),
-        batches.take,
         tiny.SINGLE,
-        shared=True,
     )
     # Copies, since an epoch gives up the memory of its members.
     left, right = jax.tree.map(jnp.array, (dense, dense._replace(keep=ones)))
@@ -281,7 +279,7 @@ def test_held_out_examples_are_evaluated_instead_of_test():
 def test_evaluation_is_in_chunks_that_do_not_divide(monkeypatch):
     group = Group((tiny.spec(),), (0, 1))
     whole, _ = tiny.fit(group)
-    monkeypatch.setattr(train, "EVALUATION_BATCH", 4)
+    monkeypatch.setattr(feeds, "EVALUATION_BATCH", 4)
     chunks, _ = tiny.fit(group)
     assert_equal(chunks, whole, **OTHER_PROGRAM)
 

@@ -6,7 +6,7 @@ with it: a batch is the same on one device or on many, in a resumed run or an un
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ class Examples(NamedTuple):
     labels: Int[Array, " examples"]
 
 
-Take = Callable[[Examples, Indices], Batch]
+Take = Callable[[Any, Any], Batch]  # (data, row) → batch
 
 
 def take(data: Examples, indices: Indices) -> Batch:

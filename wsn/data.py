@@ -301,6 +301,11 @@ class Splits:
     deviation: Float32[np.ndarray, "#height #width #channels"]
     classes: int
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(height, width, channels)."""
+        return self.train_images.shape[1:]
+
 
 def split(
     dataset: Dataset,

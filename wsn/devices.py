@@ -115,6 +115,19 @@ def scatter_batches(placement: Placement, tree: Any, *, of_members: bool = False
     return jax.tree.map(cut, tree)
 
 
+def scatter_examples(placement: Placement, tree: Any) -> Any:
+    """This process's part of one batch, examples first, over its devices; zeros fill up what does not divide."""
+    if placement.kind != "batch":
+        return tree
+    local = len(placement.local)
+
+    def cut(x):
+        x = np.pad(x, [(0, -len(x) % local)] + [(0, 0)] * (x.ndim - 1))
+        return x.reshape(local, -1, *x.shape[1:])
+
+    return jax.tree.map(cut, tree)
+
+
 def replicate(placement: Placement, tree: Any) -> Any:
     """The same arrays on every device of this process, copied once instead of at every call."""
     if placement.kind == "single":

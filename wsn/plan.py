@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from wsn import models
-from wsn.data import Splits
+from wsn import feeds, models
 from wsn.family import kept_weights
+from wsn.feeds import Source
 from wsn.spec import Group
+from wsn.stream import Stream
 from wsn.tasks import Batch, classification
-from wsn.train import EVALUATION_BATCH
 
 
 class Cost(NamedTuple):
@@ -25,45 +25,39 @@ class Cost(NamedTuple):
     bytes: float  # on the device, at the peak
 
 
-def cost(group: Group, splits: Splits) -> Cost:
+def cost(group: Group, source: Source) -> Cost:
     """Count the FLOPs of the loss and its gradient from XLA's own analysis; memory from the shapes."""
     spec = group.specs[0]
-    model = models.build(spec, splits.train_images.shape[1:], splits.classes)
+    model = models.build(spec, source.image_shape, source.classes)
     task = classification(model)
     params, stats = jax.eval_shape(model.init, jax.random.key(0))
-    examples = len(splits.train_labels)
-    held_out = len(splits.validation_labels) if spec.validation_samples else len(splits.test_labels)
-
+    examples, held_out = feeds.examples(source, spec)
     batch_size = min(spec.batch_size, examples)
-    batch = _batch(batch_size, splits)
+    batch = _batch(batch_size, source)
     gradient = jax.grad(lambda p, s, b: task.training(p, s, b, None)[0].loss)
     train_flops = _flops(gradient, params, stats, batch) / batch_size
     test_flops = _flops(task.evaluation, params, stats, batch) / batch_size
     flops = len(group.members) * spec.epochs * (train_flops * examples + test_flops * held_out)
 
     entries = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-    pixels = math.prod(splits.train_images.shape[1:])
-    # Parameters, masked parameters, gradients (and momentum) in float32, masks in bytes; data; hidden units.
+    # Parameters, masked parameters, gradients (and momentum) in float32, masks in bytes; what layers put out; data.
     per_entry = 3 * 4 + 1 + (4 if spec.momentum else 0)
-    outputs = jax.make_jaxpr(model.apply)(params, stats, batch.inputs).eqns
-    hidden = (
-        4
-        * sum(
-            math.prod(v.aval.shape)
-            for equation in outputs
-            if equation.primitive.name in ("dot_general", "conv_general_dilated")
-            for v in equation.outvars
-        )
-        * max(1, EVALUATION_BATCH // batch_size)
+    outputs = sum(
+        math.prod(variable.aval.shape)
+        for equation in jax.make_jaxpr(model.apply)(params, stats, batch.inputs).eqns
+        if equation.primitive.name in ("dot_general", "conv_general_dilated")
+        for variable in equation.outvars
     )
-    size = len(group.members) * (entries * per_entry + hidden) + 4 * pixels * (examples + held_out)
+    hidden = 4 * outputs * max(1, feeds.EVALUATION_BATCH // batch_size)
+    resident = 0 if isinstance(source, Stream) else 4 * math.prod(source.image_shape) * (examples + held_out)
+    size = len(group.members) * (entries * per_entry + hidden) + resident
     return Cost(len(group.members), tuple(kept_weights(s, model.shapes) for s in group.specs), flops, size)
 
 
-def _batch(size: int, splits: Splits) -> Batch:
+def _batch(size: int, source: Source) -> Batch:
     """The shapes of a batch, without its values."""
     array: Any = jax.ShapeDtypeStruct
-    images = array((size, *splits.train_images.shape[1:]), jnp.float32)
+    images = array((size, *source.image_shape), jnp.float32)
     return Batch(images, array((size,), jnp.int32), array((size,), jnp.float32))
 
 

@@ -4,14 +4,14 @@ One program is fastest where it can be: nothing waits for the host. XLA runs the
 convolutions on a CPU, up to 23 times slower, so there convolutional networks go step by step, member by member.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from wsn import devices
-from wsn.batches import Take, take
+from wsn.batches import Indices, Take, take
 from wsn.devices import Placement
 from wsn.layers import Model
 from wsn.models import has_convolutions
@@ -34,16 +34,20 @@ def compile_epochs(
     model: Model,
     step: Callable,
     evaluation: Callable,
-    take_training: Take,
     placement: Placement,
-    shared: bool,
+    *,
+    take_training: Take = take,
+    take_held_out: Take = take,
+    shared: bool = True,
+    streamed: bool = False,
 ) -> Program:
-    """The way that suits the network and the device; `shared`: all members see the same batches.
+    """The way that suits the network, the device and the data; `shared`: all members see the same batches.
 
-    step: (member, batch) → (member, sums); evaluation: (member, batch) → sums.
+    step: (member, batch) → (member, sums); evaluation: (member, batch) → sums. With `streamed`, indices are an
+    iterator of what the batches are made from, one by one.
     """
-    if goes_step_by_step(model):
-        return step_by_step(step, evaluation, take_training, placement, shared)
+    if streamed or goes_step_by_step(model):
+        return step_by_step(step, evaluation, placement, take_training, take_held_out, shared)
     together = trains_together(model)
     return Program(
         devices.compile_program(
@@ -54,7 +58,7 @@ def compile_epochs(
         ),
         devices.compile_program(
             placement,
-            over_members(scanned_sums(evaluation), together=together, shared_indices=True),
+            over_members(scanned_sums(evaluation, take_held_out), together=together, shared_indices=True),
         ),
     )
 
@@ -84,7 +88,7 @@ def scanned(step: Callable, take: Take) -> Callable:
     return epoch
 
 
-def scanned_sums(evaluation: Callable) -> Callable:
+def scanned_sums(evaluation: Callable, take: Take) -> Callable:
     """A split of one member: (member, indices, data) → sums."""
 
     def evaluate(member: Any, indices: Any, data: Any) -> Any:
@@ -108,40 +112,55 @@ def over_members(function: Callable, *, together: bool, shared_indices: bool) ->
 
 
 def step_by_step(
-    step: Callable, evaluation: Callable, take_training: Take, placement: Placement, shared: bool
+    step: Callable,
+    evaluation: Callable,
+    placement: Placement,
+    take_training: Take,
+    take_held_out: Take,
+    shared: bool,
 ) -> Program:
-    """Members and batches in Python loops over one compiled step; `placement` is `single` or `batch`."""
+    """Batches and members in Python loops over one compiled step; `placement` is `single` or `batch`."""
     run_step = devices.compile_program(
         placement, lambda member, row, data: step(member, take_training(data, row)), donate=True
     )
     run_evaluation = devices.compile_program(
-        placement, lambda member, row, data: evaluation(member, take(data, row))
+        placement, lambda member, row, data: evaluation(member, take_held_out(data, row))
     )
 
-    def rows(indices: Any, member: int | None) -> Any:
-        """The batches one by one; the last two axes are steps and examples, before them that of members."""
-        for at in range(indices.weight.shape[-2]):
-            row = jax.tree.map(lambda x, at=at: x[..., at, :], indices)
-            yield row if member is None else jax.tree.map(lambda x: x[..., member, :], row)
-
     def epoch(members: Any, indices: Any, data: Any) -> Any:
-        results = []
-        for i, member in enumerate(unstacked(members)):
-            total = None
-            for row in rows(indices, None if shared else i):
-                member, sums = run_step(member, row, data)
-                total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-            results.append((member, total))
-        return stacked(results)
+        states = unstacked(members)
+        totals: list[Any] = [None] * len(states)
+        for row in rows_of(indices):
+            for i, member in enumerate(states):
+                own = row if shared else jax.tree.map(lambda x, i=i: x[..., i, :], row)
+                states[i], sums = run_step(member, own, data)
+                totals[i] = added(totals[i], sums)
+        return stacked(states), stacked(totals)
 
     def evaluate(members: Any, indices: Any, data: Any) -> Any:
-        totals = []
-        for member in unstacked(members):
-            sums = [run_evaluation(member, row, data) for row in rows(indices, None)]
-            totals.append(jax.tree.map(lambda *x: sum(x), *sums))
+        states = unstacked(members)
+        totals: list[Any] = [None] * len(states)
+        for row in rows_of(indices):
+            totals = [
+                added(total, run_evaluation(member, row, data))
+                for total, member in zip(totals, states, strict=True)
+            ]
         return stacked(totals)
 
     return Program(epoch, evaluate)
+
+
+def rows_of(indices: Any) -> Iterator[Any]:
+    """The rows of an epoch one by one: of arrays with steps and examples on the last axes, or as they stream in."""
+    if not isinstance(indices, Indices):
+        yield from indices
+        return
+    for at in range(indices.weight.shape[-2]):
+        yield jax.tree.map(lambda x, at=at: x[..., at, :], indices)
+
+
+def added(total: Any, sums: Any) -> Any:
+    return sums if total is None else jax.tree.map(jnp.add, total, sums)
 
 
 def unstacked(members: Any) -> list[Any]:

@@ -26,8 +26,8 @@ from jaxtyping import Float
 
 from wsn import checkpoints, hosts, train
 from wsn.claims import claim
-from wsn.data import Splits
 from wsn.errors import Preempted, UserError
+from wsn.feeds import Source
 from wsn.files import replacing
 from wsn.spec import SEMANTICS, Group, Spec, changed_fields, from_fields
 
@@ -49,7 +49,7 @@ class Result:
 def run(
     groups: Iterable[Group],
     workdir: Path,
-    splits_of: Callable[[Spec], Splits],
+    source_of: Callable[[Spec], Source],
     *,
     checkpoint_seconds: float = 30.0,
     watch: Watch = lambda group, epochs, history: None,
@@ -71,7 +71,7 @@ def run(
                 if not owned:
                     blocked.append(group)
                 elif not record_path(workdir, group).exists():
-                    _train(group, workdir, splits_of(group.specs[0]), checkpoint_seconds, watch, stop)
+                    _train(group, workdir, source_of(group.specs[0]), checkpoint_seconds, watch, stop)
                 else:
                     watch(group, group.specs[0].epochs, {})
                     _forget_checkpoints(workdir, group)
@@ -83,7 +83,7 @@ def run(
 def _train(
     group: Group,
     workdir: Path,
-    splits: Splits,
+    source: Source,
     checkpoint_seconds: float,
     watch: Watch,
     stop: Callable[[], bool],
@@ -98,7 +98,7 @@ def _train(
     hosts.tell((group, snapshot))
     if hosts.anywhere(False):
         raise UserError("--data_dir: another process of this run cannot read its data; its output says why")
-    for epochs, history, take_snapshot in train.train(group, splits, resume=snapshot):
+    for epochs, history, take_snapshot in train.train(group, source, resume=snapshot):
         last = epochs == group.specs[0].epochs
         with hosts.followers_stop_on_error():
             watch(group, epochs, history)
@@ -114,18 +114,18 @@ def _train(
     _forget_checkpoints(workdir, group)
 
 
-def follow(splits_of: Callable[[Spec], Splits], stop: Callable[[], bool]) -> int:
+def follow(source_of: Callable[[Spec], Source], stop: Callable[[], bool]) -> int:
     """What every process but the leader does in a run over several: train what it tells; returns its exit code."""
     while not isinstance(message := hosts.tell(), int):
         group, snapshot = message
-        splits = None
+        source = None
         try:
-            splits = splits_of(group.specs[0])
+            source = source_of(group.specs[0])
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-        if hosts.anywhere(splits is None) or splits is None:
+        if hosts.anywhere(source is None) or source is None:
             continue
-        for _ in train.train(group, splits, resume=snapshot):
+        for _ in train.train(group, source, resume=snapshot):
             if hosts.anywhere(stop()):
                 break
     return message

@@ -24,13 +24,11 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int, Int32, UInt8
 from PIL import Image
 
-from wsn.data import data_folder, one_line, permutation
+from wsn.data import IMAGENET_DEVIATION, IMAGENET_MEAN, data_folder, one_line, permutation
 from wsn.errors import UserError
 
 SIDE, CROP = 256, 224
 AREA, ASPECT, ATTEMPTS = (0.2, 1.0), (3 / 4, 4 / 3), 10
-# Of ImageNet's channels, as torchvision's recipes have them.
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Images that a thread decodes before it reports: few enough to share a batch, many enough to hide the hand-over.
 _CHUNK = 8
 
@@ -269,8 +267,8 @@ class Images:
     train: str = "train"
     test: str = "validation"
     flip: bool = True
-    mean: tuple[float, float, float] = MEAN
-    deviation: tuple[float, float, float] = DEVIATION
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    deviation: tuple[float, float, float] = IMAGENET_DEVIATION
 
     def open(self, data_dir: str | None = None, threads: int | None = None) -> Stream:
         """Finds the files; reads no image yet.

@@ -16,16 +16,13 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Shaped
 
-from wsn import devices, masks, models, programs
-from wsn.batches import AUGMENTATIONS, Take, batches, load, shuffled, take, take_augmented
-from wsn.data import Splits
+from wsn import devices, feeds, masks, models, programs
 from wsn.devices import Placement
+from wsn.feeds import Source
 from wsn.layers import Model, Params, Stats
 from wsn.spec import Group, Spec
+from wsn.stream import Stream
 from wsn.tasks import Batch, Sums, Task, classification
-
-# The examples of one evaluation batch: large enough for the matrix product, small enough for the cache.
-EVALUATION_BATCH = 1000
 
 
 class State(NamedTuple):
@@ -151,7 +148,7 @@ def stack(trees: list[Any]) -> Any:
 
 
 def train(
-    group: Group, splits: Splits, *, resume: Snapshot | None = None, placement: Placement | None = None
+    group: Group, source: Source, *, resume: Snapshot | None = None, placement: Placement | None = None
 ) -> Iterator[tuple[int, History, Callable[[], Snapshot]]]:
     """Train a group; yields after every epoch (epochs done, history so far, a function that takes a snapshot).
 
@@ -162,21 +159,12 @@ def train(
     """
     spec = group.specs[0]
     count = len(group.members)
-    model = models.build(spec, splits.train_images.shape[1:], splits.classes)
-    placement = placement or devices.place(count, by_batch=programs.goes_step_by_step(model))
+    model = models.build(spec, source.image_shape, source.classes)
+    streamed = isinstance(source, Stream)
+    placement = placement or devices.place(count, by_batch=streamed or programs.goes_step_by_step(model))
     task = classification(model)
-    examples = len(splits.train_labels)
+    examples, _ = feeds.examples(source, spec)
     transformation = optimizer(spec, -(-examples // spec.batch_size))
-    shared = spec.order == "shared"
-    program = programs.compile_epochs(
-        model,
-        make_step(task, transformation, placement.axis),
-        make_evaluation(task, placement.axis),
-        take_of(spec, splits),
-        placement,
-        shared,
-    )
-
     members = initial_members(group, model, transformation)
     history: History = {}
     if resume is not None:
@@ -184,31 +172,23 @@ def train(
     done = len(next(iter(history.values()))) if history else 0
     members = devices.scatter_members(placement, members)
 
-    name = "validation" if spec.validation_samples else "test"
-    augmented = spec.augmentation != "none"
-    train_data, held_out = (devices.replicate(placement, x) for x in load(splits, name, raw=augmented))
-    held_out_rows = devices.scatter_batches(
-        placement, batches(jnp.arange(len(held_out.labels)), min(EVALUATION_BATCH, len(held_out.labels)))
+    feed = feeds.feed(group, source, placement)
+    program = programs.compile_epochs(
+        model,
+        make_step(task, transformation, placement.axis),
+        make_evaluation(task, placement.axis),
+        placement,
+        take_training=feed.take_training,
+        take_held_out=feed.take_held_out,
+        shared=spec.order == "shared",
+        streamed=streamed,
     )
-    order = partial(shuffled, examples=examples, batch_size=min(spec.batch_size, examples), noisy=augmented)
-    order_key = jax.random.fold_in(jax.random.key(spec.data_seed), 2)
-    if not shared:
-        member_keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 2) for _, seed in group.members])
-        order, order_key = jax.vmap(order, in_axes=(0, None)), member_keys
-
+    name = "validation" if spec.validation_samples else "test"
     for epoch in range(done, spec.epochs):
-        rows = devices.scatter_batches(placement, order(order_key, epoch), of_members=not shared)
-        members, train_sums = program.epoch(members, rows, train_data)
-        test_sums = program.evaluate(members, held_out_rows, held_out)
+        members, train_sums = program.epoch(members, feed.training(epoch), feed.training_data)
+        test_sums = program.evaluate(members, feed.held_out(), feed.held_out_data)
         history = extend(history, placement, count, {"train": train_sums, name: test_sums})
         yield epoch + 1, history, partial(snapshot, placement, count, members.state, history)
-
-
-def take_of(spec: Spec, splits: Splits) -> Take:
-    """How a training batch of that spec is made from its indices."""
-    if spec.augmentation == "none":
-        return take
-    return take_augmented(AUGMENTATIONS[spec.augmentation], splits.mean, splits.deviation)
 
 
 def snapshot(placement: Placement, members: int, state: State, history: History) -> Snapshot:
