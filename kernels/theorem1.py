@@ -122,7 +122,7 @@ def _quadrature(x: np.ndarray, y: np.ndarray, p: np.ndarray, tolerance: float) -
     padded = np.concatenate([p, np.full(-len(p) % 5, p[-1])])  # few shapes, few compilations
     logarithms = radial.table(padded)
     # With few survivors the integrand is rough, and a fine tolerance would throw the first grid away for most pairs.
-    rough = p.min() * size.mean() < 20 and tolerance < 1e-5
+    rough = int(p.min() * size.mean() < 20 and tolerance < 1e-5)
     for angles in quadrature.ANGLES[rough:]:
 
         def integrate(rows: np.ndarray, angles: int = angles) -> quadrature.Result:
