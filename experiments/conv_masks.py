@@ -1,6 +1,6 @@
 """Figure 9: removing single weights of a convolution against whole kernels (masks over input × output alone).
 
-    python -m experiments.conv_masks                                       # digits, about a minute on 2 cores
+    python -m experiments.conv_masks                                       # digits, two minutes on 2 cores
     python -m experiments.conv_masks --preset=small --dataset=cifar100     # about an hour on 2 cores
     python -m experiments.conv_masks --preset=paper --dataset=cifar100     # Figure 9: a GPU
 

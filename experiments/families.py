@@ -32,6 +32,8 @@ BEST_CONNECTIVITY, BEST_WIDENING = (0.01, 0.1), (3.0, 10.0)  # paper, sections 1
 
 Row = dict[str, Any]
 
+flags.disclaim_key_flags()  # so that --help of an experiment lists the flags that are defined here for it
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset(cli.Preset):
