@@ -288,14 +288,21 @@ def train(families: Iterable[Sequence[Spec]], seeds: int) -> list[runs.Result] |
             runs.run(groups, workdir(), source_of, checkpoint_seconds=seconds, watch=progress, stop=stop)
     finally:
         progress.close()
+    results = recorded(families, seeds)
     networks = dict.fromkeys((spec, seed) for specs in families for spec in specs for seed in wanted)
-    found = runs.results(runs.cover(workdir(), families, wanted), workdir())
-    results = [result for result in found if (result.spec, result.seed) in networks]
     missing = networks.keys() - {(result.spec, result.seed) for result in results}
     if missing:
         widths = ", ".join(map(str, sorted({spec.width for spec, _ in missing})))
         print(f"{len(missing)} of {len(networks)} networks have no record yet (widths {widths}): left out")
     return results or None
+
+
+def recorded(families: Iterable[Sequence[Spec]], seeds: int) -> list[runs.Result]:
+    """The results in the folder of just these lists of specs and seeds 0 … seeds - 1; trains nothing."""
+    families = [tuple(specs) for specs in families]
+    asked, wanted = {spec for specs in families for spec in specs}, range(seeds)
+    groups = runs.cover(workdir(), families, wanted)
+    return [r for r in runs.results(groups, workdir()) if r.spec in asked and r.seed in wanted]
 
 
 def _shard() -> slice:

@@ -57,7 +57,9 @@ COLUMNS = [
 PAIRS = {"digits": 200}  # by default, and 10,000 of any other set
 DRAWN = 8.0  # the n p of the figure's curves, if it is among those asked for: Figure 8's
 MOST_CERTAIN = 0.95  # share of bootstrap samples that must have a minimum, and the level of the interval
-TOLERANCE = 2e-4  # estimated scaled error of K_l: D is then exact to a part in a thousand, where it is hardest
+TOLERANCE = (
+    2e-4  # estimated scaled error of K_l: D is then exact to a part in a thousand, where it is hardest
+)
 
 Curves = tuple[dict[str, Any], DistanceCurves]
 

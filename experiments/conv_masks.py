@@ -1,0 +1,160 @@
+"""Figure 9: removing single weights of a convolution against whole kernels (masks over input × output alone).
+
+    python -m experiments.conv_masks                                       # digits, two minutes on 2 cores
+    python -m experiments.conv_masks --preset=small --dataset=cifar100     # about an hour on 2 cores
+    python -m experiments.conv_masks --preset=paper --dataset=cifar100     # Figure 9: a GPU
+
+ResNet-18 by the recipe of Appendix A; families of base widths 8, 12 and 18. A whole k × k kernel is kept or removed
+(Appendix C), so that fewer weights than a kernel has may find no place. Writes WORKDIR/conv_masks.csv, a row per
+network, and WORKDIR/conv_masks.png: best test accuracy over connectivity, and single weights less whole kernels.
+The paper finds up to 3 points for base widths 8 and 12 at small connectivity. Networks that resnet_width has trained
+in the same --workdir are not trained again; --draw_only draws the part that is done.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import cli, families, recipe
+from experiments.families import Network, Preset, Row
+from experiments.intervals import METHOD, Estimate, estimate
+from wsn import family
+
+EXPERIMENT = "conv_masks"
+COLUMNS = ["dataset", "base_width", "width", "mask", *families.COLUMNS]
+PAPER_GAP = 3.0  # points, the largest, Appendix C
+MASKS = {"elementwise": "single weights", "io": "whole kernels"}
+
+PRESETS = {
+    "quick": Preset(
+        dataset="digits",
+        base_width=2,
+        widths=(2, 3, 4),
+        train_samples=None,
+        batch_size=100,
+        epochs=8,
+        seeds=2,
+    ),
+    "small": Preset(
+        dataset="cifar100",
+        base_width=8,
+        widths=(8, 12, 18),
+        train_samples=10000,
+        batch_size=128,
+        epochs=20,
+        seeds=2,
+    ),
+    "paper": Preset(
+        dataset="cifar100",
+        base_width=8,
+        families=(8, 12, 18),
+        widths=(8, 12, 18, 27, 40, 60, 91),
+        train_samples=None,
+        batch_size=128,
+        epochs=recipe.PAPER_EPOCHS,
+        seeds=10,
+    ),
+}
+
+
+def networks(preset: Preset) -> list[Network]:
+    """Both masks of every width; the base network, which has none, stands under both."""
+    template, shapes = recipe.template(preset), recipe.shapes_of(preset.dataset)
+    found = []
+    for base, widths in families.members(preset).items():
+        for mask in MASKS:
+            masked = dataclasses.replace(template, mask=mask)
+            for spec in family.sparse(masked, base, widths, shapes, "largest_first"):
+                spec = spec if spec.kept else dataclasses.replace(spec, mask="elementwise")
+                found.append(Network(base, mask, spec, preset.seeds))
+    return found
+
+
+def gaps(rows: Sequence[Row], base: int) -> list[tuple[Row, Estimate]]:
+    """Best test accuracy of single weights less that of whole kernels: (elementwise row, gap) by width.
+
+    Widths above the base at which both have a finished seed.
+    """
+    found = {(row["kind"], row["width"]): row for row in rows if row["base_width"] == base and row["test"]}
+    place = {key: i for i, key in enumerate(found)}
+    tests = [row["test"] for row in found.values()]
+
+    def gap(width: int) -> Estimate:
+        one, io = place["elementwise", width], place["io", width]
+        return estimate(lambda test: test[:, one] - test[:, io], tests)
+
+    widths = sorted(w for kind, w in found if kind == "io" and w > base and ("elementwise", w) in found)
+    return [(found["elementwise", width], gap(width)) for width in widths]
+
+
+def draw(rows: Sequence[Row], preset: Preset) -> Figure:
+    """Figure 9, and the gap between both masks with its interval."""
+    figure = Figure(figsize=(10.5, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    for base, colour in families.colours(rows).items():
+        for mask, marker, line in (("elementwise", "o", "-"), ("io", "x", "--")):
+            points = families.select(rows, mask, base)
+            if points:
+                # With whole kernels a few weights of the budget find no place: the family is named by its budget.
+                label = f"{max(row['weights'] for row in points):,} weights, {MASKS[mask]}"
+                style = {"color": colour, "marker": marker, "linestyle": line, "label": label}
+                families.curve(left, points, "connectivity", "best_test_accuracy_mean", **style)
+        _draw_gaps(right, gaps(rows, base), colour, f"base width {base}")
+    right.axhline(0, color="0.6", linewidth=0.8)
+    right.axhline(PAPER_GAP, color="black", linestyle=":", label="the paper's largest, “up to 3 %”")
+    families.finish(left, rows, "connectivity", "connectivity", "best test accuracy (%)")
+    families.finish(right, rows, "connectivity", "connectivity", "single weights less whole kernels (points)")
+    for axes in (left, right):
+        axes.legend(fontsize=7.5, framealpha=0.8, edgecolor="none")
+    figure.suptitle(families.caption(rows, preset), fontsize=11)
+    return figure
+
+
+def _draw_gaps(axes: Axes, found: Sequence[tuple[Row, Estimate]], colour: str, label: str) -> None:
+    if found:
+        values = [100 * gap.value for _, gap in found]
+        bars = [
+            [100 * (gap.value - gap.low) for _, gap in found],
+            [100 * (gap.high - gap.value) for _, gap in found],
+        ]
+        places = [row["connectivity"] for row, _ in found]
+        axes.errorbar(
+            places, values, yerr=bars, color=colour, marker="D", capsize=2, linewidth=1.2, label=label
+        )
+
+
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """The gap at every connectivity of every family, with its interval."""
+    lines = []
+    for base in sorted({row["base_width"] for row in rows}):
+        found = gaps(rows, base)
+        if not found:
+            lines.append(f"base width {base}: no verdict without both masks at a width above it")
+        for row, gap in found:
+            lines.append(
+                f"{row['weights']:,} weights, connectivity {row['connectivity']:.1%}: single weights less whole"
+                f" kernels {gap.show(100)} points"
+            )
+    return [*lines, METHOD]
+
+
+def main() -> None:
+    preset = cli.choose(PRESETS)
+    asked = networks(preset)
+    results = families.collect(asked)
+    if results is None:
+        return
+    rows = [row | {"mask": row["kind"]} for row in families.table(asked, results)]
+    cli.print_table(rows, [*COLUMNS, "diverged"])
+    written = cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(rows, preset))
+    print(*verdicts(rows), sep="\n")
+    print("wrote", *written)
+
+
+if __name__ == "__main__":
+    cli.define_output_flags(EXPERIMENT)
+    cli.define_training_flags(PRESETS, "quick")
+    families.define_flags()
+    cli.run(main)
