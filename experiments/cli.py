@@ -189,7 +189,14 @@ def train(families: Iterable[Sequence[Spec]], seeds: int) -> list[runs.Result] |
         runs.run(groups, workdir(), splits_of, checkpoint_seconds=FLAGS.checkpoint_seconds, watch=progress)
     finally:
         progress.close()
-    asked = {spec for specs in families for spec in specs}
+    return recorded(families, seeds)
+
+
+def recorded(families: Iterable[Sequence[Spec]], seeds: int) -> list[runs.Result]:
+    """The results in the folder of just these lists of specs and seeds 0 … seeds - 1; trains nothing."""
+    families = [tuple(specs) for specs in families]
+    asked, wanted = {spec for specs in families for spec in specs}, range(seeds)
+    groups = runs.cover(workdir(), families, wanted)
     return [r for r in runs.results(groups, workdir()) if r.spec in asked and r.seed in wanted]
 
 
