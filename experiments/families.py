@@ -97,7 +97,7 @@ def collect(networks: Iterable[Network]) -> list[runs.Result] | None:
         results += found or []
     if planned:
         return None
-    for network in asked.values():
+    for network in asked.values() if cli.FLAGS.draw_only else []:  # training says it itself
         have = {r.seed for r in results if r.spec == network.spec}
         if missing := [str(seed) for seed in range(network.seeds) if seed not in have]:
             seeds_missing = f"seed{'s' * (len(missing) > 1)} {', '.join(missing)}"

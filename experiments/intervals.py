@@ -35,7 +35,8 @@ def estimate(
     `measurements` have the values over seeds of each network, `statistic` takes the means of each of them, (draws,
     networks). The interval is that of the statistic under draws of the means from their posterior (Student's t with
     a flat prior, a normal distribution of the seeds, and one deviation for all networks of a measurement; so a
-    network with one seed has an interval as well).
+    network with one seed has an interval as well). The statistic must not choose a network by its mean unless that
+    choice is its subject.
     """
     means = [np.array([[np.mean(values) for values in networks]]) for networks in measurements]
     value = float(statistic(*means)[0])

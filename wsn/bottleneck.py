@@ -4,16 +4,23 @@ Linear: each layer becomes two without a nonlinearity between, inputs → inner 
 1 × 1). Non-linear: of a pair of layers the outer dimensions grow and the inner one shrinks.
 """
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping
+from itertools import combinations
 
-from wsn.shapes import Shapes
+from wsn.errors import UserError
+from wsn.shapes import Shapes, sizes
+
+Inner = dict[str, int]  # layer → inner dimension of its bottleneck
+UNIT = 1 << 16  # the inner dimensions shrink by a factor of so many parts
 
 
 def transformed(shapes: Shapes, kind: str, inner: Mapping[str, int]) -> Shapes:
     """Kernels of the network with bottlenecks of those inner dimensions, in the order of the layers.
 
     `linear`: inner dimension of each layer that is split into `<layer>.in` and `<layer>.out`. `nonlinear`: number of
-    outputs of each layer that has another; the layer after it takes as many inputs.
+    outputs of each layer that has another; the layer after it takes as many inputs. Transforming twice is the same
+    as once.
     """
     if kind == "none":
         return dict(shapes)
@@ -29,3 +36,88 @@ def transformed(shapes: Shapes, kind: str, inner: Mapping[str, int]) -> Shapes:
         result[layer] = (*taps, entering or inputs, narrow or outputs)
         entering = narrow
     return result
+
+
+def split(shapes: Shapes) -> Shapes:
+    """Every layer (stem, shortcuts and output too) in two, with the inner dimension min(inputs, outputs).
+
+    Its weight count is the budget of a family with linear bottlenecks. The expressive power stays the same (paper,
+    section 2.2), but of k × k convolutions with fewer inputs than outputs, which lose some rank.
+    """
+    return transformed(shapes, "linear", {layer: min(shape[-2:]) for layer, shape in shapes.items()})
+
+
+def linear(base: Shapes, wide: Shapes) -> Inner:
+    """Inner dimension of every layer of the wide network, so that it has about as many weights as `split(base)`.
+
+    At most min(inputs, outputs). They shrink in proportion to those dimensions of the base network that grow: the
+    three colours and the classes do not, and a layer that they limit stays at that limit while it can.
+    Raises UserError where bottlenecks of 1 are still too wide.
+    """
+    limits = {layer: min(shape[-2:]) for layer, shape in wide.items()}
+    growing = {
+        layer: min(
+            (d for d, e in zip(shape[-2:], wide[layer][-2:], strict=True) if d < e), default=limits[layer]
+        )
+        for layer, shape in base.items()
+    }
+    budget = sum(sizes(split(base)).values())
+    return closest(lambda inner: _count(wide, "linear", inner), growing, limits, budget)
+
+
+def nonlinear(base: Shapes, wide: Shapes, narrowed: Iterable[str]) -> Inner:
+    """Outputs of the `narrowed` layers of the wide network, so that it has about as many weights as `base`.
+
+    They shrink in proportion to those of the base network.
+    Raises UserError where bottlenecks of 1 are still too wide: the outer dimensions alone exceed the budget.
+    """
+    largest = {layer: base[layer][-1] for layer in narrowed}
+    limits = {layer: wide[layer][-1] for layer in largest}
+    budget = sum(sizes(base).values())
+    return closest(lambda inner: _count(wide, "nonlinear", inner), largest, limits, budget)
+
+
+def closest(
+    count: Callable[[Inner], int], largest: Mapping[str, int], limits: Mapping[str, int], budget: int
+) -> Inner:
+    """Inner dimensions between 1 and `limits` for which `count`, linear in each, comes close to the budget.
+
+    `largest` are shrunk by the one factor that just stays within the budget, and rounded down. Then one or two of
+    those below their limit change by one, each time the change that brings the count closest (of equals, of those
+    that have changed least), until none brings it closer. Raises UserError if the count exceeds the budget with all
+    of them 1.
+    """
+
+    def shrunk(part: int) -> Inner:
+        return {name: min(limits[name], max(1, size * part // UNIT)) for name, size in largest.items()}
+
+    fitting = bisect_right(range(UNIT + 1), budget, key=lambda part: count(shrunk(part)))
+    if not fitting:
+        raise UserError(
+            f"--widths: with bottlenecks of one unit a network of that width still has {count(shrunk(0))} weights,"
+            f" more than the budget of {budget}: take a smaller width"
+        )
+    start = shrunk(fitting - 1)
+    inner, gap = dict(start), budget - count(start)
+    cost = {name: count(start | {name: size + 1}) - count(start) for name, size in start.items()}
+    while True:
+        steps = [
+            (step * cost[name], abs(size + step - start[name]), name, step)
+            for name, size in inner.items()
+            for step in (1, -1)
+            if size < limits[name] and size + step >= 1
+        ]
+        changes = [*combinations(steps, 1), *combinations(steps, 2)]
+        distance, _, change = min(
+            ((abs(gap - sum(s[0] for s in c)), sum(s[1] for s in c), c) for c in changes),
+            default=(abs(gap), 0, ()),
+        )
+        if distance >= abs(gap):
+            return inner
+        for added, _, name, step in change:
+            inner[name] += step
+            gap -= added
+
+
+def _count(shapes: Shapes, kind: str, inner: Inner) -> int:
+    return sum(sizes(transformed(shapes, kind, inner)).values())

@@ -1,12 +1,15 @@
-"""Families: one weight budget → specs of growing width with exactly that many weights, and dense ones beside them."""
+"""Families: one weight budget → specs of growing width with that many weights, and dense ones beside them.
+
+Three ways to widen (paper, Figure 2): `sparse`, `linear_bottleneck` and `nonlinear_bottleneck`.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from wsn import budget
+from wsn import bottleneck, budget, models
 from wsn.errors import UserError
 from wsn.shapes import Shapes, sizes
-from wsn.spec import Spec
+from wsn.spec import Bottleneck, Spec
 
 ShapesOfWidth = Callable[[int], Shapes]
 
@@ -47,6 +50,34 @@ def sparse(
     return specs
 
 
+def linear_bottleneck(
+    template: Spec, base_width: int, widths: Sequence[int], shapes: ShapesOfWidth
+) -> list[Spec]:
+    """Networks of linear bottlenecks in all layers, each with about the weight count of that of `base_width`.
+
+    That one has inner dimensions min(inputs, outputs), so more weights than the dense network of the base width.
+    Raises UserError for a width below the base width, or too wide for the budget.
+    """
+    check_widths(base_width, widths)
+    base = shapes(base_width)
+    inner = {width: bottleneck.linear(base, shapes(width)) for width in widths}
+    return [with_inner(template, width, "linear", inner[width], shapes(width)) for width in widths]
+
+
+def nonlinear_bottleneck(
+    template: Spec, base_width: int, widths: Sequence[int], shapes: ShapesOfWidth
+) -> list[Spec]:
+    """Networks in which every other layer is narrow, each with about the weight count of the dense base network.
+
+    Raises UserError for a width below the base width, or too wide for the budget, and for too few layers.
+    """
+    check_widths(base_width, widths)
+    base = shapes(base_width)
+    narrowed = models.narrowed(template, tuple(base))
+    inner = {width: bottleneck.nonlinear(base, shapes(width), narrowed) for width in widths}
+    return [with_inner(template, width, "nonlinear", inner[width], shapes(width)) for width in widths]
+
+
 def dense(template: Spec, widths: Sequence[int]) -> list[Spec]:
     """The dense networks of those widths: their weight count grows with the width."""
     return [dataclasses.replace(template, width=width, kept=()) for width in widths]
@@ -58,11 +89,25 @@ def with_kept(template: Spec, width: int, kept: Mapping[str, int], shapes: Shape
     return dataclasses.replace(template, width=width, kept=() if whole else tuple(kept.items()))
 
 
+def with_inner(
+    template: Spec, width: int, kind: Bottleneck, inner: Mapping[str, int], shapes: Shapes
+) -> Spec:
+    """The spec of that width with those bottlenecks; a network that they leave as it is is the dense one."""
+    if bottleneck.transformed(shapes, kind, inner) == shapes:
+        return dataclasses.replace(template, width=width, kept=())
+    return dataclasses.replace(template, width=width, kept=(), bottleneck=kind, inner=tuple(inner.items()))
+
+
 def kept_weights(spec: Spec, shapes: Shapes) -> int:
-    """How many weights the network of a spec has."""
-    return sum(dict(spec.kept).values()) if spec.kept else weights(shapes)
+    """How many weights the network of a spec has; `shapes` are its kernels, or those without bottlenecks."""
+    if spec.kept:
+        return sum(dict(spec.kept).values())
+    return weights(bottleneck.transformed(shapes, spec.bottleneck, dict(spec.inner)))
 
 
 def connectivity(spec: Spec, shapes: Shapes) -> float:
-    """Kept weights over the weights of the dense network of the same width (paper, section 2.3)."""
+    """Kept weights over the weights of the dense network of the same width (paper, section 2.3).
+
+    `shapes` are those of the dense network: without bottlenecks.
+    """
     return kept_weights(spec, shapes) / weights(shapes)

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from wsn.errors import UserError
 from wsn.layers import Dense, Weighing, factors
 from wsn.parameterization import Parameterization, parameterization
 from wsn.shapes import Shapes, mlp_shapes
@@ -43,6 +44,19 @@ class MLP(nn.Module):
 def shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:
     """Kernels of the MLP of a spec, for flattened inputs of `input_shape` (without the batch)."""
     return mlp_shapes(math.prod(input_shape), (spec.width,) * spec.hidden_layers, classes)
+
+
+def narrowed(layers: Sequence[str]) -> Sequence[str]:
+    """The layers whose outputs a non-linear bottleneck narrows: every other hidden layer, from the second.
+
+    Raises UserError for fewer than three layers: of two, the inner dimension would be the width.
+    """
+    if len(layers) < 3:
+        raise UserError(
+            f"--hidden_layers={len(layers) - 1} is too small for a non-linear bottleneck, which narrows every other"
+            " hidden layer: give at least 2"
+        )
+    return layers[1:-1:2]
 
 
 def module(spec: Spec, layers: Sequence[str], shapes: Shapes) -> MLP:

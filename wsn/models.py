@@ -1,10 +1,11 @@
 """Networks: a spec → pure `init` and `apply`, and the shapes of its kernels. Models know nothing of masks.
 
 `init` draws weights of unit scale; `scalings` says by what the spec's parameterisation multiplies them. A new model is
-a file with `shapes` and `module`, and one line in `MODELS`.
+a file with `shapes`, `narrowed` and `module`, and one line in `MODELS`.
 """
 
 import math
+from collections.abc import Sequence
 from types import ModuleType
 
 from flax.traverse_util import flatten_dict
@@ -31,6 +32,14 @@ def plain_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shap
     if spec.model not in MODELS:
         raise UserError(f"--model={spec.model} is unknown: choose one of {', '.join(MODELS)}")
     return MODELS[spec.model].shapes(spec, input_shape, classes)
+
+
+def narrowed(spec: Spec, layers: Sequence[str]) -> Sequence[str]:
+    """The layers whose outputs a non-linear bottleneck narrows; no two of them follow each other.
+
+    Raises UserError where the network has too few layers.
+    """
+    return MODELS[spec.model].narrowed(layers)
 
 
 def kernel_path(layer: str) -> str:

@@ -67,6 +67,11 @@ def shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:
     return resnet18_shapes(spec.width, classes, stem, channels)
 
 
+def narrowed(layers: Sequence[str]) -> Sequence[str]:
+    """The layers whose outputs a non-linear bottleneck narrows: the first convolution of every block."""
+    return [layer for layer in layers if layer.startswith("layer") and layer.endswith(".conv1")]
+
+
 def module(spec: Spec, layers: Sequence[str], shapes: Shapes) -> ResNet18:
     """The network whose kernels are `shapes`."""
     return ResNet18(shapes, spec.bn_group, parameterization(spec.parameterization), spec.compute_dtype)

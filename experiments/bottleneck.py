@@ -1,0 +1,290 @@
+"""Figure 3: networks widened by linear and non-linear bottlenecks at a fixed number of weights.
+
+    python -m experiments.bottleneck                                       # an MLP on digits, a minute on 2 cores
+    python -m experiments.bottleneck --model=resnet18 --base_width=2 --widths=2,3,4 --epochs=8    # a tiny ResNet-18
+    python -m experiments.bottleneck --preset=small --dataset=cifar100     # about two hours on 2 cores (estimated)
+    python -m experiments.bottleneck --preset=paper --dataset=cifar100     # one data set of Figure 3: a GPU
+
+Linear: every layer is two, inputs → inner → outputs, with nothing between; at widening factor 1 the inner dimension is
+min(inputs, outputs), and the weights of that network are the budget of the wider ones. Non-linear: of two layers (the
+convolutions of a block; in an MLP every other hidden layer) the outer dimensions grow and the inner one shrinks; the
+budget is the weight count of the dense network. Inner dimensions are integers, so a few weights of the budget are
+missing or too many: the columns `weights` and `budget`. Non-linear bottlenecks cannot hold the budget beyond some
+width: it is left out, and named. The third way to widen, by masks, beside them: --ways=linear --ways=sparse.
+Dashed lines are the untransformed dense networks. The recipe is that of Appendix A for both models. Writes
+WORKDIR/bottleneck.csv, a row per network, and WORKDIR/bottleneck.png. --draw_only draws the part that is done.
+The paper: linear ones improve with width, up to a width, and stay below the dashed line; non-linear ones do not
+improve, but mildly at 1.8e5 weights.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from absl import flags
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import cli, families, recipe
+from experiments.families import Network, Row
+from experiments.intervals import METHOD, Estimate, estimate
+from wsn import bottleneck, family, models, runs
+from wsn.errors import UserError
+from wsn.spec import Spec
+
+EXPERIMENT = "bottleneck"
+COLUMNS = [
+    "dataset",
+    "base_width",
+    "width",
+    "kind",
+    "weights",
+    "budget",
+    "seeds",
+    "epochs",
+    "best_test_accuracy_mean",
+    "best_test_accuracy_std",
+    "final_test_accuracy_mean",
+    "best_train_accuracy_mean",
+]
+# Kind → (template, base width, widths, shapes of a width) → specs.
+WAYS: dict[str, Callable[..., list[Spec]]] = {
+    "linear": family.linear_bottleneck,
+    "nonlinear": family.nonlinear_bottleneck,
+    "sparse": partial(family.sparse, distribution="largest_first"),
+}
+TITLES = {"linear": "linear bottleneck", "nonlinear": "non-linear bottleneck", "sparse": "static sparsity"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset(families.Preset):
+    """`hidden_layers` are those of the MLP; `dense_seeds` of every dense network wider than the base."""
+
+    model: str = "resnet18"
+    learning_rate: float = 0.1
+    hidden_layers: int = 1
+    dense_seeds: int
+
+
+PRESETS = {
+    "quick": Preset(
+        dataset="digits",
+        model="mlp",
+        hidden_layers=2,
+        learning_rate=0.05,
+        base_width=32,
+        widths=(32, 40, 48),
+        train_samples=None,
+        batch_size=50,
+        epochs=30,
+        seeds=3,
+        dense_seeds=3,
+    ),
+    "small": Preset(
+        dataset="cifar100",
+        base_width=8,
+        widths=(8, 12, 18),
+        train_samples=10000,
+        batch_size=128,
+        epochs=20,
+        seeds=2,
+        dense_seeds=0,
+    ),
+    "paper": Preset(
+        dataset="cifar100",
+        base_width=8,
+        families=(8, 12, 18),
+        widths=(8, 12, 18, 27, 40, 60, 91),
+        train_samples=None,
+        batch_size=128,
+        epochs=recipe.PAPER_EPOCHS,
+        seeds=3,
+        dense_seeds=0,
+    ),
+}
+
+
+def template(preset: Preset) -> Spec:
+    """The network of a preset, by the recipe of Appendix A."""
+    spec = dataclasses.replace(recipe.template(preset), learning_rate=preset.learning_rate)
+    if preset.model == spec.model:
+        return spec
+    return dataclasses.replace(
+        spec, model=preset.model, hidden_layers=preset.hidden_layers, bias=True, augmentation="none"
+    )
+
+
+def networks(preset: Preset, ways: Sequence[str]) -> list[Network]:
+    """The untransformed network of every family, the wider ones by every way, and dense ones of the same widths.
+
+    A width that cannot hold the budget by some way is left out there, and named. Raises UserError if all are.
+    """
+    if preset.dense_seeds < 0:
+        raise UserError(f"--dense_seeds={preset.dense_seeds} is negative: give 0 to leave them out")
+    base_spec = template(preset)
+    shapes = cli.shapes_of(base_spec)
+    found = []
+    for base, widths in families.members(preset).items():
+        for spec in family.dense(base_spec, sorted({base, *widths})):
+            seeds = preset.seeds if spec.width == base else preset.dense_seeds
+            found += [Network(base, "dense", spec, seeds)] if seeds else []
+        for way in ways:
+            refusals = []
+            for width in widths:
+                try:
+                    [spec] = WAYS[way](base_spec, base, [width], shapes)
+                    found.append(Network(base, way, spec, preset.seeds))
+                except UserError as refusal:
+                    refusals.append((width, refusal))
+            if len(refusals) == len(widths):
+                raise refusals[-1][1]
+            for width, reason in refusals:
+                print(f"{TITLES[way]}, base width {base}: width {width} is left out ({reason})")
+    return found
+
+
+def table(asked: Sequence[Network], results: Sequence[runs.Result]) -> list[Row]:
+    """A row per network that has a record; beyond the CSV, see `families.accuracies`."""
+    by_spec: dict[Spec, list[runs.Result]] = {}
+    for result in results:
+        by_spec.setdefault(result.spec, []).append(result)
+    return [
+        describe(network) | families.accuracies(by_spec[network.spec])
+        for network in asked
+        if network.spec in by_spec
+    ]
+
+
+def describe(network: Network) -> Row:
+    """What a row says about a network before it is trained; the budget of a dense one is its weight count.
+
+    `untransformed` is the weight count of the dense network of the base width.
+    """
+    spec = network.spec
+    dense, base = (
+        models.plain_shapes(dataclasses.replace(spec, width=width), *recipe.inputs(spec.dataset))
+        for width in (spec.width, network.base_width)
+    )
+    budgets = {"linear": bottleneck.split(base), "dense": dense}
+    return {
+        "dataset": spec.dataset,
+        "base_width": network.base_width,
+        "width": spec.width,
+        "widening": spec.width / network.base_width,
+        "kind": network.kind,
+        "weights": family.kept_weights(spec, dense),
+        "budget": family.weights(budgets.get(network.kind, base)),
+        "untransformed": family.weights(base),
+        "epochs": spec.epochs,
+    }
+
+
+def members(rows: Sequence[Row], base: int, kind: str) -> list[Row]:
+    """The networks of that kind in a family that have a finished seed, by width."""
+    found = [row for row in rows if (row["base_width"], row["kind"]) == (base, kind) and row["test"]]
+    return sorted(found, key=lambda row: row["width"])
+
+
+def draw(rows: Sequence[Row], preset: Preset) -> Figure:
+    """A panel per way to widen: best test accuracy over the widening factor; dashed: the untransformed networks."""
+    kinds = [kind for kind in TITLES if any(row["kind"] == kind for row in rows)] or ["dense"]
+    figure = Figure(figsize=(1.0 + 4.6 * len(kinds), 4.4), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds, strict=True):
+        for base, colour in families.colours(rows).items():
+            _draw_family(axes, members(rows, base, kind), members(rows, base, "dense"), colour)
+        families.finish(axes, rows, "widening", "widening factor", "best test accuracy (%)")
+        factors = sorted({float(f"{row['widening']:.3g}") for row in rows})
+        ticks = factors[:: 1 + len(factors) // 9]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_title(TITLES.get(kind, kind), fontsize=9)
+        axes.label_outer()
+        axes.legend(frameon=False, fontsize=7.5, title="weights of the baseline", title_fontsize=7.5)
+    network = f"MLP with {preset.hidden_layers} hidden layers, {preset.dataset}, {preset.epochs} epochs"
+    figure.suptitle(families.caption(rows, preset) if preset.model != "mlp" else network, fontsize=11)
+    return figure
+
+
+def _draw_family(axes: Axes, points: Sequence[Row], dense: Sequence[Row], colour: str) -> None:
+    y = "best_test_accuracy_mean"
+    if points:
+        label = f"{points[0]['untransformed']:,}: {TITLES[points[0]['kind']]}"
+        families.curve(axes, points, "widening", y, color=colour, marker="x", label=label)
+    for row in dense[:1]:
+        if row["width"] == row["base_width"]:
+            label = f"{row['untransformed']:,}: untransformed"
+            axes.axhline(100 * row[y], color=colour, linestyle="--", linewidth=1, label=label)
+    if len(dense) > 1:
+        style = {"color": colour, "linestyle": ":", "marker": "o", "markerfacecolor": "none"}
+        span = f"{dense[0]['weights']:,}–{dense[-1]['weights']:,}"
+        families.curve(axes, dense, "widening", y, label=f"{span}: dense", **style)
+
+
+def sign(difference: Estimate) -> str:
+    """Whether a difference that a claim says is positive is so: its whole interval."""
+    return "holds" if difference.low > 0 else "fails" if difference.high < 0 else "undecided"
+
+
+def verdict(rows: Sequence[Row], base: int, kind: str) -> list[str]:
+    """Whether a way to widen improves a family, and whether it stays below the untransformed network.
+
+    Both of the best of its networks, chosen by its mean: the first is a little too easy to hold, the second too hard.
+    """
+    found, dense = members(rows, base, kind), members(rows, base, "dense")[:1]
+    name = f"{TITLES[kind]}, base width {base}"
+    if len(found) < 2 or [row["width"] for row in [found[0], *dense]] != [base, base]:
+        return [f"{name}: no verdict without the base width and a wider network"]
+    means = [row["best_test_accuracy_mean"] for row in found]
+    best, top = 1 + int(np.argmax(means[1:])), int(np.argmax(means))
+    tests = [row["test"] for row in [*found, *dense]]
+    gain = estimate(lambda test: test[:, best] - test[:, 0], tests)
+    lines = [
+        f"{name}: improves with width: {sign(gain)}: width {found[best]['width']} (the best of {len(found) - 1})"
+        f" against {base}: {gain.show(100)} points"
+    ]
+    if kind == "linear":
+        loss = estimate(lambda test: test[:, -1] - test[:, top], tests)
+        lines.append(
+            f"  stays below the untransformed network: {sign(loss)}: that less width {found[top]['width']}:"
+            f" {loss.show(100)} points"
+        )
+    return lines
+
+
+def differences(rows: Sequence[Mapping]) -> str:
+    """The largest difference between a weight count and its budget, in a line."""
+    row = max(rows, key=lambda row: abs(row["weights"] - row["budget"]) / row["budget"])
+    off = row["weights"] - row["budget"]
+    if not off:
+        return "every weight count is its budget"
+    return (
+        f"weight counts differ from their budgets by {abs(off) / row['budget']:.2%} at most"
+        f" ({off:+} of {row['budget']:,}: {row['kind']}, width {row['width']})"
+    )
+
+
+def main() -> None:
+    preset, ways = cli.choose(PRESETS), cli.FLAGS.ways
+    asked = networks(preset, ways)
+    results = families.collect(asked)
+    if results is None:
+        return
+    rows = table(asked, results)
+    cli.print_table(rows, [*COLUMNS, "diverged"])
+    written = cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(rows, preset))
+    for base in families.colours(rows):
+        for way in ways:
+            print(*verdict(rows, base, way), sep="\n")
+    print(METHOD, differences(rows), sep="\n")
+    print("wrote", *written)
+
+
+if __name__ == "__main__":
+    cli.define_output_flags(EXPERIMENT)
+    cli.define_training_flags(PRESETS, "quick")
+    families.define_flags()
+    flags.DEFINE_multi_enum("ways", ["linear", "nonlinear"], list(WAYS), "Ways to widen, a panel each.")
+    flags.DEFINE_enum("model", None, list(models.MODELS), "Network: one of these.")
+    flags.DEFINE_integer("hidden_layers", None, "Hidden layers of the MLP; non-linear bottlenecks need 2.")
+    flags.DEFINE_integer("dense_seeds", None, "How many seeds of every dense network wider than the base.")
+    cli.run(main)
