@@ -282,13 +282,20 @@ def on_one_device():
 
 @pytest.mark.parametrize("devices", [2, 4])
 def test_a_run_is_the_same_on_any_number_of_devices(devices):
-    """Up to the order of float32 sums, which 20 normalisations amplify, some over five values."""
-    history, snapshot = fit(devices)
-    expected, expected_snapshot = on_one_device()
+    """Up to the order of float32 sums: after an epoch to four digits and more, momentum included.
+
+    In the second epoch normalisation over as few as five values amplifies what is left (a unit crosses zero).
+    """
+    history, snapshot = fit(devices, until=1)
+    expected, expected_snapshot = fit(until=1)
     for name in expected:
-        np.testing.assert_allclose(history[name], expected[name], rtol=1e-3, err_msg=name)
+        np.testing.assert_allclose(history[name], expected[name], rtol=1e-4, err_msg=name)
     for place, leaf in expected_snapshot.state.items():
-        np.testing.assert_allclose(snapshot.state[place], leaf, rtol=2e-2, atol=1e-3, err_msg=place)
+        scale = np.abs(leaf).max()
+        np.testing.assert_allclose(snapshot.state[place], leaf, atol=1e-3 * scale, err_msg=place)
+    curve, whole = fit(devices)[0], on_one_device()[0]
+    for name in whole:
+        np.testing.assert_allclose(curve[name], whole[name], rtol=1e-2, err_msg=name)
 
 
 def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit():
