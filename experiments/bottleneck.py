@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from experiments import cli, families, recipe
 from experiments.families import Network, Row
-from experiments.intervals import METHOD, Estimate, estimate
+from experiments.intervals import METHOD, estimate, sign
 from wsn import bottleneck, family, models, runs
 from wsn.errors import UserError
 from wsn.spec import Spec
@@ -218,11 +218,6 @@ def _draw_family(axes: Axes, points: Sequence[Row], dense: Sequence[Row], colour
         style = {"color": colour, "linestyle": ":", "marker": "o", "markerfacecolor": "none"}
         span = f"{dense[0]['weights']:,}–{dense[-1]['weights']:,}"
         families.curve(axes, dense, "widening", y, label=f"{span}: dense", **style)
-
-
-def sign(difference: Estimate) -> str:
-    """Whether a difference that a claim says is positive is so: its whole interval."""
-    return "holds" if difference.low > 0 else "fails" if difference.high < 0 else "undecided"
 
 
 def verdict(rows: Sequence[Row], base: int, kind: str) -> list[str]:

@@ -52,3 +52,8 @@ def estimate(
         draws.append(mean + deviation / np.sqrt(seeds) * random.standard_normal((DRAWS, len(networks))))
     low, high = np.percentile(statistic(*draws), [2.5, 97.5])
     return Estimate(value, float(low), float(high))
+
+
+def sign(found: Estimate) -> str:
+    """Whether a quantity that a claim says is positive is so: its whole interval."""
+    return "holds" if found.low > 0 else "fails" if found.high < 0 else "undecided"

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 
 from experiments import cli, families, recipe
 from experiments.families import BEST_CONNECTIVITY, BEST_WIDENING, Network, Row
-from experiments.intervals import METHOD, Estimate, estimate
+from experiments.intervals import METHOD, Estimate, estimate, sign
 from wsn import family
 from wsn.errors import UserError
 
@@ -303,11 +303,6 @@ def width_alone(sparse: Sequence[Row], dense: Row) -> Estimate:
     with np.errstate(divide="ignore", invalid="ignore"):
         fraction = estimate(lambda test: (test[:, wide] - test[:, 0]) / (test[:, -1] - test[:, 0]), tests)
     return Estimate(fraction.value) if whole.low <= 0 <= whole.high else fraction
-
-
-def sign(found: Estimate) -> str:
-    """Whether a quantity that a claim says is positive is so: its whole interval."""
-    return "holds" if found.low > 0 else "fails" if found.high < 0 else "undecided"
 
 
 def place(found: Estimate, bounds: tuple[float, float], widest: bool) -> str:
