@@ -94,7 +94,7 @@ def pilot(pairs: inputs.Pairs) -> Pilot:
 def measure(name: str, pairs: inputs.Pairs, checked: int, tolerance: float) -> tuple[list[dict], float]:
     """A row per connectivity, and the seconds of the whole exact call."""
     start = time.perf_counter()
-    kernels = sparse_kernels(pairs.x, pairs.y, CONNECTIVITIES, tolerance=tolerance)
+    kernels = inputs.exact_kernels(pairs, CONNECTIVITIES, tolerance)
     total = time.perf_counter() - start
 
     chosen = np.unique(np.linspace(0, len(pairs.x) - 1, checked).astype(int))

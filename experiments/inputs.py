@@ -105,11 +105,13 @@ def from_flags(pairs: int, gaussian_pairs: int | None = None) -> list[Inputs]:
     return chosen
 
 
-def exact_kernels(inputs: Inputs, connectivity: np.ndarray, tolerance: float) -> SparseKernels:
+def exact_kernels(
+    pairs: Pairs, connectivity: np.ndarray, tolerance: float, name: str = "kernels"
+) -> SparseKernels:
     """`sparse_kernels` of all pairs, some at a time so that progress shows."""
-    x, y = inputs.pairs.x, inputs.pairs.y
+    x, y = pairs.x, pairs.y
     parts = []
-    with cli.progress(len(x), f"exact: {label(inputs.columns)}") as bar:
+    with cli.progress(len(x), f"exact: {name}") as bar:
         for start in range(0, len(x), CHUNK):
             rows = slice(start, start + CHUNK)
             parts.append(sparse_kernels(x[rows], y[rows], connectivity, tolerance=tolerance))

@@ -147,7 +147,9 @@ def simulate(
     x, y, _ = inputs.pairs
     pairs, features = x.shape
     reference = arc_cosine(x, y, 1) / features
-    kernels = kinds.exact_kernels(inputs, np.asarray(connectivities), TOLERANCE)
+    kernels = kinds.exact_kernels(
+        inputs.pairs, np.asarray(connectivities), TOLERANCE, kinds.label(inputs.columns)
+    )
     exact = [squared_distance(kernels, width).total.mean(0) for width in widths]
     draws = [max(networks, HIDDEN_UNITS // width) for width in widths]
     points = list(itertools.product(range(len(connectivities)), range(len(widths))))
