@@ -22,6 +22,7 @@ from experiments.inputs import Pairs, exact_kernels
 from kernels.approximations import eq4
 from kernels.closed_forms import arc_cosine
 from kernels.empirical import gp_kernel, sampled_networks
+from kernels.optimum import at_fixed_budget, budget_connectivity, minimum
 from kernels.theorem1 import squared_distance
 from wsn import models, train
 from wsn.spec import Group, Spec
@@ -30,6 +31,7 @@ COLUMNS = ["distance_empirical", "distance_empirical_stderr", "distance_exact", 
 REFERENCE_WIDTH = 10_000  # Appendix A
 TOLERANCE = 1e-4  # estimated scaled error of K_l: far below what simulation can tell
 RESAMPLES = 10_000
+LEAST_PAIRS = 500  # that the optimum is looked for on
 
 
 class Distance(NamedTuple):
@@ -149,6 +151,25 @@ def compared(
         f"Reference: a dense network of width {REFERENCE_WIDTH} has a mean squared distance of {gap:.2g} to the"
         f" infinitely wide one (Theorem 1: {expected:.2g});\nin its place it changes D by"
         f" {100 * min(change):+.2g} % to {100 * max(change):+.2g} %."
+    )
+
+
+def least(pairs: Pairs, base_width: int, classes: int) -> str:
+    """Where exact D is least at the budget of the base network, its last layer dense, in a line: Figure 8's optimum."""
+    some = Pairs(*(values[:LEAST_PAIRS] for values in pairs))
+    features = some.x.shape[1]
+    budget = base_width * (features + classes)
+    widths = np.geomspace(base_width, budget / classes - 1, 25)
+    curve = at_fixed_budget(some.x, some.y, widths, classes, budget, TOLERANCE).distance.mean(axis=0)
+    found = minimum(widths, curve)
+    if np.isnan(found.at):
+        end = widths[np.argmin(curve)]
+        return f"At this budget exact D has no minimum inside: it is least at width {end:.0f}, an end."
+    p = float(budget_connectivity(found.at, features, classes, budget))
+    return (
+        f"At this budget exact D is least at width {found.at:.0f}, connectivity {100 * p:.3g} % of the first layer"
+        f" (over {len(some.x)} pairs); equation (4) has its least at"
+        f" {widths[np.argmin(eq4(budget_connectivity(widths, features, classes, budget), widths, features))]:.0f}."
     )
 
 

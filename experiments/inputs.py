@@ -74,7 +74,7 @@ def of_images(dataset: data.Dataset, normalization: str, pairs: int, seed: int) 
 
 
 def define_flags() -> None:
-    """Which inputs, how many pairs."""
+    """--dataset, --data_dir, --inputs, --normalizations, --seed: which inputs."""
     flags.DEFINE_string("dataset", "digits", f"Image set: one of {', '.join(data.DATASETS)}.")
     flags.DEFINE_string("data_dir", None, "Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).")
     flags.DEFINE_list(
@@ -116,6 +116,11 @@ def exact_kernels(
             rows = slice(start, start + CHUNK)
             parts.append(sparse_kernels(x[rows], y[rows], connectivity, tolerance=tolerance))
             bar.update(len(x[rows]))
+    missed = np.concatenate([part.error_estimate for part in parts]) > 10 * tolerance
+    if missed.any():
+        print(
+            f"{name}: the estimated error of {missed.mean():.2%} of the kernels is above {10 * tolerance:g}"
+        )
     *names, _ = SparseKernels._fields
     whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     return SparseKernels(**whole, features=x.shape[1])

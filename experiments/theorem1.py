@@ -19,7 +19,6 @@ within --tolerance. Source: Theorem 1 and equations (1)-(4).
 import itertools
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +43,7 @@ from kernels.closed_forms import arc_cosine
 from kernels.empirical import MeanDistance, simulated_distance
 from kernels.theorem1 import sparse_kernels, squared_distance
 from kernels.validation import checked_connectivity
+from wsn.devices import usable_cores
 from wsn.errors import UserError
 
 EXPERIMENT = "theorem1"
@@ -87,18 +87,23 @@ def evaluate(case: dict[str, Any]) -> dict[str, Any]:
     """One row of the table: our K_{1,p}, K_{2,p}, D and their scaled differences from the case's."""
     try:
         kernels = sparse_kernels(case["x"], case["y"], case["p"])
-        if kernels.k1.shape or not all(np.isfinite(float(case[key])) for key in ("K1p", "K2p", "n")):
-            raise UserError("one pair, one p, one n and finite K1p, K2p make a case")
+        numbers = [case[key] for key in ("p", "n", "K1p", "K2p")]
+        if kernels.k1.shape or any(type(value) not in (int, float) for value in numbers):
+            raise UserError("one pair, one p, one n, one K1p and one K2p make a case")
         distance = squared_distance(kernels, case["n"])
-    except (UserError, TypeError, ValueError) as error:
+        expected = [float(case["K1p"]), float(case["K2p"])]
+        if not np.isfinite([*expected, float(distance.total)]).all():
+            raise UserError("K1p, K2p and D must be finite")
+    except (UserError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"--cases: {case['name']}: {error}") from error
-    scale = float(np.linalg.norm(case["x"]) * np.linalg.norm(case["y"])) or 1.0
+    # Of one or of two factors none of which over- or underflows, since sparse_kernels has accepted the pair.
+    scale = math.hypot(*case["x"]) * math.hypot(*case["y"]) or 1.0
     values = (
         case["name"],
         str(kernels.method),
         *(float(value) for value in (kernels.k1, kernels.k2, distance.total, kernels.error_estimate)),
-        abs(float(kernels.k1) - float(case["K1p"])) / scale,
-        abs(float(kernels.k2) - float(case["K2p"])) / scale**2,
+        abs(float(kernels.k1) - expected[0]) / scale,
+        abs(float(kernels.k2) - expected[1]) / scale**2,
     )
     return dict(zip(COLUMNS, values, strict=True))
 
@@ -161,7 +166,7 @@ def simulate(
 
     rows = []
     units = len(connectivities) * sum(count * n for count, n in zip(draws, widths, strict=True))
-    cores = len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" else 1
+    cores = usable_cores() if jax.default_backend() == "cpu" else 1
     with (
         cli.progress(units, f"simulated: {kinds.label(inputs.columns)}") as bar,
         ThreadPoolExecutor(cores) as pool,
@@ -263,7 +268,7 @@ def validate() -> bool:
 
 
 def main() -> None:
-    sys.exit(0 if (check_cases() if cli.FLAGS.cases else validate()) else 1)
+    sys.exit(0 if (validate() if cli.FLAGS.cases is None else check_cases()) else 1)
 
 
 if __name__ == "__main__":

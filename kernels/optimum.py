@@ -12,7 +12,7 @@ import numpy.typing as npt
 from jaxtyping import ArrayLike, Float, Float64, Int
 
 from kernels.theorem1 import SparseKernels, sparse_kernels, squared_distance
-from kernels.validation import checked_connectivity
+from kernels.validation import checked_connectivity, checked_width
 from wsn.errors import UserError
 
 BOOTSTRAP_BLOCK = 64  # samples weighed together: 64 x pairs numbers in memory
@@ -58,15 +58,19 @@ def budget_connectivity(
 ) -> Float64[np.ndarray, "..."]:
     """p = (budget - outputs n) / (features n) of each width: a dense last layer, the rest in the first.
 
-    Source: Figure 8. Raises UserError if the last layer of a width takes the whole budget.
+    Source: Figure 8. Raises UserError if the last layer of a width takes the whole budget, or if a width is too
+    narrow to hold it.
     """
-    width = np.asarray(width, np.float64)
+    width = checked_width(width)
     left = budget - outputs * width
     if (left <= 0).any():
         raise UserError(
             f"width {width.max():g} needs {outputs * width.max():g} of {budget} weights in the last layer"
         )
-    return checked_connectivity(np.minimum(left / (features * width), 1))
+    connectivity = left / (features * width)
+    if (connectivity > 1 + 1e-12).any():
+        raise UserError(f"width {width.min():g} cannot hold {budget} weights: give larger widths")
+    return checked_connectivity(np.minimum(connectivity, 1))
 
 
 def at_fixed_budget(

@@ -7,7 +7,6 @@ vectors on one line, a zero vector), the sum over masks (`kernels.enumeration`) 
 scaled: |error of K_l| / (|x||y|)^l.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -22,6 +21,7 @@ from kernels import enumeration, quadrature, radial
 from kernels.closed_forms import arc_cosine
 from kernels.precision import in_float64
 from kernels.validation import checked_connectivity, checked_pairs, checked_width
+from wsn.devices import usable_cores
 from wsn.errors import UserError
 
 METHODS = ("closed form", "enumeration", "quadrature")
@@ -81,10 +81,14 @@ _enumerate = in_float64(enumeration.enumerate_masks)
 
 
 def _closed_form(x: np.ndarray, y: np.ndarray, p: np.ndarray) -> _Units:
-    """Vectors on one line, y = c x: K_1 = 1/2 and K_2 = (3 + 3 (1-p)/p sum x^2 y^2)/2 for c > 0, else 0."""
+    """Vectors on one line, y = c x: K_1 = 1/2 and K_2 = (3 + 3 (1-p)/p sum x^2 y^2)/2 for c > 0, else 0.
+
+    The error of vectors that are nearly on one line is of the second order in what parts them.
+    """
     same_side = ((x * y).sum(axis=1) > 0)[:, None]
     k2 = np.where(same_side, 1.5 + 1.5 * (x**2 * y**2).sum(axis=1)[:, None] * (1 - p) / p, 0)
-    error = np.full(k2.shape, ROUNDING)
+    gap = np.where(x.any(axis=1) & y.any(axis=1), np.linalg.norm(x - np.where(same_side, y, -y), axis=1), 0)
+    error = np.maximum(ROUNDING, gap[:, None] ** 2) * np.ones(k2.shape)
     return _Units(np.zeros(k2.shape), k2, error, error * np.maximum(1, k2))
 
 
@@ -103,7 +107,7 @@ def _in_chunks(
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """(rows, function(rows)) by chunks of `size` rows, one chunk at a time on each CPU core."""
     chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
-    cores = len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" else 1
+    cores = usable_cores() if jax.default_backend() == "cpu" else 1
     with ThreadPoolExecutor(cores) as pool:
         yield from zip(chunks, pool.map(function, chunks), strict=True)
 
@@ -157,12 +161,12 @@ def sparse_kernels(
 
     x and y are (*pairs, features) alike; connectivities are one number or an array of any shape.
     `tolerance` is the scaled error that quadrature refines to; `error_estimate` says what was reached. Memory
-    does not grow with the number of pairs beyond inputs and results. Connectivities share their exponentials,
-    so ten cost little more than one. For checks, `method` may force "enumeration" (at most 14 coordinates
+    does not grow with the number of pairs beyond inputs and results. Connectivities share the moments of a
+    pair, so ten cost little more than one. For checks, `method` may force "enumeration" (at most 14 coordinates
     that are not zero in both) or "quadrature".
 
-    Raises UserError if shapes differ, values are not finite, a connectivity is outside (0, 1], or the forced
-    method cannot serve a pair.
+    `error_estimate` is no bound (see BUILD.md). Raises UserError if shapes differ, values are not finite or too
+    large or small for (|x||y|)^2, a connectivity is outside (0, 1], or the forced method cannot serve a pair.
     """
     x, y = checked_pairs(x, y)
     connectivity = checked_connectivity(connectivity)
@@ -171,6 +175,10 @@ def sparse_kernels(
     pairs, features = x.shape[:-1], x.shape[-1]
     p = connectivity.ravel()
     (x, x_norm), (y, y_norm) = (_unit_vectors(z.reshape(-1, features)) for z in (x, y))
+    with np.errstate(over="ignore", under="ignore"):
+        square = (x_norm * y_norm) ** 2
+    if not np.isfinite(square).all() or (square[(x_norm > 0) & (y_norm > 0)] == 0).any():
+        raise UserError("x and y are too large or too small for float64: rescale them")
     chosen = _choose(x, y, method)
     evaluate: tuple[Callable[..., _Units], ...] = (
         _closed_form,

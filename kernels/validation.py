@@ -9,9 +9,12 @@ from wsn.errors import UserError
 
 def _finite(name: str, values: Any) -> np.ndarray:
     try:
-        array = np.asarray(values, np.float64)
+        array = np.asarray(values)
+        if array.size and array.dtype.kind not in "fiu":
+            raise ValueError(f"type {array.dtype}")
     except (TypeError, ValueError) as error:
         raise UserError(f"{name} must be an array of numbers: give rows of equal length") from error
+    array = array.astype(np.float64)
     if not np.isfinite(array).all():
         raise UserError(f"{name} has NaN or infinite values: clean the inputs first")
     return array

@@ -1,6 +1,7 @@
 """experiments.theorem1 as a validation: its statistic, its verdict and its flags, on images of six pixels."""
 
 import csv
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -132,6 +133,88 @@ def test_bad_input_is_told_in_one_line(script, tmp_path, given, part):
     with pytest.raises(UserError) as error:
         script(**given)
     assert part in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+# --cases.
+
+GOOD = {"name": "one line", "x": [3, 4.0], "y": [6, 8.0], "p": 0.5, "n": 2, "K1p": 25.0}
+# y = 2 x: K_2 = (3 + 3 (1 - p)/p sum u^2 u^2)/2 |x|^2 |y|^2 with the unit vector u = (0.6, 0.8).
+GOOD["K2p"] = (3 + 3 * (0.6**4 + 0.8**4)) / 2 * 25 * 100
+# One survivor at most counts, so K_1 = 1/2 · 1 · 2 and K_2 = 3/2 · 4 / p.
+ONE_HOT = {"name": "one-hot", "x": [1, 0], "y": [2, 0], "p": 0.1, "n": 3, "K1p": 1.0, "K2p": 60.0}
+
+
+@pytest.fixture
+def cases(tmp_path, monkeypatch):
+    """Evaluate a file of cases; returns exit code and rows."""
+
+    def run(content, tolerance=1e-7):
+        path, out = tmp_path / "cases.json", tmp_path / "out"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        flags = {"cases": str(path), "tolerance": tolerance, "workdir": out}
+        monkeypatch.setattr(sys, "argv", ["theorem1"])
+        monkeypatch.setattr(cli, "FLAGS", SimpleNamespace(**FLAGS | flags))
+        with pytest.raises(SystemExit) as ended:
+            theorem1.main()
+        return ended.value.code, list(csv.DictReader((out / "theorem1_cases.csv").read_text().splitlines()))
+
+    return run
+
+
+def test_a_file_of_cases_gives_a_table_and_the_largest_error_last(cases, capsys):
+    code, rows = cases([GOOD, ONE_HOT])
+    assert code == 0 and [row["name"] for row in rows] == ["one line", "one-hot"]
+    assert list(rows[0]) == theorem1.COLUMNS
+    assert float(rows[0]["K2p"]) == pytest.approx(GOOD["K2p"])
+    # D = variance alone: (K_2 - K_1^2) / (d^2 n).
+    assert float(rows[1]["D"]) == pytest.approx((60 - 1) / 4 / 3)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("largest scaled error: ") and float(last.split(": ")[1]) < 1e-11
+
+
+def test_a_wrong_case_exits_with_1_unless_it_is_within_the_tolerance(cases, capsys):
+    off = GOOD | {"K1p": GOOD["K1p"] * (1 + 2e-6)}  # a scaled error of 1e-6, since K_1 is half of |x||y|
+    assert cases([ONE_HOT, off])[0] == 1
+    assert float(capsys.readouterr().out.splitlines()[-1].split(": ")[1]) == pytest.approx(1e-6, rel=1e-3)
+    assert cases([ONE_HOT, off], tolerance=1e-5)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "no JSON",
+        "{}",
+        "[]",
+        "[1]",
+        [{"name": "short"}],
+        *(
+            [GOOD, GOOD | changes]
+            for changes in (
+                {"x": [1, [2]]},
+                {"x": ["1", "2"]},
+                {"x": [1]},
+                {"x": []},
+                {"x": [None, 1]},
+                {"x": [1e200, 1], "y": [1e200, 2]},
+                {"x": [1e-200, 0], "y": [1e-200, 0]},
+                {"x": [10**400, 1]},
+                {"p": 0},
+                {"p": [0.5, 0.5]},
+                {"p": "0.5"},
+                {"p": True},
+                {"n": 0},
+                {"n": 10**400},
+                {"K1p": float("nan")},
+                {"K2p": None},
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_a_file_that_is_none_of_cases_is_refused_in_one_line(cases, tmp_path, content):
+    with pytest.raises(UserError, match="^--cases[^\n]*$"):
+        cases(content)
     assert not (tmp_path / "out").exists()
 
 

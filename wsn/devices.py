@@ -10,6 +10,7 @@ A training program is a pure function of stacked members, batches and data. `Pla
 Results depend on the spec, not on the placement, up to the order of float32 sums.
 """
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -134,3 +135,8 @@ def replicate(placement: Placement, tree: Any) -> Any:
         return jax.device_put(tree, placement.devices[0])
     mesh = Mesh(np.array([placement.devices[i] for i in placement.local]), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on, which a scheduler may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -25,6 +25,7 @@ from jaxtyping import Float32, Float64, Int, Int32, UInt8
 from PIL import Image
 
 from wsn.data import IMAGENET_DEVIATION, IMAGENET_MEAN, data_folder, one_line, permutation
+from wsn.devices import usable_cores
 from wsn.errors import UserError
 
 SIDE, CROP = 256, 224
@@ -323,11 +324,6 @@ class Images:
 
 
 STREAMS = {"imagenet2012": Images("imagenet2012:5.1.0", classes=1000)}
-
-
-def usable_cores() -> int:
-    """The cores that this process may run on, which a scheduler may have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def allow_open_files(count: int) -> None:
