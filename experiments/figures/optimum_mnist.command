@@ -1,0 +1,1 @@
+python -m experiments.optimum --dataset=mnist --workdir=results/optimum

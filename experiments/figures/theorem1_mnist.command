@@ -1,0 +1,1 @@
+python -m experiments.theorem1 --dataset=mnist --workdir=results/theorem1
