@@ -10,6 +10,7 @@ import numpy.typing as npt
 from jaxtyping import ArrayLike, Float, Float64
 
 from kernels.validation import checked_connectivity, checked_pairs, checked_width
+from wsn.errors import UserError
 
 Numbers = Float64[np.ndarray | np.float64, "..."]
 
@@ -32,12 +33,20 @@ def eq24(connectivity: npt.ArrayLike, width: npt.ArrayLike, features: int) -> Nu
     return (5 + 12 / (features * checked_connectivity(connectivity))) / (4 * checked_width(width))
 
 
+def _share(weights_per_input: npt.ArrayLike, features: int) -> Numbers:
+    """n p / (4 d)."""
+    weights = np.asarray(weights_per_input, np.float64)
+    if not ((weights > 0) & np.isfinite(weights)).all() or not features >= 1:
+        raise UserError(f"weights per input and features must be positive, not {weights} and {features}")
+    return weights / (4 * features)
+
+
 def eq25(weights_per_input: npt.ArrayLike, features: int) -> Numbers:
     """p* ~ sqrt(n p / (4 d)) at fixed n p = `weights_per_input`: equation (25), the least (4) for p* << 1.
 
     It inherits the bias of (4): exact D of Gaussian inputs has no minimum there.
     """
-    return np.sqrt(np.asarray(weights_per_input, np.float64) / (4 * features))
+    return np.sqrt(_share(weights_per_input, features))
 
 
 def eq25_exact(weights_per_input: float, features: int) -> float:
@@ -45,7 +54,7 @@ def eq25_exact(weights_per_input: float, features: int) -> float:
 
     By bisection. Valid wherever (4) is; 0.0471 where `eq25` gives 0.0505 (n p = 8, d = 784).
     """
-    target = weights_per_input / (4 * features * (1 - 1 / np.pi**2))
+    target = _share(weights_per_input, features) / (1 - 1 / np.pi**2)
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -60,18 +69,20 @@ def leading_bias(
 ) -> Numbers:
     """K_{1,p} - K_1 to first order in (1 - p)/p sum x_i^j y_i^(4-j), j = 0..4: the bias (4) should have had.
 
-    Of shape (*pairs, *connectivities). Valid for p d >> 1, bounded inputs, and angles away from 0 and pi,
-    where it is infinite.
+    Of shape (*pairs, *connectivities). Valid for p d >> 1 and bounded inputs. 0 where x and y lie on
+    one line or one of them is zero, as K_{1,p} - K_1 is.
     """
     x, y = checked_pairs(x, y)
     p = checked_connectivity(connectivity)
     x2, y2, xy = (x * x).sum(-1), (y * y).sum(-1), (x * y).sum(-1)
-    area = np.sqrt(x2 * y2 - xy**2)
+    area = np.sqrt(np.maximum(x2 * y2 - xy**2, 0))
+    line = area == 0
+    x2, y2, area = (np.where(line, 1, z) for z in (x2, y2, area))
     m40, m31, m22, m13, m04 = ((x**j * y ** (4 - j)).sum(-1) for j in (4, 3, 2, 1, 0))
     first = (xy**2 - area**2) / area
     mixed = 4 * xy / area
     total = m40 / x2**2 * first + m04 / y2**2 * first - mixed * (m31 / x2 + m13 / y2) + 6 * m22 / area
-    return np.multiply.outer(total / (16 * np.pi), (1 - p) / p)
+    return np.multiply.outer(np.where(line, 0, total) / (16 * np.pi), (1 - p) / p)
 
 
 def gaussian_off_diagonal(connectivity: npt.ArrayLike, width: npt.ArrayLike, features: int) -> Numbers:

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Array, ArrayLike, Float, Float64
+from jaxtyping import Array, Float64
 
 from kernels.precision import in_float64
 from kernels.validation import checked_pairs
+from wsn.errors import UserError
 
 _TERMS = 12  # of the power series below; the first one left out is 1e-17 of the sum at the switch
 
@@ -48,11 +49,17 @@ def angular_factor(order: int, supplement: Array) -> Array:
     return (lambda angle: angle, _sine_minus_chord, _second_order)[order](supplement)
 
 
+def _unit_vector(x: Array) -> tuple[Array, Array]:
+    """x / |x| and |x|, over the last axis, without overflow; a zero vector stays zero."""
+    largest = jnp.abs(x).max(axis=-1, keepdims=True)
+    x = x / jnp.where(largest > 0, largest, 1)
+    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
+    return x / jnp.where(norm > 0, norm, 1), (norm * largest)[..., 0]
+
+
 def lengths_and_supplement(x: Array, y: Array) -> tuple[Array, Array, Array]:
     """|x|, |y| and pi minus the angle between them, over the last axis. A zero vector is orthogonal."""
-    x_norm, y_norm = jnp.linalg.norm(x, axis=-1), jnp.linalg.norm(y, axis=-1)
-    x = x / jnp.where(x_norm > 0, x_norm, 1)[..., None]
-    y = y / jnp.where(y_norm > 0, y_norm, 1)[..., None]
+    (x, x_norm), (y, y_norm) = _unit_vector(x), _unit_vector(y)
     supplement = 2 * jnp.arctan2(jnp.linalg.norm(x + y, axis=-1), jnp.linalg.norm(x - y, axis=-1))
     return x_norm, y_norm, jnp.where((x_norm > 0) & (y_norm > 0), supplement, jnp.pi / 2)
 
@@ -70,13 +77,14 @@ def _network(x: Array, y: Array, depth: int, weight_std: float) -> tuple[Array, 
     """
     inputs = x.shape[-1]
     x_norm, y_norm, supplement = lengths_and_supplement(x, y)
-    scale = weight_std**2 * x_norm * y_norm / inputs
+    variance = weight_std * weight_std
+    scale = variance * x_norm * y_norm / inputs
     nngp = ntk = -scale * jnp.cos(supplement)
     for _ in range(depth):
         angle = jnp.pi - supplement
-        nngp_next = weight_std**2 * scale * angular_factor(1, supplement) / (2 * jnp.pi)
-        ntk = nngp_next + weight_std**2 * ntk * supplement / (2 * jnp.pi)
-        scale, nngp = weight_std**2 * scale / 2, nngp_next
+        nngp_next = variance * scale * angular_factor(1, supplement) / (2 * jnp.pi)
+        ntk = nngp_next + variance * ntk * supplement / (2 * jnp.pi)
+        scale, nngp = variance * scale / 2, nngp_next
         sine2 = jnp.sin(angle / 2) ** 2 - _sine_minus_chord(angle) / (2 * jnp.pi)
         supplement = jnp.pi - 2 * jnp.arcsin(jnp.sqrt(jnp.clip(sine2, 0, 1)))
     return nngp, ntk
@@ -93,6 +101,13 @@ def _evaluate(x: Array, y: Array, *, rule: Callable[..., Any], settings: tuple, 
 _evaluate64 = in_float64(_evaluate)
 
 
+def _kernels(x: npt.ArrayLike, y: npt.ArrayLike, gram: bool, rule: Callable[..., Any], *settings: Any) -> Any:
+    result = _evaluate64(*checked_pairs(x, y, gram), rule=rule, settings=settings, gram=gram)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result)):
+        raise UserError("a kernel of these inputs is out of float64's range: rescale them")
+    return result
+
+
 def arc_cosine(
     x: npt.ArrayLike, y: npt.ArrayLike, order: int, *, gram: bool = False
 ) -> Float64[np.ndarray, "..."]:
@@ -100,14 +115,17 @@ def arc_cosine(
 
     x and y, arrays or lists, are (*pairs, features) alike, and the result is (*pairs); with `gram` they are
     matrices, and the result is (rows of x, rows of y). A zero vector has no side of H to be on: its kernels are
-    0 at every order. Raises UserError where x and y do not fit or are not finite.
+    0 at every order. Raises UserError where x and y do not fit or are not finite, for another order, and where
+    (|x||y|)^l is out of float64's range.
     """
-    return _evaluate64(*checked_pairs(x, y, gram), rule=_arc_cosine, settings=(order,), gram=gram)
+    if order not in (0, 1, 2):
+        raise UserError(f"order must be 0, 1 or 2, not {order}")
+    return _kernels(x, y, gram, _arc_cosine, order)
 
 
 def dense_kernels(
-    x: Float[ArrayLike, "... features"],
-    y: Float[ArrayLike, "... features"],
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
     depth: int,
     weight_std: float = 1.0,
     *,
@@ -117,7 +135,8 @@ def dense_kernels(
 
     Weights are N(0, weight_std^2) and each layer is divided by the square root of its fan-in (the NTK
     parameterisation): stax.serial(Dense, Relu, ..., Dense) with W_std = weight_std, b_std = 0. Shapes, `gram`
-    and errors are those of `arc_cosine`.
+    and errors are those of `arc_cosine`; the depth is at least 0.
     """
-    settings = depth, float(weight_std)
-    return _evaluate64(*checked_pairs(x, y, gram), rule=_network, settings=settings, gram=gram)
+    if not (isinstance(depth, int) and depth >= 0 and np.isfinite(weight_std)):
+        raise UserError(f"depth must be an integer >= 0, and weight_std finite, not {depth} and {weight_std}")
+    return _kernels(x, y, gram, _network, depth, float(weight_std))

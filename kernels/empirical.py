@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.typing import DTypeLike
-from jaxtyping import Array, ArrayLike, Float, Float64, Key, Shaped
+from jaxtyping import Array, ArrayLike, Bool, Float, Float64, Key, Shaped, UInt32
 
 from kernels import tangents
-from kernels.validation import checked_connectivity
+from kernels.validation import checked_pairs, checked_reference, one_connectivity
 from wsn.errors import UserError
 from wsn.masks import apply_masks
 
@@ -47,11 +47,12 @@ def network_kernels(
     """GP kernel and NTK of one network of any architecture, masks as trained, through neural-tangents.
 
     `apply(params, x)` -> (examples, classes) must see each example by itself: with a `model` of `wsn.models` and
-    its running statistics, `lambda params, x: model.apply(params, stats, x)`. `keep` has the masks by parameter
-    path, {} for a dense network; `readout` is the path of v, the last kernel (`output/kernel`). NNGP is
-    grad_v f . grad_v f of a single output, the same for each, with v unmasked. NTK sums over all parameters,
-    masked, and is a mean over outputs. Both scale as the model does: a network of one hidden layer without
-    biases has nngp = Theta in the NTK parameterisation, n d Theta in the standard one.
+    its running statistics, `lambda params, x: model.apply(params, stats, x)`. Make it once: each new function
+    compiles anew. `keep` has the masks by parameter path, {} for a dense network; `readout` is the path of v, the
+    last kernel (`output/kernel`). NNGP is grad_v f . grad_v f of a single output, the same for each, with v
+    unmasked. NTK sums over all parameters, masked, and is a mean over outputs. Both scale as the model does: a
+    network of one hidden layer without biases has nngp = Theta in the NTK parameterisation, n d Theta in the
+    standard one.
 
     Pair by pair, `block` pairs at a time: memory is block * outputs * parameters; with `gram` every row of x
     with every row of y at once. Raises UserError for an unknown path or shapes that do not fit, ImportError
@@ -109,32 +110,47 @@ def gp_kernel(
     return jax.lax.scan(add, jnp.zeros(len(x), u.dtype), u)[0] / (width * features)
 
 
-@partial(jax.jit, static_argnames=("width", "features", "dtype"))
+def survives(words: UInt32[ArrayLike, "..."], connectivity: Float[ArrayLike, ""]) -> Bool[Array, "..."]:
+    """True for round(2^32 p) of all 32-bit words, for a float32 p in (0, 1]; for all of them at p = 1."""
+    threshold = jnp.round(jnp.float32(connectivity) * 2.0**32).astype(jnp.uint32)
+    return (jnp.asarray(words) < threshold) | (jnp.asarray(connectivity) >= 1)
+
+
+@partial(jax.jit, static_argnames=("width", "features"))
 def sparse_weights(
-    key: Key[Array, ""],
-    connectivity: Float[Array, ""],
-    width: int,
-    features: int,
-    dtype: DTypeLike = jnp.float32,
+    key: Key[Array, ""], connectivity: Float[Array, ""], width: int, features: int
 ) -> Float[Array, "width features"]:
-    """First-layer weights of Theorem 1: each N(0, 1/p) with probability p, else 0."""
+    """First-layer weights of Theorem 1: each N(0, 1/p) with probability p, to 2^-33, else 0."""
     which, value = jax.random.split(key)
-    kept = jax.random.uniform(which, (width, features), dtype) < connectivity
-    return kept * jax.random.normal(value, (width, features), dtype) / jnp.sqrt(connectivity).astype(dtype)
+    shape = width, features
+    # Not a float32 uniform: of its 2^23 values 34 are below p = 4e-6, 1.3 % too many.
+    kept = survives(jax.random.bits(which, shape, jnp.uint32), connectivity)
+    return kept * jax.random.normal(value, shape, jnp.float32) / jnp.sqrt(connectivity)
+
+
+def _checked(x: Any, y: Any, reference: Any) -> tuple[Array, Array, np.ndarray]:
+    """Pairs in JAX's precision, for `gp_kernel`, and their reference in float64."""
+    x, y = checked_pairs(x, y)
+    if x.ndim != 2:
+        raise UserError(f"x and y {x.shape} must be matrices, (pairs, features): give pairs as rows")
+    return jnp.asarray(x), jnp.asarray(y), checked_reference(reference, x.shape[:-1])
 
 
 def mean_squared_distance(
     networks: Iterable[Float[ArrayLike, "width features"]],
-    x: Float[ArrayLike, "pairs features"],
-    y: Float[ArrayLike, "pairs features"],
-    reference: Float[ArrayLike, " pairs"],
-    kernel: Callable[..., Array] = gp_kernel,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    reference: npt.ArrayLike,
 ) -> MeanDistance:
-    """Mean of (Theta - reference)^2 over pairs and at least two networks, one network in memory at a time."""
-    reference = np.asarray(reference, np.float64)
+    """Mean of (Theta - reference)^2 over pairs and at least two networks, one network in memory at a time.
+
+    x and y are (pairs, features), the reference is (pairs,). Raises UserError where they do not fit or are not
+    finite, and for a single network.
+    """
+    x, y, reference = _checked(x, y, reference)
     per_network, per_pair = [], np.zeros(len(reference))
     for u in networks:
-        squares = (np.asarray(kernel(u, x, y), np.float64) - reference) ** 2
+        squares = (np.asarray(gp_kernel(u, x, y), np.float64) - reference) ** 2
         per_network.append(squares.mean())
         per_pair += squares
     return _over_networks(np.asarray(per_network), per_pair)
@@ -149,10 +165,10 @@ def _over_networks(per_network: np.ndarray, sum_per_pair: np.ndarray) -> MeanDis
 
 
 def sampled_networks(
-    key: Key[Array, ""], connectivity: float, width: int, features: int, networks: int
+    key: Key[Array, ""], connectivity: npt.ArrayLike, width: int, features: int, networks: int
 ) -> Iterable[Float[Array, "width features"]]:
     """`networks` independent draws of `sparse_weights`; draw i depends on the key and i alone."""
-    p = jnp.float32(checked_connectivity(connectivity))
+    p = jnp.float32(one_connectivity(connectivity))
     return (sparse_weights(jax.random.fold_in(key, i), p, width, features) for i in range(networks))
 
 
@@ -172,18 +188,19 @@ def _simulate(
 
 def simulated_distance(
     key: Key[Array, ""],
-    connectivity: float,
+    connectivity: npt.ArrayLike,
     width: int,
-    x: Float[ArrayLike, "pairs features"],
-    y: Float[ArrayLike, "pairs features"],
-    reference: Float[ArrayLike, " pairs"],
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    reference: npt.ArrayLike,
     networks: int,
 ) -> MeanDistance:
     """`mean_squared_distance` of `sampled_networks` as one compiled program, in float32.
 
-    For many small networks, where a call for each would take longer than its arithmetic.
+    For many small networks, where a call for each would take longer than its arithmetic. Shapes and errors are
+    those of `mean_squared_distance`; the connectivity is one number.
     """
-    p = jnp.float32(checked_connectivity(connectivity))
-    arrays = (jnp.asarray(array, jnp.float32) for array in (x, y, reference))
+    p = jnp.float32(one_connectivity(connectivity))
+    arrays = (jnp.asarray(array, jnp.float32) for array in _checked(x, y, reference))
     per_pair, per_network = _simulate(key, p, *arrays, width=width, networks=networks)
     return _over_networks(np.asarray(per_network, np.float64), np.asarray(per_pair, np.float64))

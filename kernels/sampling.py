@@ -10,11 +10,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+import numpy.typing as npt
+from jaxtyping import Array
 
 from kernels.closed_forms import angular_factor
 from kernels.precision import in_float64
-from kernels.validation import checked_connectivity, checked_pairs
+from kernels.validation import checked_pairs, one_connectivity
+from wsn.errors import UserError
 
 
 class Estimate(NamedTuple):
@@ -48,17 +50,24 @@ _moments64 = in_float64(_moments)
 
 
 def sample_masks(
-    x: Float[ArrayLike, " features"],
-    y: Float[ArrayLike, " features"],
-    connectivity: float,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    connectivity: npt.ArrayLike,
     masks: int,
     seed: int = 0,
 ) -> Estimate:
-    """K_{1,p} and K_{2,p} as means over at least `masks` Bernoulli masks, with their standard errors."""
+    """K_{1,p} and K_{2,p} as means over at least `masks` Bernoulli masks, with their standard errors.
+
+    x and y are one pair, (features,) each. Raises UserError for several pairs or connectivities, values that are
+    not finite, and fewer than two masks.
+    """
     x, y = checked_pairs(x, y)
+    p = one_connectivity(connectivity)
+    if x.ndim != 1 or masks < 2:
+        raise UserError(f"give one pair, not shape {x.shape}, and at least 2 masks, not {masks}")
     size = min(masks, max(1, 2**22 // x.shape[-1]))
     chunks = -(-masks // size)
     masks = chunks * size
-    sums = _moments64(x, y, checked_connectivity(connectivity), seed, chunks=chunks, size=size) / masks
+    sums = _moments64(x, y, p, seed, chunks=chunks, size=size) / masks
     stderr = np.sqrt(np.maximum(sums[2:] - sums[:2] ** 2, 0) / (masks - 1))
     return Estimate(float(sums[0]), float(stderr[0]), float(sums[1]), float(stderr[1]))

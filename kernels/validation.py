@@ -45,6 +45,24 @@ def checked_connectivity(connectivity: Any) -> np.ndarray:
     return connectivity
 
 
+def one_connectivity(connectivity: Any) -> float:
+    """A single connectivity in (0, 1]."""
+    p = checked_connectivity(connectivity)
+    if p.ndim:
+        raise UserError(
+            f"connectivity must be one number, not an array of shape {p.shape}: give one at a time"
+        )
+    return float(p)
+
+
+def checked_reference(reference: Any, pairs: tuple[int, ...]) -> np.ndarray:
+    """A float64 kernel with one value for each pair."""
+    reference = _finite("reference", reference)
+    if reference.shape != pairs:
+        raise UserError(f"reference {reference.shape} must have a value for each pair, {pairs}")
+    return reference
+
+
 def checked_width(width: Any) -> np.ndarray:
     """Float64 widths, all at least 1 (fractional ones are allowed: n is a real number in the formulas)."""
     width = _finite("width", width)

@@ -71,6 +71,26 @@ def test_leading_bias_is_approached_as_one_over_the_number_of_survivors(seed):
     assert (error[7] < 0.1).all()
 
 
+@pytest.mark.parametrize("factor", [1.0, 2.5, -1 / 3, 0.0])
+def test_leading_bias_vanishes_on_a_line_as_the_exact_one(factor):
+    x, z = np.random.default_rng(8).normal(size=(2, 400))
+    for gap in (0, 1e-9, 1e-7):
+        y = factor * (x + gap * z)
+        assert abs(leading_bias(x, y, 0.5)) < 1e-9 * (x @ x)
+    if factor:
+        y = factor * (x + 0.1 * z)
+        np.testing.assert_allclose(
+            leading_bias(x, y, 0.5), sparse_kernels(x, y, 0.5, tolerance=1e-10).k1_excess, rtol=0.02
+        )
+
+
+@pytest.mark.parametrize("weights, features", [(0.0, 784), (-1.0, 784), (np.nan, 784), (8.0, 0)])
+def test_budgets_that_are_not_positive_are_refused(weights, features):
+    for function in (eq25, eq25_exact):
+        with pytest.raises(UserError, match="positive"):
+            function(weights, features)
+
+
 def _exact_count_distance(x, y, p, width):
     """D where p * width * d of all first-layer weights are kept, by the sum over the masks of two units."""
     d = len(x)
@@ -146,3 +166,17 @@ def test_monte_carlo_agrees_within_its_error():
     assert abs(estimate.k1 - exact.k1) < 4 * estimate.k1_stderr
     assert abs(estimate.k2 - exact.k2) < 4 * estimate.k2_stderr
     assert estimate.k1_stderr < 1e-2 * exact.k1
+
+
+@pytest.mark.parametrize(
+    "x, p, masks, match",
+    [
+        (np.ones((2, 3)), 0.5, 9, "one pair"),
+        (np.ones(3), 0.5, 0, "2 masks"),
+        (np.ones(3), 0.5, 1, "2 masks"),
+        (np.ones(3), [0.5], 9, "one number"),
+    ],
+)
+def test_monte_carlo_is_of_one_pair_and_has_an_error(x, p, masks, match):
+    with pytest.raises(UserError, match=match):
+        sample_masks(x, x, p, masks)

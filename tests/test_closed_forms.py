@@ -82,6 +82,31 @@ def test_network_angle_survives_at_near_parallel_inputs():
     assert abs(one - 0.25) < 1e-12 and abs(two - 0.125) < 1e-12
 
 
+@pytest.mark.parametrize("scales", [(1e-200, 1e-200), (1e200, 1e-200), (1e200, 1e105), (1e250, 1e200)])
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_scales_factor_out_or_are_refused(scales, order):
+    x, y = np.random.default_rng(3).normal(size=(2, 4))
+    power = order * sum(map(np.log10, scales))
+    if power > 308:
+        with pytest.raises(UserError, match="rescale"):
+            arc_cosine(scales[0] * x, scales[1] * y, order)
+    else:
+        value = arc_cosine(scales[0] * x, scales[1] * y, order)
+        np.testing.assert_allclose(value, arc_cosine(x, y, order) * 10.0**power, rtol=1e-12)
+
+
+def test_settings_out_of_range_are_refused():
+    x = np.ones(2)
+    for order in (-1, 3):
+        with pytest.raises(UserError, match="order"):
+            arc_cosine(x, x, order)
+    for depth, weight_std in ((-1, 1.0), (1, np.nan), (1, np.inf)):
+        with pytest.raises(UserError, match="depth"):
+            dense_kernels(x, x, depth, weight_std)
+    with pytest.raises(UserError, match="rescale"):
+        dense_kernels(x, x, 1, 1e200)
+
+
 @pytest.mark.parametrize(
     "x, y",
     [

@@ -9,6 +9,7 @@ from kernels.empirical import (
     sampled_networks,
     simulated_distance,
     sparse_weights,
+    survives,
 )
 from kernels.theorem1 import sparse_kernels, squared_distance
 from wsn.errors import UserError
@@ -26,6 +27,34 @@ def test_weights_have_mean_zero_variance_one_and_connectivity_p():
     u = np.asarray(sparse_weights(jax.random.key(0), np.float32(0.1), 1000, 500))
     assert abs((u != 0).mean() - 0.1) < 5 * np.sqrt(0.09 / u.size)
     assert abs(u.mean()) < 5 / np.sqrt(u.size) and abs(u.var() - 1) < 0.03
+
+
+@pytest.mark.parametrize("p", [4.02e-6, 1e-3, 0.3, 1 - 2.0**-24, 1.0])
+def test_share_of_words_that_survive_is_p(p):
+    count = round(float(np.float32(p)) * 2**32)
+    assert abs(count / 2**32 - p) < 1e-4 * p
+    words = np.array([0, count - 1, min(count, 2**32 - 1), 2**32 - 1], np.uint32)
+    np.testing.assert_array_equal(survives(words, np.float32(p)), words < count)
+
+
+@pytest.mark.parametrize(
+    "p, x, y, reference, match",
+    [
+        (0.5, np.ones((5, 3)), np.ones((1, 3)), np.ones(1), "one shape"),
+        (0.5, np.ones((5, 3)), np.ones((5, 3)), np.ones(1), "reference"),
+        (0.5, np.full((5, 3), np.nan), np.ones((5, 3)), np.ones(5), "NaN"),
+        (0.5, np.ones((5, 3)), np.ones((5, 3)), np.full(5, np.inf), "reference"),
+        (0.5, np.ones(3), np.ones(3), 1.0, "matrices"),
+        ([0.5, 1], np.ones((5, 3)), np.ones((5, 3)), np.ones(5), "one number"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(p, x, y, reference, match):
+    key = jax.random.key(0)
+    with pytest.raises(UserError, match=match) as error:
+        simulated_distance(key, p, 2, x, y, reference, 2)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=match):
+        mean_squared_distance(sampled_networks(key, p, 2, 3, 2), x, y, reference)
 
 
 @pytest.mark.parametrize("width, p", [(8, 1.0), (20, 0.3), (60, 0.05), (200, 0.02)])
