@@ -268,6 +268,8 @@ def association(
 
     Networks that cannot learn count by their rank alone; one that diverged has the mean of its other seeds.
     """
+    if not specs:
+        return "No sparse network has been trained yet: no correlation of D and test error."
     found = sorted(results, key=lambda result: result.seed)
     curves = [[r.curves["test_accuracy"][-1] for r in found if r.spec == spec] for spec in specs]
     accuracy = np.array(curves, np.float64)

@@ -104,6 +104,10 @@ CHANGES = {
     "decay_factor": 0.2,
     "order": "seed",
     "compute_dtype": "bfloat16",
+    "augmentation": "crop_flip",
+    "bottleneck": "linear",
+    "inner": (("hidden_0", 2),),
+    "bn_group": 4,
 }
 
 
