@@ -183,5 +183,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("data_dir", None, "Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).")
     flags.DEFINE_integer("pairs", 1000, "Pairs to compute.")
     flags.DEFINE_integer("checked", 100, "How many of them to compare with the finest setting.")
-    flags.DEFINE_float("tolerance", 1e-6, "Scaled error to refine to.")
+    # The estimate that refinement goes by is up to three times too low on images.
+    flags.DEFINE_float("tolerance", 2e-7, "Estimated scaled error to refine to.")
     cli.run(main)
