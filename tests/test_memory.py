@@ -14,7 +14,8 @@ from kernels.empirical import mean_squared_distance, sampled_networks
 from kernels.theorem1 import sparse_kernels
 
 x, y, _ = inputs.gaussian(784, int(sys.argv[1]), seed=0)
-sparse_kernels(x, y, [0.003, 0.1])
+sparse_kernels(x, y, [0.03, 0.1], tolerance=1e-5)
+sparse_kernels(x[:4], y[:4], [0.003, 0.1], tolerance=0.0)  # the finest grid
 networks = sampled_networks(jax.random.key(0), 0.1, 512, 784, networks=2)
 mean_squared_distance(networks, x, y, arc_cosine(x, y, 1) / 784)
 # Not getrusage: its peak is also that of the parent which the process was forked from.
