@@ -33,7 +33,7 @@ if "activations" not in flags.FLAGS:
     flags.DEFINE_multi_enum("activations", ["relu", "linear"], ["relu", "linear"], "")
     flags.DEFINE_list("last_connectivity", "1.0,0.5", "")
 
-QUICK = ("--base_width=4", "--widths=4,8", "--epochs=3", "--seeds=2")
+QUICK = ("--base_width=4", "--widths=4,8", "--epochs=3", "--seeds=2", "--pairs=20", "--initialisations=10")
 
 
 @pytest.fixture

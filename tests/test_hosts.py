@@ -123,6 +123,7 @@ def test_two_processes_give_the_curve_of_one_device(finished, tmp_path):
                 np.testing.assert_allclose(left[curve], right[curve], err_msg=curve, **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_sigterm_of_any_process_stops_all_of_them_and_resuming_is_exact(finished, tmp_path):
     """The one that gets the signal is not the one that writes; started as Slurm does, without flags."""
     places = [tmp_path / "0", tmp_path / "1"]

@@ -280,7 +280,7 @@ def on_one_device():
     return fit()
 
 
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_a_run_is_the_same_on_any_number_of_devices(devices):
     """Up to the order of float32 sums: after an epoch to four digits and more, momentum included.
 

@@ -95,7 +95,7 @@ CHANGES = {
     "kept": tiny.kept(3, 4),
     "mask": "io",
     "epochs": 4,
-    "batch_size": 9,
+    "batch_size": 12,
     "learning_rate": 0.30000000000000004,
     "momentum": 0.9,
     "weight_decay": 1e-4,
