@@ -134,7 +134,9 @@ def test_a_wide_dense_network_comes_near_the_infinite_one():
 def test_a_resnet_has_the_kernel_of_its_features():
     """Pooled features, the inputs of the linear layer, are the gradient with respect to v; here from the logits."""
     spec = Spec(dataset="tiny", model="resnet18", width=2, epochs=1, batch_size=1, learning_rate=1.0)
-    model = models.build(spec, (8, 8, 3), CLASSES)
+    model = models.build(
+        spec, (8, 8, 3), 16
+    )  # as many classes as features: the identity for v reads them off
     params, stats = model.init(jax.random.key(0))
     x, y = np.random.default_rng(0).normal(size=(2, 3, 8, 8, 3)).astype(np.float32)
 
@@ -142,10 +144,7 @@ def test_a_resnet_has_the_kernel_of_its_features():
         return model.apply(params, stats, x)
 
     def features(x):
-        """v = e_i for each i in turn reads the features off."""
-        units = jnp.eye(len(params["linear"]["kernel"]))
-        zero = jnp.zeros_like(params["linear"]["bias"])
-        return apply(params | {"linear": {"kernel": units, "bias": zero}}, x)
+        return apply(params | {"linear": {"kernel": jnp.eye(16), "bias": jnp.zeros(16)}}, x)
 
     theirs = jnp.sum(jax.jit(features)(x) * jax.jit(features)(y), axis=1)
     ours = network_kernels(apply, params, {}, x, y, readout="linear/kernel", block=1)
