@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from experiments import cli, families, recipe
 from experiments.families import Network, Row
 from experiments.intervals import METHOD, estimate, sign
-from wsn import bottleneck, family, models, runs
+from wsn import bottleneck, family, models
 from wsn.errors import UserError
 from wsn.spec import Spec
 
@@ -41,12 +41,7 @@ COLUMNS = [
     "kind",
     "weights",
     "budget",
-    "seeds",
-    "epochs",
-    "best_test_accuracy_mean",
-    "best_test_accuracy_std",
-    "final_test_accuracy_mean",
-    "best_train_accuracy_mean",
+    *families.OUTCOME,
 ]
 # Kind → (template, base width, widths, shapes of a width) → specs.
 WAYS: dict[str, Callable[..., list[Spec]]] = {
@@ -59,12 +54,11 @@ TITLES = {"linear": "linear bottleneck", "nonlinear": "non-linear bottleneck", "
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset(families.Preset):
-    """`hidden_layers` are those of the MLP; `dense_seeds` of every dense network wider than the base."""
+    """`hidden_layers` are those of the MLP."""
 
     model: str = "resnet18"
     learning_rate: float = 0.1
     hidden_layers: int = 1
-    dense_seeds: int
 
 
 PRESETS = {
@@ -81,27 +75,8 @@ PRESETS = {
         seeds=3,
         dense_seeds=3,
     ),
-    "small": Preset(
-        dataset="cifar100",
-        base_width=8,
-        widths=(8, 12, 18),
-        train_samples=10000,
-        batch_size=128,
-        epochs=20,
-        seeds=2,
-        dense_seeds=0,
-    ),
-    "paper": Preset(
-        dataset="cifar100",
-        base_width=8,
-        families=(8, 12, 18),
-        widths=(8, 12, 18, 27, 40, 60, 91),
-        train_samples=None,
-        batch_size=128,
-        epochs=recipe.PAPER_EPOCHS,
-        seeds=3,
-        dense_seeds=0,
-    ),
+    "small": Preset(**vars(families.SMALL)),
+    "paper": Preset(**vars(families.PAPER)),
 }
 
 
@@ -120,8 +95,7 @@ def networks(preset: Preset, ways: Sequence[str]) -> list[Network]:
 
     A width that cannot hold the budget by some way is left out there, and named. Raises UserError if all are.
     """
-    if preset.dense_seeds < 0:
-        raise UserError(f"--dense_seeds={preset.dense_seeds} is negative: give 0 to leave them out")
+    families.check_dense_seeds(preset)
     base_spec = template(preset)
     shapes = cli.shapes_of(base_spec)
     found = []
@@ -144,40 +118,19 @@ def networks(preset: Preset, ways: Sequence[str]) -> list[Network]:
     return found
 
 
-def table(asked: Sequence[Network], results: Sequence[runs.Result]) -> list[Row]:
-    """A row per network that has a record; beyond the CSV, see `families.accuracies`."""
-    by_spec: dict[Spec, list[runs.Result]] = {}
-    for result in results:
-        by_spec.setdefault(result.spec, []).append(result)
-    return [
-        describe(network) | families.accuracies(by_spec[network.spec])
-        for network in asked
-        if network.spec in by_spec
-    ]
-
-
-def describe(network: Network) -> Row:
-    """What a row says about a network before it is trained; the budget of a dense one is its weight count.
-
-    `untransformed` is the weight count of the dense network of the base width.
-    """
-    spec = network.spec
-    dense, base = (
-        models.plain_shapes(dataclasses.replace(spec, width=width), *recipe.inputs(spec.dataset))
-        for width in (spec.width, network.base_width)
-    )
-    budgets = {"linear": bottleneck.split(base), "dense": dense}
-    return {
-        "dataset": spec.dataset,
-        "base_width": network.base_width,
-        "width": spec.width,
-        "widening": spec.width / network.base_width,
-        "kind": network.kind,
-        "weights": family.kept_weights(spec, dense),
-        "budget": family.weights(budgets.get(network.kind, base)),
-        "untransformed": family.weights(base),
-        "epochs": spec.epochs,
-    }
+def with_budgets(rows: Sequence[Row], asked: Sequence[Network]) -> list[Row]:
+    """The rows with their budgets: `budget` of a dense network is its weight count, `untransformed` the base's."""
+    specs = {(network.base_width, network.kind, network.spec.width): network.spec for network in asked}
+    found = []
+    for row in rows:
+        spec = specs[row["base_width"], row["kind"], row["width"]]
+        base_spec = dataclasses.replace(spec, width=row["base_width"])
+        base = models.plain_shapes(base_spec, *cli.image_of(spec.dataset))
+        budget = {"linear": family.weights(bottleneck.split(base)), "dense": row["weights"]}
+        untransformed = family.weights(base)
+        budgets = {"budget": budget.get(row["kind"], untransformed), "untransformed": untransformed}
+        found.append(row | budgets)
+    return found
 
 
 def members(rows: Sequence[Row], base: int, kind: str) -> list[Row]:
@@ -264,7 +217,7 @@ def main() -> None:
     results = families.collect(asked)
     if results is None:
         return
-    rows = table(asked, results)
+    rows = with_budgets(families.table(asked, results), asked)
     cli.print_table(rows, [*COLUMNS, "diverged"])
     written = cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(rows, preset))
     for base in families.colours(rows):

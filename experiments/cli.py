@@ -247,9 +247,9 @@ def source_of(spec: Spec) -> Source:
 
 
 def image_of(name: str) -> tuple[tuple[int, ...], int]:
-    """(height, width, channels) and number of classes of a data set."""
+    """(height, width, channels) and number of classes of a data set; a streamed one need not be there."""
     if name in STREAMS:
-        return stream(name).image_shape, stream(name).classes
+        return STREAMS[name].image_shape, STREAMS[name].classes
     return dataset(name).train_images.shape[1:], dataset(name).classes
 
 

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import cli, families, recipe
-from experiments.families import Network, Preset, Row
+from experiments.families import PAPER, QUICK, SMALL, Network, Preset, Row
 from experiments.intervals import METHOD, Estimate, estimate
 from wsn import family
 
@@ -27,41 +27,13 @@ COLUMNS = ["dataset", "base_width", "width", "mask", *families.COLUMNS]
 PAPER_GAP = 3.0  # points, the largest, Appendix C
 MASKS = {"elementwise": "single weights", "io": "whole kernels"}
 
-PRESETS = {
-    "quick": Preset(
-        dataset="digits",
-        base_width=2,
-        widths=(2, 3, 4),
-        train_samples=None,
-        batch_size=100,
-        epochs=8,
-        seeds=2,
-    ),
-    "small": Preset(
-        dataset="cifar100",
-        base_width=8,
-        widths=(8, 12, 18),
-        train_samples=10000,
-        batch_size=128,
-        epochs=20,
-        seeds=2,
-    ),
-    "paper": Preset(
-        dataset="cifar100",
-        base_width=8,
-        families=(8, 12, 18),
-        widths=(8, 12, 18, 27, 40, 60, 91),
-        train_samples=None,
-        batch_size=128,
-        epochs=recipe.PAPER_EPOCHS,
-        seeds=10,
-    ),
-}
+PRESETS = {"quick": QUICK, "small": SMALL, "paper": dataclasses.replace(PAPER, seeds=10)}
 
 
 def networks(preset: Preset) -> list[Network]:
     """Both masks of every width; the base network, which has none, stands under both."""
-    template, shapes = recipe.template(preset), recipe.shapes_of(preset.dataset)
+    template = recipe.template(preset)
+    shapes = cli.shapes_of(template)
     found = []
     for base, widths in families.members(preset).items():
         for mask in MASKS:

@@ -13,13 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
 from experiments import cli, recipe
-from wsn import family, runs
+from wsn import family, models, runs
 from wsn.errors import UserError
 from wsn.spec import Spec
 
-COLUMNS = [
-    "connectivity",
-    "weights",
+OUTCOME = [
     "seeds",
     "epochs",
     "best_test_accuracy_mean",
@@ -27,6 +25,7 @@ COLUMNS = [
     "final_test_accuracy_mean",
     "best_train_accuracy_mean",
 ]
+COLUMNS = ["connectivity", "weights", *OUTCOME]
 PALETTE = ("#b5482f", "#2f6397", "#3f8f5b", "#8a5ea8", "#c08a1e")
 BEST_CONNECTIVITY, BEST_WIDENING = (0.01, 0.1), (3.0, 10.0)  # paper, sections 1 and 2
 
@@ -37,9 +36,44 @@ flags.disclaim_key_flags()  # so that --help of an experiment lists the flags th
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset(cli.Preset):
-    """`base_widths` are the families of one figure; where there are none, `base_width` is the only one."""
+    """`families` are the base widths of one figure; where there are none, `base_width` is the only one.
+
+    `seeds` of every network of a family, `dense_seeds` of every dense one that is wider than the base.
+    """
 
     families: tuple[int, ...] = ()
+    dense_seeds: int = 0
+
+
+# ResNet-18 in minutes on digits, in hours on two cores, and as in Appendix A.
+QUICK = Preset(
+    dataset="digits",
+    base_width=2,
+    widths=(2, 3, 4),
+    train_samples=None,
+    batch_size=100,
+    epochs=8,
+    seeds=2,
+)
+SMALL = Preset(
+    dataset="cifar100",
+    base_width=8,
+    widths=(8, 12, 18),
+    train_samples=10000,
+    batch_size=128,
+    epochs=20,
+    seeds=2,
+)
+PAPER = Preset(
+    dataset="cifar100",
+    base_width=8,
+    families=(8, 12, 18),
+    widths=(8, 12, 18, 27, 40, 60, 91),
+    train_samples=None,
+    batch_size=128,
+    epochs=recipe.PAPER_EPOCHS,
+    seeds=3,
+)
 
 
 class Network(NamedTuple):
@@ -111,6 +145,12 @@ def _place(network: Network) -> str:
     return f"width {network.spec.width} (base width {network.base_width})"
 
 
+def check_dense_seeds(preset: Preset) -> None:
+    """Raises UserError for a negative --dense_seeds."""
+    if preset.dense_seeds < 0:
+        raise UserError(f"--dense_seeds={preset.dense_seeds} is negative: give 0 to leave them out")
+
+
 def table(networks: Iterable[Network], results: Sequence[runs.Result]) -> list[Row]:
     """A row per network that has a record.
 
@@ -131,7 +171,7 @@ def table(networks: Iterable[Network], results: Sequence[runs.Result]) -> list[R
 def describe(network: Network) -> Row:
     """What a row says about a network before it is trained."""
     spec = network.spec
-    shapes = recipe.shapes_of(spec.dataset)(spec.width)
+    shapes = models.plain_shapes(spec, *cli.image_of(spec.dataset))
     return {
         "dataset": spec.dataset,
         "base_width": network.base_width,

@@ -1,35 +1,15 @@
 """The paper's recipe for ResNet-18 (Appendix A), shared by the experiments that train it."""
 
-from collections.abc import Callable
-
 from experiments import cli
-from wsn.resnet import LARGE_IMAGE
-from wsn.shapes import Shapes, resnet18_shapes
 from wsn.spec import Spec
 
 DECAY_EPOCHS, PAPER_EPOCHS = (50, 120, 200), 300
 IMAGENET = "imagenet2012"
-IMAGENET_INPUTS = ((224, 224, 3), 1000)  # so that its records can be drawn where its images are not
-
-
-def inputs(dataset: str) -> tuple[tuple[int, ...], int]:
-    """Shape of an image (height, width, channels), and number of classes."""
-    if dataset == IMAGENET:
-        return IMAGENET_INPUTS
-    loaded = cli.dataset(dataset)
-    return loaded.train_images.shape[1:], loaded.classes
-
-
-def shapes_of(dataset: str) -> Callable[[int], Shapes]:
-    """Width → kernel shapes of ResNet-18 on a data set."""
-    (*sides, channels), classes = inputs(dataset)
-    stem = 7 if max(sides) >= LARGE_IMAGE else 3
-    return lambda width: resnet18_shapes(width, classes, stem, channels)
 
 
 def template(preset: cli.Preset) -> Spec:
     """ResNet-18 by the recipe of Appendix A, its steps stretched to the number of epochs."""
-    (*_, channels), _ = inputs(preset.dataset)
+    (*_, channels), _ = cli.image_of(preset.dataset)
     colour = channels == 3
     settings = cli.settings()
     if not cli.FLAGS["normalization"].present and colour:

@@ -25,10 +25,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import cli, families, recipe
-from experiments.families import BEST_CONNECTIVITY, BEST_WIDENING, Network, Row
+from experiments.families import BEST_CONNECTIVITY, BEST_WIDENING, PAPER, QUICK, SMALL, Network, Preset, Row
 from experiments.intervals import METHOD, Estimate, estimate, sign
 from wsn import family
-from wsn.errors import UserError
 
 EXPERIMENT = "resnet_width"
 COLUMNS = ["dataset", "base_width", "width", "kind", *families.COLUMNS, "improvement_fraction"]
@@ -43,44 +42,10 @@ PAPER_TABLE = {
 PAPER_BASE = 64
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(families.Preset):
-    """`seeds` of every sparse network, `dense_seeds` of every dense one that is wider than the base."""
-
-    dense_seeds: int
-
-
 PRESETS = {
-    "quick": Preset(
-        dataset="digits",
-        base_width=2,
-        widths=(2, 3, 4),
-        train_samples=None,
-        batch_size=100,
-        epochs=8,
-        seeds=2,
-        dense_seeds=1,
-    ),
-    "small": Preset(
-        dataset="cifar100",
-        base_width=8,
-        widths=(8, 12, 18),
-        train_samples=10000,
-        batch_size=128,
-        epochs=20,
-        seeds=2,
-        dense_seeds=1,
-    ),
-    "paper": Preset(
-        dataset="cifar100",
-        base_width=8,
-        widths=(8, 12, 18, 27, 40, 60, 91),
-        train_samples=None,
-        batch_size=128,
-        epochs=recipe.PAPER_EPOCHS,
-        seeds=3,
-        dense_seeds=3,
-    ),
+    "quick": dataclasses.replace(QUICK, dense_seeds=1),
+    "small": dataclasses.replace(SMALL, dense_seeds=1),
+    "paper": dataclasses.replace(PAPER, families=(), dense_seeds=3),
     # The paper does not say the batch size; it trained every network once.
     "imagenet": Preset(
         dataset=recipe.IMAGENET,
@@ -97,9 +62,9 @@ PRESETS = {
 
 def networks(preset: Preset) -> list[Network]:
     """Sparse and dense networks of every family; at its base width both kinds are the same network."""
-    if preset.dense_seeds < 0:
-        raise UserError(f"--dense_seeds={preset.dense_seeds} is negative: give 0 to leave them out")
-    template, shapes = recipe.template(preset), recipe.shapes_of(preset.dataset)
+    families.check_dense_seeds(preset)
+    template = recipe.template(preset)
+    shapes = cli.shapes_of(template)
     found = []
     for base, widths in families.members(preset).items():
         sparse = family.sparse(template, base, widths, shapes, "largest_first")
@@ -135,7 +100,8 @@ def paper_rows(preset: Preset) -> list[Row]:
     if preset.dataset != recipe.IMAGENET:
         return []
     whole = PRESETS["imagenet"]
-    template, shapes = recipe.template(whole), recipe.shapes_of(whole.dataset)
+    template = recipe.template(whole)
+    shapes = cli.shapes_of(template)
     specs = {
         "dense": family.dense(template, whole.widths),
         "sparse": family.sparse(template, PAPER_BASE, whole.widths, shapes, "largest_first"),

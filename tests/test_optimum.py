@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from experiments import cli, optimum
 from kernels.optimum import DistanceCurves, bootstrap_minimum, connectivity_grid, minimum
-from wsn import data
 from wsn.errors import UserError
 
 GRID = connectivity_grid(1e-3, 1, 31)
@@ -149,12 +148,8 @@ def test_findings_and_verdict():
 
 
 @pytest.fixture
-def script(tmp_path, monkeypatch):
+def script(tmp_path, monkeypatch, six_pixels):
     """Run the script with some flags; returns the rows of its table."""
-    images = np.random.default_rng(0).integers(0, 256, (40, 2, 3, 1), np.uint8)
-    tiny = data.Dataset(images, np.zeros(40, np.int32), images[:20], np.zeros(20, np.int32), classes=10)
-    load = {"digits": tiny}
-    monkeypatch.setattr(cli, "dataset", lambda name: load[name] if name in load else data.load(name))
 
     def run(**given):
         monkeypatch.setattr(sys, "argv", ["optimum"])

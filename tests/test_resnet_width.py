@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from experiments import cli, conv_masks, families, recipe, resnet_width
+from experiments import cli, conv_masks, families, resnet_width
 from experiments.intervals import Estimate, estimate
 from wsn import runs
 from wsn.errors import UserError
@@ -124,7 +124,7 @@ def test_whole_kernels_are_kept_and_the_base_network_is_that_of_single_weights(g
     elementwise, io = networks[:3], networks[3:]
     assert [n.spec.mask for n in io] == ["elementwise", "io", "io"] and io[0].spec == elementwise[0].spec
     for n in io[1:]:
-        shapes = recipe.shapes_of("cifar100")(n.spec.width)
+        shapes = cli.shapes_of(n.spec)(n.spec.width)
         kept = dict(n.spec.kept)
         assert all(kept[name] % 9 == 0 for name, shape in shapes.items() if shape[:2] == (3, 3))
         assert 180_952 - 9 < sum(kept.values()) <= 180_952

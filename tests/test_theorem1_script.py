@@ -14,7 +14,6 @@ from scipy.stats import norm
 from experiments import cli, theorem1
 from experiments import inputs as kinds
 from kernels.empirical import simulated_distance
-from wsn import data
 from wsn.errors import UserError
 
 FLAGS = {
@@ -37,12 +36,8 @@ def few_networks(monkeypatch):
 
 
 @pytest.fixture
-def script(tmp_path, monkeypatch):
+def script(tmp_path, monkeypatch, six_pixels):
     """Run the script with some flags; returns exit code and rows."""
-    images = np.random.default_rng(0).integers(0, 256, (40, 2, 3, 1), np.uint8)
-    tiny = data.Dataset(images, np.zeros(40, np.int32), images[:20], np.zeros(20, np.int32), classes=10)
-    load = {"digits": tiny}
-    monkeypatch.setattr(cli, "dataset", lambda name: load[name] if name in load else data.load(name))
 
     def run(**given):
         monkeypatch.setattr(sys, "argv", ["theorem1"])

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int, Int32, UInt8
@@ -209,7 +209,7 @@ class Stream:
     deviation: Float32[np.ndarray, "1 1 3"]
     threads: int
     flip: bool = True
-    image_shape: tuple[int, int, int] = (CROP, CROP, 3)
+    image_shape: ClassVar[tuple[int, int, int]] = (CROP, CROP, 3)
 
     @property
     def train_examples(self) -> int:
@@ -268,6 +268,7 @@ class Images:
     train: str = "train"
     test: str = "validation"
     flip: bool = True
+    image_shape: ClassVar[tuple[int, int, int]] = (CROP, CROP, 3)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     deviation: tuple[float, float, float] = IMAGENET_DEVIATION
 
