@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from wsn.convolution import convolve
 from wsn.parameterization import Parameterization
 from wsn.shapes import Shapes
 
@@ -59,23 +60,6 @@ def functional(module: nn.Module, shapes: Shapes, input_shape: tuple[int, ...]) 
 def dense(x: Float[Array, "batch inputs"], kernel: Float[Array, "inputs outputs"], dtype: Any) -> Array:
     """x · kernel in `dtype`, accumulated and returned in float32. The one place where a dense kernel is applied."""
     return jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
-
-
-def convolve(
-    x: Float[Array, "batch height width inputs"],
-    kernel: Float[Array, "k k inputs outputs"],
-    stride: int,
-    dtype: Any,
-) -> Float[Array, "batch new_height new_width outputs"]:
-    """Convolution padded by k // 2 on every side, as PyTorch's. The one place where such a kernel is applied."""
-    pad = kernel.shape[0] // 2
-    return jax.lax.conv_general_dilated(
-        x.astype(dtype),
-        kernel.astype(dtype),
-        (stride, stride),
-        ((pad, pad), (pad, pad)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
 
 class Dense(nn.Module):
