@@ -26,7 +26,7 @@ from wsn.feeds import Source
 from wsn.files import replacing
 from wsn.progress import LINE_SECONDS, Progress
 from wsn.shapes import Shapes
-from wsn.spec import ComputeDtype, Normalization, Order, Spec
+from wsn.spec import ComputeDtype, Group, Normalization, Order, Spec
 from wsn.stream import STREAMS, Stream
 
 FLAGS = flags.FLAGS
@@ -259,17 +259,17 @@ def shapes_of(template: Spec) -> Callable[[int], Shapes]:
     return lambda width: models.build(dataclasses.replace(template, width=width), image, classes).shapes
 
 
-def train(families: Iterable[Sequence[Spec]], seeds: int) -> list[runs.Result] | None:
+def train(families: Iterable[Sequence[Spec]], seeds: int | Sequence[int]) -> list[runs.Result] | None:
     """Train every list of specs (one program each) with seeds 0 … seeds - 1; None after a --dry_run.
 
-    Returns the results of just these specs and seeds, from this and from earlier runs in the folder. Under --shard
-    only a share of the lists is trained: what has no result is printed, and None returned when nothing has.
+    `seeds` counts for all lists, or one by one. Returns the results of just these specs and seeds, from this and from
+    earlier runs in the folder. Under --shard only a share of the lists is trained: what has no result is printed, and
+    None returned when nothing has.
     """
-    families = [tuple(specs) for specs in families]
-    own = families[_shard()]
-    wanted = range(seeds)
-    groups = runs.cover(workdir(), own, wanted)
-    for specs in families:
+    asked = _asked(families, seeds)
+    own = asked[_shard()]
+    groups = _cover(own)
+    for specs, _ in asked:
         source_of(specs[0])  # bad data settings show before anything is computed
     costs = {group.name: plan.cost(group, source_of(group.specs[0])) for group in groups}
     if FLAGS.dry_run:
@@ -279,7 +279,7 @@ def train(families: Iterable[Sequence[Spec]], seeds: int) -> list[runs.Result] |
     if not FLAGS.resume:
         for group in groups:
             runs.set_aside(workdir(), group)
-        groups = runs.cover(workdir(), own, wanted)
+        groups = _cover(own)
         costs = {group.name: plan.cost(group, source_of(group.specs[0])) for group in groups}
     progress = Progress({name: cost.flops for name, cost in costs.items()})
     seconds = FLAGS.checkpoint_seconds
@@ -288,21 +288,44 @@ def train(families: Iterable[Sequence[Spec]], seeds: int) -> list[runs.Result] |
             runs.run(groups, workdir(), source_of, checkpoint_seconds=seconds, watch=progress, stop=stop)
     finally:
         progress.close()
-    results = recorded(families, seeds)
-    networks = dict.fromkeys((spec, seed) for specs in families for spec in specs for seed in wanted)
-    missing = networks.keys() - {(result.spec, result.seed) for result in results}
+    results = _recorded(asked)
+    networks = _networks(asked)
+    missing = networks - {(result.spec, result.seed) for result in results}
     if missing:
         widths = ", ".join(map(str, sorted({spec.width for spec, _ in missing})))
         print(f"{len(missing)} of {len(networks)} networks have no record yet (widths {widths}): left out")
     return results or None
 
 
-def recorded(families: Iterable[Sequence[Spec]], seeds: int) -> list[runs.Result]:
-    """The results in the folder of just these lists of specs and seeds 0 … seeds - 1; trains nothing."""
-    families = [tuple(specs) for specs in families]
-    asked, wanted = {spec for specs in families for spec in specs}, range(seeds)
-    groups = runs.cover(workdir(), families, wanted)
-    return [r for r in runs.results(groups, workdir()) if r.spec in asked and r.seed in wanted]
+def recorded(families: Iterable[Sequence[Spec]], seeds: int | Sequence[int]) -> list[runs.Result]:
+    """The results in the folder of just these lists of specs and seeds, as in `train`; trains nothing."""
+    return _recorded(_asked(families, seeds))
+
+
+Asked = list[tuple[tuple[Spec, ...], int]]  # lists of specs, each with how many seeds
+
+
+def _asked(families: Iterable[Sequence[Spec]], seeds: int | Sequence[int]) -> Asked:
+    lists = [tuple(specs) for specs in families]
+    return list(zip(lists, [seeds] * len(lists) if isinstance(seeds, int) else seeds, strict=True))
+
+
+def _cover(asked: Asked) -> list[Group]:
+    counts = dict.fromkeys(count for _, count in asked)
+    return [
+        group
+        for count in counts
+        for group in runs.cover(workdir(), [specs for specs, n in asked if n == count], range(count))
+    ]
+
+
+def _recorded(asked: Asked) -> list[runs.Result]:
+    networks = _networks(asked)
+    return [r for r in runs.results(_cover(asked), workdir()) if (r.spec, r.seed) in networks]
+
+
+def _networks(asked: Asked) -> set[tuple[Spec, int]]:
+    return {(spec, seed) for specs, count in asked for spec in specs for seed in range(count)}
 
 
 def _shard() -> slice:

@@ -119,17 +119,9 @@ def collect(networks: Iterable[Network]) -> list[runs.Result] | None:
     for network in networks:
         if network.seeds > asked.get(network.spec, network._replace(seeds=0)).seeds:
             asked[network.spec] = network
-    by_seeds: dict[int, list[list[Spec]]] = {}
-    for spec, network in asked.items():
-        by_seeds.setdefault(network.seeds, []).append([spec])
     get = cli.recorded if cli.FLAGS.draw_only else cli.train
-    results: list[runs.Result] = []
-    planned = False
-    for seeds, specs in by_seeds.items():
-        found = get(specs, seeds)
-        planned = planned or found is None
-        results += found or []
-    if planned:
+    results = get([[spec] for spec in asked], [network.seeds for network in asked.values()])
+    if results is None:
         return None
     for network in asked.values() if cli.FLAGS.draw_only else []:  # training says it itself
         have = {r.seed for r in results if r.spec == network.spec}
