@@ -24,7 +24,7 @@ COMMAND = [
 ]
 # What is left between one device and four is the order of float32 sums, over 300 steps.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
-SECONDS = 120
+SECONDS = 400
 
 
 def free_port() -> int:
@@ -121,6 +121,30 @@ def test_two_processes_give_the_curve_of_one_device(finished, tmp_path):
             assert left["test_accuracy"][-1] > 0.7, "the networks learn"
             for curve in set(left) - {"status"}:
                 np.testing.assert_allclose(left[curve], right[curve], err_msg=curve, **TOLERANCE)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_resnet_of_one_device(tmp_path):
+    """The statistics of its normalisation are those of the batch over both; they amplify what order leaves."""
+    resnet = ["-m", "experiments.resnet_width", "--base_width=2", "--widths=3", "--dense_seeds=0"]
+    resnet += ["--learning_rate=0.005", "--epochs=2"]
+    places = [tmp_path / "0", tmp_path / "1"]
+    with two(places, commands=(resnet, resnet)) as processes:
+        codes, told = ended(processes)
+    assert codes == [0, 0], told
+    with start(resnet, tmp_path / "one", 1, {}) as process:
+        codes, told = ended([process])
+    assert codes == [0], told
+    found, expected = members(places[0]), members(tmp_path / "one")
+    assert found.keys() == expected.keys() and len(found) == 1
+    (found_lines,), (expected_lines,) = found.values(), expected.values()
+    assert len(found_lines) == 2
+    for left, right in zip(map(json.loads, found_lines), map(json.loads, expected_lines), strict=True):
+        for split in ("train", "test"):
+            for epoch, tolerance in ((0, 1e-3), (1, 1e-2)):
+                assert left[f"{split}_loss"][epoch] == pytest.approx(
+                    right[f"{split}_loss"][epoch], rel=tolerance
+                )
 
 
 @pytest.mark.slow

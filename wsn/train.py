@@ -139,7 +139,7 @@ def initial_members(group: Group, model: Model, transformation: optax.GradientTr
             )
         )
     stacked_params = stack(params)
-    state = State(stacked_params, stack(stats), jax.vmap(transformation.init)(stacked_params))
+    state = State(stacked_params, stack(stats), jax.jit(jax.vmap(transformation.init))(stacked_params))
     return Members(state, stack(keep), stack(rates))
 
 
