@@ -11,13 +11,14 @@ The sparse networks of a family have the weight count of the dense network of it
 WORKDIR/resnet_width.csv, a row per network, and WORKDIR/resnet_width.png: best test accuracy over width (Figures 1, 6
 and 11) and over connectivity (12), training accuracy over both (14), and over the widening factor the improvement (13)
 and the fraction of the dense network's improvement that width alone gives (7, the line at the widening factor of the
-highest training accuracy). Prints the paper's claims, each with what the records say. --draw_only draws the part that
-is done. Best accuracies are the highest over the epochs, as in the paper.
+highest training accuracy). Prints the paper's claims, each with what the records say; --compare=cifar10 adds whether
+harder data gain more, from what the same folder has of the same experiment on other data. --draw_only draws the part
+that is done. Best accuracies are the highest over the epochs, as in the paper.
 """
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import flags
@@ -28,6 +29,7 @@ from experiments import cli, families, recipe
 from experiments.families import BEST_CONNECTIVITY, BEST_WIDENING, PAPER, QUICK, SMALL, Network, Preset, Row
 from experiments.intervals import METHOD, Estimate, estimate, sign
 from wsn import family
+from wsn.errors import UserError
 
 EXPERIMENT = "resnet_width"
 COLUMNS = ["dataset", "base_width", "width", "kind", *families.COLUMNS, "improvement_fraction"]
@@ -326,6 +328,40 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     return [*lines, METHOD]
 
 
+def data_verdict(families_of: Mapping[str, Sequence[Row]]) -> str:
+    """Whether harder data gain more: data set → its records of one family; harder is what the base network says."""
+    found = {name: sparse for name, sparse in families_of.items() if len(sparse) > 1}
+    if len(found) < 2:
+        return "the gain is larger for harder data: no verdict without wider networks on two data sets"
+    ordered = sorted(found, key=lambda name: found[name][0]["best_test_accuracy_mean"])
+    difference = gain_difference(found[ordered[0]], found[ordered[-1]])
+    gains = ", ".join(
+        f"{100 * gain(found[name]).value:+.1f} on {name} (base network"
+        f" {found[name][0]['best_test_accuracy_mean']:.0%})"
+        for name in ordered
+    )
+    return (
+        f"the gain is larger for harder data: {sign(difference)}: {gains};"
+        f" hardest less easiest {difference.show(100)} points"
+    )
+
+
+def compared(preset: Preset, rows: Sequence[Row]) -> dict[str, Sequence[Row]]:
+    """Data set → the sparse networks of the smallest family, on this preset's data and on those of --compare."""
+    base = min(families.members(preset))
+    found: dict[str, Sequence[Row]] = {preset.dataset: _sparse(rows, base)}
+    for name in cli.FLAGS.compare:
+        asked = [n for n in networks(dataclasses.replace(preset, dataset=name)) if n.base_width == base]
+        records = cli.recorded([[n.spec] for n in asked], [n.seeds for n in asked])
+        found[name] = _sparse(families.table(asked, records), base)
+    for name, sparse in found.items():
+        if not sparse or sparse[0]["width"] != base:
+            raise UserError(
+                f"--compare: {cli.workdir()} has no record of the base network, width {base}, on {name}"
+            )
+    return found
+
+
 def main() -> None:
     preset = cli.choose(PRESETS)
     asked = networks(preset)
@@ -338,6 +374,8 @@ def main() -> None:
     cli.print_table(printed, [*COLUMNS, "diverged", *(["paper"] if beside else [])])
     written = cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(rows, preset))
     print(*verdicts(rows), sep="\n")
+    if cli.FLAGS.compare:
+        print(data_verdict(compared(preset, rows)))
     print("wrote", *written)
 
 
@@ -345,5 +383,6 @@ if __name__ == "__main__":
     cli.define_output_flags(EXPERIMENT)
     cli.define_training_flags(PRESETS, "quick")
     families.define_flags()
+    flags.DEFINE_list("compare", [], "Other data sets in this folder: do harder data gain more?")
     flags.DEFINE_integer("dense_seeds", None, "How many seeds of every dense network wider than the base.")
     cli.run(main)

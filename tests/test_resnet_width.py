@@ -27,6 +27,7 @@ if "base_widths" not in flags.FLAGS:
     families.define_flags()
 if "dense_seeds" not in flags.FLAGS:
     flags.DEFINE_integer("dense_seeds", None, "")
+flags.DEFINE_list("compare", [], "")
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "svhn_cropped": 10}
 CONTRACT = (
@@ -257,7 +258,7 @@ def test_a_dry_run_plans_every_network_and_draws_nothing(given_flags, tmp_path, 
     monkeypatch.setattr(cli, "train", lambda specs, seeds: planned.append((len(specs), seeds)))
     given_flags("--preset=small")
     resnet_width.main()
-    assert planned == [(3, 2), (2, 1)] and not list(tmp_path.iterdir())
+    assert planned == [(5, [2, 2, 2, 1, 1])] and not list(tmp_path.iterdir())
 
 
 def test_imagenet_stands_beside_table_1(given_flags, tmp_path, capsys):
@@ -382,6 +383,31 @@ def test_gains_of_small_and_large_networks_are_compared():
     *_, line, _ = resnet_width.verdicts(family_of(4, [0.2, 0.22]) + family_of(8, [0.5, 0.6]))
     assert "smaller networks: fails" in line
     assert not any("smaller networks" in line for line in resnet_width.verdicts(family_of(4, [0.2, 0.3])))
+
+
+def test_gains_on_hard_and_easy_data_are_compared():
+    easy, hard = family_of(4, [0.8, 0.82]), family_of(4, [0.2, 0.28])
+    line = resnet_width.data_verdict({"easy": easy, "hard": hard})
+    assert "holds: +8.0 on hard (base network 20%), +2.0 on easy (base network 80%)" in line
+    assert "hardest less easiest +6.0 [" in line
+    assert "fails" in resnet_width.data_verdict({"easy": family_of(4, [0.8, 0.9]), "hard": hard})
+    assert "no verdict" in resnet_width.data_verdict({"easy": easy[:1], "hard": hard})
+
+
+def test_other_data_are_compared_from_their_records(given_flags, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(resnet_width, "draw", lambda rows, preset: Figure())
+    arguments = ["--preset=small", "--draw_only", "--widths=8,12", "--dense_seeds=0"]
+    for dataset, gain in (("cifar10", 0.02), ("cifar100", 0.06)):
+        base, wide, *_ = resnet_width.networks(given_flags(*arguments, f"--dataset={dataset}"))
+        accuracy = {"cifar10": 0.6, "cifar100": 0.2}[dataset]
+        record(tmp_path, base, [accuracy, accuracy + 0.01])
+        record(tmp_path, wide, [accuracy + gain, accuracy + gain + 0.01])
+    given_flags(*arguments, "--dataset=cifar100", "--compare=cifar10")
+    resnet_width.main()
+    assert "harder data: holds: +6.0 on cifar100" in capsys.readouterr().out
+    given_flags(*arguments, "--dataset=cifar100", "--compare=svhn_cropped")
+    with pytest.raises(UserError, match="^--compare: [^\n]*width 8, on svhn_cropped$"):
+        resnet_width.main()
 
 
 def test_no_verdict_without_the_base_network():
