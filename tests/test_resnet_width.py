@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments import cli, conv_masks, families, resnet_width
 from experiments.intervals import Estimate, estimate
-from wsn import runs
+from wsn import plan, runs
 from wsn.errors import UserError
 from wsn.shapes import sizes
 from wsn.spec import Group
@@ -259,6 +259,18 @@ def test_a_dry_run_plans_every_network_and_draws_nothing(given_flags, tmp_path, 
     given_flags("--preset=small")
     resnet_width.main()
     assert planned == [(5, [2, 2, 2, 1, 1])] and not list(tmp_path.iterdir())
+
+
+def test_shares_count_networks_of_any_number_of_seeds(given_flags, monkeypatch):
+    shares = []
+    monkeypatch.setattr(cli, "source_of", lambda spec: None)
+    monkeypatch.setattr(plan, "cost", lambda group, source: None)
+    monkeypatch.setattr(plan, "describe", lambda groups, *rest: shares.append(list(groups)) or "")
+    for i in (1, 2, 3):
+        given_flags("--preset=small", "--dry_run", f"--shard={i}/3")
+        resnet_width.main()
+    assert [len(share) for share in shares] == [2, 2, 1]
+    assert len({group.name for share in shares for group in share}) == 5
 
 
 def test_imagenet_stands_beside_table_1(given_flags, tmp_path, capsys):
