@@ -4,7 +4,7 @@
 
 The images are noise with the 1/f spectrum of photographs, 500×375 at JPEG quality 90, about the bytes of ImageNet's.
 `stream` reads them from a prepared array_record set, as training does. The rate of a core counts the CPU time of all
-threads, so that other programs on the machine disturb it little. Writes WORKDIR/benchmark_input.csv.
+threads, so that other programs on the machine disturb it little. Writes WORKDIR/benchmark_input.csv and .png.
 """
 
 import io
@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
+from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments import cli
@@ -156,6 +157,21 @@ def measure_stream(folder: Path, images: int, threads: int, repeats: int) -> dic
     return measure("stream", threads, images, epoch, repeats)
 
 
+def draw(rows: Sequence[dict]) -> Figure:
+    """CPU time of an image by what is done with it."""
+    figure = Figure(figsize=(7.0, 0.6 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    names = [row["what"] + (f", {row['threads']} threads" if row["threads"] > 1 else "") for row in rows]
+    bars = axes.barh(names, [row["cpu_milliseconds"] for row in rows], color="#2f6397")
+    labels = [f"{row['images_per_second_per_core']:.0f} images/s a core" for row in rows]
+    axes.bar_label(bars, labels, padding=3, fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.28)
+    axes.set(xlabel="CPU time of an image (ms)", title=f"Input of ImageNet, {cli.machine()}")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def main() -> None:
     threads = cli.integers("threads") or tuple(sorted({1, stream.usable_cores()}))
     images, repeats = cli.FLAGS.images, cli.FLAGS.repeats
@@ -178,7 +194,7 @@ def main() -> None:
     cli.print_table(rows, COLUMNS)
     size = np.mean([len(x) for x in encoded]) / 1e3
     print(f"{stream.usable_cores()} CPU cores; {WIDTH}×{HEIGHT} JPEGs of {size:.0f} kB on average")
-    print("wrote", cli.write_table(EXPERIMENT, rows, COLUMNS))
+    print("wrote", cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(rows)))
 
 
 if __name__ == "__main__":
