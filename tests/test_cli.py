@@ -133,16 +133,24 @@ def test_a_workdir_that_is_a_file_is_told(experiment, trained, tmp_path):
     assert (tmp_path / "out").read_text() == "a file" and not trained
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "experiments.kernel_distance", *arguments]
+def start(*arguments: str, cwd: Path, script: str = "kernel_distance") -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", f"experiments.{script}", *arguments]
     environment = os.environ | {"PYTHONPATH": str(Path(runs.__file__).parents[1])}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-def test_an_error_ends_the_process_in_one_line(tmp_path):
-    ended = start("--base_width=4", "--widths=3", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("kernel_distance", ["--base_width=4", "--widths=3"], "--widths: 3 is below"),
+        ("optimum", ["--np=0"], "--np=0"),
+        ("theorem1", ["--widths=0"], "--widths"),
+    ],
+)
+def test_an_error_ends_the_process_in_one_line(tmp_path, script, arguments, message):
+    ended = start(*arguments, cwd=tmp_path, script=script)
     assert ended.returncode == 1 and ended.stdout == ""
-    assert ended.stderr.startswith("error: --widths: 3 is below") and ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith(f"error: {message}") and ended.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -205,10 +204,3 @@ def test_bad_input_is_told_in_one_line(script, tmp_path, given, part):
         script(**given)
     assert part in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_command_exits_with_1_on_bad_input(tmp_path):
-    command = [sys.executable, "-m", "experiments.optimum", f"--workdir={tmp_path}/out", "--np=0"]
-    failed = subprocess.run(command, capture_output=True, text=True)
-    assert failed.returncode == 1 and failed.stderr.startswith("error: --np=0")
-    assert failed.stderr.count("\n") == 1 and not list(tmp_path.iterdir())

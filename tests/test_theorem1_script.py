@@ -2,7 +2,6 @@
 
 import csv
 import json
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -211,13 +210,6 @@ def test_a_file_that_is_none_of_cases_is_refused_in_one_line(cases, tmp_path, co
     with pytest.raises(UserError, match="^--cases[^\n]*$"):
         cases(content)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_command_exits_with_1_on_bad_input(tmp_path):
-    command = [sys.executable, "-m", "experiments.theorem1", f"--workdir={tmp_path}/out", "--widths=0"]
-    failed = subprocess.run(command, capture_output=True, text=True)
-    assert failed.returncode == 1 and failed.stderr.startswith("error: --widths")
-    assert failed.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 def test_a_point_is_the_same_whatever_else_is_simulated():
