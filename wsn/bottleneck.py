@@ -62,7 +62,7 @@ def linear(base: Shapes, wide: Shapes) -> Inner:
         for layer, shape in base.items()
     }
     budget = sum(sizes(split(base)).values())
-    return closest(lambda inner: _count(wide, "linear", inner), growing, limits, budget)
+    return _fitted(wide, "linear", growing, limits, budget)
 
 
 def nonlinear(base: Shapes, wide: Shapes, narrowed: Iterable[str]) -> Inner:
@@ -74,18 +74,15 @@ def nonlinear(base: Shapes, wide: Shapes, narrowed: Iterable[str]) -> Inner:
     largest = {layer: base[layer][-1] for layer in narrowed}
     limits = {layer: wide[layer][-1] for layer in largest}
     budget = sum(sizes(base).values())
-    return closest(lambda inner: _count(wide, "nonlinear", inner), largest, limits, budget)
+    return _fitted(wide, "nonlinear", largest, limits, budget)
 
 
-def closest(
+def proportional(
     count: Callable[[Inner], int], largest: Mapping[str, int], limits: Mapping[str, int], budget: int
 ) -> Inner:
-    """Inner dimensions between 1 and `limits` for which `count`, linear in each, comes close to the budget.
+    """`largest`, shrunk by the one factor for which `count` just stays within the budget, and rounded down.
 
-    `largest` are shrunk by the one factor that just stays within the budget, and rounded down. Then one or two of
-    those below their limit change by one, each time the change that brings the count closest (of equals, of those
-    that have changed least), until none brings it closer. Raises UserError if the count exceeds the budget with all
-    of them 1.
+    Between 1 and `limits`. Raises UserError if the count exceeds the budget with all of them 1.
     """
 
     def shrunk(part: int) -> Inner:
@@ -97,15 +94,28 @@ def closest(
             f"--widths: with bottlenecks of one unit a network of that width still has {count(shrunk(0))} weights,"
             f" more than the budget of {budget}: take a smaller width"
         )
-    start = shrunk(fitting - 1)
-    inner, gap = dict(start), budget - count(start)
-    cost = {name: count(start | {name: size + 1}) - count(start) for name, size in start.items()}
+    return shrunk(fitting - 1)
+
+
+def closest(
+    count: Callable[[Inner], int], start: Mapping[str, int], limits: Mapping[str, int], budget: int
+) -> Inner:
+    """Inner dimensions near `start`, between 1 and `limits`, for which `count`, linear in each, is close to the budget.
+
+    One or two of those below their limit change by one, each time the change that brings the count closest (of
+    equals, of those that have changed least), until none does. None changes by more than a quarter (or one), so that
+    no layer of a small network is starved for the last few weights.
+    """
+    inner, gap = dict(start), budget - count(dict(start))
+    cost = {name: count({**start, name: size + 1}) - count(dict(start)) for name, size in start.items()}
     while True:
         steps = [
             (step * cost[name], abs(size + step - start[name]), name, step)
             for name, size in inner.items()
             for step in (1, -1)
-            if size < limits[name] and size + step >= 1
+            if size < limits[name]
+            and size + step >= 1
+            and abs(size + step - start[name]) <= reach(start[name])
         ]
         changes = [*combinations(steps, 1), *combinations(steps, 2)]
         distance, _, change = min(
@@ -119,5 +129,13 @@ def closest(
             gap -= added
 
 
-def _count(shapes: Shapes, kind: str, inner: Inner) -> int:
-    return sum(sizes(transformed(shapes, kind, inner)).values())
+def reach(size: int) -> int:
+    """By how much an inner dimension may differ from its proportional size."""
+    return max(1, size // 4)
+
+
+def _fitted(wide: Shapes, kind: str, largest: Inner, limits: Inner, budget: int) -> Inner:
+    def count(inner: Inner) -> int:
+        return sum(sizes(transformed(wide, kind, inner)).values())
+
+    return closest(count, proportional(count, largest, limits, budget), limits, budget)
