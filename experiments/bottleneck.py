@@ -153,8 +153,8 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
         axes.set_title(TITLES.get(kind, kind), fontsize=9)
         axes.label_outer()
         axes.legend(frameon=False, fontsize=7.5, title="weights of the baseline", title_fontsize=7.5)
-    network = f"MLP with {preset.hidden_layers} hidden layers, {preset.dataset}, {preset.epochs} epochs"
-    figure.suptitle(families.caption(rows, preset) if preset.model != "mlp" else network, fontsize=11)
+    network = f"MLP with {preset.hidden_layers} hidden layers" if preset.model == "mlp" else "ResNet-18"
+    figure.suptitle(families.caption(rows, preset, network=network), fontsize=11)
     return figure
 
 

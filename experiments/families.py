@@ -232,11 +232,16 @@ def finish(axes: Axes, rows: Iterable[Row], x: str, xlabel: str, ylabel: str) ->
     axes.grid(alpha=0.25)
 
 
-def caption(rows: Sequence[Row], preset: cli.Preset, paper_epochs: int = recipe.PAPER_EPOCHS) -> str:
+def caption(
+    rows: Sequence[Row],
+    preset: cli.Preset,
+    paper_epochs: int = recipe.PAPER_EPOCHS,
+    network: str = "ResNet-18",
+) -> str:
     """What was trained, in a line, and how far its epochs are from the paper's."""
     samples = f"{preset.train_samples:,} samples" if preset.train_samples else "all samples"
     cut = "" if preset.epochs == paper_epochs else f" (the paper: {paper_epochs})"
     seeds = sorted({row["seeds"] for row in rows})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]}–{seeds[-1]}"
     plural = "s" * (seeds[-1] > 1)
-    return f"ResNet-18, {preset.dataset}, {samples}, {preset.epochs} epochs{cut}, {count} seed{plural}"
+    return f"{network}, {preset.dataset}, {samples}, {preset.epochs} epochs{cut}, {count} seed{plural}"
