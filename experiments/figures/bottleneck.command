@@ -1,0 +1,1 @@
+python -m experiments.bottleneck --dataset=mnist --ways=linear --ways=sparse --base_widths=8,16 --widths=8,12,16,24,32,64 --train_samples=10000 --epochs=12 --learning_rate=0.02 --workdir=results/bottleneck
