@@ -111,9 +111,10 @@ def members(preset: Preset) -> dict[int, list[int]]:
 
 
 def collect(networks: Iterable[Network]) -> list[runs.Result] | None:
-    """Train what has no record yet (with --draw_only: nothing), and print what is missing then. None after --dry_run.
+    """Train what has no record yet (with --draw_only: nothing), and print what is missing then.
 
-    Raises UserError where there is no record at all.
+    None after --dry_run, and where this share of a sweep has no record to draw. Raises UserError where --draw_only
+    finds none.
     """
     asked: dict[Spec, Network] = {}  # a network of two families once, with the most seeds
     for network in networks:
