@@ -62,6 +62,15 @@ def test_parameters_are_those_of_the_paper(width, image, classes, weights):
 
 
 @pytest.mark.parametrize("classes", [10, 100])
+def test_weights_of_every_width_by_hand(classes):
+    """The stem, four stages of 3 × 3 convolutions with three 1 × 1 shortcuts, and the linear layer."""
+    stages = 4 * 9 + sum(9 * d * d // 2 + 3 * 9 * d * d + d * d // 2 for d in (2, 4, 8))
+    for width in range(8, 92):
+        shapes = models.build(spec(width=width), (32, 32, 3), classes).shapes
+        assert family.weights(shapes) == 27 * width + stages * width**2 + 8 * width * classes
+
+
+@pytest.mark.parametrize("classes", [10, 100])
 @pytest.mark.parametrize("mask", ["elementwise", "io"])
 @pytest.mark.parametrize("width", [12, 18, 27, 40, 60, 91])
 def test_sparse_networks_of_every_width_keep_the_budget_of_width_8(width, mask, classes):
