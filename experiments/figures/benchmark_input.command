@@ -1,0 +1,1 @@
+python -m experiments.benchmark_input --workdir=results/benchmark_input
