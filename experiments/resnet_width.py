@@ -1,7 +1,7 @@
 """Accuracy over width at a fixed number of weights, ResNet-18: sparse networks, and dense ones of the same widths.
 
     python -m experiments.resnet_width                                        # digits, two minutes on 2 cores
-    python -m experiments.resnet_width --preset=small --dataset=cifar100      # about an hour on 2 cores
+    python -m experiments.resnet_width --preset=small --dataset=cifar100      # about two hours on 2 cores
     python -m experiments.resnet_width --preset=paper --dataset=cifar100      # one family of Figure 6: a GPU
     python -m experiments.resnet_width --preset=paper --dataset=svhn_cropped --base_widths=8,12,18,40,64 \\
         --widths=8,12,18,27,40,60,64,91,128,181,256                           # all families
