@@ -126,7 +126,8 @@ def test_three_kills_change_nothing(tmp_path, experiment, epochs):
 
 
 @pytest.mark.parametrize(
-    ("experiment", "epochs", "signals"), [("kernel_distance", 30, 2), ("resnet_width", 6, 1)]
+    ("experiment", "epochs", "signals"),
+    [("kernel_distance", 30, 2), pytest.param("resnet_width", 6, 1, marks=pytest.mark.slow)],
 )
 def test_sigterm_saves_and_asks_to_be_resumed(tmp_path, experiment, epochs, signals):
     """A checkpoint is made after the epoch, though none is due."""
