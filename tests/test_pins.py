@@ -1,0 +1,94 @@
+"""Names of groups, records and checkpoints that are on people's disks: what wrote them is in pins/README.md."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsn import checkpoints, data, runs
+from wsn.spec import Spec
+
+PINS = Path(__file__).parent / "pins"
+COMMANDS = [json.loads(line) for line in (PINS / "groups.jsonl").read_text().splitlines()]
+
+NAMES = """
+import runpy, sys
+from wsn import plan
+plan.cost = lambda group, source: plan.Cost(1, (1,), 1.0, 1.0)
+plan.describe = lambda groups, costs, finished: " ".join(group.name for group in groups)
+_, experiment, *_ = sys.argv
+sys.argv = sys.argv[1:]
+runpy.run_module(f"experiments.{experiment}", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("pin", COMMANDS, ids=lambda pin: pin["command"])
+def test_every_command_trains_the_groups_that_it_always_has(pin, tmp_path):
+    for name in ("mnist", "cifar10", "cifar100"):
+        if f"dataset={name}" in pin["command"] or ("preset" in pin["command"] and name == "cifar100"):
+            folder = Path(os.environ.get("TFDS_DATA_DIR", "")) / name
+            if not os.environ.get("TFDS_DATA_DIR") or not folder.exists():
+                pytest.skip(f"no prepared copy of {name} in TFDS_DATA_DIR")
+    command = [sys.executable, "-c", NAMES, *pin["command"].split(), "--dry_run", f"--workdir={tmp_path}"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert said.splitlines()[-1].split() == pin["groups"]
+
+
+def source_of(spec: Spec) -> data.Splits:
+    return data.split(
+        data.load("digits"),
+        train_samples=spec.train_samples,
+        validation_samples=spec.validation_samples,
+        data_seed=spec.data_seed,
+        normalization=spec.normalization,
+    )
+
+
+@pytest.mark.parametrize(
+    "record", sorted(PINS.glob("uninterrupted/runs/*/record.jsonl")), ids=lambda p: p.parent.name
+)
+def test_a_checkpoint_resumes_to_the_record_of_an_uninterrupted_run(record, tmp_path):
+    """To the last bits only: sums run in another order on another machine."""
+    workdir = tmp_path / "out"
+    shutil.copytree(PINS / "interrupted", workdir)
+    group = runs._read_group(record)
+    snapshot = checkpoints.load(workdir / "runs" / group.name / "checkpoints")
+    epochs = []
+    runs.run([group], workdir, source_of, watch=lambda group, epoch, history: epochs.append(epoch))
+    assert epochs[0] == 1 + len(snapshot.history["train_loss"]), "it goes on, and does not start again"
+    for ours, theirs in zip(runs.results([group], workdir), runs.read_record(record), strict=True):
+        assert (ours.spec, ours.seed, ours.status) == (theirs.spec, theirs.seed, theirs.status)
+        for name, curve in theirs.curves.items():
+            np.testing.assert_allclose(ours.curves[name], curve, rtol=1e-3, atol=1e-3)
+            np.testing.assert_array_equal(ours.curves[name][: epochs[0] - 1], curve[: epochs[0] - 1])
+
+
+def test_records_merge_into_the_table_that_they_made(tmp_path):
+    workdir = tmp_path / "out"
+    shutil.copytree(PINS / "finished", workdir)
+    before = (workdir / "kernel_distance.csv").read_text()
+    records = {path: path.stat().st_mtime_ns for path in workdir.glob("runs/*/*")}
+    flags = ["--base_width=3", "--widths=3,6", "--seeds=3", "--epochs=3", "--pairs=20", "--initialisations=3"]
+    command = [sys.executable, "-m", "experiments.kernel_distance", f"--workdir={workdir}", *flags]
+    subprocess.run(command, check=True, capture_output=True)
+    names = (
+        "test_accuracy_mean",
+        "test_accuracy_std",
+        "best_test_accuracy_mean",
+        "train_accuracy_mean",
+        "weights",
+    )
+
+    def trained(text: str) -> list[list[str]]:
+        header, *rows = (line.split(",") for line in text.splitlines())
+        return [[row[header.index(name)] for name in names] for row in rows]
+
+    assert records == {path: path.stat().st_mtime_ns for path in workdir.glob("runs/*/*")}, (
+        "nothing is trained"
+    )
+    assert trained((workdir / "kernel_distance.csv").read_text()) == trained(before)
