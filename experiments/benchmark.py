@@ -22,11 +22,17 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import cli
-from wsn import batches, devices, family, feeds, models, plan, programs, tasks, train
+from experiments.lab import cli
+from wsn import devices
+from wsn.data import batches, feeds
 from wsn.errors import UserError
-from wsn.shapes import mlp_shapes
+from wsn.networks import models
+from wsn.records import plan
+from wsn.sparsity import family
+from wsn.sparsity.shapes import mlp_shapes
 from wsn.spec import Group, Spec
+from wsn.tasks.classification import classification
+from wsn.training import programs, train
 
 EXPERIMENT = "benchmark"
 COLUMNS = ["what", "width", "seeds", "milliseconds", "reference", "reference_milliseconds", "ratio", "gflops"]
@@ -57,7 +63,7 @@ def examples(count: int, seed: int) -> batches.Examples:
 def wsn_epoch(spec: Spec, seeds: int, *, masked: bool, evaluate: bool) -> Callable[[], None]:
     """An epoch of all seeds in one program, as `wsn.train` runs it; the state goes on from call to call."""
     model = models.build(spec, IMAGE, CLASSES)
-    task = tasks.classification(model)
+    task = classification(model)
     transformation = train.optimizer(spec, TRAIN // BATCH)
     members = train.initial_members(Group((spec,), tuple(range(seeds))), model, transformation)
     if not masked:
@@ -192,7 +198,7 @@ def row(
 def first_step_seconds(repeats: int) -> float:
     """Median time of a new process from its start to the end of its first epoch, on the embedded digits."""
     program = (
-        "from wsn import data, train; from wsn.spec import Group, Spec;"
+        "from wsn import data; from wsn.training import train; from wsn.spec import Group, Spec;"
         "s = Spec(dataset='digits', width=8, epochs=1, batch_size=100, learning_rate=1.0);"
         "d = data.split(data.load('digits'), train_samples=100, validation_samples=0, data_seed=0,"
         " normalization='scalar');"

@@ -23,8 +23,8 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments import cli
-from wsn import stream
+from experiments.lab import cli
+from wsn.data import stream
 from wsn.errors import UserError
 
 EXPERIMENT = "benchmark_input"

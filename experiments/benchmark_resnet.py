@@ -19,11 +19,16 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import cli
 from experiments.benchmark import interleaved
-from wsn import batches, family, models, plan, tasks, train
+from experiments.lab import cli
+from wsn.data import batches
 from wsn.errors import UserError
+from wsn.networks import models
+from wsn.records import plan
+from wsn.sparsity import family
 from wsn.spec import Group, Spec
+from wsn.tasks.classification import classification
+from wsn.training import train
 
 EXPERIMENT = "benchmark_resnet"
 COLUMNS = [
@@ -72,7 +77,7 @@ def wsn_step(spec: Spec, *, masked: bool) -> tuple[Callable[[], None], float]:
     The FLOPs are three times those of the forward pass: a gradient of the images and one of the kernels beside it.
     """
     model = models.build(spec, IMAGE, CLASSES)
-    task, optimizer = tasks.classification(model), train.optimizer(spec, 1)
+    task, optimizer = classification(model), train.optimizer(spec, 1)
     members = train.initial_members(Group((spec,), (0,)), model, optimizer)
     member = jax.tree.map(lambda x: jnp.asarray(x[0]), members if masked else members._replace(keep={}))
     mean = np.full((1, 1, 3), 120, np.float32)

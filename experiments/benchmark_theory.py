@@ -20,7 +20,7 @@ from absl import flags
 from jaxtyping import Float64
 from matplotlib.figure import Figure
 
-from experiments import cli, inputs
+from experiments.lab import cli, inputs
 from kernels.sampling import sample_masks
 from kernels.theorem1 import SparseKernels, sparse_kernels
 from wsn.errors import UserError

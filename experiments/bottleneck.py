@@ -26,11 +26,12 @@ from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import cli, families, recipe
-from experiments.families import Network, Row
-from experiments.intervals import METHOD, estimate, sign
-from wsn import bottleneck, family, models
+from experiments.lab import cli, families, recipe
+from experiments.lab.families import Network, Row
+from experiments.lab.intervals import METHOD, estimate, sign
 from wsn.errors import UserError
+from wsn.networks import models
+from wsn.sparsity import bottleneck, family
 from wsn.spec import Spec
 
 EXPERIMENT = "bottleneck"

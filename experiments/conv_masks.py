@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import cli, families, recipe
-from experiments.families import PAPER, QUICK, SMALL, Network, Preset, Row
-from experiments.intervals import METHOD, Estimate, estimate
-from wsn import family
+from experiments.lab import cli, families, recipe
+from experiments.lab.families import PAPER, QUICK, SMALL, Network, Preset, Row
+from experiments.lab.intervals import METHOD, Estimate, estimate
+from wsn.sparsity import family
 
 EXPERIMENT = "conv_masks"
 COLUMNS = ["dataset", "base_width", "width", "mask", *families.COLUMNS]

@@ -18,10 +18,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import flags
 
-from experiments import cli, distances, figure8, inputs
-from experiments.distances import Distance
-from wsn import family, runs
+from experiments.lab import cli, distances, figure8, inputs
+from experiments.lab.distances import Distance
 from wsn.errors import UserError
+from wsn.records import runs
+from wsn.sparsity import family
 from wsn.spec import Spec
 
 EXPERIMENT = "kernel_distance"

@@ -21,11 +21,11 @@ from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import cli
-from wsn.budget import io_counts, kept_counts
+from experiments.lab import cli
 from wsn.errors import UserError
-from wsn.family import check_widths, weights
-from wsn.shapes import Shapes, mlp_shapes, resnet18_shapes, sizes
+from wsn.sparsity.budget import io_counts, kept_counts
+from wsn.sparsity.family import check_widths, weights
+from wsn.sparsity.shapes import Shapes, mlp_shapes, resnet18_shapes, sizes
 
 EXPERIMENT = "layer_sparsity"
 COLUMNS = ["width", "layer", "size", "kept", "sparsity_percent"]

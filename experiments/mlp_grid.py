@@ -20,10 +20,11 @@ from absl import flags
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure, SubFigure
 
-from experiments import cli
-from wsn import budget, family, runs
+from experiments.lab import cli
 from wsn.errors import UserError
-from wsn.shapes import sizes
+from wsn.records import runs
+from wsn.sparsity import budget, family
+from wsn.sparsity.shapes import sizes
 from wsn.spec import Activation, Spec
 
 EXPERIMENT = "mlp_grid"

@@ -21,9 +21,9 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import cli
-from experiments import inputs as kinds
-from experiments.inputs import Inputs
+from experiments.lab import cli
+from experiments.lab import inputs as kinds
+from experiments.lab.inputs import Inputs
 from kernels.approximations import eq4, eq25
 from kernels.optimum import (
     DistanceCurves,

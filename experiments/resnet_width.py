@@ -25,11 +25,20 @@ from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import cli, families, recipe
-from experiments.families import BEST_CONNECTIVITY, BEST_WIDENING, PAPER, QUICK, SMALL, Network, Preset, Row
-from experiments.intervals import METHOD, Estimate, estimate, sign
-from wsn import family
+from experiments.lab import cli, families, recipe
+from experiments.lab.families import (
+    BEST_CONNECTIVITY,
+    BEST_WIDENING,
+    PAPER,
+    QUICK,
+    SMALL,
+    Network,
+    Preset,
+    Row,
+)
+from experiments.lab.intervals import METHOD, Estimate, estimate, sign
 from wsn.errors import UserError
+from wsn.sparsity import family
 
 EXPERIMENT = "resnet_width"
 COLUMNS = ["dataset", "base_width", "width", "kind", *families.COLUMNS, "improvement_fraction"]

@@ -35,9 +35,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import cli
-from experiments import inputs as kinds
-from experiments.inputs import Inputs
+from experiments.lab import cli
+from experiments.lab import inputs as kinds
+from experiments.lab.inputs import Inputs
 from kernels.approximations import eq4
 from kernels.closed_forms import arc_cosine
 from kernels.empirical import MeanDistance, simulated_distance

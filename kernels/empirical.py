@@ -20,7 +20,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Float64, Key, Shaped, UInt3
 from kernels import tangents
 from kernels.validation import checked_pairs, checked_reference, one_connectivity
 from wsn.errors import UserError
-from wsn.masks import apply_masks
+from wsn.sparsity.keep import apply_masks
 
 Apply = Callable[[dict[str, Any], Array], Array]
 

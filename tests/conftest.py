@@ -23,7 +23,7 @@ def six_pixels(monkeypatch):
     """Images of six pixels in the place of `digits`, for scripts that load their data by name."""
     import numpy as np
 
-    from experiments import cli
+    from experiments.lab import cli
     from wsn import data
 
     images = np.random.default_rng(0).integers(0, 256, (40, 2, 3, 1), np.uint8)

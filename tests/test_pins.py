@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsn import checkpoints, data, runs
+from wsn import data
+from wsn.records import checkpoints, runs
 from wsn.spec import Spec
 
 PINS = Path(__file__).parent / "pins"
@@ -18,7 +19,7 @@ COMMANDS = [json.loads(line) for line in (PINS / "groups.jsonl").read_text().spl
 
 NAMES = """
 import runpy, sys
-from wsn import plan
+from wsn.records import plan
 plan.cost = lambda group, source: plan.Cost(1, (1,), 1.0, 1.0)
 plan.describe = lambda groups, costs, finished: " ".join(group.name for group in groups)
 _, experiment, *_ = sys.argv

@@ -11,10 +11,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from wsn import runs, train
-from wsn.data import Splits
+from wsn.data.splits import Splits
 from wsn.devices import Placement
+from wsn.records import runs
 from wsn.spec import Group, Spec
+from wsn.training import train
 
 SINGLE = Placement("single", (jax.devices()[0],))
 IMAGE, CLASSES = (3, 3, 1), 4

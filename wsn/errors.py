@@ -11,3 +11,9 @@ class UserError(Exception):
 
 class Preempted(Exception):
     """Training was told to stop, and is saved: the same command goes on from there."""
+
+
+def one_line(error: Exception) -> str:
+    """Kind and message of an error, of at most 160 characters, without line breaks."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 160 else text[:157] + "..."

@@ -1,0 +1,126 @@
+"""Pairs of inputs for the kernel experiments: Gaussian vectors, or test images under a normalisation.
+
+The same arguments give the same pairs on any machine. Image statistics are those of the full training split.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+from jaxtyping import Float32, Int64
+
+from experiments.lab import cli
+from kernels.theorem1 import SparseKernels, sparse_kernels
+from wsn import data
+from wsn.errors import UserError
+
+GAUSSIAN, UNNORMALIZED = "gaussian", "none"
+CHUNK = 500  # pairs between two steps of the progress bar
+
+
+class Pairs(NamedTuple):
+    """Flattened inputs, pair by pair, and which images they are: pairs that share one are not independent."""
+
+    x: Float32[np.ndarray, "pairs features"]
+    y: Float32[np.ndarray, "pairs features"]
+    images: Int64[np.ndarray, "pairs 2"]
+
+
+class Inputs(NamedTuple):
+    """One kind of input: `gaussian` (normalisation `none`) or a data set under a normalisation."""
+
+    name: str
+    normalization: str
+    pairs: Pairs
+
+    @property
+    def columns(self) -> dict[str, str]:
+        return {"inputs": self.name, "normalization": self.normalization}
+
+
+def label(columns: Mapping[str, Any]) -> str:
+    """What a row of a table is about, in words."""
+    name, normalization = columns["inputs"], columns["normalization"]
+    return name if normalization == UNNORMALIZED else f"{name}, {normalization}"
+
+
+def distinct(images: int, pairs: int, seed: int) -> Int64[np.ndarray, "pairs 2"]:
+    """`pairs` uniform draws of two different images out of `images`. Raises UserError where that cannot be."""
+    if images < 2 or pairs < 1:
+        raise UserError(f"--pairs={pairs}: give at least 1, of at least 2 images (there are {images})")
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    first = rng.integers(images, size=pairs)
+    return np.stack([first, (first + rng.integers(1, images, size=pairs)) % images], axis=1)
+
+
+def gaussian(features: int, pairs: int, seed: int) -> Pairs:
+    """Independent N(0, 1) vectors; every vector is in one pair only."""
+    if features < 1 or pairs < 1:
+        raise UserError(f"--pairs={pairs} of {features} features: give at least 1 of each")
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    x, y = rng.standard_normal((2, pairs, features), np.float32)
+    return Pairs(x, y, np.arange(2 * pairs).reshape(2, pairs).T)
+
+
+def of_images(dataset: data.Dataset, normalization: str, pairs: int, seed: int) -> Pairs:
+    """Pairs of different test images, normalised by the statistics of the full training split."""
+    images = distinct(len(dataset.test_images), pairs, seed)
+    used, place = np.unique(images, return_inverse=True)
+    statistics = data.statistics(dataset.train_images, normalization)
+    flat = np.asarray(data.normalise(dataset.test_images[used], *statistics)).reshape(len(used), -1)
+    x, y = flat[place.reshape(images.shape)].transpose(1, 0, 2)
+    return Pairs(x, y, images)
+
+
+def define_flags() -> None:
+    """--dataset, --data_dir, --inputs, --normalizations, --seed: which inputs."""
+    flags.DEFINE_string("dataset", "digits", f"Image set: one of {', '.join(data.DATASETS)}.")
+    flags.DEFINE_string("data_dir", None, "Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).")
+    flags.DEFINE_list(
+        "inputs", None, "`gaussian` and image sets, comma-separated (default: gaussian and --dataset)."
+    )
+    flags.DEFINE_list("normalizations", ["scalar", "pixel"], "What shares a mean and deviation, for images.")
+    flags.DEFINE_integer("seed", 0, "Draws everything that is random here.")
+
+
+def from_flags(pairs: int, gaussian_pairs: int | None = None) -> list[Inputs]:
+    """The inputs that the flags ask for; Gaussian ones have the size of the images. Raises UserError."""
+    if cli.FLAGS.seed < 0:
+        raise UserError(f"--seed={cli.FLAGS.seed}: choose a seed of 0 or more")
+    names = cli.FLAGS.inputs or [GAUSSIAN, cli.FLAGS.dataset]
+    sets = [name for name in names if name != GAUSSIAN]
+    if sets and not cli.FLAGS.normalizations:
+        raise UserError(f"--normalizations: name at least one of {', '.join(data.NORMALIZATIONS)}")
+    features = cli.dataset((sets or [cli.FLAGS.dataset])[0]).train_images[0].size
+    chosen = []
+    for name in names:
+        if name == GAUSSIAN:
+            drawn = gaussian(features, pairs if gaussian_pairs is None else gaussian_pairs, cli.FLAGS.seed)
+            chosen.append(Inputs(name, UNNORMALIZED, drawn))
+            continue
+        for normalization in cli.FLAGS.normalizations:
+            drawn = of_images(cli.dataset(name), normalization, pairs, cli.FLAGS.seed)
+            chosen.append(Inputs(name, normalization, drawn))
+    return chosen
+
+
+def exact_kernels(
+    pairs: Pairs, connectivity: np.ndarray, tolerance: float, name: str = "kernels"
+) -> SparseKernels:
+    """`sparse_kernels` of all pairs, some at a time so that progress shows."""
+    x, y = pairs.x, pairs.y
+    parts = []
+    with cli.progress(len(x), f"exact: {name}") as bar:
+        for start in range(0, len(x), CHUNK):
+            rows = slice(start, start + CHUNK)
+            parts.append(sparse_kernels(x[rows], y[rows], connectivity, tolerance=tolerance))
+            bar.update(len(x[rows]))
+    missed = np.concatenate([part.error_estimate for part in parts]) > 10 * tolerance
+    if missed.any():
+        print(
+            f"{name}: the estimated error of {missed.mean():.2%} of the kernels is above {10 * tolerance:g}"
+        )
+    *names, _ = SparseKernels._fields
+    whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return SparseKernels(**whole, features=x.shape[1])

@@ -1,0 +1,109 @@
+"""Streamed training: the same trainer and the same curve on any number of devices, resumed or not; whole images."""
+
+import io
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.benchmark_input import photo, prepare
+from wsn import data
+from wsn.data import feeds
+from wsn.data.stream import Images, Stream
+from wsn.devices import Placement
+from wsn.errors import UserError
+from wsn.networks import models
+from wsn.spec import Group, Spec
+from wsn.tasks.classification import classification
+from wsn.training import train
+
+DEVICES = tuple(jax.local_devices())
+SPEC = Spec(
+    dataset="tiny",
+    width=2,
+    epochs=2,
+    batch_size=8,
+    learning_rate=1e-4,
+    momentum=0.9,
+    normalization="imagenet",
+)
+TRAIN, TEST, CLASSES = 21, 5, 3  # batches of 8 leave some of four devices with padding alone
+
+
+def example(index: int) -> dict:
+    file = io.BytesIO()
+    Image.fromarray(photo(index, 260, 256)).save(file, "PNG")
+    return {"image": file.getvalue(), "label": index % CLASSES, "file_name": f"{index}.png"}
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory) -> Stream:
+    folder = tmp_path_factory.mktemp("tfds")
+    splits = {
+        "train": [example(i) for i in range(TRAIN)],
+        "validation": [example(50 + i) for i in range(TEST)],
+    }
+    prepare(folder, "tiny:1.0.0", CLASSES, splits)
+    return Images("tiny:1.0.0", classes=CLASSES).open(str(folder), threads=2)
+
+
+def fit(source, devices: int = 1, resume=None, until: int = 2, spec: Spec = SPEC):
+    placement = Placement("batch" if devices > 1 else "single", DEVICES[:devices])
+    group = Group((spec,), (0, 1))
+    for epochs, history, take in train.train(group, source, resume=resume, placement=placement):
+        if epochs == until:
+            return history, take()
+    raise AssertionError
+
+
+def assert_equal(left, right, **tolerance):
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_allclose(left[name], right[name], err_msg=name, **tolerance)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_a_streamed_run_is_the_same_on_any_number_of_devices(stream, devices):
+    history, snapshot = fit(stream)
+    other, other_snapshot = fit(stream, devices)
+    assert_equal(other, history, rtol=1e-4)
+    assert_equal(other_snapshot.state, snapshot.state, rtol=1e-3, atol=1e-5)
+
+
+def test_a_resumed_stream_repeats_the_uninterrupted_run_bit_for_bit(stream):
+    history, final = fit(stream)
+    again, resumed = fit(stream, resume=fit(stream, until=1)[1])
+    assert_equal(again, history, rtol=0)
+    assert_equal(resumed.state, final.state, rtol=0)
+
+
+def test_evaluation_of_a_stream_is_that_of_its_test_images_in_memory(stream):
+    """The images as the stream cuts them, put into memory, give the same test loss; every example counts once."""
+    rows = list(stream.test(TEST))
+    images, labels = (
+        np.concatenate(values) for values in zip(*[(r.inputs, r.labels) for r in rows], strict=True)
+    )
+    empty = images[:1], labels[:1]
+    splits = data.Splits(*empty, *empty, images, labels, stream.mean, stream.deviation, CLASSES)
+    group = Group((SPEC,), (0,))
+    model = models.build(SPEC, stream.image_shape, CLASSES)
+    task = classification(model)
+    members = train.initial_members(group, model, train.optimizer(SPEC, 1))
+    params = jax.tree.map(lambda x: jax.numpy.asarray(x[0]), members.state.params)
+    sums = []
+    for source in (stream, splits):
+        feed = feeds.feed(group, source, Placement("single", DEVICES[:1]))
+        rows = feed.held_out()
+        if source is splits:
+            rows = [jax.tree.map(lambda x: x[0], rows)]
+        found = [task.evaluation(params, {}, feed.take_held_out(feed.held_out_data, row)) for row in rows]
+        sums.append(jax.tree.map(lambda *x: float(sum(x)), *found))
+    np.testing.assert_allclose(sums[0], sums[1], rtol=1e-5)
+    assert sums[0].weight == TEST
+
+
+@pytest.mark.parametrize("changes", [{"train_samples": 5}, {"validation_samples": 5}, {"order": "seed"}])
+def test_what_a_stream_cannot_do_is_refused(stream, changes):
+    with pytest.raises(UserError, match="^--dataset=tiny is streamed whole"):
+        fit(stream, spec=Spec(**(vars(SPEC) | changes)))

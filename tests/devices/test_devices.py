@@ -1,0 +1,132 @@
+"""Results are those of the spec, not of the devices: members or batches over 1, 2 and 4 (virtual) devices."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsn import devices
+from wsn.data import batches
+from wsn.devices import Placement
+from wsn.spec import Group
+from wsn.training import programs, train
+
+DEVICES = tuple(jax.local_devices())
+# What is left between placements is the order of float32 sums, over 9 steps of momentum.
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
+SEEDS = (0, 1, 2, 3, 4)  # five divide over neither 2 nor 4 devices
+
+
+def over(kind, count: int) -> Placement:
+    return Placement(kind, DEVICES[:count])
+
+
+def group(order: str, seeds=SEEDS) -> Group:
+    # 23 examples in batches of 7: neither divides, and the last batch leaves some devices with padding alone.
+    rule = {"momentum": 0.9, "weight_decay": 0.01, "bias": True, "batch_size": 7}
+    return Group((tiny.spec(kept=tiny.kept(20, 20), order=order, **rule),), seeds)
+
+
+@cache
+def on_one_device(order: str):
+    return tiny.fit(group(order))
+
+
+def assert_close(found, expected) -> None:
+    (history, snapshot), (true_history, true_snapshot) = found, expected
+    for left, right in ((history, true_history), (snapshot.state, true_snapshot.state)):
+        assert left.keys() == right.keys()
+        for name in left:
+            assert left[name].shape == right[name].shape and left[name].dtype == right[name].dtype
+            np.testing.assert_allclose(left[name], right[name], err_msg=name, **TOLERANCE)
+
+
+def test_the_tests_have_four_devices():
+    assert len(DEVICES) >= 4
+
+
+@pytest.mark.parametrize("order", ["shared", "seed"])
+@pytest.mark.parametrize(("kind", "count"), [("members", 2), ("members", 4), ("batch", 2), ("batch", 4)])
+def test_every_placement_gives_the_result_of_one_device(kind, count, order):
+    """History, parameters and momentum: a gradient summed twice, or an example counted twice, would show."""
+    assert_close(tiny.fit(group(order), over(kind, count)), on_one_device(order))
+
+
+def test_a_single_member_over_the_batch_equals_itself_on_one_device():
+    alone = tiny.fit(group("shared", (3,)), over("batch", 4))
+    history, snapshot = on_one_device("shared")
+    third = {name: values[:, 3:4] for name, values in history.items()}
+    state = {place: leaf[3:4] for place, leaf in snapshot.state.items()}
+    assert_close(alone, (third, train.Snapshot(state, third)))
+
+
+def test_a_snapshot_resumes_on_other_devices():
+    history, snapshot = tiny.fit(group("shared"), until=1)
+    assert_close(tiny.fit(group("shared"), over("members", 4), resume=snapshot), on_one_device("shared"))
+    _, from_batch = tiny.fit(group("shared"), over("batch", 4), until=1)
+    assert_close(tiny.fit(group("shared"), resume=from_batch), on_one_device("shared"))
+
+
+@pytest.mark.parametrize("kind", ["members", "batch"])
+def test_resuming_on_several_devices_is_exact(kind):
+    placement = over(kind, 4)
+    history, final = tiny.fit(group("shared"), placement)
+    _, snapshot = tiny.fit(group("shared"), placement, until=1)
+    again, again_final = tiny.fit(group("shared"), placement, resume=snapshot)
+    for left, right in ((again, history), (again_final.state, final.state)):
+        for name in right:
+            np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+
+
+def test_place_takes_members_where_they_keep_every_device_busy():
+    assert devices.place(7, DEVICES[:1]) == Placement("single", DEVICES[:1])
+    assert [devices.place(n, DEVICES[:4]).kind for n in (1, 3, 4, 5)] == [
+        "batch",
+        "batch",
+        "members",
+        "members",
+    ]
+    assert devices.place(2, DEVICES[:2]) == Placement("members", DEVICES[:2])
+    assert devices.place(100).devices == DEVICES
+    assert [over(kind, 2).axis for kind in ("single", "members", "batch")] == [None, None, devices.AXIS]
+
+
+@pytest.mark.parametrize(("kind", "count"), [("single", 1), ("members", 2), ("members", 4), ("batch", 4)])
+@settings(deadline=None, max_examples=15)
+@given(members=st.integers(1, 9))
+def test_gather_is_the_inverse_of_scatter(kind, count, members):
+    tree = {"a": np.arange(members * 6.0).reshape(members, 2, 3), "b": np.arange(members, dtype=np.int32)}
+    scattered = devices.scatter_members(over(kind, count), tree)
+    if kind == "members":
+        assert all(leaf.shape[0] == count for leaf in jax.tree.leaves(scattered))
+    gathered = devices.gather_members(over(kind, count), scattered, members)
+    jax.tree.map(np.testing.assert_array_equal, gathered, tree)
+    assert gathered["b"].dtype == np.int32
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize(("examples", "batch_size"), [(23, 7), (8, 8), (3, 1)])
+def test_batches_over_devices_hold_every_example_once(examples, batch_size, count):
+    rows = batches.batches(jnp.arange(examples)[::-1], batch_size)
+    cut = devices.scatter_batches(over("batch", count), rows)
+    assert cut.examples.shape == cut.weight.shape == (count, len(rows.examples), -(-batch_size // count))
+    together = jnp.concatenate(list(cut.examples), axis=-1), jnp.concatenate(list(cut.weight), axis=-1)
+    for row, (index, weight) in enumerate(zip(*together, strict=True)):
+        expected = rows.examples[row][rows.weight[row] == 1]
+        np.testing.assert_array_equal(index[weight == 1], expected)
+        assert set(weight.tolist()) <= {0.0, 1.0}
+    for kind in ("single", "members"):
+        assert devices.scatter_batches(over(kind, 2), rows) is rows
+
+
+@pytest.mark.parametrize("order", ["shared", "seed"])
+@pytest.mark.parametrize(("kind", "count"), [("members", 2), ("batch", 4)])
+def test_large_networks_one_after_the_other_give_the_same_over_devices(monkeypatch, kind, count, order):
+    expected = on_one_device(order)
+    monkeypatch.setattr(programs, "LARGEST_TOGETHER", 0)
+    assert_close(tiny.fit(group(order), over(kind, count)), expected)

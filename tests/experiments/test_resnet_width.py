@@ -1,0 +1,446 @@
+"""Families of ResNet-18: which networks, the table, the claims. Records are written by hand; nothing is trained."""
+
+import csv
+import math
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from experiments import conv_masks, resnet_width
+from experiments.lab import cli, families
+from experiments.lab.intervals import Estimate, estimate
+from wsn.errors import UserError
+from wsn.records import plan, runs
+from wsn.sparsity.shapes import sizes
+from wsn.spec import Group
+
+if "preset" not in flags.FLAGS:
+    cli.define_output_flags(resnet_width.EXPERIMENT)
+    cli.define_training_flags(resnet_width.PRESETS, "quick")
+if "base_widths" not in flags.FLAGS:
+    families.define_flags()
+if "dense_seeds" not in flags.FLAGS:
+    flags.DEFINE_integer("dense_seeds", None, "")
+flags.DEFINE_list("compare", [], "")
+
+CLASSES = {"cifar10": 10, "cifar100": 100, "svhn_cropped": 10}
+CONTRACT = (
+    "dataset,base_width,width,kind,connectivity,weights,seeds,epochs,best_test_accuracy_mean,"
+    "best_test_accuracy_std,final_test_accuracy_mean,best_train_accuracy_mean,improvement_fraction"
+)
+TWO_FAMILIES = ("--preset=small", "--base_widths=8,12", "--widths=8,12,18,27")
+
+
+@pytest.fixture(autouse=True)
+def no_images(monkeypatch):
+    """The shapes of the data sets without their images; what would train fails."""
+
+    def known(name):
+        return SimpleNamespace(train_images=np.empty((0, 32, 32, 3), np.uint8), classes=CLASSES[name])
+
+    monkeypatch.setattr(cli, "dataset", known)
+
+
+@pytest.fixture
+def given_flags(tmp_path, monkeypatch):
+    """Set the flags of a command; returns the preset."""
+    with flagsaver.flagsaver():
+
+        def parse(*arguments, experiment=resnet_width):
+            monkeypatch.setattr(sys, "argv", ["experiment", f"--workdir={tmp_path}", *arguments])
+            flags.FLAGS.unparse_flags()
+            flags.FLAGS(sys.argv)
+            return cli.choose(experiment.PRESETS)
+
+        yield parse
+
+
+def record(folder, network, test, train=None, seeds=None):
+    """Write the record of a network: its accuracy by seed is best in the middle of three epochs."""
+    seeds = tuple(range(len(test))) if seeds is None else seeds
+    rise = np.array([[-0.05], [0.0], [-0.01]], np.float32)
+    group = Group((network.spec,), seeds)
+    curves = {"test_accuracy": test + rise, "train_accuracy": (train or test) + rise}
+    history = {name: values.astype(np.float32) for name, values in curves.items()}
+    runs.write_record(runs.record_path(folder, group), group, history, 1.0)
+
+
+def rows_of(experiment, folder):
+    text = (folder / f"{experiment.EXPERIMENT}.csv").read_text().splitlines()
+    return text[0], list(csv.DictReader(text))
+
+
+# The networks.
+
+
+def test_the_small_preset_is_the_recipe_at_20_epochs(given_flags):
+    preset = given_flags("--preset=small")
+    networks = resnet_width.networks(preset)
+    assert [(n.kind, n.spec.width, n.seeds) for n in networks] == [
+        ("sparse", 8, 2),
+        ("sparse", 12, 2),
+        ("sparse", 18, 2),
+        ("dense", 8, 2),
+        ("dense", 12, 1),
+        ("dense", 18, 1),
+    ]
+    rows = [families.describe(n) for n in networks]
+    assert [row["weights"] for row in rows] == [180_952] * 4 + [402_180, 897_462]
+    assert networks[0].spec == networks[3].spec and not networks[0].spec.kept
+    spec = networks[1].spec
+    assert spec.decay_epochs == (3, 8, 13) and spec.epochs == 20 and spec.train_samples == 10_000
+    assert (spec.learning_rate, spec.momentum, spec.weight_decay) == (0.1, 0.9, 5e-4)
+    assert (spec.augmentation, spec.normalization) == ("crop_flip", "imagenet")
+
+
+@pytest.mark.parametrize(("dataset", "weights"), [("svhn_cropped", 175_192), ("cifar100", 180_952)])
+def test_the_paper_preset_decays_as_the_paper_and_keeps_the_budget_at_every_width(
+    given_flags, dataset, weights
+):
+    networks = resnet_width.networks(given_flags("--preset=paper", f"--dataset={dataset}"))
+    assert {n.spec.decay_epochs for n in networks} == {(50, 120, 200)}
+    assert {families.describe(n)["weights"] for n in networks if n.kind == "sparse"} == {weights}
+
+
+def test_imagenet_has_the_weights_of_table_1(given_flags):
+    preset = given_flags("--preset=imagenet")
+    networks = resnet_width.networks(preset)
+    millions = {(n.kind, n.spec.width): families.describe(n)["weights"] / 1e6 for n in networks}
+    dense = {64: 11.68, 90: 22.8, 128: 45.67, 181: 90.72, 256: 180.6}
+    for width, expected in dense.items():
+        assert millions["dense", width] == pytest.approx(expected, abs=0.01)
+        assert millions["sparse", width] == millions["dense", 64]
+    spec = networks[0].spec
+    assert (spec.schedule, spec.weight_decay, spec.epochs) == ("cosine", 1e-4, 150) and not spec.decay_epochs
+
+
+def test_whole_kernels_are_kept_and_the_base_network_is_that_of_single_weights(given_flags):
+    networks = conv_masks.networks(given_flags("--preset=small", experiment=conv_masks))
+    elementwise, io = networks[:3], networks[3:]
+    assert [n.spec.mask for n in io] == ["elementwise", "io", "io"] and io[0].spec == elementwise[0].spec
+    for n in io[1:]:
+        shapes = cli.shapes_of(n.spec)(n.spec.width)
+        kept = dict(n.spec.kept)
+        assert all(kept[name] % 9 == 0 for name, shape in shapes.items() if shape[:2] == (3, 3))
+        assert 180_952 - 9 < sum(kept.values()) <= 180_952
+        assert all(kept[name] <= size for name, size in sizes(shapes).items())
+    resnet = resnet_width.networks(given_flags("--preset=small"))
+    assert [n.spec for n in elementwise] == [n.spec for n in resnet if n.kind == "sparse"]
+
+
+def test_families_hold_the_widths_that_are_not_below_their_base(given_flags):
+    assert families.members(given_flags(*TWO_FAMILIES)) == {8: [8, 12, 18, 27], 12: [12, 18, 27]}
+    paper = given_flags("--preset=paper", experiment=conv_masks)
+    assert list(families.members(paper)) == [8, 12, 18]
+    one = given_flags("--preset=paper", "--base_width=12", "--widths=12,18", experiment=conv_masks)
+    assert families.members(one) == {12: [12, 18]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--base_widths=8,8"], "--base_widths"),
+        (["--base_widths=0,8"], "--base_widths"),
+        (["--base_widths=8,x"], "--base_widths=8,x"),
+        (["--base_widths=8,64"], "--base_widths: [^\n]*64"),
+        (["--base_widths=12,18"], "--widths: 8 is below the base width 12"),
+        (["--base_width=12"], "--widths: 8 is below the base width 12"),
+        (["--dense_seeds=-1"], "--dense_seeds=-1"),
+    ],
+    ids=" ".join,
+)
+def test_bad_input_names_its_flag(given_flags, arguments, parts):
+    with pytest.raises(UserError, match=f"^{parts}"):
+        resnet_width.networks(given_flags("--preset=small", *arguments))
+
+
+# Records, table and figure.
+
+
+def test_the_table_of_a_family_by_hand(given_flags, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(resnet_width, "draw", lambda rows, preset: Figure())
+    preset = given_flags("--preset=small", "--draw_only", "--widths=8,12")
+    base, sparse, _, dense = resnet_width.networks(preset)
+    record(tmp_path, base, [0.20, 0.22], [0.30, 0.32])
+    record(tmp_path, sparse, [0.24, 0.26], [0.36, 0.34])
+    record(tmp_path, dense, [0.27], [0.5])
+    resnet_width.main()
+    header, rows = rows_of(resnet_width, tmp_path)
+    assert header == CONTRACT
+    assert [(r["kind"], r["width"], r["seeds"]) for r in rows] == [
+        ("sparse", "8", "2"),
+        ("sparse", "12", "2"),
+        ("dense", "8", "2"),
+        ("dense", "12", "1"),
+    ]
+    wide = {name: rows[1][name] for name in rows[1] if name not in ("dataset", "kind")}
+    assert {name: float(value) for name, value in wide.items()} == pytest.approx(
+        {
+            "base_width": 8,
+            "width": 12,
+            "connectivity": 180_952 / 402_180,
+            "weights": 180_952,
+            "seeds": 2,
+            "epochs": 20,
+            "best_test_accuracy_mean": 0.25,
+            "best_test_accuracy_std": math.sqrt(2) * 0.01,
+            "final_test_accuracy_mean": 0.24,
+            "best_train_accuracy_mean": 0.35,
+            "improvement_fraction": (0.25 - 0.21) / (0.27 - 0.21),
+        },
+        rel=1e-5,
+    )
+    assert [math.isnan(float(r["improvement_fraction"])) for r in rows] == [True, False, True, True]
+    printed = capsys.readouterr().out
+    assert "no record" not in printed and "beats dense and narrow" in printed
+
+
+def test_what_is_missing_is_told_and_the_rest_is_drawn(given_flags, tmp_path, capsys):
+    preset = given_flags(*TWO_FAMILIES, "--draw_only")
+    networks = {(n.base_width, n.kind, n.spec.width): n for n in resnet_width.networks(preset)}
+    record(tmp_path, networks[8, "sparse", 8], [0.2], seeds=(1,))
+    record(tmp_path, networks[8, "sparse", 18], [0.3, 0.31])
+    record(tmp_path, networks[12, "sparse", 12], [0.25, 0.26])
+    resnet_width.main()
+    assert (tmp_path / "resnet_width.png").read_bytes().startswith(b"\x89PNG")
+    _, rows = rows_of(resnet_width, tmp_path)
+    assert [(r["base_width"], r["kind"], r["width"], r["seeds"]) for r in rows] == [
+        ("8", "sparse", "8", "1"),
+        ("8", "sparse", "18", "2"),
+        ("8", "dense", "8", "1"),
+        ("8", "dense", "12", "2"),
+        ("12", "sparse", "12", "2"),
+        ("12", "dense", "12", "2"),
+    ]
+    missing = [line for line in capsys.readouterr().out.splitlines() if line.startswith("no record")]
+    assert missing == [
+        "no record: sparse width 8 (base width 8), seed 0",
+        "no record: sparse width 12 (base width 8), seeds 0, 1",
+        "no record: sparse width 27 (base width 8), seeds 0, 1",
+        "no record: dense width 18 (base width 8), seed 0",
+        "no record: dense width 27 (base width 8), seed 0",
+        "no record: sparse width 18 (base width 12), seeds 0, 1",
+        "no record: sparse width 27 (base width 12), seeds 0, 1",
+    ]
+
+
+def test_a_diverged_seed_is_counted_and_left_out(given_flags, tmp_path, capsys):
+    preset = given_flags("--preset=small", "--draw_only", "--widths=8,12", "--dense_seeds=0")
+    base, sparse, *_ = resnet_width.networks(preset)
+    record(tmp_path, base, [0.2, math.nan])
+    record(tmp_path, sparse, [math.nan, math.nan])
+    resnet_width.main()
+    _, rows = rows_of(resnet_width, tmp_path)
+    assert float(rows[0]["best_test_accuracy_mean"]) == pytest.approx(0.2, rel=1e-5)
+    assert rows[1]["best_test_accuracy_mean"] == "nan"
+    printed = capsys.readouterr().out
+    assert "no verdict" in printed and "no record" not in printed
+    lines = [line.split() for line in printed.splitlines()[:3]]
+    assert [line[lines[0].index("diverged")] for line in lines] == ["diverged", "1", "2"]
+
+
+@pytest.mark.parametrize("experiment", [resnet_width, conv_masks])
+def test_an_empty_folder_is_told(given_flags, tmp_path, experiment, monkeypatch):
+    given_flags("--preset=small", "--draw_only", experiment=experiment)
+    with pytest.raises(UserError, match="^--workdir: [^\n]*no record"):
+        experiment.main()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_plans_every_network_and_draws_nothing(given_flags, tmp_path, monkeypatch):
+    planned = []
+    monkeypatch.setattr(cli, "train", lambda specs, seeds: planned.append((len(specs), seeds)))
+    given_flags("--preset=small")
+    resnet_width.main()
+    assert planned == [(5, [2, 2, 2, 1, 1])] and not list(tmp_path.iterdir())
+
+
+def test_shares_count_networks_of_any_number_of_seeds(given_flags, monkeypatch):
+    shares = []
+    monkeypatch.setattr(cli, "source_of", lambda spec: None)
+    monkeypatch.setattr(plan, "cost", lambda group, source: None)
+    monkeypatch.setattr(plan, "describe", lambda groups, *rest: shares.append(list(groups)) or "")
+    for i in (1, 2, 3):
+        given_flags("--preset=small", "--dry_run", f"--shard={i}/3")
+        resnet_width.main()
+    assert [len(share) for share in shares] == [2, 2, 1]
+    assert len({group.name for share in shares for group in share}) == 5
+
+
+def test_imagenet_stands_beside_table_1(given_flags, tmp_path, capsys):
+    preset = given_flags("--preset=imagenet", "--draw_only", "--widths=64,90")
+    base, sparse, _, dense = resnet_width.networks(preset)
+    for network, accuracy in ((base, 0.68), (sparse, 0.7), (dense, 0.69)):
+        record(tmp_path, network, [accuracy])
+    resnet_width.main()
+    printed = capsys.readouterr().out
+    assert [line.split()[-1] for line in printed.splitlines()[:5]] == [
+        "paper", "0.6803", "0.6956", "0.6803", "0.6911",
+    ]  # fmt: skip
+    assert "(no interval)" in printed
+    paper = {(r["kind"], r["width"]): r for r in resnet_width.paper_rows(preset)}
+    assert paper["sparse", 90]["improvement_fraction"] == pytest.approx(1.53 / 1.08)
+
+
+def test_conv_masks_from_records(given_flags, tmp_path, capsys):
+    preset = given_flags("--preset=small", "--draw_only", "--widths=8,18", experiment=conv_masks)
+    base, single, _, kernels = conv_masks.networks(preset)
+    for network, test in ((base, [0.2, 0.2]), (single, [0.30, 0.32]), (kernels, [0.28, 0.28])):
+        record(tmp_path, network, test)
+    conv_masks.main()
+    header, rows = rows_of(conv_masks, tmp_path)
+    assert header == ",".join(conv_masks.COLUMNS)
+    assert [(r["mask"], r["width"]) for r in rows] == [
+        ("elementwise", "8"),
+        ("elementwise", "18"),
+        ("io", "8"),
+        ("io", "18"),
+    ]
+    assert "whole kernels +3.0 [" in capsys.readouterr().out
+    assert (tmp_path / "conv_masks.png").exists()
+
+
+# Intervals and claims.
+
+
+def row(base, kind, width, test, train=None):
+    mean = np.mean(test)
+    return {
+        "base_width": base, "kind": kind, "width": width, "widening": width / base, "weights": 100 * base,
+        "connectivity": (base / width) ** 2, "test": test, "train": train or test,
+        "best_test_accuracy_mean": mean, "best_train_accuracy_mean": np.mean(train or test),
+    }  # fmt: skip
+
+
+def family_of(base, tests, trains=None, spread=0.001):
+    """Sparse networks of widening factors 1, 2, …, with two seeds `spread` around each accuracy."""
+    trains = trains or tests
+    return [
+        row(base, "sparse", base * (i + 1), [test - spread, test + spread], [train - spread, train + spread])
+        for i, (test, train) in enumerate(zip(tests, trains, strict=True))
+    ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(-0.2, 0.2), st.integers(2, 5), st.floats(1e-3, 0.1))
+def test_the_interval_of_a_difference_is_that_of_the_pooled_t_test(shift, seeds, spread):
+    from scipy.stats import t
+
+    values = spread * np.random.default_rng(seeds).standard_normal((2, seeds)) + [[0], [shift]]
+    found = estimate(lambda mean: mean[:, 1] - mean[:, 0], values.tolist())
+    pooled = math.sqrt(values.var(axis=1, ddof=1).mean())
+    half = t.ppf(0.975, 2 * seeds - 2) * pooled * math.sqrt(2 / seeds)
+    difference = values[1].mean() - values[0].mean()
+    assert found.value == pytest.approx(difference)
+    assert found.low == pytest.approx(difference - half, abs=0.1 * half)
+    assert found.high == pytest.approx(difference + half, abs=0.1 * half)
+
+
+def test_a_single_seed_has_no_interval_but_shares_the_deviation_of_others():
+    def gap(mean):
+        return mean[:, 1] - mean[:, 0]
+
+    alone = estimate(gap, [[0.2], [0.3]])
+    assert alone.value == pytest.approx(0.1) and math.isnan(alone.low)
+    assert alone.show(100) == "+10.0 (no interval)"
+    shared = estimate(gap, [[0.2, 0.21, 0.19], [0.3]])
+    assert shared.low < 0.1 < shared.high
+
+
+def test_wide_and_sparse_is_better_worse_or_undecided():
+    def verdict(tests, spread=0.001):
+        return resnet_width.family_verdicts(family_of(4, tests, spread=spread), 4)[0]
+
+    assert "narrow: holds: width 8 (25.0%) against 4: +10.0 [" in verdict([0.2, 0.3, 0.25])
+    assert "narrow: fails: width 8 (25.0%) against 4: -10.0 [" in verdict([0.4, 0.3, 0.25])
+    assert "narrow: undecided: " in verdict([0.2, 0.21], spread=0.1)
+
+
+def test_where_accuracies_peak():
+    def verdicts(tests, trains=None):
+        _, peaks, connectivity, widening, *_ = resnet_width.family_verdicts(family_of(4, tests, trains), 4)
+        return [line.split(": ")[1] for line in (peaks, connectivity, widening)]
+
+    inside = [0.1, 0.2, 0.3, 0.4, 0.2]  # best at 4 times the width, connectivity 1/16
+    assert verdicts(inside) == ["holds", "holds", "holds"]
+    assert verdicts(inside, [0.1, 0.5, 0.3, 0.2, 0.2]) == ["fails", "holds", "holds"]
+    assert verdicts([0.1, 0.4, 0.3]) == ["holds", "fails", "fails"]
+    assert verdicts([0.4, 0.3, 0.2]) == ["holds", "fails", "fails"]
+    unknown = "undecided (the widest trained is the best)"
+    assert verdicts([0.1, 0.2, 0.3]) == [unknown] * 3
+
+
+def test_what_width_alone_gives():
+    sparse = family_of(4, [0.2, 0.35])
+    share = resnet_width.width_alone(sparse, row(4, "dense", 8, [0.4, 0.401]))
+    assert share.value == pytest.approx(0.15 / 0.2005) and 0.7 < share.low < share.value < share.high < 0.8
+    flat = resnet_width.width_alone(sparse, row(4, "dense", 8, [0.19, 0.21]))
+    assert math.isnan(flat.low)
+
+
+def test_gains_of_small_and_large_networks_are_compared():
+    rows = family_of(4, [0.2, 0.3, 0.25]) + family_of(8, [0.5, 0.52, 0.51])
+    *_, line, method = resnet_width.verdicts(rows)
+    assert (
+        "smaller networks: holds: +10.0 at 400 weights, +2.0 at 800 weights; smallest less largest +8.0"
+        in line
+    )
+    assert "95 %" in method
+    *_, line, _ = resnet_width.verdicts(family_of(4, [0.2, 0.22]) + family_of(8, [0.5, 0.6]))
+    assert "smaller networks: fails" in line
+    assert not any("smaller networks" in line for line in resnet_width.verdicts(family_of(4, [0.2, 0.3])))
+
+
+def test_gains_on_hard_and_easy_data_are_compared():
+    easy, hard = family_of(4, [0.8, 0.82]), family_of(4, [0.2, 0.28])
+    line = resnet_width.data_verdict({"easy": easy, "hard": hard})
+    assert "holds: +8.0 on hard (base network 20%), +2.0 on easy (base network 80%)" in line
+    assert "hardest less easiest +6.0 [" in line
+    assert "fails" in resnet_width.data_verdict({"easy": family_of(4, [0.8, 0.9]), "hard": hard})
+    assert "no verdict" in resnet_width.data_verdict({"easy": easy[:1], "hard": hard})
+
+
+def test_other_data_are_compared_from_their_records(given_flags, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(resnet_width, "draw", lambda rows, preset: Figure())
+    arguments = ["--preset=small", "--draw_only", "--widths=8,12", "--dense_seeds=0"]
+    for dataset, gain in (("cifar10", 0.02), ("cifar100", 0.06)):
+        base, wide, *_ = resnet_width.networks(given_flags(*arguments, f"--dataset={dataset}"))
+        accuracy = {"cifar10": 0.6, "cifar100": 0.2}[dataset]
+        record(tmp_path, base, [accuracy, accuracy + 0.01])
+        record(tmp_path, wide, [accuracy + gain, accuracy + gain + 0.01])
+    given_flags(*arguments, "--dataset=cifar100", "--compare=cifar10")
+    resnet_width.main()
+    assert "harder data: holds: +6.0 on cifar100" in capsys.readouterr().out
+    given_flags(*arguments, "--dataset=cifar100", "--compare=svhn_cropped")
+    with pytest.raises(UserError, match="^--compare: [^\n]*width 8, on svhn_cropped$"):
+        resnet_width.main()
+
+
+def test_no_verdict_without_the_base_network():
+    wider = family_of(4, [0.2, 0.3, 0.4])[1:]
+    assert (
+        resnet_width.verdicts(wider)[0] == "base width 4: no verdict without the base network and a wider one"
+    )
+
+
+def test_an_optimum_is_placed_by_its_whole_interval():
+    assert resnet_width.place(Estimate(4, 3, 6), (3, 10), False) == "holds"
+    assert resnet_width.place(Estimate(4, 2, 6), (3, 10), False) == "undecided"
+    assert resnet_width.place(Estimate(2, 1, 2), (3, 10), False) == "fails"
+    assert resnet_width.place(Estimate(4), (3, 10), False) == "undecided"
+
+
+def test_an_improvement_needs_all_three_networks():
+    rows = [row(4, "sparse", 4, [0.2]), row(4, "sparse", 8, [0.3])]
+    base, wide = resnet_width.with_improvement(rows)
+    assert wide["improvement"] == pytest.approx(0.1) and math.isnan(wide["improvement_fraction"])
+    assert base["improvement"] == 0 and math.isnan(base["improvement_fraction"])
+    _, wide, _ = resnet_width.with_improvement([*rows, row(4, "dense", 8, [0.6])])
+    assert wide["improvement_fraction"] == pytest.approx(0.25)

@@ -1,0 +1,249 @@
+"""Networks: exact weight counts, the forward pass against NumPy, the scale of the initial draw."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import tiny
+from flax.traverse_util import flatten_dict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsn.errors import UserError
+from wsn.networks import models
+from wsn.networks.parameterization import PARAMETERIZATIONS, parameterization
+from wsn.sparsity import family
+from wsn.sparsity.shapes import mlp_shapes, sizes
+from wsn.spec import Group
+from wsn.training import train
+
+X = jax.random.normal(jax.random.key(1), (7, *tiny.IMAGE))
+
+
+def build(input_shape=tiny.IMAGE, classes=tiny.CLASSES, **changes) -> models.Model:
+    return models.build(tiny.spec(**changes), input_shape, classes)
+
+
+def flat(params) -> dict[str, np.ndarray]:
+    return {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
+
+
+def initial(*seeds, input_shape=tiny.IMAGE, classes=tiny.CLASSES, **changes) -> train.Members:
+    spec = tiny.spec(**changes)
+    model = models.build(spec, input_shape, classes)
+    return train.initial_members(Group((spec,), seeds or (0,)), model, train.optimizer(spec, 1))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("width", "depth"), [(1, 1), (5, 1), (8, 2), (6, 3)])
+def test_kernels_have_the_shapes_that_the_budget_counts(width, depth, bias):
+    model = build(width=width, hidden_layers=depth, bias=bias)
+    leaves = flatten_dict(jax.eval_shape(model.init, jax.random.key(0))[0], sep="/")
+    kernels = {path: leaf.shape for path, leaf in leaves.items() if path.endswith("/kernel")}
+    assert kernels == {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
+    others = {path: leaf.shape for path, leaf in leaves.items() if path not in kernels}
+    assert others == ({f"{layer}/bias": shape[-1:] for layer, shape in model.shapes.items()} if bias else {})
+    assert all(leaf.dtype == jnp.float32 for leaf in leaves.values())
+    assert family.weights(model.shapes) == 9 * width + (depth - 1) * width**2 + width * 4
+    assert family.kept_weights(tiny.spec(width=width), model.shapes) == sum(
+        math.prod(s) for s in kernels.values()
+    )
+
+
+def test_budgets_of_figures_5_and_8():
+    assert family.weights(build((28, 28, 1), 10, width=8).shapes) == 6352
+    assert family.weights(build((28, 28, 1), 10, width=5, bias=True).shapes) == 3970
+
+
+@pytest.mark.parametrize("name", list(PARAMETERIZATIONS))
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+@pytest.mark.parametrize(("depth", "bias"), [(1, False), (1, True), (3, True)])
+def test_the_forward_pass_equals_numpy(name, activation, depth, bias):
+    model = build(parameterization=name, activation=activation, hidden_layers=depth, bias=bias)
+    params, stats = model.init(jax.random.key(3))
+    assert stats == {}
+    leaves = {path: leaf.astype(np.float64) for path, leaf in flat(params).items()}
+    y = np.asarray(X, np.float64).reshape(7, -1)
+    for i, (layer, (fan_in, _)) in enumerate(model.shapes.items()):
+        if i and activation == "relu":
+            y = np.maximum(y, 0)
+        y = y @ leaves[f"{layer}/kernel"] / (np.sqrt(fan_in) if name == "ntk" else 1)
+        y = y + leaves.get(f"{layer}/bias", 0)
+    np.testing.assert_allclose(model.apply(params, {}, X), y, rtol=2e-5, atol=2e-6)
+
+
+def test_bfloat16_rounds_the_operands_and_accumulates_in_float32():
+    """Equal to float32 arithmetic on rounded operands; gradients come in float32, close to the exact ones."""
+    exact, rounded = build(width=64), build(width=64, compute_dtype="bfloat16")
+    params, _ = exact.init(jax.random.key(0))
+
+    def as_bfloat16(x):
+        return np.asarray(x, ml_dtypes.bfloat16).astype(np.float32)
+
+    kernels = {path: as_bfloat16(leaf) for path, leaf in flat(params).items()}
+    hidden = np.maximum(as_bfloat16(X.reshape(7, -1)) @ kernels["hidden_0/kernel"], 0)
+    expected = as_bfloat16(hidden) @ kernels["output/kernel"]
+    logits = rounded.apply(params, {}, X)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, expected, atol=0.01 * np.abs(expected).max())
+
+    gradients = [
+        jax.grad(lambda p, m=m: jnp.square(m.apply(p, {}, X)).mean())(params) for m in (exact, rounded)
+    ]
+    for path, true in flat(gradients[0]).items():
+        found = flat(gradients[1])[path]
+        assert found.dtype == np.float32
+        assert np.linalg.norm(found - true) < 0.02 * np.linalg.norm(true)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 5000), st.integers(1, 5000), st.floats(1e-4, 1))
+def test_scalings_follow_the_effective_fan_in(fan_in, fan_out, connectivity):
+    standard = parameterization("standard").scaling
+    for role in ("kernel", "bias"):
+        scale = standard(fan_in, fan_out, connectivity, role)
+        assert scale.initial**2 * fan_in * connectivity == pytest.approx(1)
+        assert (scale.forward, scale.learning_rate) == (1, 1)
+    scale = parameterization("ntk").scaling(fan_in, fan_out, connectivity, "kernel")
+    # The kept inputs of a unit together have the variance of all inputs of a dense one.
+    assert fan_in * connectivity * (scale.initial * scale.forward) ** 2 == pytest.approx(1)
+    assert scale.forward**2 * fan_in == pytest.approx(1)
+
+
+KEPT = {"hidden_0": 3600, "output": 1200}
+
+
+@pytest.mark.parametrize("connectivity", [1.0, 0.25])
+def test_standard_is_uniform_up_to_one_over_the_root_of_the_effective_fan_in(connectivity):
+    wide = {"input_shape": (4, 9, 1), "classes": 12, "width": 400, "bias": True}
+    kept = tuple(KEPT.items()) if connectivity < 1 else ()
+    leaves = flat(jax.tree.map(lambda x: x[0], initial(**wide, kept=kept).state.params))
+    for layer, (fan_in, fan_out) in mlp_shapes(36, [400], 12).items():
+        bound = (fan_in * connectivity) ** -0.5
+        alive = leaves[f"{layer}/kernel"][leaves[f"{layer}/kernel"] != 0]
+        assert alive.size == connectivity * fan_in * fan_out
+        assert np.abs(alive).max() <= bound * (1 + 1e-6)
+        assert np.abs(alive).max() > 0.98 * bound
+        # The mean and the variance of a uniform draw, to 5 deviations.
+        assert abs(alive.mean()) < 5 * bound / np.sqrt(3 * alive.size)
+        assert abs(3 * (alive**2).mean() / bound**2 - 1) < 5 * np.sqrt(0.8 / alive.size)
+        bias = leaves[f"{layer}/bias"]
+        assert np.abs(bias).max() <= bound * (1 + 1e-6) and np.abs(bias).max() > 0.7 * bound
+
+
+@pytest.mark.parametrize("connectivity", [1.0, 0.25])
+def test_ntk_is_normal_with_variance_one_over_connectivity(connectivity):
+    wide = {"input_shape": (4, 9, 1), "classes": 12, "width": 400, "bias": True, "parameterization": "ntk"}
+    kept = tuple(KEPT.items()) if connectivity < 1 else ()
+    leaves = flat(jax.tree.map(lambda x: x[0], initial(**wide, kept=kept).state.params))
+    for layer, (fan_in, fan_out) in mlp_shapes(36, [400], 12).items():
+        alive = leaves[f"{layer}/kernel"][leaves[f"{layer}/kernel"] != 0] * np.sqrt(connectivity)
+        assert alive.size == connectivity * fan_in * fan_out
+        # Moments of a standard normal, to 5 deviations: variances 1, 2, 96 of x, x², x⁴.
+        for power, mean, variance in ((1, 0, 1), (2, 1, 2), (4, 3, 96)):
+            assert abs((alive.astype(np.float64) ** power).mean() - mean) < 5 * np.sqrt(variance / alive.size)
+        assert not leaves[f"{layer}/bias"].any()
+
+
+def test_a_seed_draws_the_same_network_in_every_group_and_another_from_every_seed():
+    several, alone = initial(4, 0, 2), initial(2)
+    for path, leaf in flat(several.state.params).items():
+        np.testing.assert_array_equal(leaf[2], flat(alone.state.params)[path][0])
+        assert not np.any(leaf[0] == leaf[1])
+    leaves = flat(initial(0, width=4, hidden_layers=3).state.params)
+    assert not np.any(leaves["hidden_1/kernel"] == leaves["hidden_2/kernel"])
+
+
+@pytest.mark.parametrize("name", list(PARAMETERIZATIONS))
+def test_a_sparse_network_is_its_dense_one_masked_and_rescaled(name):
+    dense, sparse = (initial(7, parameterization=name, kept=kept) for kept in ((), tiny.kept(11, 20)))
+    assert dense.keep == {} and sparse.keep.keys() == {"hidden_0/kernel"}
+    keep = sparse.keep["hidden_0/kernel"]
+    assert keep.sum() == 11
+    ours, theirs = flat(sparse.state.params), flat(dense.state.params)
+    np.testing.assert_allclose(
+        ours["hidden_0/kernel"], theirs["hidden_0/kernel"] * keep * np.sqrt(45 / 11), rtol=1e-6
+    )
+    np.testing.assert_array_equal(ours["output/kernel"], theirs["output/kernel"])
+
+
+def test_masks_of_seeds_and_layers_differ():
+    keep = initial(
+        0, 1, hidden_layers=3, kept=(("hidden_0", 20), ("hidden_1", 9), ("hidden_2", 9), ("output", 9))
+    ).keep
+    assert {path: array.sum(axis=(1, 2)).tolist() for path, array in keep.items()} == {
+        "hidden_0/kernel": [20, 20],
+        "hidden_1/kernel": [9, 9],
+        "hidden_2/kernel": [9, 9],
+        "output/kernel": [9, 9],
+    }
+    assert np.any(keep["hidden_0/kernel"][0] != keep["hidden_0/kernel"][1])
+    assert np.any(keep["hidden_1/kernel"][0] != keep["hidden_2/kernel"][0])
+
+
+def test_members_with_different_kept_counts_share_their_masks_with_groups_of_their_own():
+    cells = [tiny.spec(kept=tiny.kept(30, 4)), tiny.spec(kept=tiny.kept(14, 20)), tiny.spec()]
+    model = build()
+    optimizer = train.optimizer(cells[0], 1)
+    together = train.initial_members(Group(tuple(cells), (5, 6)), model, optimizer)
+    for i, cell in enumerate(cells):
+        alone = train.initial_members(Group((cell,), (5, 6)), model, optimizer)
+        member = slice(2 * i, 2 * i + 2)
+        for path, leaf in flat(alone.state.params).items():
+            np.testing.assert_array_equal(flat(together.state.params)[path][member], leaf)
+        for path, size in {"hidden_0/kernel": (2, 9, 5), "output/kernel": (2, 5, 4)}.items():
+            np.testing.assert_array_equal(
+                together.keep[path][member], alone.keep.get(path, np.ones(size, bool))
+            )
+
+
+def test_every_parameter_has_the_learning_rate_of_its_spec():
+    rates = initial(0, 1, bias=True, learning_rate=0.25).rates
+    assert flat(rates).keys() == {
+        f"{layer}/{leaf}" for layer in ("hidden_0", "output") for leaf in ("kernel", "bias")
+    }
+    assert all(leaf.tolist() == [0.25, 0.25] for leaf in flat(rates).values())
+
+
+def test_unknown_names_are_refused():
+    for name, value in {
+        "activation": "gelu",
+        "parameterization": "mup",
+        "normalization": "whole",
+        "schedule": "warm",
+        "order": "none",
+        "compute_dtype": "float16",
+        "augmentation": "mixup",
+        "bottleneck": "bent",
+    }.items():
+        # The type checker of the tests would refuse such a Spec before it sees to itself.
+        spec = tiny.spec()
+        object.__setattr__(spec, name, value)
+        with pytest.raises(UserError, match=f"^--{name}={value} is unknown: choose one of [^\n]*$"):
+            spec.__post_init__()
+    with pytest.raises(UserError, match="^--model=vgg is unknown: choose one of .*mlp"):
+        build(model="vgg")
+    with pytest.raises(UserError, match="--mask"):
+        initial(kept=tiny.kept(11, 20), mask="block")
+    with pytest.raises(UserError, match="--parameterization=mup"):
+        parameterization("mup")
+
+
+@pytest.mark.parametrize("name", ["width", "hidden_layers", "epochs", "batch_size", "train_samples"])
+def test_counts_below_one_are_refused(name):
+    with pytest.raises(UserError, match=f"^--{name}=0 is too small: give at least 1$"):
+        tiny.spec(**{name: 0})
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, math.inf, math.nan])
+def test_learning_rates_that_are_no_positive_number_are_refused(rate):
+    with pytest.raises(UserError, match="^--learning_rate=.* is not a positive number$"):
+        tiny.spec(learning_rate=rate)
+
+
+def test_sizes_sum_to_the_weights():
+    shapes = mlp_shapes(9, [5, 6], 4)
+    assert family.weights(shapes) == sum(sizes(shapes).values()) == 9 * 5 + 5 * 6 + 6 * 4

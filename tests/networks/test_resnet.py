@@ -1,0 +1,320 @@
+"""ResNet-18: exact weight counts, forward pass and batch statistics against NumPy, equal curves on 1, 2, 4 devices."""
+
+import math
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+from numpy.lib.stride_tricks import sliding_window_view
+
+from wsn import data
+from wsn.devices import Placement
+from wsn.errors import UserError
+from wsn.networks import models
+from wsn.networks.layers import BatchNorm, Weighing
+from wsn.sparsity import family
+from wsn.spec import Group, Spec
+from wsn.training import train
+
+DEVICES = tuple(jax.local_devices())
+IMAGE, CLASSES = (8, 8, 3), 5
+
+
+def spec(**changes) -> Spec:
+    settings = dict(dataset="tiny", model="resnet18", width=2, epochs=2, batch_size=8, learning_rate=0.05)
+    return Spec(**(settings | changes))
+
+
+def leaves(tree) -> dict:
+    return flatten_dict(tree, sep="/")
+
+
+# Counts: from Appendix D and Table 1; their last digits by hand from the shapes.
+
+
+@pytest.mark.parametrize(
+    ("width", "image", "classes", "weights"),
+    [
+        (8, (32, 32, 3), 10, 175_192),
+        (12, (32, 32, 3), 10, 393_540),
+        (18, (32, 32, 3), 10, 884_502),
+        (40, (32, 32, 3), 10, 4_362_680),
+        (64, (32, 32, 3), 10, 11_164_352),
+        (8, (32, 32, 3), 100, 180_952),
+        (12, (32, 32, 3), 100, 402_180),
+        (18, (32, 32, 3), 100, 897_462),
+        (40, (32, 32, 3), 100, 4_391_480),
+        (64, (32, 32, 3), 100, 11_210_432),
+        (64, (224, 224, 3), 1000, 11_678_912),
+    ],
+)
+def test_parameters_are_those_of_the_paper(width, image, classes, weights):
+    """The kernels of the initialised network, not only the shapes that the budget counts."""
+    model = models.build(spec(width=width), image, classes)
+    params, stats = jax.eval_shape(model.init, jax.random.key(0))
+    kernels = {path: x.shape for path, x in leaves(params).items() if path.endswith("/kernel")}
+    assert kernels == {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
+    assert sum(math.prod(shape) for shape in kernels.values()) == family.weights(model.shapes) == weights
+    others = [path for path in leaves(params) if path not in kernels]
+    assert len(others) == 2 * 20 + 1 and "linear/bias" in others
+    assert len(leaves(stats)) == 2 * 20
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((params, stats)))
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_weights_of_every_width_by_hand(classes):
+    """The stem, four stages of 3 × 3 convolutions with three 1 × 1 shortcuts, and the linear layer."""
+    stages = 4 * 9 + sum(9 * d * d // 2 + 3 * 9 * d * d + d * d // 2 for d in (2, 4, 8))
+    for width in range(8, 92):
+        shapes = models.build(spec(width=width), (32, 32, 3), classes).shapes
+        assert family.weights(shapes) == 27 * width + stages * width**2 + 8 * width * classes
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+@pytest.mark.parametrize("mask", ["elementwise", "io"])
+@pytest.mark.parametrize("width", [12, 18, 27, 40, 60, 91])
+def test_sparse_networks_of_every_width_keep_the_budget_of_width_8(width, mask, classes):
+    image = (32, 32, 3)
+
+    def shapes(w):
+        return models.build(spec(width=w), image, classes).shapes
+
+    (member,) = family.sparse(spec(mask=mask), 8, [width], shapes, "largest_first")
+    lost = family.weights(shapes(8)) - family.kept_weights(member, shapes(width))
+    assert lost == 0 if mask == "elementwise" else 0 <= lost < 9
+    assert not any("bn" in layer for layer, _ in member.kept)
+
+
+def test_masks_of_a_convolution_are_exact_and_batch_norm_has_none():
+    kept = {"layer4.0.conv1": 300, "layer4.1.conv2": 99}
+    shapes = models.build(spec(), IMAGE, CLASSES).shapes
+    full = {layer: math.prod(shape) for layer, shape in shapes.items()} | kept
+    members = initial(spec(kept=tuple(full.items())))
+    assert {path: int(array.sum()) for path, array in members.keep.items()} == {
+        f"{layer}/kernel": count for layer, count in kept.items()
+    }
+    params = leaves(members.state.params)
+    for layer, count in kept.items():
+        kernel = params[f"{layer}/kernel"]
+        assert np.count_nonzero(kernel) == count
+        # Uniform up to one over the root of the effective fan-in.
+        bound = (math.prod(shapes[layer][:-1]) * count / kernel.size) ** -0.5
+        assert 0.9 * bound < np.abs(kernel).max() <= bound * (1 + 1e-6)
+    for path, x in params.items():
+        if "bn" in path or "shortcut.1" in path:
+            np.testing.assert_array_equal(x, np.full_like(x, path.endswith("scale")))
+
+
+def initial(*specs: Spec) -> train.Members:
+    """Members of the first seed."""
+    model = models.build(specs[0], IMAGE, CLASSES)
+    return train.initial_members(Group(specs, (0,)), model, train.optimizer(specs[0], 1))
+
+
+# The forward pass in NumPy, float64.
+
+
+def convolve(x, kernel, stride):
+    pad = kernel.shape[0] // 2
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    windows = sliding_window_view(padded, kernel.shape[:2], axis=(1, 2))[:, ::stride, ::stride]
+    return np.einsum("bhwiyx,yxio->bhwo", windows, kernel)
+
+
+def forward(params, stats, x, weight=None):
+    """(logits, batch statistics by path): statistics of the batch where `weight` is given, else the running ones."""
+    seen = {}
+
+    def conv(name, x, stride=1):
+        return convolve(x, params[f"{name}/kernel"], stride)
+
+    def norm(name, x):
+        mean, variance = stats[f"{name}/mean"], stats[f"{name}/variance"]
+        if weight is not None:
+            real = x[weight == 1]
+            mean, variance = real.mean((0, 1, 2)), real.var((0, 1, 2))
+            count = real.size // real.shape[-1]
+            seen[f"{name}/mean"], seen[f"{name}/variance"] = mean, variance * count / (count - 1)
+        scaled = (x - mean) / np.sqrt(variance + 1e-5)
+        return scaled * params[f"{name}/scale"] + params[f"{name}/bias"]
+
+    relu = lambda x: np.maximum(x, 0)  # noqa: E731
+    large = x.shape[1] >= 96
+    x = relu(norm("bn1", conv("conv1", x, 2 if large else 1)))
+    if large:
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+        x = sliding_window_view(padded, (3, 3), axis=(1, 2))[:, ::2, ::2].max((-2, -1))
+    for stage in range(1, 5):
+        for block in range(2):
+            name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            y = relu(norm(f"{name}.bn1", conv(f"{name}.conv1", x, stride)))
+            y = norm(f"{name}.bn2", conv(f"{name}.conv2", y))
+            if f"{name}.shortcut.0/kernel" in params:
+                x = norm(f"{name}.shortcut.1", conv(f"{name}.shortcut.0", x, stride))
+            x = relu(x + y)
+    return x.mean((1, 2)) @ params["linear/kernel"] + params["linear/bias"], seen
+
+
+def random_network(image):
+    """A network with random normalisation, and its trees as float64 by path."""
+    model = models.build(spec(), image, CLASSES)
+    random = np.random.default_rng(0)
+    trees = []
+    for tree in jax.eval_shape(model.init, jax.random.key(0)):
+        flat = {}
+        for path, leaf in leaves(tree).items():
+            scale = math.prod(leaf.shape[:-1]) ** -0.5 if path.endswith("kernel") else 0.3
+            flat[path] = random.normal(size=leaf.shape) * scale
+            if path.endswith(("scale", "variance")):
+                flat[path] = 0.5 + random.random(leaf.shape)
+        trees.append(flat)
+    return model, *trees
+
+
+def single(flat):
+    return unflatten_dict({path: jnp.asarray(x, jnp.float32) for path, x in flat.items()}, sep="/")
+
+
+@pytest.mark.parametrize("image", [IMAGE, (96, 97, 3)])
+def test_evaluation_equals_numpy(image):
+    model, params, stats = random_network(image)
+    x = np.random.default_rng(1).normal(size=(3, *image))
+    logits = jax.jit(model.apply)(single(params), single(stats), jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(logits, forward(params, stats, x)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_training_equals_numpy_and_padding_counts_for_nothing():
+    model, params, stats = random_network(IMAGE)
+    x = np.random.default_rng(1).normal(size=(8, *IMAGE))
+    weight = np.float32([1, 1, 1, 1, 1, 0, 0, 0])
+    logits, updated = jax.jit(lambda p, s, x, w: model.apply_training(p, s, x, Weighing(w)))(
+        single(params), single(stats), jnp.asarray(x, jnp.float32), weight
+    )
+    expected, seen = forward(params, stats, x, weight)
+    np.testing.assert_allclose(logits[:5], expected[:5], rtol=1e-3, atol=1e-3)
+    for path, running in leaves(updated).items():
+        np.testing.assert_allclose(running, 0.9 * stats[path] + 0.1 * seen[path], rtol=1e-3, atol=1e-4)
+
+
+# Batch statistics.
+
+
+def normalised(x, weight, group, devices=1):
+    """Output and running statistics of batch normalisation, the examples over so many devices."""
+    module = BatchNorm(group)
+    x, weight = jnp.asarray(x), jnp.asarray(weight)
+    variables = module.init(jax.random.key(0), x, None)
+
+    def call(x, weight):
+        over = Weighing(weight, "batch" if devices > 1 else None)
+        return module.apply(variables, x, over, mutable=["batch_stats"])
+
+    if devices == 1:
+        y, updated = call(x, weight)
+    else:
+        cut = lambda a: a.reshape(devices, -1, *a.shape[1:])  # noqa: E731
+        y, updated = jax.pmap(call, axis_name="batch", devices=DEVICES[:devices])(cut(x), cut(weight))
+        updated = jax.tree.map(lambda a: a[0], updated)
+    return np.asarray(y).reshape(x.shape), leaves(updated)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("group", [0, 2])
+def test_batch_statistics_do_not_depend_on_the_number_of_devices(group, devices):
+    x = np.random.default_rng(0).normal(2, 3, size=(8, 2, 3, 4)).astype(np.float32)
+    weight = np.float32([1, 1, 1, 1, 1, 0, 0, 0])  # some devices hold padding alone
+    alone, running = normalised(x, weight, group)
+    together, same = normalised(x, weight, group, devices)
+    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
+    assert running.keys() == same.keys() == {"batch_stats/mean", "batch_stats/variance"}
+    for path in running:
+        np.testing.assert_allclose(same[path], running[path], rtol=1e-5)
+
+
+def test_a_group_has_statistics_of_its_own():
+    """Groups of 4 in a batch of 8 are two batches of 4; the running statistics are the mean of both."""
+    x = np.random.default_rng(0).normal(size=(8, 2, 2, 3)).astype(np.float32)
+    ones = np.ones(8, np.float32)
+    grouped, running = normalised(x, ones, 4)
+    halves = [normalised(x[half], ones[half], 0) for half in (slice(4), slice(4, None))]
+    np.testing.assert_allclose(grouped, np.concatenate([y for y, _ in halves]), rtol=1e-5, atol=1e-6)
+    for path, value in running.items():
+        np.testing.assert_allclose(value, (halves[0][1][path] + halves[1][1][path]) / 2, rtol=1e-5)
+    assert not np.allclose(grouped, normalised(x, ones, 0)[0], atol=1e-2)
+
+
+def test_a_group_that_does_not_divide_the_batch_is_refused():
+    with pytest.raises(UserError, match="^--bn_group=3 does not divide the batch of 8"):
+        spec(bn_group=3)
+
+
+# Whole runs.
+
+
+@cache
+def splits() -> data.Splits:
+    random = np.random.default_rng(0)
+
+    def examples(count):
+        images = random.integers(0, 256, (count, *IMAGE), dtype=np.uint8)
+        return images, random.integers(0, CLASSES, count).astype(np.int32)
+
+    statistics = np.full((1, 1, 3), 120, np.float32), np.full((1, 1, 3), 70, np.float32)
+    return data.Splits(*examples(21), *examples(5), *examples(11), *statistics, CLASSES)
+
+
+RUN = spec(
+    augmentation="crop_flip",
+    momentum=0.9,
+    weight_decay=5e-4,
+    schedule="steps",
+    decay_epochs=(1,),
+    learning_rate=5e-3,  # small, so that what differs in the last digit stays small
+)
+
+
+def fit(devices: int = 1, resume=None, until: int = 2):
+    """(history, snapshot) of a run whose last batch leaves some of four devices with padding alone."""
+    placement = Placement("batch" if devices > 1 else "single", DEVICES[:devices])
+    for epochs, history, take in train.train(
+        Group((RUN,), (0, 1)), splits(), resume=resume, placement=placement
+    ):
+        if epochs == until:
+            return history, take()
+    raise AssertionError
+
+
+@cache
+def on_one_device():
+    return fit()
+
+
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 4])
+def test_a_run_is_the_same_on_any_number_of_devices(devices):
+    """Up to the order of float32 sums: after an epoch to four digits and more, momentum included.
+
+    In the second epoch normalisation over as few as five values amplifies what is left (a unit crosses zero).
+    """
+    history, snapshot = fit(devices, until=1)
+    expected, expected_snapshot = fit(until=1)
+    for name in expected:
+        np.testing.assert_allclose(history[name], expected[name], rtol=1e-4, err_msg=name)
+    for place, leaf in expected_snapshot.state.items():
+        scale = np.abs(leaf).max()
+        np.testing.assert_allclose(snapshot.state[place], leaf, atol=1e-3 * scale, err_msg=place)
+    curve, whole = fit(devices)[0], on_one_device()[0]
+    for name in whole:
+        np.testing.assert_allclose(curve[name], whole[name], rtol=1e-2, err_msg=name)
+
+
+def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit():
+    history, final = on_one_device()
+    again, resumed = fit(resume=fit(until=1)[1])
+    for left, right in ((history, again), (final.state, resumed.state)):
+        assert left.keys() == right.keys()
+        for name in left:
+            np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+    assert any(place.startswith(".stats") for place in final.state)

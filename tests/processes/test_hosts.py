@@ -1,0 +1,219 @@
+"""Two processes of two virtual devices each are one run: the curve of a single device, one folder, one decision."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import wsn
+from wsn.devices import hosts
+from wsn.errors import UserError
+
+# Two groups, width 8 sparse and dense; steps of 100 of the 1000 examples.
+COMMAND = [
+    *("-m", "experiments.kernel_distance", "--base_width=4", "--widths=8", "--learning_rate=8", "--seeds=2"),
+    *("--epochs=30", "--checkpoint_seconds=1000"),
+]
+# What is left between one device and four is the order of float32 sums, over 300 steps.
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+SECONDS = 400
+
+
+def free_port() -> int:
+    """In the range from which Slurm job numbers choose a port, see `slurm`."""
+    for port in range(61440 + os.getpid() % 2048, 65536):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("", port))
+            return port
+    raise AssertionError("no free port")
+
+
+def flags(port: int, process: int) -> tuple[list[str], dict[str, str]]:
+    return [f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={process}"], {}
+
+
+def slurm(port: int, process: int) -> tuple[list[str], dict[str, str]]:
+    """As `srun --ntasks=2` would start it: nothing is said, jax finds out."""
+    job = {"SLURM_JOB_ID": str(port - 61440), "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_TASKS": "2"}
+    return [], job | {"SLURM_NTASKS": "2", "SLURM_PROCID": str(process), "SLURM_LOCALID": str(process)}
+
+
+def start(
+    arguments: Sequence[str], place: Path, devices: int, environment: dict[str, str]
+) -> subprocess.Popen:
+    place.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, *arguments, "--workdir=out"],
+        cwd=place,
+        env=os.environ
+        | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        | {"PYTHONPATH": str(Path(wsn.__file__).parents[1])}
+        | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextlib.contextmanager
+def two(
+    places: Sequence[Path], launcher=flags, commands=(COMMAND, COMMAND)
+) -> Iterator[list[subprocess.Popen]]:
+    """Start two processes that are one run; in the end none is left."""
+    port, processes = free_port(), []
+    try:
+        for process, (place, command) in enumerate(zip(places, commands, strict=True)):
+            arguments, environment = launcher(port, process)
+            processes.append(start([*command, *arguments], place, 2, environment))
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            with process:
+                process.wait()
+
+
+def ended(processes: Sequence[subprocess.Popen]) -> tuple[list[int], list[str]]:
+    """Exit codes and what was printed to stderr, but for the greetings of the Gloo library."""
+    printed = [process.communicate(timeout=SECONDS) for process in processes]
+    told = ["".join(x for x in errors.splitlines(True) if "[Gloo]" not in x) for _, errors in printed]
+    return [process.returncode for process in processes], told
+
+
+def members(place: Path) -> dict[str, list[str]]:
+    """Group → the lines of its record but the header."""
+    return {
+        path.parent.name: path.read_text().splitlines()[1:] for path in place.glob("out/runs/*/record.jsonl")
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> dict[str, list[str]]:
+    """The records of an uninterrupted run over two processes."""
+    places = [tmp_path_factory.mktemp(f"process{process}") for process in range(2)]
+    with two(places) as processes:
+        codes, told = ended(processes)
+    assert codes == [0, 0], told
+    assert {path.name for path in (places[0] / "out").iterdir()} > {"runs", "kernel_distance.png"}
+    assert not (places[1] / "out").exists(), "one process writes"
+    headers = [path.read_text().splitlines()[0] for path in places[0].glob("out/runs/*/record.jsonl")]
+    assert {json.loads(header)["device"]["count"] for header in headers} == {4}
+    return members(places[0])
+
+
+def test_two_processes_give_the_curve_of_one_device(finished, tmp_path):
+    with start(COMMAND, tmp_path / "one", 1, {}) as process:
+        codes, told = ended([process])
+    assert codes == [0], told
+    expected = members(tmp_path / "one")
+    assert finished.keys() == expected.keys() and len(finished) == 2
+    for name in expected:
+        for left, right in zip(map(json.loads, finished[name]), map(json.loads, expected[name]), strict=True):
+            assert left.keys() == right.keys() and len(left["train_loss"]) == 30
+            assert left["test_accuracy"][-1] > 0.7, "the networks learn"
+            for curve in set(left) - {"status"}:
+                np.testing.assert_allclose(left[curve], right[curve], err_msg=curve, **TOLERANCE)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_resnet_of_one_device(tmp_path):
+    """The statistics of its normalisation are those of the batch over both; they amplify what order leaves."""
+    resnet = ["-m", "experiments.resnet_width", "--base_width=2", "--widths=3", "--dense_seeds=0"]
+    resnet += ["--learning_rate=0.005", "--epochs=2"]
+    places = [tmp_path / "0", tmp_path / "1"]
+    with two(places, commands=(resnet, resnet)) as processes:
+        codes, told = ended(processes)
+    assert codes == [0, 0], told
+    with start(resnet, tmp_path / "one", 1, {}) as process:
+        codes, told = ended([process])
+    assert codes == [0], told
+    found, expected = members(places[0]), members(tmp_path / "one")
+    assert found.keys() == expected.keys() and len(found) == 1
+    (found_lines,), (expected_lines,) = found.values(), expected.values()
+    assert len(found_lines) == 2
+    for left, right in zip(map(json.loads, found_lines), map(json.loads, expected_lines), strict=True):
+        for split in ("train", "test"):
+            for epoch, tolerance in ((0, 1e-3), (1, 1e-2)):
+                assert left[f"{split}_loss"][epoch] == pytest.approx(
+                    right[f"{split}_loss"][epoch], rel=tolerance
+                )
+
+
+@pytest.mark.slow
+def test_sigterm_of_any_process_stops_all_of_them_and_resuming_is_exact(finished, tmp_path):
+    """The one that gets the signal is not the one that writes; started as Slurm does, without flags."""
+    places = [tmp_path / "0", tmp_path / "1"]
+    with two(places, slurm) as processes:
+        end = time.monotonic() + SECONDS
+        while not any(places[0].glob("out/runs/*/group.json")):
+            assert time.monotonic() < end and all(process.poll() is None for process in processes)
+            time.sleep(0.01)
+        processes[1].send_signal(signal.SIGTERM)
+        codes, told = ended(processes)
+    assert codes == [75, 75], told
+    assert told[0].splitlines()[-1] == "stopped by SIGTERM; the same command goes on (exit code 75)"
+    assert members(places[0]).keys() < finished.keys()
+    assert len(list(places[0].glob("out/runs/*/checkpoints/*.sha256"))) == 1
+    with two(places, slurm) as processes:
+        codes, told = ended(processes)
+    assert codes == [0, 0], told
+    assert members(places[0]) == finished
+    assert not list(places[0].glob("out/runs/*/checkpoints"))
+
+
+WITHOUT_DATA = """
+import runpy, sys
+from experiments.lab import cli
+from wsn.errors import UserError
+def dataset(name):
+    raise UserError(f"--dataset={name}: not on this host")
+cli.dataset = dataset
+runpy.run_module("experiments.kernel_distance", run_name="__main__")
+"""
+
+
+def test_a_process_without_data_ends_the_run_with_a_line_each(tmp_path):
+    with two(
+        [tmp_path / "0", tmp_path / "1"], commands=[COMMAND, ["-c", WITHOUT_DATA, *COMMAND[2:]]]
+    ) as processes:
+        codes, told = ended(processes)
+    assert codes == [1, 1], told
+    assert told == [
+        "error: --data_dir: another process of this run cannot read its data; its output says why\n",
+        "error: --dataset=digits: not on this host\n",
+    ]
+
+
+@pytest.mark.parametrize(
+    "given", [("localhost:1", None, None), ("localhost:1", 0, None), (None, 0, 2), ("localhost", 0, 2)]
+)
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_the_three_flags_go_together(mode, given):
+    with pytest.raises(
+        UserError, match="^--coordinator, --process_id and --num_processes: give all three[^\n]*$"
+    ):
+        hosts.join(mode, *given)
+
+
+def test_a_process_that_finds_no_others_says_so(monkeypatch):
+    for name in ("KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="^--distributed=on: cannot join [^\n]*--coordinator[^\n]*$"):
+        hosts.join("on", None, None, None)
+
+
+def test_one_process_is_left_alone(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    hosts.join("auto", None, None, None)
+    hosts.join("off", "localhost:1", 0, 2)
+    assert hosts.lead() and hosts.tell({"a": 1}) == {"a": 1}
+    assert [hosts.anywhere(flag) for flag in (False, True)] == [False, True]

@@ -1,0 +1,189 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsn.errors import UserError
+from wsn.sparsity import patterns
+from wsn.sparsity.budget import io_counts, kept_counts
+from wsn.sparsity.keep import apply_masks, keep_array
+from wsn.sparsity.shapes import resnet18_shapes, sizes
+
+SHAPES = resnet18_shapes(12, 100)
+COUNTS = kept_counts("largest_first", sizes(SHAPES), sum(sizes(resnet18_shapes(8, 100)).values()))
+SPARSE = {name for name in SHAPES if COUNTS[name] < sizes(SHAPES)[name]}
+
+RECORDED = [10, 23, 30, 36, 52]  # of 100, five, for key 0 and path hidden_0/kernel
+
+
+def is_sorted_and_unique(positions):
+    return bool(np.all(np.diff(positions) > 0))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 2**31 - 1), st.integers(1, 4000))
+def test_the_count_is_exact_for_every_seed(seed, size):
+    key = jax.random.key(seed)
+    for kept in {0, 1, *np.linspace(0, size, 11, dtype=int).tolist()}:
+        positions = patterns.draw_positions(key, size, kept)
+        assert positions.dtype == np.int64 and positions.shape == (kept,)
+        assert is_sorted_and_unique(positions) and np.all((positions >= 0) & (positions < size))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.data())
+def test_ties_between_words_keep_the_count_and_go_to_the_earlier(words, data):
+    kept = data.draw(st.integers(0, len(words)))
+    expected = sorted(np.argsort(words, kind="stable")[:kept])
+    assert patterns.smallest(np.array(words, np.uint64), kept).tolist() == expected
+
+
+def test_counts_outside_the_layer_are_refused():
+    for kept in (-1, 11):
+        with pytest.raises(ValueError, match="cannot keep"):
+            patterns.draw_positions(jax.random.key(0), 10, kept)
+
+
+def test_the_draw_is_the_same_for_ever():
+    """NumPy promises Philox's raw stream, JAX threefry keys; another value would void all old runs."""
+    key = patterns.layer_key(jax.random.key(0), "hidden_0/kernel")
+    assert patterns.draw_positions(key, 100, 5).tolist() == RECORDED
+    raw = patterns.layer_key(jax.random.PRNGKey(0), "hidden_0/kernel")
+    assert patterns.draw_positions(raw, 100, 5).tolist() == RECORDED
+
+
+@pytest.mark.parametrize(("size", "kept"), [(10, 3), (60, 45)])
+def test_every_position_and_pair_is_equally_likely(size, kept):
+    """Over many seeds: chi-square of the hits of each position, and every pair's hits, to 6 deviations."""
+    draws = 4000
+    kept_at = np.zeros((draws, size))
+    for seed, key in enumerate(jax.random.split(jax.random.key(7), draws)):
+        kept_at[seed, patterns.draw_positions(key, size, kept)] = 1
+    p = kept / size
+    chi2 = np.sum((kept_at.sum(0) - draws * p) ** 2) / (draws * p * (1 - p)) * (size - 1) / size
+    assert abs(chi2 - (size - 1)) < 6 * math.sqrt(2 * (size - 1))
+    pairs = (kept_at.T @ kept_at)[np.triu_indices(size, 1)] / draws
+    both = p * (kept - 1) / (size - 1)
+    assert np.abs(pairs - both).max() < 6 * math.sqrt(both * (1 - both) / draws)
+
+
+def test_no_two_layers_and_no_two_seeds_share_a_draw():
+    keys = [patterns.layer_key(jax.random.key(seed), path) for seed in range(3) for path in SHAPES]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == len(keys)
+    twins = {"layer4.1.conv1": (3, 3, 40, 40), "layer4.1.conv2": (3, 3, 40, 40)}
+    first, second = patterns.draw(jax.random.key(0), twins, dict.fromkeys(twins, 7200)).values()
+    shared = np.intersect1d(first, second).size
+    assert abs(shared - 3600) < 6 * math.sqrt(3600 / 4)  # hypergeometric: half of half, variance below n/4
+
+
+def test_a_layer_depends_on_its_own_path_alone():
+    key = jax.random.key(5)
+    together = patterns.draw(key, SHAPES, COUNTS)
+    name = "layer4.0.conv2"
+    alone = patterns.draw(key, {name: SHAPES[name]}, COUNTS)
+    assert list(alone) == [name] and np.array_equal(alone[name], together[name])
+
+
+def test_only_layers_that_lose_weights_have_an_entry():
+    keep = patterns.draw(jax.random.key(1), SHAPES, COUNTS, "elementwise")
+    assert keep.keys() == SPARSE
+    assert all(keep[name].size == COUNTS[name] for name in keep)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.integers(0, 2**31 - 1), st.sampled_from([1, 2, 3, 5]), st.integers(1, 9), st.integers(1, 9), st.data()
+)
+def test_io_keeps_whole_kernels(seed, k, fan_in, fan_out, data):
+    kernels = data.draw(st.integers(0, fan_in * fan_out))
+    shape = (k, k, fan_in, fan_out)
+    positions = patterns.draw_io_positions(jax.random.key(seed), shape, kernels * k * k)
+    assert is_sorted_and_unique(positions)
+    taps_kept = keep_array(positions, shape).sum((0, 1))
+    assert set(np.unique(taps_kept)) <= {0, k * k} and np.count_nonzero(taps_kept) == kernels
+
+
+def test_io_draws_a_whole_network():
+    counts, _ = io_counts(COUNTS, SHAPES)
+    keep = patterns.draw(jax.random.key(1), SHAPES, counts, "io")
+    for name, positions in keep.items():
+        kernel = keep_array(positions, SHAPES[name])
+        assert kernel.sum() == counts[name]
+        if kernel.ndim == 4:
+            assert np.all(kernel == kernel[:1, :1])
+
+
+def test_io_refuses_a_broken_kernel():
+    with pytest.raises(ValueError, match="whole number"):
+        patterns.draw_io_positions(jax.random.key(0), (3, 3, 2, 2), 10)
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(UserError, match="--mask.*elementwise, io"):
+        patterns.draw(jax.random.key(0), SHAPES, COUNTS, "columns")
+
+
+def test_the_array_is_a_view_of_the_positions():
+    positions = patterns.draw_positions(jax.random.key(0), 60, 17)
+    for dtype in (np.bool_, np.float32):
+        array = keep_array(positions, (3, 4, 5), dtype)
+        assert array.dtype == dtype and array.shape == (3, 4, 5) and array.sum() == 17
+        assert np.array_equal(np.flatnonzero(array), positions)
+
+
+def network():
+    kernels = jax.random.split(jax.random.key(0))
+    params = {
+        "hidden_0": {"kernel": jax.random.normal(kernels[0], (6, 5)), "bias": jnp.ones(5)},
+        "output": {"kernel": jax.random.normal(kernels[1], (5, 3))},
+    }
+    positions = patterns.draw(jax.random.key(1), {"hidden_0/kernel": (6, 5)}, {"hidden_0/kernel": 11})
+    return params, {path: jnp.asarray(keep_array(p, (6, 5))) for path, p in positions.items()}
+
+
+def test_masking_removes_what_is_not_kept_and_touches_nothing_else():
+    params, keep = network()
+    masked = jax.jit(apply_masks)(params, keep)
+    assert jax.tree.structure(masked) == jax.tree.structure(params)
+    mask = keep["hidden_0/kernel"]
+    assert np.array_equal(masked["hidden_0"]["kernel"], np.where(mask, params["hidden_0"]["kernel"], 0))
+    assert masked["hidden_0"]["kernel"].dtype == jnp.float32
+    assert np.array_equal(masked["hidden_0"]["bias"], params["hidden_0"]["bias"])
+    assert np.array_equal(masked["output"]["kernel"], params["output"]["kernel"])
+    assert jax.tree.all(jax.tree.map(np.array_equal, apply_masks(params, {}), params))
+
+
+def test_a_removed_weight_has_no_gradient():
+    params, keep = network()
+
+    def loss(params):
+        p = apply_masks(params, keep)
+        hidden = jnp.tanh(jnp.ones((2, 6)) @ p["hidden_0"]["kernel"] + p["hidden_0"]["bias"])
+        return jnp.sum(hidden @ p["output"]["kernel"])
+
+    gradient = jax.grad(loss)(params)
+    mask = np.asarray(keep["hidden_0/kernel"])
+    assert np.all(gradient["hidden_0"]["kernel"][~mask] == 0)
+    assert np.any(gradient["hidden_0"]["kernel"][mask] != 0)
+    assert np.all(gradient["output"]["kernel"] != 0)
+
+
+def test_seeds_are_masked_under_vmap():
+    params, keep = network()
+    many_params = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+    many_keep = jax.tree.map(lambda leaf: jnp.stack([leaf, ~leaf]), keep)
+    masked = jax.vmap(apply_masks)(many_params, many_keep)
+    kernel, mask = params["hidden_0"]["kernel"], keep["hidden_0/kernel"]
+    assert np.array_equal(masked["hidden_0"]["kernel"], jnp.stack([kernel * mask, 2 * kernel * ~mask]))
+
+
+def test_a_mask_without_its_parameter_is_an_error():
+    params, keep = network()
+    with pytest.raises(KeyError, match="hidden_9/kernel"):
+        apply_masks(params, {"hidden_9/kernel": keep["hidden_0/kernel"]})
+    with pytest.raises(ValueError, match="output/kernel"):
+        apply_masks(params, {"output/kernel": keep["hidden_0/kernel"]})

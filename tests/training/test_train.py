@@ -1,0 +1,360 @@
+"""Training against a NumPy reimplementation, and the laws that masks, seeds, divergence and resuming obey."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from wsn.data import batches, feeds
+from wsn.data.splits import normalise
+from wsn.networks import models
+from wsn.sparsity.keep import apply_masks
+from wsn.spec import Group, Spec
+from wsn.training import programs, train
+
+# Members of one program share its matrix products; alone their sums may be taken in another order.
+OTHER_PROGRAM = {"rtol": 3e-5, "atol": 3e-6}
+
+
+def assert_equal(left: dict[str, np.ndarray], right: dict[str, np.ndarray], **tolerance) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        if tolerance:
+            np.testing.assert_allclose(left[name], right[name], err_msg=name, **tolerance)
+        else:
+            np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+
+
+def member(arrays: dict[str, np.ndarray], columns, axis: int = -1) -> dict[str, np.ndarray]:
+    """Some members of a history (last axis), or of parameters (axis 0)."""
+    return {name: np.take(values, columns, axis=axis) for name, values in arrays.items()}
+
+
+def initial(group: Group) -> train.Members:
+    model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
+    return train.initial_members(group, model, train.optimizer(group.specs[0], 3))
+
+
+# The reference: one network with one hidden layer in NumPy, float64.
+
+
+def reference(spec: Spec, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(history, final parameters) of ReLU or linear networks under PyTorch's SGD rule."""
+    members = initial(Group((spec,), (seed,)))
+    flat = {f"{a}/{b}": np.float64(x[0]) for a, sub in members.state.params.items() for b, x in sub.items()}
+    keep = {path: array[0] for path, array in members.keep.items()}
+    velocity = {path: np.zeros_like(x) for path, x in flat.items()}
+    s = tiny.SPLITS
+    x, x_test = (
+        np.asarray(normalise(images, s.mean, s.deviation), np.float64).reshape(len(images), -1)
+        for images in (s.train_images, s.test_images)
+    )
+    size = min(spec.batch_size, len(x))
+    steps = math.ceil(len(x) / size)
+    history: dict[str, list] = {"train_loss": [], "train_accuracy": [], "test_loss": [], "test_accuracy": []}
+    key = jax.random.fold_in(jax.random.key(spec.data_seed if spec.order == "shared" else seed), 2)
+    for epoch in range(spec.epochs):
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), len(x)))
+        loss = correct = 0.0
+        for i in range(steps):
+            rows = order[i * size : (i + 1) * size]
+            rate = spec.learning_rate * factor(spec, epoch, (epoch * steps + i) / (spec.epochs * steps))
+            batch_loss, batch_correct, gradient = backward(spec, flat, x[rows], s.train_labels[rows])
+            loss, correct = loss + batch_loss, correct + batch_correct
+            for path in flat:
+                direction = gradient[path] * keep.get(path, 1) / len(rows) + spec.weight_decay * flat[path]
+                velocity[path] = spec.momentum * velocity[path] + direction
+                flat[path] = flat[path] - rate * velocity[path]
+        test_loss, test_correct, _ = backward(spec, flat, x_test, s.test_labels)
+        for split, total, right, count in (
+            ("train", loss, correct, len(x)),
+            ("test", test_loss, test_correct, len(x_test)),
+        ):
+            history[f"{split}_loss"].append(total / count)
+            history[f"{split}_accuracy"].append(right / count)
+    return {name: np.array(values)[:, None] for name, values in history.items()}, flat
+
+
+def factor(spec: Spec, epoch: int, progress: float) -> float:
+    """By what the learning rate is multiplied in an epoch, after that share of all steps."""
+    if spec.schedule == "steps":
+        return spec.decay_factor ** sum(epoch >= e for e in spec.decay_epochs)
+    return 0.5 * (1 + math.cos(math.pi * progress)) if spec.schedule == "cosine" else 1.0
+
+
+def backward(spec: Spec, params: dict[str, np.ndarray], x: np.ndarray, labels: np.ndarray):
+    """Summed cross-entropy, number of correct predictions, and the gradient of the sum."""
+    first, last = (1 / math.sqrt(n) if spec.parameterization == "ntk" else 1.0 for n in (9, spec.width))
+    before = x @ params["hidden_0/kernel"] * first + params.get("hidden_0/bias", 0)
+    slope = before > 0 if spec.activation == "relu" else 1
+    hidden = before * slope
+    logits = hidden @ params["output/kernel"] * last + params.get("output/bias", 0)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    target = np.eye(tiny.CLASSES)[labels]
+    d_logits = np.exp(log_p) - target
+    d_before = d_logits @ params["output/kernel"].T * last * slope
+    gradient = {
+        "hidden_0/kernel": x.T @ d_before * first,
+        "output/kernel": hidden.T @ d_logits * last,
+        "hidden_0/bias": d_before.sum(0),
+        "output/bias": d_logits.sum(0),
+    }
+    correct = (logits.argmax(1) == labels).sum()
+    return -(log_p * target).sum(), correct, {path: gradient[path] for path in params}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bias": True, "momentum": 0.9, "weight_decay": 0.02, "learning_rate": 0.05},
+        {"parameterization": "ntk", "kept": tiny.kept(20, 20), "schedule": "cosine", "momentum": 0.5},
+        {
+            "kept": tiny.kept(20, 7),
+            "weight_decay": 0.05,
+            "schedule": "steps",
+            "decay_epochs": (1, 3),
+            "epochs": 4,
+        },
+        {"activation": "linear", "bias": True, "order": "seed", "batch_size": 5},
+        {"batch_size": 100, "epochs": 2},
+    ],
+    ids=["momentum", "ntk-cosine", "steps", "seed-order", "one-batch"],
+)
+def test_training_equals_numpy(changes):
+    """PyTorch's rule, means over real examples, schedules, masks and the order of the data."""
+    spec = tiny.spec(**changes)
+    history, snapshot = tiny.fit(Group((spec,), (3, 8)))
+    for i, seed in enumerate((3, 8)):
+        expected, params = reference(spec, seed)
+        assert_equal(member(history, [i]), expected, rtol=2e-5, atol=1e-6)
+        assert_equal(member(tiny.params(snapshot), i, axis=0), params, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "steps", "cosine"])
+def test_schedules_from_end_to_end(schedule):
+    spec = tiny.spec(schedule=schedule, decay_epochs=(2, 3), decay_factor=0.5, epochs=4)
+    steps = 5
+    transformation = train.optimizer(spec, steps)
+    state = transformation.init(jnp.zeros(()))
+    rates = []
+    for _ in range(spec.epochs * steps):
+        update, state = transformation.update(jnp.ones(()), state, jnp.zeros(()))
+        rates.append(-float(update))
+    t = np.arange(20)
+    expected = {
+        "constant": np.ones(20),
+        "steps": np.repeat([1, 1, 0.5, 0.25], steps),
+        "cosine": (1 + np.cos(np.pi * t / 20)) / 2,
+    }[schedule]
+    np.testing.assert_allclose(rates, expected, atol=1e-6)
+
+
+# Masks.
+
+
+def test_a_mask_of_ones_is_no_mask():
+    """The step, the epoch and the evaluation compute the same bits with arrays of ones as without."""
+    group = Group((tiny.spec(momentum=0.9, weight_decay=0.01, bias=True),), (0, 1))
+    model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
+    optimizer, task = train.optimizer(group.specs[0], 3), train.classification(model)
+    dense = jax.tree.map(jnp.asarray, train.initial_members(group, model, optimizer))
+    ones = {models.kernel_path(layer): jnp.ones((2, *shape), bool) for layer, shape in model.shapes.items()}
+    data, _ = batches.load(tiny.SPLITS, "test", raw=False)
+    rows = batches.batches(jnp.arange(tiny.TRAIN), 8)
+    run_epoch, evaluate = programs.compile_epochs(
+        model,
+        train.make_step(task, optimizer),
+        train.make_evaluation(task),
+        tiny.SINGLE,
+    )
+    # Copies, since an epoch gives up the memory of its members.
+    left, right = jax.tree.map(jnp.array, (dense, dense._replace(keep=ones)))
+    for _ in range(3):
+        (left, left_sums), (right, right_sums) = run_epoch(left, rows, data), run_epoch(right, rows, data)
+        jax.tree.map(np.testing.assert_array_equal, (left.state, left_sums), (right.state, right_sums))
+        jax.tree.map(np.testing.assert_array_equal, evaluate(left, rows, data), evaluate(right, rows, data))
+
+
+@pytest.mark.parametrize("order", ["shared", "seed"])
+def test_one_after_the_other_is_all_together(order, monkeypatch):
+    """Large networks train one by one on a CPU: the same networks, up to the order of sums."""
+    specs = [
+        tiny.spec(momentum=0.9, order=order, kept=kept) for kept in (tiny.kept(20, 15), tiny.kept(25, 10))
+    ]
+    group = Group(tuple(specs), (0, 1))
+    together, _ = tiny.fit(group)
+    monkeypatch.setattr(programs, "LARGEST_TOGETHER", 0)
+    one_by_one, _ = tiny.fit(group)
+    assert_equal(together, one_by_one, **OTHER_PROGRAM)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "steps", "cosine"])
+def test_removed_weights_stay_zero(schedule):
+    """Momentum and weight decay never revive one, and every kept weight moves."""
+    rule = {"momentum": 0.9, "weight_decay": 0.1, "decay_epochs": (2,), "epochs": 4}
+    group = Group(
+        (tiny.spec(kept=tiny.kept(13, 9), activation="linear", schedule=schedule, **rule),), (0, 1, 2)
+    )
+    before = initial(group)
+    _, snapshot = tiny.fit(group)
+    for path, keep in before.keep.items():
+        layer = path.split("/")[0]
+        after = tiny.params(snapshot)[path]
+        assert np.all(after[~keep] == 0)
+        assert np.all(after[keep] != before.state.params[layer]["kernel"][keep])
+        traces = [
+            x for place, x in snapshot.state.items() if f"['{layer}']['kernel']" in place and "trace" in place
+        ]
+        assert len(traces) == 1 and np.all(traces[0][~keep] == 0)
+
+
+def test_cells_with_different_kept_counts_train_as_they_do_alone():
+    cells = [tiny.spec(kept=tiny.kept(30, 4)), tiny.spec(kept=tiny.kept(14, 20)), tiny.spec()]
+    together, _ = tiny.fit(Group(tuple(cells), (5, 6)))
+    for i, cell in enumerate(cells):
+        alone, _ = tiny.fit(Group((cell,), (5, 6)))
+        assert_equal(member(together, [2 * i, 2 * i + 1]), alone, **OTHER_PROGRAM)
+
+
+# Seeds and data order.
+
+
+@pytest.mark.parametrize("order", ["shared", "seed"])
+def test_a_seed_trains_the_same_in_any_company(order):
+    spec = tiny.spec(order=order)
+    several, _ = tiny.fit(Group((spec,), (4, 1, 9)))
+    alone, _ = tiny.fit(Group((spec,), (1,)))
+    assert_equal(member(several, [1]), alone, **OTHER_PROGRAM)
+    swapped, _ = tiny.fit(Group((spec,), (9, 4, 1)))
+    assert_equal(member(swapped, [1, 2, 0]), several)
+
+
+def test_batches_are_a_function_of_key_and_epoch_and_visit_every_example_once():
+    key = jax.random.key(0)
+    seen = []
+    for epoch in (0, 1, 0):
+        rows = batches.shuffled(key, epoch, examples=23, batch_size=8)
+        assert rows.examples.shape == rows.weight.shape == (3, 8)
+        assert sorted(rows.examples[rows.weight == 1].tolist()) == list(range(23))
+        assert rows.weight.sum() == 23 and np.all(rows.weight[-1, 7:] == 0)
+        seen.append(rows.examples.tolist())
+    assert seen[0] == seen[2] != seen[1]
+    assert batches.shuffled(jax.random.key(1), 0, examples=23, batch_size=8).examples.tolist() != seen[0]
+
+
+def test_the_data_seed_orders_the_batches_of_all_seeds():
+    """`shared` takes its order from the data seed alone, `seed` from the network's seed alone."""
+    curves = {
+        (order, data_seed): tiny.fit(Group((tiny.spec(order=order, data_seed=data_seed),), (4, 1, 9)))[0][
+            "train_loss"
+        ]
+        for order in ("shared", "seed")
+        for data_seed in (0, 1)
+    }
+    assert np.all(curves["shared", 0] != curves["shared", 1])
+    np.testing.assert_array_equal(curves["seed", 0], curves["seed", 1])
+    assert np.all(curves["seed", 0] != curves["shared", 0])
+
+
+# Evaluation, divergence, resuming.
+
+
+def test_held_out_examples_are_evaluated_instead_of_test():
+    spec = tiny.spec(validation_samples=tiny.VALIDATION)
+    history, snapshot = tiny.fit(Group((spec,), (0,)))
+    assert history.keys() == {"train_loss", "train_accuracy", "validation_loss", "validation_accuracy"}
+    s = tiny.SPLITS
+    model = models.build(spec, tiny.IMAGE, tiny.CLASSES)
+    params: dict = {}
+    for path, leaf in tiny.params(snapshot).items():
+        layer, name = path.split("/")
+        params.setdefault(layer, {})[name] = jnp.asarray(leaf[0])
+    logits = model.apply(params, {}, normalise(s.validation_images, s.mean, s.deviation))
+    log_p = np.asarray(jax.nn.log_softmax(logits))[np.arange(tiny.VALIDATION), s.validation_labels]
+    assert history["validation_loss"][-1, 0] == pytest.approx(-log_p.mean(), rel=1e-5)
+    right = np.mean(np.argmax(logits, -1) == s.validation_labels)
+    assert history["validation_accuracy"][-1, 0] == pytest.approx(right)
+
+
+def test_evaluation_is_in_chunks_that_do_not_divide(monkeypatch):
+    group = Group((tiny.spec(),), (0, 1))
+    whole, _ = tiny.fit(group)
+    monkeypatch.setattr(feeds, "EVALUATION_BATCH", 4)
+    chunks, _ = tiny.fit(group)
+    assert_equal(chunks, whole, **OTHER_PROGRAM)
+
+
+def test_a_member_that_diverges_stays_nan_and_the_others_go_on():
+    tame, wild = (
+        tiny.spec(epochs=6, activation="linear"),
+        tiny.spec(epochs=6, activation="linear", learning_rate=1e6),
+    )
+    history, _ = tiny.fit(Group((tame, wild), (0, 1)))
+    alone, _ = tiny.fit(Group((tame,), (0, 1)))
+    assert_equal(member(history, [0, 1]), alone, **OTHER_PROGRAM)
+    for name, values in history.items():
+        lost = np.isnan(values[:, 2:])
+        assert lost[-1].all(), name
+        assert np.all(lost[:-1] <= lost[1:]), f"{name} came back"
+    assert np.isfinite(history["train_loss"][:, :2]).all()
+
+
+def test_once_lost_always_lost():
+    """A loss that becomes finite again, and values that are NaN by chance, do not bring a member back."""
+    history: train.History = {}
+    for losses in ([1.0, np.inf], [1.0, 2.0], [np.nan, 2.0], [1.0, 2.0]):
+        sums = train.Sums(np.float32(losses), np.ones(2, np.float32), np.full(2, 2.0, np.float32))
+        history = train.extend(history, tiny.SINGLE, 2, {"train": sums})
+    assert np.isnan(history["train_loss"]).tolist() == [
+        [False, True],
+        [False, True],
+        [True, True],
+        [True, True],
+    ]
+    assert np.isnan(history["train_accuracy"]).tolist() == np.isnan(history["train_loss"]).tolist()
+    assert history["train_loss"][0, 0] == 0.5 and history["train_loss"].dtype == np.float32
+
+
+@pytest.mark.parametrize("stop", [1, 4])
+def test_resumed_training_equals_uninterrupted_training_bit_for_bit(stop):
+    spec = tiny.spec(
+        kept=tiny.kept(20, 20), momentum=0.9, weight_decay=0.01, schedule="cosine", epochs=5, bias=True
+    )
+    group = Group((spec,), (0, 1, 2))
+    history, final = tiny.fit(group)
+    half_way, snapshot = tiny.fit(group, until=stop)
+    assert len(half_way["train_loss"]) == stop and any("trace" in place for place in snapshot.state)
+    before = {place: leaf.copy() for place, leaf in snapshot.state.items()}
+    resumed, resumed_final = tiny.fit(group, resume=snapshot)
+    assert_equal(resumed, history)
+    assert_equal(resumed_final.state, final.state)
+    assert_equal(snapshot.state, before)
+
+
+def test_a_snapshot_does_not_change_as_training_goes_on():
+    group = Group((tiny.spec(momentum=0.9),), (0, 1, 2))
+    kept, copies = [], []
+    for _, _, take_snapshot in train.train(group, tiny.SPLITS, placement=tiny.SINGLE):
+        kept.append(take_snapshot())
+        copies.append({place: leaf.copy() for place, leaf in kept[-1].state.items()})
+    for snapshot, copy in zip(kept, copies, strict=True):
+        assert_equal(snapshot.state, copy)
+
+
+def test_the_gradient_of_a_removed_weight_is_zero():
+    group = Group((tiny.spec(kept=tiny.kept(20, 7)),), (0,))
+    members = jax.tree.map(lambda x: jnp.asarray(x[0]), initial(group))
+    model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
+    data, _ = batches.load(tiny.SPLITS, "test", raw=False)
+    batch = batches.take(data, batches.Indices(jnp.arange(23), jnp.ones(23)))
+    task = train.classification(model)
+
+    def loss(params):
+        return task.training(apply_masks(params, members.keep), {}, batch, None)[0].loss
+
+    gradient = jax.grad(loss)(members.state.params)
+    for path, keep in members.keep.items():
+        assert not np.asarray(gradient[path.split("/")[0]]["kernel"])[~np.asarray(keep)].any()

@@ -1,0 +1,114 @@
+"""From a split on the device to the batches of an epoch: which examples, how they are augmented and normalised.
+
+The order of an epoch and the noise that augments it are functions of (key, epoch), drawn for the whole epoch and cut
+with it: a batch is the same on one device or on many, in a resumed run or an uninterrupted one.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8, UInt32
+
+from wsn.data.splits import Splits, normalise
+
+PADDING = 4  # pixels on every side, of which a crop shows some
+
+
+class Batch(NamedTuple):
+    """Examples for classification; `weight` is 1, or 0 for padding."""
+
+    inputs: Float[Array, "batch ..."]
+    labels: Int[Array, " batch"]
+    weight: Float[Array, " batch"]
+
+
+class Indices(NamedTuple):
+    """Which examples make up each batch: (batches, batch), or (members, batches, batch) where members differ."""
+
+    examples: Int[Array, "..."]
+    weight: Float[Array, "..."]
+    noise: UInt32[Array, "..."] | None = None  # a random word an example, where a batch is augmented
+
+
+class Examples(NamedTuple):
+    """A split on the device: normalised, or raw where it is augmented first."""
+
+    inputs: Shaped[Array, "examples ..."]
+    labels: Int[Array, " examples"]
+
+
+Take = Callable[[Any, Any], Batch]  # (data, row) → batch
+
+
+def take(data: Examples, indices: Indices) -> Batch:
+    """The batch of one row of `Indices`."""
+    return Batch(data.inputs[indices.examples], data.labels[indices.examples], indices.weight)
+
+
+def take_augmented(augment: Callable, mean: np.ndarray, deviation: np.ndarray) -> Take:
+    """The batch of one row of `Indices` from raw images: augmented by its noise, then normalised."""
+
+    def augmented(data: Examples, indices: Indices) -> Batch:
+        batch = take(data, indices)
+        return batch._replace(inputs=normalise(augment(batch.inputs, indices.noise), mean, deviation))
+
+    return augmented
+
+
+def crop_flip(
+    images: UInt8[Array, "batch height width channels"], noise: UInt32[Array, " batch"]
+) -> UInt8[Array, "batch height width channels"]:
+    """A random crop of the image with 4 black pixels around it, flipped half of the time (Appendix A)."""
+    _, height, width, _ = images.shape
+    padded = jnp.pad(images, ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0)))
+    places = 2 * PADDING + 1
+
+    def crop(image: Array, word: Array) -> Array:
+        top, left, flip = word % places, word // places % places, word // places**2 % 2
+        rows = top + jnp.arange(height)
+        columns = left + jnp.where(flip == 1, jnp.arange(width)[::-1], jnp.arange(width))
+        return image[rows[:, None], columns]
+
+    return jax.vmap(crop)(padded, noise)
+
+
+AUGMENTATIONS: dict[str, Callable] = {"crop_flip": crop_flip}
+
+
+def batches(order: Int[Array, " examples"], batch_size: int, noise: Array | None = None) -> Indices:
+    """Cut an order of examples into batches; the last one is filled with examples of weight 0."""
+    examples = order.size
+    padding = -examples % batch_size
+
+    def cut(x: Array) -> Array:
+        return jnp.concatenate([x, jnp.zeros(padding, x.dtype)]).reshape(-1, batch_size)
+
+    return Indices(cut(order), cut(jnp.ones(examples)), None if noise is None else cut(noise))
+
+
+@partial(jax.jit, static_argnames=("examples", "batch_size", "noisy"))
+def shuffled(
+    key: PRNGKeyArray, epoch: Int[Array, ""], *, examples: int, batch_size: int, noisy: bool = False
+) -> Indices:
+    """The batches of an epoch: a function of (key, epoch), so that a resumed run sees the same ones."""
+    key = jax.random.fold_in(key, epoch)
+    noise = jax.random.bits(jax.random.fold_in(key, 1), (examples,), jnp.uint32) if noisy else None
+    return batches(jax.random.permutation(key, examples), batch_size, noise)
+
+
+def load(splits: Splits, held_out: str, *, raw: bool) -> tuple[Examples, Examples]:
+    """The training split (as it is where `raw`) and the one to evaluate, normalised to float32."""
+
+    def examples(images: np.ndarray, labels: np.ndarray, raw: bool) -> Examples:
+        images = np.ascontiguousarray(images)
+        inputs = jnp.asarray(images) if raw else jax.jit(normalise)(images, splits.mean, splits.deviation)
+        return Examples(inputs, jnp.asarray(labels, jnp.int32))
+
+    return (
+        examples(splits.train_images, splits.train_labels, raw),
+        examples(getattr(splits, f"{held_out}_images"), getattr(splits, f"{held_out}_labels"), False),
+    )

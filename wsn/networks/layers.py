@@ -1,0 +1,164 @@
+"""Layers that networks are made of: dense, convolution, batch normalisation; and what a network is to the trainer.
+
+Kernels are drawn at unit scale and multiplied by the parameterisation's `forward`; they are `<layer>/kernel` in the
+parameter tree. Layers know nothing of masks. Products are taken in the layer's `dtype`, everything else in float32.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from wsn.networks.convolution import convolve
+from wsn.networks.parameterization import Parameterization
+from wsn.sparsity.shapes import Shapes
+
+Params = dict[str, Any]
+Stats = dict[str, Any]  # running statistics of batch normalisation; empty where there is none
+
+
+class Weighing(NamedTuple):
+    """The batch that statistics are taken over: how much each example counts, and the axis of devices or None."""
+
+    weight: Float[Array, " batch"]
+    axis: str | None = None
+
+
+class Model(NamedTuple):
+    """Pure functions of one network. `shapes` has its kernels, layer name → shape, from input to output."""
+
+    shapes: Shapes
+    init: Callable[[PRNGKeyArray], tuple[Params, Stats]]
+    apply: Callable[[Params, Stats, Float[Array, "batch ..."]], Float[Array, "batch classes"]]
+    # In training, statistics are those of the batch; returns the logits and the updated running statistics.
+    apply_training: Callable[[Params, Stats, Array, Weighing], tuple[Array, Stats]]
+
+
+def functional(module: nn.Module, shapes: Shapes, input_shape: tuple[int, ...]) -> Model:
+    """The pure functions of a linen module whose call takes (x, Weighing or None)."""
+    example = jnp.zeros((1, *input_shape))
+
+    def init(key: PRNGKeyArray) -> tuple[Params, Stats]:
+        variables = module.init(key, example)
+        return variables["params"], variables.get("batch_stats", {})
+
+    def apply(params: Params, stats: Stats, x: Array) -> Array:
+        return cast(Array, module.apply({"params": params, "batch_stats": stats}, x))
+
+    def apply_training(params: Params, stats: Stats, x: Array, over: Weighing) -> tuple[Array, Stats]:
+        variables = {"params": params, "batch_stats": stats}
+        logits, updated = module.apply(variables, x, over, mutable=["batch_stats"])
+        return cast(Array, logits), dict(updated.get("batch_stats", {}))
+
+    return Model(shapes, init, apply, apply_training)
+
+
+def dense(x: Float[Array, "batch inputs"], kernel: Float[Array, "inputs outputs"], dtype: Any) -> Array:
+    """x · kernel in `dtype`, accumulated and returned in float32. The one place where a dense kernel is applied."""
+    return jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+
+
+class Dense(nn.Module):
+    """A fully connected layer of a kernel `shape` (inputs, outputs): (batch, inputs) → (batch, outputs)."""
+
+    shape: Sequence[int]
+    bias: bool
+    parameterization: Parameterization
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
+        kernel = self.param("kernel", self.parameterization.draw, tuple(self.shape), jnp.float32)
+        y = dense(x, kernel, self.dtype) * forward_multiplier(self.parameterization, self.shape)
+        if self.bias:
+            y = y + self.param("bias", self.parameterization.draw, (self.shape[-1],), jnp.float32)
+        return y
+
+
+class Conv(nn.Module):
+    """A convolution without bias, of a kernel `shape` (k, k, inputs, outputs)."""
+
+    shape: Sequence[int]
+    stride: int
+    parameterization: Parameterization
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width inputs"]) -> Array:
+        kernel = self.param("kernel", self.parameterization.draw, tuple(self.shape), jnp.float32)
+        multiplier = forward_multiplier(self.parameterization, self.shape)
+        return convolve(x, kernel if multiplier == 1 else kernel * multiplier, self.stride, self.dtype)
+
+
+def forward_multiplier(parameterization: Parameterization, shape: Sequence[int]) -> float:
+    """What the parameterisation multiplies a layer's output by."""
+    area = math.prod(shape[:-2])
+    return parameterization.scaling(area * shape[-2], area * shape[-1], 1.0, "kernel").forward
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation as PyTorch's: momentum 0.1, ε 1e-5, running variance without bias; in float32.
+
+    In training the statistics are those of the whole batch, over all devices and with the weight of each example,
+    or of every `group` consecutive examples (0: the whole batch). The running ones are means over the groups.
+    """
+
+    group: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"], over: Weighing | None
+    ) -> Float[Array, "batch height width channels"]:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        variance = self.variable("batch_stats", "variance", jnp.ones, (channels,), jnp.float32)
+        if over is None:
+            factor = scale * jax.lax.rsqrt(variance.value + EPSILON)
+            return (x.astype(jnp.float32) * factor + (bias - mean.value * factor)).astype(x.dtype)
+
+        grouped = x.astype(jnp.float32).reshape(-1, self.group or len(x), *x.shape[1:])
+        size, batch_mean, batch_variance = moments(
+            grouped, over.weight.reshape(grouped.shape[:2]), None if self.group else over.axis
+        )
+        if not self.is_initializing():
+            unbiased = batch_variance * size / jnp.maximum(size - 1, 1)
+            present = (size > 0).astype(jnp.float32)
+            sums = (present * batch_mean).sum(0), (present * unbiased).sum(0), present.sum()
+            if self.group and over.axis is not None:
+                sums = jax.lax.psum(sums, over.axis)
+            for running, total in ((mean, sums[0]), (variance, sums[1])):
+                running.value += MOMENTUM * (total / sums[2] - running.value)
+        factor = scale * jax.lax.rsqrt(batch_variance + EPSILON)
+        shift = bias - batch_mean * factor
+        y = grouped * factor[:, None, None, None] + shift[:, None, None, None]
+        return y.reshape(x.shape).astype(x.dtype)
+
+
+MOMENTUM, EPSILON = 0.1, 1e-5
+
+
+def moments(
+    x: Float[Array, "groups examples height width channels"],
+    weight: Float[Array, "groups examples"],
+    axis: str | None,
+) -> tuple[Float[Array, "groups 1"], Float[Array, "groups channels"], Float[Array, "groups channels"]]:
+    """(values counted, mean, variance) of each channel, over the examples of a group and over the devices of `axis`."""
+    weighted = x * weight[:, :, None, None, None]
+    sums = weighted.sum((1, 2, 3)), (weighted * x).sum((1, 2, 3)), weight.sum(1, keepdims=True)
+    if axis is not None:
+        sums = jax.lax.psum(sums, axis)
+    first, second, examples = sums
+    size = examples * (x.shape[2] * x.shape[3])
+    mean = first / jnp.maximum(size, 1)
+    return size, mean, jnp.maximum(second / jnp.maximum(size, 1) - mean**2, 0)
+
+
+def factors(shapes: Mapping[str, Sequence[int]], layer: str) -> list[str]:
+    """The kernels that make up a layer: its own, or the two that a linear bottleneck puts in its place."""
+    return [name for name in (layer, f"{layer}.in", f"{layer}.out") if name in shapes]

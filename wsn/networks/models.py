@@ -1,0 +1,74 @@
+"""Networks: a spec → pure `init` and `apply`, and the shapes of its kernels. Models know nothing of masks.
+
+`init` draws weights of unit scale; `scalings` says by what the spec's parameterisation multiplies them. A new model is
+a file with `shapes`, `narrowed` and `module`, and one line in `MODELS`.
+"""
+
+import math
+from collections.abc import Sequence
+from types import ModuleType
+
+from flax.traverse_util import flatten_dict
+
+from wsn.errors import UserError
+from wsn.networks import mlp, resnet
+from wsn.networks.layers import Model, Params, functional
+from wsn.networks.parameterization import Role, Scaling, parameterization
+from wsn.sparsity import bottleneck
+from wsn.sparsity.shapes import Shapes
+from wsn.spec import Spec
+
+MODELS: dict[str, ModuleType] = {"mlp": mlp, "resnet18": resnet}
+
+
+def build(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
+    """The network of a spec for inputs of `input_shape` and so many classes. Raises UserError for an unknown one."""
+    layers = plain_shapes(spec, input_shape, classes)
+    shapes = bottleneck.transformed(layers, spec.bottleneck, dict(spec.inner))
+    return functional(MODELS[spec.model].module(spec, tuple(layers), shapes), shapes, input_shape)
+
+
+def plain_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:
+    """The kernels of the network of that width without bottlenecks. Raises UserError for an unknown model."""
+    if spec.model not in MODELS:
+        raise UserError(f"--model={spec.model} is unknown: choose one of {', '.join(MODELS)}")
+    return MODELS[spec.model].shapes(spec, input_shape, classes)
+
+
+def narrowed(spec: Spec, layers: Sequence[str]) -> Sequence[str]:
+    """The layers whose outputs a non-linear bottleneck narrows; no two of them follow each other.
+
+    Raises UserError where the network has too few layers.
+    """
+    return MODELS[spec.model].narrowed(layers)
+
+
+def kernel_path(layer: str) -> str:
+    """The parameter path of a layer's kernel."""
+    return f"{layer}/kernel"
+
+
+def has_convolutions(model: Model) -> bool:
+    return any(len(shape) > 2 for shape in model.shapes.values())
+
+
+def scalings(spec: Spec, shapes: Shapes, params: Params) -> dict[str, Scaling]:
+    """The `Scaling` of every parameter by its path, with each layer's connectivity as kept in the spec.
+
+    fan_in and fan_out are those of the kernel in the same layer, also for its bias. Batch normalisation has neither:
+    its parameters are as they were initialised.
+    """
+    kept = dict(spec.kept)
+    leaves = {}
+    for path in flatten_dict(params, sep="/"):
+        layer, _, leaf = path.rpartition("/")
+        if layer not in shapes:
+            leaves[path] = Scaling(1.0, 1.0, 1.0)
+            continue
+        *taps, inputs, outputs = shapes[layer]
+        area = math.prod(taps)
+        connectivity = kept[layer] / (area * inputs * outputs) if kept else 1.0
+        role: Role = "bias" if leaf == "bias" else "kernel"
+        rule = parameterization(spec.parameterization).scaling
+        leaves[path] = rule(area * inputs, area * outputs, connectivity, role)
+    return leaves

@@ -1,0 +1,103 @@
+"""What a list of groups will cost, before any of it is computed: networks, weights, FLOPs, memory, time."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from wsn.data import feeds
+from wsn.data.feeds import Source
+from wsn.data.stream import Stream
+from wsn.networks import models
+from wsn.sparsity.family import kept_weights
+from wsn.spec import Group
+from wsn.tasks.classification import Batch, classification
+
+
+class Cost(NamedTuple):
+    """Estimates for a group: training from start to end."""
+
+    members: int
+    weights: tuple[int, ...]  # of each spec
+    flops: float  # dense arithmetic: masked weights are multiplied too
+    bytes: float  # on the device, at the peak
+
+
+def cost(group: Group, source: Source) -> Cost:
+    """Count the FLOPs of the loss and its gradient from XLA's own analysis; memory from the shapes."""
+    spec = group.specs[0]
+    model = models.build(spec, source.image_shape, source.classes)
+    task = classification(model)
+    params, stats = jax.eval_shape(model.init, jax.random.key(0))
+    examples, held_out = feeds.examples(source, spec)
+    batch_size = min(spec.batch_size, examples)
+    batch = _batch(batch_size, source)
+    gradient = jax.grad(lambda p, s, b: task.training(p, s, b, None)[0].loss)
+    train_flops = _flops(gradient, params, stats, batch) / batch_size
+    test_flops = _flops(task.evaluation, params, stats, batch) / batch_size
+    flops = len(group.members) * spec.epochs * (train_flops * examples + test_flops * held_out)
+
+    entries = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+    # Parameters, masked parameters, gradients (and momentum) in float32, masks in bytes; what layers put out; data.
+    per_entry = 3 * 4 + 1 + (4 if spec.momentum else 0)
+    outputs = sum(
+        math.prod(variable.aval.shape)
+        for equation in jax.make_jaxpr(model.apply)(params, stats, batch.inputs).eqns
+        if equation.primitive.name in ("dot_general", "conv_general_dilated")
+        for variable in equation.outvars
+    )
+    hidden = 4 * outputs * max(1, feeds.EVALUATION_BATCH // batch_size)
+    resident = 0 if isinstance(source, Stream) else 4 * math.prod(source.image_shape) * (examples + held_out)
+    size = len(group.members) * (entries * per_entry + hidden) + resident
+    return Cost(len(group.members), tuple(kept_weights(s, model.shapes) for s in group.specs), flops, size)
+
+
+def _batch(size: int, source: Source) -> Batch:
+    """The shapes of a batch, without its values."""
+    array: Any = jax.ShapeDtypeStruct
+    images = array((size, *source.image_shape), jnp.float32)
+    return Batch(images, array((size,), jnp.int32), array((size,), jnp.float32))
+
+
+def _flops(function: Callable, *shapes: Any) -> float:
+    """FLOPs of one call; where a backend has no analysis, all programs count alike."""
+    return (jax.jit(function).lower(*shapes).cost_analysis() or {}).get("flops", 1.0)
+
+
+def matrix_rate(seconds: float = 0.5) -> float:
+    """FLOP/s of this device's own float32 matrix product, 1024 × 1024 × 1024: the best of a few tries."""
+    a = jnp.ones((1024, 1024))
+    product = jax.jit(jnp.dot)
+    product(a, a).block_until_ready()
+    best, end = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        product(a, a).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * 1024**3 / best
+
+
+def describe(groups: Iterable[Group], costs: Iterable[Cost], finished: Iterable[bool]) -> str:
+    """The plan as text: a line per group and the totals; `finished` says which have a record already."""
+    lines = [f"{'width':>6} {'networks':>8} {'weights':>18} {'epochs':>7} {'TFLOP':>9} {'GiB':>7}  state"]
+    remaining, members, peak = 0.0, 0, 0.0
+    for group, c, done in zip(groups, costs, finished, strict=True):
+        spec = group.specs[0]
+        span = f"{min(c.weights)}" if len(set(c.weights)) == 1 else f"{min(c.weights)}–{max(c.weights)}"
+        lines.append(
+            f"{spec.width:>6} {c.members:>8} {span:>18} {spec.epochs:>7} {c.flops / 1e12:>9.2f}"
+            f" {c.bytes / 2**30:>7.2f}  {'done' if done else 'to train'}"
+        )
+        remaining += 0.0 if done else c.flops
+        members += c.members
+        peak = max(peak, c.bytes)
+    rate = matrix_rate() * jax.device_count()
+    lines.append(
+        f"{members} networks; {remaining / 1e12:.1f} TFLOP to train, about {remaining / rate / 3600:.2g} hours at the"
+        f" {rate / 1e9:.0f} GFLOP/s of this machine's matrix product (narrow networks run below it);"
+        f" about {peak / 2**30:.2g} GiB at the peak"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,72 @@
+"""Progress of a list of groups: a bar with the time left on a terminal, plain lines now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+import numpy as np
+from tqdm import tqdm
+
+from wsn.spec import Group
+from wsn.training.train import History
+
+LINE_SECONDS = 15.0
+
+
+class Progress:
+    """Counts FLOPs, so that the time left is right for groups of very different size.
+
+    `costs`: FLOPs of every group by name, training from start to end.
+    """
+
+    def __init__(self, costs: Mapping[str, float], stream: TextIO = sys.stderr) -> None:
+        self.costs = dict(costs)
+        self.done = dict.fromkeys(self.costs, 0.0)
+        self.skipped = 0.0  # finished before we came: not to count in the speed
+        self.stream = stream
+        self.start = self.last_line = time.monotonic()
+        self.bar = tqdm(
+            total=100.0,
+            file=stream,
+            disable=not stream.isatty(),
+            bar_format="{percentage:3.0f}%|{bar}| {elapsed} elapsed, {postfix}",
+            leave=False,
+        )
+
+    def __call__(self, group: Group, epochs: int, history: History) -> None:
+        """After an epoch of a group; an empty history means that it was finished elsewhere."""
+        spec = group.specs[0]
+        share = self.costs[group.name] * (epochs / spec.epochs)  # the whole cost, to the bit, at the end
+        new = share - self.done[group.name]
+        if not history or (self.done[group.name] == 0.0 and epochs > 1):  # a record, or a resumed checkpoint
+            self.skipped += new
+        self.done[group.name] = share
+        total, done = sum(self.costs.values()), sum(self.done.values())
+        percent = 100.0 * done / total
+        self.bar.n = min(percent, 100.0)
+        speed = (done - self.skipped) / max(time.monotonic() - self.start, 1e-9)
+        remaining = total - done
+        left = duration(remaining / speed) if speed > 0 else "?" if remaining else "0 s"
+        text = (
+            f"{left} left; width {spec.width}{' sparse' if spec.kept else ''}, epoch {epochs}/{spec.epochs}"
+        )
+        if history:
+            name = next(n for n in history if n.endswith("accuracy") and not n.startswith("train"))
+            if np.isfinite(history[name][-1]).any():
+                text += f", {name.replace('_', ' ')} {np.nanmean(history[name][-1]):.3f}"
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.refresh()
+        if self.bar.disable and (time.monotonic() - self.last_line >= LINE_SECONDS or done >= total):
+            self.last_line = time.monotonic()
+            print(f"{percent:3.0f} % {text}", file=self.stream, flush=True)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def duration(seconds: float) -> str:
+    """A time to read: 45 s, 12 min, 3.4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,114 @@
+"""Families: one weight budget → specs of growing width with that many weights, and dense ones beside them.
+
+Three ways to widen (paper, Figure 2): `sparse`, `linear_bottleneck` and `nonlinear_bottleneck`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from wsn.errors import UserError
+from wsn.networks import models
+from wsn.sparsity import bottleneck, budget
+from wsn.sparsity.shapes import Shapes, sizes
+from wsn.spec import Bottleneck, Spec
+
+ShapesOfWidth = Callable[[int], Shapes]
+
+
+def weights(shapes: Shapes) -> int:
+    """Number of weights of the dense network: entries of its dense and convolution kernels."""
+    return sum(sizes(shapes).values())
+
+
+def check_widths(base_width: int, widths: Sequence[int]) -> None:
+    """Raises UserError for a width that is listed twice, or below the base width."""
+    for width in widths:
+        if width < base_width:
+            raise UserError(
+                f"--widths: {width} is below the base width {base_width}: a network of the same weight count is at"
+                " least as wide; take larger widths or a smaller --base_width"
+            )
+    if len(set(widths)) != len(widths):
+        raise UserError(f"--widths={','.join(map(str, widths))} lists a width twice")
+
+
+def sparse(
+    template: Spec, base_width: int, widths: Sequence[int], shapes: ShapesOfWidth, distribution: str
+) -> list[Spec]:
+    """The members of the family of `base_width`, each with the weight count of that dense network.
+
+    A template with mask `io` keeps whole kernels: of the budget, fewer weights than a kernel has may find no place.
+    Raises UserError for a width below the base width and for a budget that a width cannot meet.
+    """
+    check_widths(base_width, widths)
+    total = weights(shapes(base_width))
+    specs = []
+    for width in widths:
+        kept = budget.kept_counts(distribution, sizes(shapes(width)), total)
+        if template.mask == "io":
+            kept, _ = budget.io_counts(kept, shapes(width))
+        specs.append(with_kept(template, width, kept, shapes(width)))
+    return specs
+
+
+def linear_bottleneck(
+    template: Spec, base_width: int, widths: Sequence[int], shapes: ShapesOfWidth
+) -> list[Spec]:
+    """Networks of linear bottlenecks in all layers, each with about the weight count of that of `base_width`.
+
+    That one has inner dimensions min(inputs, outputs), so more weights than the dense network of the base width.
+    Raises UserError for a width below the base width, or too wide for the budget.
+    """
+    check_widths(base_width, widths)
+    base = shapes(base_width)
+    inner = {width: bottleneck.linear(base, shapes(width)) for width in widths}
+    return [with_inner(template, width, "linear", inner[width], shapes(width)) for width in widths]
+
+
+def nonlinear_bottleneck(
+    template: Spec, base_width: int, widths: Sequence[int], shapes: ShapesOfWidth
+) -> list[Spec]:
+    """Networks in which every other layer is narrow, each with about the weight count of the dense base network.
+
+    Raises UserError for a width below the base width, or too wide for the budget, and for too few layers.
+    """
+    check_widths(base_width, widths)
+    base = shapes(base_width)
+    narrowed = models.narrowed(template, tuple(base))
+    inner = {width: bottleneck.nonlinear(base, shapes(width), narrowed) for width in widths}
+    return [with_inner(template, width, "nonlinear", inner[width], shapes(width)) for width in widths]
+
+
+def dense(template: Spec, widths: Sequence[int]) -> list[Spec]:
+    """The dense networks of those widths: their weight count grows with the width."""
+    return [dataclasses.replace(template, width=width, kept=()) for width in widths]
+
+
+def with_kept(template: Spec, width: int, kept: Mapping[str, int], shapes: Shapes) -> Spec:
+    """The spec of that width with those kept counts; a network that keeps everything is the dense one."""
+    whole = kept == sizes(shapes)
+    return dataclasses.replace(template, width=width, kept=() if whole else tuple(kept.items()))
+
+
+def with_inner(
+    template: Spec, width: int, kind: Bottleneck, inner: Mapping[str, int], shapes: Shapes
+) -> Spec:
+    """The spec of that width with those bottlenecks; a network that they leave as it is is the dense one."""
+    if bottleneck.transformed(shapes, kind, inner) == shapes:
+        return dataclasses.replace(template, width=width, kept=())
+    return dataclasses.replace(template, width=width, kept=(), bottleneck=kind, inner=tuple(inner.items()))
+
+
+def kept_weights(spec: Spec, shapes: Shapes) -> int:
+    """How many weights the network of a spec has; `shapes` are its kernels, or those without bottlenecks."""
+    if spec.kept:
+        return sum(dict(spec.kept).values())
+    return weights(bottleneck.transformed(shapes, spec.bottleneck, dict(spec.inner)))
+
+
+def connectivity(spec: Spec, shapes: Shapes) -> float:
+    """Kept weights over the weights of the dense network of the same width (paper, section 2.3).
+
+    `shapes` are those of the dense network: without bottlenecks.
+    """
+    return kept_weights(spec, shapes) / weights(shapes)
