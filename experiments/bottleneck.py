@@ -44,10 +44,21 @@ COLUMNS = [
     "budget",
     *families.OUTCOME,
 ]
+
+
+def nonlinear(
+    template: Spec, base_width: int, widths: Sequence[int], shapes: family.ShapesOfWidth
+) -> list[Spec]:
+    """`family.nonlinear_bottleneck`, narrowing the layers that the template's model says."""
+    return family.nonlinear_bottleneck(
+        template, base_width, widths, shapes, lambda layers: models.narrowed(template, layers)
+    )
+
+
 # Kind → (template, base width, widths, shapes of a width) → specs.
 WAYS: dict[str, Callable[..., list[Spec]]] = {
     "linear": family.linear_bottleneck,
-    "nonlinear": family.nonlinear_bottleneck,
+    "nonlinear": nonlinear,
     "sparse": partial(family.sparse, distribution="largest_first"),
 }
 TITLES = {"linear": "linear bottleneck", "nonlinear": "non-linear bottleneck", "sparse": "static sparsity"}

@@ -23,8 +23,9 @@ from matplotlib.figure import Figure
 
 from experiments.lab import cli
 from wsn.errors import UserError
-from wsn.sparsity.budget import io_counts, kept_counts
+from wsn.sparsity.budget import kept_counts
 from wsn.sparsity.family import check_widths, weights
+from wsn.sparsity.patterns import rounded
 from wsn.sparsity.shapes import Shapes, mlp_shapes, resnet18_shapes, sizes
 
 EXPERIMENT = "layer_sparsity"
@@ -119,8 +120,7 @@ def family(
     for width in widths:
         shapes = MODELS[model](width, classes)
         kept = kept_counts(distribution, sizes(shapes), budget)
-        if mask == "io":
-            kept, _ = io_counts(kept, shapes)
+        kept = rounded(mask, kept, shapes)
         members.append(Member(width, sizes(shapes), kept))
     return members
 

@@ -1,5 +1,10 @@
 """The exceptions that a user of the command line is meant to see, as one line."""
 
+from collections.abc import Mapping
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
+
 
 class UserError(Exception):
     """Bad input. The message is one line that names the flag or file at fault and says what to do about it.
@@ -17,3 +22,10 @@ def one_line(error: Exception) -> str:
     """Kind and message of an error, of at most 160 characters, without line breaks."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= 160 else text[:157] + "..."
+
+
+def choose(registry: Mapping[str, Entry], flag: str, name: str) -> Entry:
+    """The entry of that name; `flag` is what the user set to it. Raises UserError for an unknown one."""
+    if name not in registry:
+        raise UserError(f"--{flag}={name} is unknown: choose one of {', '.join(registry)}")
+    return registry[name]

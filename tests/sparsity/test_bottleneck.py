@@ -40,7 +40,7 @@ flags.DEFINE_multi_enum("ways", ["linear", "nonlinear"], list(script.WAYS), "")
 flags.DEFINE_enum("model", None, list(models.MODELS), "")
 flags.DEFINE_integer("hidden_layers", None, "")
 
-WAYS = {"linear": family.linear_bottleneck, "nonlinear": family.nonlinear_bottleneck}
+WAYS = {way: script.WAYS[way] for way in ("linear", "nonlinear")}
 # (model, image, classes, base width, wider widths that hold the budget by both ways)
 NETWORKS = [
     ("mlp", (4, 4, 1), 5, 12, (14, 18, 22)),
@@ -100,11 +100,11 @@ def test_nonlinear_bottlenecks_of_the_base_width_are_the_dense_network():
     for model, layers in (("mlp", 4), ("resnet18", 1)):
         base = tiny.spec(model=model, width=6, hidden_layers=layers)
         shapes = plain(model, (8, 8, 1), 4)
-        assert family.nonlinear_bottleneck(base, 6, [6], shapes) == family.dense(base, [6])
+        assert script.nonlinear(base, 6, [6], shapes) == family.dense(base, [6])
 
 
 def test_nonlinear_bottlenecks_narrow_every_other_layer():
-    [spec] = family.nonlinear_bottleneck(template("resnet18", 8), 8, [12], plain("resnet18", (32, 32, 3), 10))
+    [spec] = script.nonlinear(template("resnet18", 8), 8, [12], plain("resnet18", (32, 32, 3), 10))
     inner = dict(spec.inner)
     assert list(inner) == [f"layer{stage}.{block}.conv1" for stage in range(1, 5) for block in range(2)]
     found = kernels(spec, (32, 32, 3), 10)
@@ -112,7 +112,7 @@ def test_nonlinear_bottlenecks_narrow_every_other_layer():
     assert found["layer2.0.conv2"] == (3, 3, inner["layer2.0.conv1"], 24)
     assert found["layer2.0.shortcut.0"] == (1, 1, 12, 24)
 
-    [spec] = family.nonlinear_bottleneck(template("mlp", 12), 12, [18], plain("mlp", (4, 4, 1), 5))
+    [spec] = script.nonlinear(template("mlp", 12), 12, [18], plain("mlp", (4, 4, 1), 5))
     one, two = dict(spec.inner).values()
     assert kernels(spec, (4, 4, 1), 5) == {
         "hidden_0": (16, 18),
@@ -277,7 +277,7 @@ def test_widths_that_cannot_hold_the_budget_are_refused(way):
 def test_too_few_layers_are_refused():
     base = tiny.spec(hidden_layers=1)
     with pytest.raises(UserError, match="^--hidden_layers=1 is too small [^\n]*give at least 2$"):
-        family.nonlinear_bottleneck(base, 5, [5, 6], lambda width: mlp_shapes(9, [width], 4))
+        script.nonlinear(base, 5, [5, 6], lambda width: mlp_shapes(9, [width], 4))
 
 
 # The experiment.

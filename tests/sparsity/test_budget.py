@@ -1,5 +1,3 @@
-import math
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +7,6 @@ from wsn.sparsity.budget import (
     DISTRIBUTIONS,
     connectivity,
     dense_last,
-    io_counts,
     kept_counts,
     largest_first,
     last_layer_fraction,
@@ -166,39 +163,3 @@ def test_bad_input_is_one_line_that_names_the_flag(distribution, total, flag):
 
 def test_connectivity_is_the_kept_share_of_the_network():
     assert connectivity({"a": 1, "b": 2}, {"a": 4, "b": 2}) == 0.5
-
-
-@st.composite
-def convolutional(draw):
-    """Shapes with 1x1, 3x3, 7x7 and dense kernels, and a kept count for each with room for a kernel."""
-    shapes, counts = {}, {}
-    for i in range(draw(st.integers(1, 8))):
-        k = draw(st.sampled_from([0, 1, 3, 7]))
-        shape = (*([k, k] if k else []), draw(st.integers(1, 6)), draw(st.integers(1, 6)))
-        shapes[f"layer{i}"] = shape
-        counts[f"layer{i}"] = draw(st.integers(max(1, k * k), math.prod(shape)))
-    return shapes, counts
-
-
-@settings(deadline=None, max_examples=200)
-@given(convolutional())
-def test_io_counts_are_whole_kernels_and_lose_nothing_untold(case):
-    shapes, counts = case
-    kept, remainder = io_counts(counts, shapes)
-    taps = {name: shape[0] * shape[1] if len(shape) == 4 else 1 for name, shape in shapes.items()}
-    size = sizes(shapes)
-    assert list(kept) == list(counts)
-    assert sum(kept.values()) + remainder == sum(counts.values())
-    assert all(0 < kept[name] <= size[name] and kept[name] % taps[name] == 0 for name in counts)
-    assert all(remainder < taps[name] for name in counts if kept[name] < size[name])
-
-
-def test_io_counts_return_the_surplus_as_kernels_first_then_as_single_weights():
-    shapes = {"a": (3, 3, 4, 4), "b": (3, 3, 4, 4), "c": (4, 4)}
-    assert io_counts({"a": 25, "b": 26, "c": 10}, shapes) == ({"a": 18, "b": 27, "c": 16}, 0)
-    assert io_counts({"a": 25, "b": 26, "c": 16}, shapes) == ({"a": 18, "b": 27, "c": 16}, 6)
-
-
-def test_io_refuses_a_layer_without_a_kernel():
-    with pytest.raises(UserError, match="--mask"):
-        io_counts({"a": 8, "b": 20}, {"a": (3, 3, 4, 4), "b": (4, 5)})

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from wsn.errors import UserError
 from wsn.sparsity import patterns
-from wsn.sparsity.budget import io_counts, kept_counts
+from wsn.sparsity.budget import kept_counts
 from wsn.sparsity.keep import apply_masks, keep_array
 from wsn.sparsity.shapes import resnet18_shapes, sizes
 
@@ -29,7 +29,7 @@ def is_sorted_and_unique(positions):
 def test_the_count_is_exact_for_every_seed(seed, size):
     key = jax.random.key(seed)
     for kept in {0, 1, *np.linspace(0, size, 11, dtype=int).tolist()}:
-        positions = patterns.draw_positions(key, size, kept)
+        positions = patterns.uniform_positions(key, size, kept)
         assert positions.dtype == np.int64 and positions.shape == (kept,)
         assert is_sorted_and_unique(positions) and np.all((positions >= 0) & (positions < size))
 
@@ -45,15 +45,15 @@ def test_ties_between_words_keep_the_count_and_go_to_the_earlier(words, data):
 def test_counts_outside_the_layer_are_refused():
     for kept in (-1, 11):
         with pytest.raises(ValueError, match="cannot keep"):
-            patterns.draw_positions(jax.random.key(0), 10, kept)
+            patterns.uniform_positions(jax.random.key(0), 10, kept)
 
 
 def test_the_draw_is_the_same_for_ever():
     """NumPy promises Philox's raw stream, JAX threefry keys; another value would void all old runs."""
     key = patterns.layer_key(jax.random.key(0), "hidden_0/kernel")
-    assert patterns.draw_positions(key, 100, 5).tolist() == RECORDED
+    assert patterns.uniform_positions(key, 100, 5).tolist() == RECORDED
     raw = patterns.layer_key(jax.random.PRNGKey(0), "hidden_0/kernel")
-    assert patterns.draw_positions(raw, 100, 5).tolist() == RECORDED
+    assert patterns.uniform_positions(raw, 100, 5).tolist() == RECORDED
 
 
 @pytest.mark.parametrize(("size", "kept"), [(10, 3), (60, 45)])
@@ -62,7 +62,7 @@ def test_every_position_and_pair_is_equally_likely(size, kept):
     draws = 4000
     kept_at = np.zeros((draws, size))
     for seed, key in enumerate(jax.random.split(jax.random.key(7), draws)):
-        kept_at[seed, patterns.draw_positions(key, size, kept)] = 1
+        kept_at[seed, patterns.uniform_positions(key, size, kept)] = 1
     p = kept / size
     chi2 = np.sum((kept_at.sum(0) - draws * p) ** 2) / (draws * p * (1 - p)) * (size - 1) / size
     assert abs(chi2 - (size - 1)) < 6 * math.sqrt(2 * (size - 1))
@@ -101,14 +101,14 @@ def test_only_layers_that_lose_weights_have_an_entry():
 def test_io_keeps_whole_kernels(seed, k, fan_in, fan_out, data):
     kernels = data.draw(st.integers(0, fan_in * fan_out))
     shape = (k, k, fan_in, fan_out)
-    positions = patterns.draw_io_positions(jax.random.key(seed), shape, kernels * k * k)
+    positions = patterns.kernel_positions(jax.random.key(seed), shape, kernels * k * k)
     assert is_sorted_and_unique(positions)
     taps_kept = keep_array(positions, shape).sum((0, 1))
     assert set(np.unique(taps_kept)) <= {0, k * k} and np.count_nonzero(taps_kept) == kernels
 
 
 def test_io_draws_a_whole_network():
-    counts, _ = io_counts(COUNTS, SHAPES)
+    counts = patterns.rounded("io", COUNTS, SHAPES)
     keep = patterns.draw(jax.random.key(1), SHAPES, counts, "io")
     for name, positions in keep.items():
         kernel = keep_array(positions, SHAPES[name])
@@ -119,7 +119,7 @@ def test_io_draws_a_whole_network():
 
 def test_io_refuses_a_broken_kernel():
     with pytest.raises(ValueError, match="whole number"):
-        patterns.draw_io_positions(jax.random.key(0), (3, 3, 2, 2), 10)
+        patterns.kernel_positions(jax.random.key(0), (3, 3, 2, 2), 10)
 
 
 def test_an_unknown_kind_is_refused():
@@ -128,7 +128,7 @@ def test_an_unknown_kind_is_refused():
 
 
 def test_the_array_is_a_view_of_the_positions():
-    positions = patterns.draw_positions(jax.random.key(0), 60, 17)
+    positions = patterns.uniform_positions(jax.random.key(0), 60, 17)
     for dtype in (np.bool_, np.float32):
         array = keep_array(positions, (3, 4, 5), dtype)
         assert array.dtype == dtype and array.shape == (3, 4, 5) and array.sum() == 17
@@ -187,3 +187,40 @@ def test_a_mask_without_its_parameter_is_an_error():
         apply_masks(params, {"hidden_9/kernel": keep["hidden_0/kernel"]})
     with pytest.raises(ValueError, match="output/kernel"):
         apply_masks(params, {"output/kernel": keep["hidden_0/kernel"]})
+
+
+@st.composite
+def convolutional(draw):
+    """Shapes with 1x1, 3x3, 7x7 and dense kernels, and a kept count for each with room for a kernel."""
+    shapes, counts = {}, {}
+    for i in range(draw(st.integers(1, 8))):
+        k = draw(st.sampled_from([0, 1, 3, 7]))
+        shape = (*([k, k] if k else []), draw(st.integers(1, 6)), draw(st.integers(1, 6)))
+        shapes[f"layer{i}"] = shape
+        counts[f"layer{i}"] = draw(st.integers(max(1, k * k), math.prod(shape)))
+    return shapes, counts
+
+
+@settings(deadline=None, max_examples=200)
+@given(convolutional())
+def test_io_counts_are_whole_kernels_and_lose_less_than_one_has(case):
+    shapes, counts = case
+    kept = patterns.rounded("io", counts, shapes)
+    remainder = sum(counts.values()) - sum(kept.values())
+    taps = {name: shape[0] * shape[1] if len(shape) == 4 else 1 for name, shape in shapes.items()}
+    size = sizes(shapes)
+    assert list(kept) == list(counts)
+    assert remainder >= 0
+    assert all(0 < kept[name] <= size[name] and kept[name] % taps[name] == 0 for name in counts)
+    assert all(remainder < taps[name] for name in counts if kept[name] < size[name])
+
+
+def test_io_counts_return_the_surplus_as_kernels_first_then_as_single_weights():
+    shapes = {"a": (3, 3, 4, 4), "b": (3, 3, 4, 4), "c": (4, 4)}
+    for counts in ({"a": 25, "b": 26, "c": 10}, {"a": 25, "b": 26, "c": 16}):
+        assert patterns.rounded("io", counts, shapes) == {"a": 18, "b": 27, "c": 16}
+
+
+def test_io_refuses_a_layer_without_a_kernel():
+    with pytest.raises(UserError, match="--mask"):
+        patterns.rounded("io", {"a": 8, "b": 20}, {"a": (3, 3, 4, 4), "b": (4, 5)})

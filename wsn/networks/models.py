@@ -10,7 +10,7 @@ from types import ModuleType
 
 from flax.traverse_util import flatten_dict
 
-from wsn.errors import UserError
+from wsn.errors import choose
 from wsn.networks import mlp, resnet
 from wsn.networks.layers import Model, Params, functional
 from wsn.networks.parameterization import Role, Scaling, parameterization
@@ -30,9 +30,7 @@ def build(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
 
 def plain_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:
     """The kernels of the network of that width without bottlenecks. Raises UserError for an unknown model."""
-    if spec.model not in MODELS:
-        raise UserError(f"--model={spec.model} is unknown: choose one of {', '.join(MODELS)}")
-    return MODELS[spec.model].shapes(spec, input_shape, classes)
+    return choose(MODELS, "model", spec.model).shapes(spec, input_shape, classes)
 
 
 def narrowed(spec: Spec, layers: Sequence[str]) -> Sequence[str]:

@@ -3,15 +3,14 @@
 In: `sizes`, layer name -> number of weights, from input to output, and `total`, the number of weights that
 the whole network keeps. Out: layer name -> kept count, in the order of `sizes`; the counts sum to `total`
 exactly, no layer keeps more than it has and none is left empty. Which weights are kept is another question
-(`wsn.masks`). Source: Golubeva et al., ICLR 2021, section 2.3, Appendices B and C; Figure 4 draws
+(`patterns`). Source: Golubeva et al., ICLR 2021, section 2.3, Appendices B and C; Figure 4 draws
 `largest_first`.
 """
 
-import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 
-from wsn.errors import UserError
+from wsn.errors import UserError, choose
 
 
 def largest_first(sizes: Mapping[str, int], total: int) -> dict[str, int]:
@@ -77,12 +76,9 @@ def kept_counts(distribution: str, sizes: Mapping[str, int], total: int) -> dict
 
     Raises UserError for an unknown name and for a budget that the network cannot meet.
     """
-    if distribution not in DISTRIBUTIONS:
-        raise UserError(
-            f"--distribution: {distribution!r} is unknown; choose from {', '.join(DISTRIBUTIONS)}"
-        )
+    rule = choose(DISTRIBUTIONS, "distribution", distribution)
     _check_range(sizes, total)
-    kept = DISTRIBUTIONS[distribution](sizes, total)
+    kept = rule(sizes, total)
     assert list(kept) == list(sizes) and sum(kept.values()) == total
     assert all(1 <= kept[name] <= sizes[name] for name in sizes)
     return kept
@@ -91,38 +87,6 @@ def kept_counts(distribution: str, sizes: Mapping[str, int], total: int) -> dict
 def connectivity(kept: Mapping[str, int], sizes: Mapping[str, int]) -> float:
     """Kept weights over the weights of the dense network of the same width."""
     return sum(kept.values()) / sum(sizes.values())
-
-
-def io_counts(counts: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, int], int]:
-    """Kept counts in whole k x k kernels, and how many weights of the budget found no place (Appendix C).
-
-    `shapes` are Flax kernels, `(k, k, in, out)` or `(in, out)`. A k x k layer rounds down to a multiple of
-    k^2. The surplus goes back as whole kernels, one to a layer, to empty layers first and then to those
-    that lost most; what is left fills layers with room in turn, larger kernels first, so single weights go
-    to dense and 1x1 layers. Ties go to the earlier layer. Returned counts and remainder sum to the given
-    counts.
-
-    Raises UserError if a layer is left without a kernel.
-    """
-    taps = {name: math.prod(shape[:-2]) for name, shape in shapes.items()}
-    lost = {name: counts[name] % taps[name] for name in counts}
-    kept = {name: counts[name] - lost[name] for name in counts}
-    surplus = sum(lost.values())
-    for name in sorted(filter(lost.get, counts), key=lambda name: (kept[name] > 0, -lost[name])):
-        if taps[name] <= surplus:
-            kept[name] += taps[name]
-            surplus -= taps[name]
-    for name in sorted(counts, key=lambda name: -taps[name]):
-        room = math.prod(shapes[name]) - kept[name]
-        given = min(room, surplus) // taps[name] * taps[name]
-        kept[name] += given
-        surplus -= given
-    empty = [name for name in kept if not kept[name]]
-    if empty:
-        raise UserError(
-            f"--mask: io leaves no whole kernel in {', '.join(empty)}; take a larger --base_width"
-        )
-    return kept, surplus
 
 
 def _check_range(sizes: Mapping[str, int], total: int) -> None:

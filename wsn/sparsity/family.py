@@ -7,17 +7,11 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from wsn.errors import UserError
-from wsn.networks import models
-from wsn.sparsity import bottleneck, budget
-from wsn.sparsity.shapes import Shapes, sizes
-from wsn.spec import Bottleneck, Spec
+from wsn.sparsity import bottleneck, budget, patterns
+from wsn.sparsity.shapes import Shapes, sizes, weights
+from wsn.spec import Spec
 
 ShapesOfWidth = Callable[[int], Shapes]
-
-
-def weights(shapes: Shapes) -> int:
-    """Number of weights of the dense network: entries of its dense and convolution kernels."""
-    return sum(sizes(shapes).values())
 
 
 def check_widths(base_width: int, widths: Sequence[int]) -> None:
@@ -37,7 +31,7 @@ def sparse(
 ) -> list[Spec]:
     """The members of the family of `base_width`, each with the weight count of that dense network.
 
-    A template with mask `io` keeps whole kernels: of the budget, fewer weights than a kernel has may find no place.
+    Of the budget, the few weights that the template's pattern cannot keep find no place.
     Raises UserError for a width below the base width and for a budget that a width cannot meet.
     """
     check_widths(base_width, widths)
@@ -45,8 +39,7 @@ def sparse(
     specs = []
     for width in widths:
         kept = budget.kept_counts(distribution, sizes(shapes(width)), total)
-        if template.mask == "io":
-            kept, _ = budget.io_counts(kept, shapes(width))
+        kept = patterns.rounded(template.mask, kept, shapes(width))
         specs.append(with_kept(template, width, kept, shapes(width)))
     return specs
 
@@ -66,16 +59,21 @@ def linear_bottleneck(
 
 
 def nonlinear_bottleneck(
-    template: Spec, base_width: int, widths: Sequence[int], shapes: ShapesOfWidth
+    template: Spec,
+    base_width: int,
+    widths: Sequence[int],
+    shapes: ShapesOfWidth,
+    narrowed: Callable[[Sequence[str]], Sequence[str]],
 ) -> list[Spec]:
     """Networks in which every other layer is narrow, each with about the weight count of the dense base network.
 
+    `narrowed` chooses among the layers those whose outputs shrink, no two of them adjacent.
     Raises UserError for a width below the base width, or too wide for the budget, and for too few layers.
     """
     check_widths(base_width, widths)
     base = shapes(base_width)
-    narrowed = models.narrowed(template, tuple(base))
-    inner = {width: bottleneck.nonlinear(base, shapes(width), narrowed) for width in widths}
+    chosen = narrowed(tuple(base))
+    inner = {width: bottleneck.nonlinear(base, shapes(width), chosen) for width in widths}
     return [with_inner(template, width, "nonlinear", inner[width], shapes(width)) for width in widths]
 
 
@@ -90,9 +88,7 @@ def with_kept(template: Spec, width: int, kept: Mapping[str, int], shapes: Shape
     return dataclasses.replace(template, width=width, kept=() if whole else tuple(kept.items()))
 
 
-def with_inner(
-    template: Spec, width: int, kind: Bottleneck, inner: Mapping[str, int], shapes: Shapes
-) -> Spec:
+def with_inner(template: Spec, width: int, kind: str, inner: Mapping[str, int], shapes: Shapes) -> Spec:
     """The spec of that width with those bottlenecks; a network that they leave as it is is the dense one."""
     if bottleneck.transformed(shapes, kind, inner) == shapes:
         return dataclasses.replace(template, width=width, kept=())

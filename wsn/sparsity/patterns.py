@@ -1,7 +1,9 @@
 """Which weights are kept: kept counts and a key -> sorted positions, drawn once and static (section 2.3).
 
-In: kernel shapes by parameter path, kept counts by the same paths (`wsn.budget`), a key. Out: the tree
-`keep`, path -> positions, with an entry only for layers that lose weights. Positions are flat C-order
+In: kernel shapes by parameter path, kept counts by the same paths (`budget`), a key. Out: the tree
+`keep`, path -> positions, with an entry only for layers that lose weights. A `Pattern` rounds the counts to
+those that it can keep, and draws the positions of one kernel: a new one is two functions and a line in
+`PATTERNS`. Positions are flat C-order
 indices into the kernel in Flax's layout; they are the truth, and the 0/1 array that `apply_masks`
 multiplies by (1 = kept) is a view of them.
 
@@ -13,38 +15,56 @@ afterwards.
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Int64, PRNGKeyArray, UInt64
 
-from wsn.errors import UserError
+from wsn.errors import UserError, choose
+from wsn.sparsity.shapes import Shapes
+
+Counts = dict[str, int]
+Positions = Int64[np.ndarray, " kept"]
+
+
+class Pattern(NamedTuple):
+    """Which weights of a kernel may be kept together."""
+
+    round: Callable[
+        [Mapping[str, int], Shapes], Counts
+    ]  # kept counts → the nearest that the pattern can keep
+    draw: Callable[[PRNGKeyArray, tuple[int, ...], int], Positions]  # (key, shape, kept) → sorted positions
 
 
 def draw(
     key: PRNGKeyArray,
     shapes: Mapping[str, tuple[int, ...]],
     counts: Mapping[str, int],
-    kind: str = "elementwise",
+    pattern: str = "elementwise",
 ) -> dict[str, Int64[np.ndarray, " _"]]:
     """Positions of the kept weights of every layer that loses some; a layer kept whole has no entry.
 
-    `elementwise` draws over all entries of a kernel; `io` over input and output dimensions, keeping k x k
-    kernels whole (Appendix C), and needs counts from `wsn.budget.io_counts`. Raises UserError for another
-    kind.
+    `counts` are those that the pattern can keep (`rounded`). Raises UserError for an unknown pattern.
     """
-    if kind not in ("elementwise", "io"):
-        raise UserError(f"--mask: {kind!r} is unknown; choose from elementwise, io")
-    keep = {}
-    for path, shape in shapes.items():
-        size, kept = math.prod(shape), counts[path]
-        if kept == size:
-            continue
-        own_key = layer_key(key, path)
-        io = kind == "io"
-        keep[path] = draw_io_positions(own_key, shape, kept) if io else draw_positions(own_key, size, kept)
-    return keep
+    rule = choose(PATTERNS, "mask", pattern)
+    return {
+        path: rule.draw(layer_key(key, path), shape, counts[path])
+        for path, shape in shapes.items()
+        if counts[path] < math.prod(shape)
+    }
+
+
+def rounded(pattern: str, counts: Mapping[str, int], shapes: Shapes) -> Counts:
+    """The counts that a pattern keeps in place of those given; never more in all.
+
+    Raises UserError for an unknown pattern, and for one that leaves a layer without a weight.
+    """
+    kept = choose(PATTERNS, "mask", pattern).round(counts, shapes)
+    assert list(kept) == list(counts) and sum(kept.values()) <= sum(counts.values())
+    assert all(1 <= kept[name] <= math.prod(shapes[name]) for name in kept)
+    return kept
 
 
 def layer_key(key: PRNGKeyArray, path: str) -> PRNGKeyArray:
@@ -52,7 +72,17 @@ def layer_key(key: PRNGKeyArray, path: str) -> PRNGKeyArray:
     return jax.random.fold_in(key, zlib.crc32(path.encode()))
 
 
-def draw_positions(key: PRNGKeyArray, size: int, kept: int) -> Int64[np.ndarray, " kept"]:
+def as_they_are(counts: Mapping[str, int], shapes: Shapes) -> Counts:
+    """Any count can be kept."""
+    return dict(counts)
+
+
+def elementwise(key: PRNGKeyArray, shape: tuple[int, ...], kept: int) -> Positions:
+    """Single weights, uniform over all entries of the kernel (section 2.3)."""
+    return uniform_positions(key, math.prod(shape), kept)
+
+
+def uniform_positions(key: PRNGKeyArray, size: int, kept: int) -> Int64[np.ndarray, " kept"]:
     """`kept` of `range(size)`, uniform without replacement, sorted; exact in number for every key.
 
     Takes the smallest of `size` random 64-bit words. Host memory: about 16 bytes an entry at the peak.
@@ -63,7 +93,7 @@ def draw_positions(key: PRNGKeyArray, size: int, kept: int) -> Int64[np.ndarray,
     return smallest(np.random.Philox(key=seed).random_raw(size), kept)
 
 
-def draw_io_positions(key: PRNGKeyArray, shape: tuple[int, ...], kept: int) -> Int64[np.ndarray, " kept"]:
+def kernel_positions(key: PRNGKeyArray, shape: tuple[int, ...], kept: int) -> Int64[np.ndarray, " kept"]:
     """Positions of whole kernels, `kept` weights in all, of a layer of `shape` (k, k, in, out) or (in, out).
 
     The pairs (in, out) are uniform without replacement. `kept` must be a multiple of k^2.
@@ -71,8 +101,39 @@ def draw_io_positions(key: PRNGKeyArray, shape: tuple[int, ...], kept: int) -> I
     taps, pairs = math.prod(shape[:-2]), math.prod(shape[-2:])
     if kept % taps:
         raise ValueError(f"{kept} weights are no whole number of kernels of {taps}")
-    chosen = draw_positions(key, pairs, kept // taps)
+    chosen = uniform_positions(key, pairs, kept // taps)
     return (np.arange(taps)[:, None] * pairs + chosen).ravel()
+
+
+def whole_kernels(counts: Mapping[str, int], shapes: Shapes) -> Counts:
+    """Kept counts in whole k x k kernels; a few weights of the budget may find no place (Appendix C).
+
+    `shapes` are Flax kernels, `(k, k, in, out)` or `(in, out)`. A k x k layer rounds down to a multiple of
+    k^2. The surplus goes back as whole kernels, one to a layer, to empty layers first and then to those
+    that lost most; what is left fills layers with room in turn, larger kernels first, so single weights go
+    to dense and 1x1 layers. Ties go to the earlier layer.
+
+    Raises UserError if a layer is left without a kernel.
+    """
+    taps = {name: math.prod(shape[:-2]) for name, shape in shapes.items()}
+    lost = {name: counts[name] % taps[name] for name in counts}
+    kept = {name: counts[name] - lost[name] for name in counts}
+    surplus = sum(lost.values())
+    for name in sorted(filter(lost.get, counts), key=lambda name: (kept[name] > 0, -lost[name])):
+        if taps[name] <= surplus:
+            kept[name] += taps[name]
+            surplus -= taps[name]
+    for name in sorted(counts, key=lambda name: -taps[name]):
+        room = math.prod(shapes[name]) - kept[name]
+        given = min(room, surplus) // taps[name] * taps[name]
+        kept[name] += given
+        surplus -= given
+    empty = [name for name in kept if not kept[name]]
+    if empty:
+        raise UserError(
+            f"--mask: io leaves no whole kernel in {', '.join(empty)}; take a larger --base_width"
+        )
+    return kept
 
 
 def smallest(words: UInt64[np.ndarray, " size"], kept: int) -> Int64[np.ndarray, " kept"]:
@@ -86,3 +147,9 @@ def smallest(words: UInt64[np.ndarray, " size"], kept: int) -> Int64[np.ndarray,
         chosen = np.setdiff1d(chosen, tied[tied.size - (chosen.size - kept) :], assume_unique=True)
     assert chosen.size == kept
     return chosen.astype(np.int64, copy=False)
+
+
+PATTERNS: dict[str, Pattern] = {
+    "elementwise": Pattern(as_they_are, elementwise),
+    "io": Pattern(whole_kernels, kernel_positions),
+}

@@ -41,3 +41,8 @@ def resnet18_shapes(width: int, classes: int, stem: int = 3, channels: int = 3) 
 def sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Number of weights of each layer, in the order of `shapes`."""
     return {name: math.prod(shape) for name, shape in shapes.items()}
+
+
+def weights(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Number of weights of the dense network: entries of its dense and convolution kernels."""
+    return sum(sizes(shapes).values())
