@@ -17,22 +17,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
 from experiments.lab import cli
-from wsn import devices
-from wsn.data import batches, feeds
+from wsn import data, devices
 from wsn.errors import UserError
-from wsn.networks import models
 from wsn.records import plan
 from wsn.sparsity import family
 from wsn.sparsity.shapes import mlp_shapes
 from wsn.spec import Group, Spec
-from wsn.tasks.classification import classification
-from wsn.training import programs, train
+from wsn.training import train
 
 EXPERIMENT = "benchmark"
 COLUMNS = ["what", "width", "seeds", "milliseconds", "reference", "reference_milliseconds", "ratio", "gflops"]
@@ -53,38 +49,32 @@ def network(width: int) -> Spec:
     return family.sparse(SPEC, BASE_WIDTH, [width], shapes, "dense_last")[0]
 
 
-def examples(count: int, seed: int) -> batches.Examples:
-    """Normal noise in the shape of MNIST."""
-    pixels, labels = jax.random.split(jax.random.key(seed))
-    inputs = jax.random.normal(pixels, (count, *IMAGE))
-    return batches.Examples(inputs, jax.random.randint(labels, (count,), 0, CLASSES))
+def noise() -> data.Splits:
+    """Random pixels in the shape of MNIST."""
+    random = np.random.default_rng(0)
+
+    def examples(count: int) -> tuple[np.ndarray, np.ndarray]:
+        images = random.integers(0, 256, (count, *IMAGE), dtype=np.uint8)
+        return images, random.integers(0, CLASSES, count).astype(np.int32)
+
+    train_images, train_labels = examples(TRAIN)
+    all_images = data.Dataset(train_images, train_labels, *examples(TEST), classes=CLASSES)
+    return data.split(
+        all_images, train_samples=None, validation_samples=0, data_seed=0, normalization="scalar"
+    )
 
 
 def wsn_epoch(spec: Spec, seeds: int, *, masked: bool, evaluate: bool) -> Callable[[], None]:
-    """An epoch of all seeds in one program, as `wsn.train` runs it; the state goes on from call to call."""
-    model = models.build(spec, IMAGE, CLASSES)
-    task = classification(model)
-    transformation = train.optimizer(spec, TRAIN // BATCH)
-    members = train.initial_members(Group((spec,), tuple(range(seeds))), model, transformation)
-    if not masked:
-        members = members._replace(keep={})
+    """An epoch of all seeds in one program, as `wsn.training` runs it; the state goes on from call to call."""
     placement = devices.Placement("single", (jax.local_devices()[0],))
-    program = programs.compile_epochs(
-        model,
-        train.make_step(task, transformation),
-        train.make_evaluation(task),
-        placement,
-    )
-    state = [devices.scatter_members(placement, members)]
-    data, test = examples(TRAIN, 0), examples(TEST, 1)
-    rows = batches.batches(jnp.arange(TEST), feeds.EVALUATION_BATCH)
-    key = jax.random.key(0)
+    prepared = train.prepare(Group((spec,), tuple(range(seeds))), noise(), placement)
+    members = prepared.members if masked else prepared.members._replace(keep={})
+    state, feed, program = [train.scattered(placement, members)], prepared.feed, prepared.program
 
     def run() -> None:
-        indices = batches.shuffled(key, 0, examples=TRAIN, batch_size=BATCH)
-        state[0], _ = program.epoch(state[0], indices, data)
+        state[0], _ = program.advance(state[0], feed.training(0, feed.steps), feed.training_data)
         if evaluate:
-            jax.block_until_ready(program.evaluate(state[0], rows, test))
+            jax.block_until_ready(program.evaluate(state[0], feed.held_out(), feed.held_out_data))
         jax.block_until_ready(state[0])
 
     return run

@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments.lab import cli
-from wsn.data import stream
+from wsn.data import crops, stream
+from wsn.devices import usable_cores
 from wsn.errors import UserError
 
 EXPERIMENT = "benchmark_input"
@@ -114,7 +115,7 @@ def measure_parts(encoded: Sequence[bytes], repeats: int) -> list[dict]:
     """Decoding alone, resizing alone, and both as the stream has them; on one thread, from memory."""
     count = len(encoded)
     decoded = [Image.open(io.BytesIO(x)).convert("RGB") for x in encoded]
-    numbers = stream.uniforms(0, 0, count)[:, : stream.ATTEMPTS]
+    numbers = stream.uniforms(0, 0, count)[:, : crops.ATTEMPTS]
 
     def opencv() -> None:
         for x in encoded:
@@ -126,15 +127,15 @@ def measure_parts(encoded: Sequence[bytes], repeats: int) -> list[dict]:
 
     def resize() -> None:
         for image in decoded:
-            image.resize(stream.resized(*image.size), Image.Resampling.BILINEAR)
+            image.resize(crops.resized(*image.size), Image.Resampling.BILINEAR)
 
     def train() -> None:
         for x, uniform in zip(encoded, numbers, strict=True):
-            stream.decode(x, partial(stream.random_box, uniform=uniform))
+            crops.decode(x, partial(crops.random_box, uniform=uniform))
 
     def test() -> None:
         for x in encoded:
-            stream.decode(x, stream.centre_box)
+            crops.decode(x, crops.centre_box)
 
     parts = {
         "JPEG alone, OpenCV": opencv,
@@ -173,7 +174,7 @@ def draw(rows: Sequence[dict]) -> Figure:
 
 
 def main() -> None:
-    threads = cli.integers("threads") or tuple(sorted({1, stream.usable_cores()}))
+    threads = cli.integers("threads") or tuple(sorted({1, usable_cores()}))
     images, repeats = cli.FLAGS.images, cli.FLAGS.repeats
     if min(threads) < 1:
         raise UserError(f"--threads={','.join(map(str, threads))}: give at least 1")
@@ -193,7 +194,7 @@ def main() -> None:
         rows += [measure_stream(Path(folder), images, count, repeats) for count in threads]
     cli.print_table(rows, COLUMNS)
     size = np.mean([len(x) for x in encoded]) / 1e3
-    print(f"{stream.usable_cores()} CPU cores; {WIDTH}×{HEIGHT} JPEGs of {size:.0f} kB on average")
+    print(f"{usable_cores()} CPU cores; {WIDTH}×{HEIGHT} JPEGs of {size:.0f} kB on average")
     print("wrote", cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(rows)))
 
 

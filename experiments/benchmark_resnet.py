@@ -28,7 +28,9 @@ from wsn.records import plan
 from wsn.sparsity import family
 from wsn.spec import Group, Spec
 from wsn.tasks.classification import classification
-from wsn.training import train
+from wsn.training import optimizers
+from wsn.training.state import initial_members
+from wsn.training.step import make_step
 
 EXPERIMENT = "benchmark_resnet"
 COLUMNS = [
@@ -77,12 +79,12 @@ def wsn_step(spec: Spec, *, masked: bool) -> tuple[Callable[[], None], float]:
     The FLOPs are three times those of the forward pass: a gradient of the images and one of the kernels beside it.
     """
     model = models.build(spec, IMAGE, CLASSES)
-    task, optimizer = classification(model), train.optimizer(spec, 1)
-    members = train.initial_members(Group((spec,), (0,)), model, optimizer)
+    task, optimizer = classification(model), optimizers.build(spec, optimizers.Horizon(1, 1))
+    members = initial_members(Group((spec,), (0,)), model, optimizer)
     member = jax.tree.map(lambda x: jnp.asarray(x[0]), members if masked else members._replace(keep={}))
     mean = np.full((1, 1, 3), 120, np.float32)
     take = batches.take_augmented(batches.crop_flip, mean, mean / 2)
-    step = train.make_step(task, optimizer)
+    step = make_step(task, optimizer)
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (TRAIN, *IMAGE), dtype=np.uint8)
     data = batches.Examples(jnp.asarray(images), jnp.asarray(random.integers(0, CLASSES, TRAIN), jnp.int32))
@@ -97,7 +99,7 @@ def wsn_step(spec: Spec, *, masked: bool) -> tuple[Callable[[], None], float]:
         state[0], _ = compiled(state[0], row, data)
         jax.block_until_ready(state[0])
 
-    params, stats, _ = member.state
+    params, stats = member.state.params, member.state.stats
     forward = jax.jit(model.apply).lower(params, stats, jnp.zeros((spec.batch_size, *IMAGE))).cost_analysis()
     return run, 3 * (forward or {}).get("flops", float("nan"))
 

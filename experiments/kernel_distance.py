@@ -21,7 +21,7 @@ from absl import flags
 from experiments.lab import cli, distances, figure8, inputs
 from experiments.lab.distances import Distance
 from wsn.errors import UserError
-from wsn.records import runs
+from wsn.records import record
 from wsn.sparsity import family
 from wsn.spec import Spec
 
@@ -206,7 +206,7 @@ def tune(preset: Preset, specs: Mapping[str, Sequence[Spec]]) -> Mapping[str, Ra
 def table(
     preset: Preset,
     specs: Mapping[str, Sequence[Spec]],
-    results: Sequence[runs.Result],
+    results: Sequence[record.Result],
     measured: Mapping[Spec, Distance],
 ) -> list[dict]:
     """A row per network that has been trained; the base network stands under both kinds."""
@@ -263,7 +263,7 @@ def agreement(rows: Sequence[dict]) -> str:
 
 
 def association(
-    specs: Sequence[Spec], results: Sequence[runs.Result], measured: Mapping[Spec, Distance], classes: int
+    specs: Sequence[Spec], results: Sequence[record.Result], measured: Mapping[Spec, Distance], classes: int
 ) -> str:
     """The paper's claim, that test error goes with D, over the sparse networks.
 

@@ -22,10 +22,10 @@ from matplotlib.figure import Figure, SubFigure
 
 from experiments.lab import cli
 from wsn.errors import UserError
-from wsn.records import runs
+from wsn.records import record
 from wsn.sparsity import budget, family
 from wsn.sparsity.shapes import sizes
-from wsn.spec import Activation, Spec
+from wsn.spec import Spec
 
 EXPERIMENT = "mlp_grid"
 COLUMNS = [
@@ -80,7 +80,7 @@ PRESETS = {
 Cells = dict[tuple[str, int, float], Spec]  # (activation, width, connectivity of the last layer) → network
 
 
-def cells(preset: Preset, activations: Sequence[Activation], fractions: Sequence[float]) -> Cells:
+def cells(preset: Preset, activations: Sequence[str], fractions: Sequence[float]) -> Cells:
     """Every combination that can hold the budget of the base width.
 
     Raises UserError for a width at which none can.
@@ -115,9 +115,9 @@ def cells(preset: Preset, activations: Sequence[Activation], fractions: Sequence
     return found
 
 
-def table(preset: Preset, grid: Cells, results: Sequence[runs.Result]) -> list[dict]:
+def table(preset: Preset, grid: Cells, results: Sequence[record.Result]) -> list[dict]:
     """A row per cell that has been trained."""
-    by_spec: dict[Spec, list[runs.Result]] = {}
+    by_spec: dict[Spec, list[record.Result]] = {}
     for result in results:
         by_spec.setdefault(result.spec, []).append(result)
     rows = []

@@ -1,97 +1,117 @@
 """What is trained: a frozen, hashable description of one network's training, and of a group trained together.
 
-A `Spec` holds everything that decides a result except the seed. A `Group` is what is trained as one program and
-stored in one directory: specs of one shape (they may differ in learning rate and in the kept counts) times seeds.
+A `Spec` holds everything that decides a result except the seed: the fields of `Data`, `Network` and `Training`, which
+can be passed on as one of these where no more is needed. A `Group` is what is trained as one program and stored in one
+directory: specs of one shape (they may differ in learning rate and in the kept counts) times seeds.
+
+Names (of a data set, an activation, an optimiser, …) are keys of the registries that `wsn.training.registries` lists.
 """
 
 import dataclasses
 import hashlib
 import json
-from typing import Any, Literal, get_args
+import math
+from typing import Any
 
 from wsn.errors import UserError
 
 # Raise it when a fix of the numerics makes old records wrong: it is hashed into every group's name.
 SEMANTICS = 1
 
-Activation = Literal["relu", "linear"]
-ParameterizationName = Literal["standard", "ntk"]
-Normalization = Literal["scalar", "channel", "pixel", "imagenet"]
-Schedule = Literal["constant", "steps", "cosine"]
-Order = Literal["shared", "seed"]
-ComputeDtype = Literal["float32", "bfloat16"]
-Augmentation = Literal["none", "crop_flip"]
-Bottleneck = Literal["none", "linear", "nonlinear"]
+
+def setting(help: str, default: Any = dataclasses.MISSING, *, least: float | None = None) -> Any:
+    """A field of a dataclass that a flag of its name may set; `least` is the smallest value that it takes."""
+    return dataclasses.field(default=default, metadata={"help": help, "least": least})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Spec:
-    """One network and how it is trained, all but the seed."""
+class Data:
+    """The examples, and how they become batches."""
 
-    # Data.
-    dataset: str
-    normalization: Normalization = "scalar"
-    train_samples: int | None = None  # None: all that is not held out
-    validation_samples: int = 0  # held out of the training split; when > 0 they are evaluated instead of test
-    data_seed: int = (
-        0  # draws the subset, the held-out examples, the order of the batches and their augmentation
+    dataset: str = setting("Data set.")
+    normalization: str = setting("What shares a mean and deviation.", "scalar")
+    train_samples: int | None = setting(
+        "Size of the training subset; all that is not held out.", None, least=1
     )
-    augmentation: Augmentation = "none"
+    validation_samples: int = setting(
+        "Examples held out of the training split; when > 0 they are evaluated instead of test.", 0, least=0
+    )
+    data_seed: int = setting(
+        "Draws the subset, what is held out, the order of the batches and their augmentation.", 0
+    )
+    augmentation: str = setting("What is done to the images of a batch.", "none")
+    order: str = setting(
+        "Batches: those of --data_seed for all (shared), or by seed, each network its own (seed).", "shared"
+    )
 
-    # Network.
-    model: str = "mlp"
-    width: int  # units of each hidden layer (for a ResNet: channels of the first convolution)
-    hidden_layers: int = 1
-    activation: Activation = "relu"
-    bias: bool = False
-    parameterization: ParameterizationName = "standard"
-    kept: tuple[tuple[str, int], ...] = ()  # (layer, kept weights) of every layer; () is the dense network
-    mask: str = "elementwise"
-    bottleneck: Bottleneck = "none"
-    inner: tuple[tuple[str, int], ...] = ()  # (layer, inner dimension) of every bottleneck
-    bn_group: int = 0  # examples that share batch statistics; 0: the whole batch, over all devices
 
-    # Training.
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    schedule: Schedule = "constant"
-    decay_epochs: tuple[int, ...] = ()  # for "steps": multiply the rate by decay_factor at each of them
-    decay_factor: float = 0.1
-    order: Order = "shared"  # "shared": all seeds see the batches of data_seed; "seed": each its own order
-    compute_dtype: ComputeDtype = "float32"  # of matrix products; parameters and loss are float32
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+    """The function that is trained, its masks and its initial weights."""
+
+    model: str = setting("Network.", "mlp")
+    width: int = setting(
+        "Units of each hidden layer (for a ResNet: channels of the first convolution).", least=1
+    )
+    hidden_layers: int = setting("Hidden layers of the MLP.", 1, least=1)
+    activation: str = setting("Nonlinearity of the MLP.", "relu")
+    bias: bool = setting("Whether the MLP has biases.", False)
+    parameterization: str = setting("Scales of initial weights, forward pass and learning rate.", "standard")
+    # (layer, kept weights) of every layer; () is the dense network.
+    kept: tuple[tuple[str, int], ...] = setting("Kept weights of every layer.", ())
+    mask: str = setting("Pattern of the masks: which weights are kept.", "elementwise")
+    bottleneck: str = setting("Kind of the bottlenecks.", "none")
+    # (layer, inner dimension) of every bottleneck.
+    inner: tuple[tuple[str, int], ...] = setting("Inner dimension of every bottleneck.", ())
+    bn_group: int = setting(
+        "Examples that share batch statistics; 0: the whole batch, over all devices.", 0, least=0
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is minimised, how, for how long, and what is noted on the way."""
+
+    task: str = setting("What is minimised and what is measured.", "classification")
+    epochs: int = setting("Passes over the training samples.", least=1)
+    batch_size: int = setting("Examples of a step, over all devices.", least=1)
+    optimizer: str = setting("Rule of the updates.", "sgd")
+    learning_rate: float = setting("Learning rate.")
+    momentum: float = setting("Momentum of SGD.", 0.0, least=0)
+    weight_decay: float = setting("Weight decay: of SGD as PyTorch's, of AdamW decoupled.", 0.0, least=0)
+    beta1: float = setting("Decay of the mean gradient, of Adam and AdamW.", 0.9, least=0)
+    beta2: float = setting("Decay of the mean squared gradient, of Adam and AdamW.", 0.999, least=0)
+    epsilon: float = setting(
+        "Added to the root of the mean squared gradient, of Adam and AdamW.", 1e-8, least=0
+    )
+    schedule: str = setting("Factor of the learning rate over the steps.", "constant")
+    # For "steps": multiply the rate by decay_factor at each of them.
+    decay_epochs: tuple[int, ...] = setting("Epochs at which the schedule `steps` decays.", ())
+    decay_factor: float = setting("By what the schedule `steps` decays.", 0.1)
+    eval_every: int = setting("Steps between two evaluations; 0: an epoch.", 0, least=0)
+    probes: tuple[str, ...] = setting("What is measured inside every step, comma-separated.", ())
+    compute_dtype: str = setting("Type of matrix products; parameters and loss are float32.", "float32")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spec(Data, Network, Training):
+    """One network and how it is trained, all but the seed. Raises UserError for numbers out of range."""
 
     def __post_init__(self) -> None:
-        for name, least in (("width", 1), ("hidden_layers", 1), ("epochs", 1), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name}={getattr(self, name)} is too small: give at least {least}")
-        if self.bn_group < 0 or (self.bn_group and self.batch_size % self.bn_group):
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), field.metadata["least"]
+            if value is not None and least is not None and not least <= value < math.inf:
+                raise UserError(f"--{field.name}={value} is too small: give at least {least}")
+        if self.bn_group and self.batch_size % self.bn_group:
             raise UserError(
-                f"--bn_group={self.bn_group} does not divide the batch of {self.batch_size}: give 0 or a divisor"
+                f"bn_group={self.bn_group} does not divide the batch of {self.batch_size}: give 0 or a divisor"
             )
-        if self.train_samples is not None and self.train_samples < 1:
-            raise UserError(f"--train_samples={self.train_samples} is too small: give at least 1")
-        if not 0 < self.learning_rate < float("inf"):
+        if not 0 < self.learning_rate < math.inf:
             raise UserError(f"--learning_rate={self.learning_rate} is not a positive number")
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(
-                    f"--{name}={getattr(self, name)} is unknown: choose one of {', '.join(allowed)}"
-                )
 
 
-_CHOICES = {
-    "normalization": get_args(Normalization),
-    "activation": get_args(Activation),
-    "parameterization": get_args(ParameterizationName),
-    "schedule": get_args(Schedule),
-    "order": get_args(Order),
-    "compute_dtype": get_args(ComputeDtype),
-    "augmentation": get_args(Augmentation),
-    "bottleneck": get_args(Bottleneck),
-}
+# Folded into the key of a seed, one number a use, so that no two uses share their randomness.
+WEIGHTS, MASKS, ORDER, STEPS = range(4)
 
 # The fields in which members of one program may differ: they enter it as arrays, not as its shape.
 VARYING = ("learning_rate", "kept")
@@ -143,10 +163,8 @@ def changed_fields(spec: Spec) -> dict[str, Any]:
 
 def from_fields(fields: dict[str, Any]) -> Spec:
     """The inverse of `changed_fields`, after a journey through JSON (which turns tuples into lists)."""
-    fields = dict(fields)
-    for name in ("kept", "inner"):
-        if name in fields:
-            fields[name] = tuple((str(layer), int(count)) for layer, count in fields[name])
-    if "decay_epochs" in fields:
-        fields["decay_epochs"] = tuple(fields["decay_epochs"])
-    return Spec(**fields)
+    return Spec(**{name: _hashable(value) for name, value in fields.items()})
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(_hashable(item) for item in value) if isinstance(value, list) else value

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,11 +26,12 @@ from wsn.data.stream import STREAMS, Stream
 from wsn.devices import hosts
 from wsn.errors import Preempted, UserError
 from wsn.networks import models
-from wsn.records import plan, runs
+from wsn.records import plan, record, runs
 from wsn.records.files import replacing
 from wsn.records.progress import LINE_SECONDS, Progress
 from wsn.sparsity.shapes import Shapes
-from wsn.spec import ComputeDtype, Group, Normalization, Order, Spec
+from wsn.spec import Group, Spec
+from wsn.training.registries import REGISTRIES
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # so that --help of an experiment lists the flags that are defined here for it
@@ -68,10 +69,14 @@ def define_training_flags(presets: Mapping[str, Any], preset: str) -> None:
     flags.DEFINE_integer("train_samples", None, "Size of the training subset (0: all).")
     flags.DEFINE_integer("data_seed", 0, "Draws the subset, what is held out and the order of the batches.")
     flags.DEFINE_enum(
-        "order", "shared", get_args(Order), "Batches: those of --data_seed for all, or by seed."
+        "order", "shared", list(REGISTRIES["order"]), "Batches: those of --data_seed for all, or by seed."
     )
-    flags.DEFINE_enum("normalization", "scalar", get_args(Normalization), "What shares a mean and deviation.")
-    flags.DEFINE_enum("compute_dtype", "float32", get_args(ComputeDtype), "Type of matrix products.")
+    flags.DEFINE_enum(
+        "normalization", "scalar", list(REGISTRIES["normalization"]), "What shares a mean and deviation."
+    )
+    flags.DEFINE_enum(
+        "compute_dtype", "float32", list(REGISTRIES["compute_dtype"]), "Type of matrix products."
+    )
     flags.DEFINE_float("learning_rate", None, "One learning rate for every network, instead of the preset's.")
     flags.DEFINE_boolean("resume", True, "Go on from what is in the folder; false sets it aside, undeleted.")
     flags.DEFINE_boolean(
@@ -252,7 +257,7 @@ def source_of(spec: Spec) -> Source:
 def image_of(name: str) -> tuple[tuple[int, ...], int]:
     """(height, width, channels) and number of classes of a data set; a streamed one need not be there."""
     if name in STREAMS:
-        return STREAMS[name].image_shape, STREAMS[name].classes
+        return STREAMS[name].input_shape, STREAMS[name].classes
     return dataset(name).train_images.shape[1:], dataset(name).classes
 
 
@@ -262,7 +267,7 @@ def shapes_of(template: Spec) -> Callable[[int], Shapes]:
     return lambda width: models.build(dataclasses.replace(template, width=width), image, classes).shapes
 
 
-def train(families: Iterable[Sequence[Spec]], seeds: int | Sequence[int]) -> list[runs.Result] | None:
+def train(families: Iterable[Sequence[Spec]], seeds: int | Sequence[int]) -> list[record.Result] | None:
     """Train every list of specs (one program each) with seeds 0 … seeds - 1; None after a --dry_run.
 
     `seeds` counts for all lists, or one by one. Returns the results of just these specs and seeds, from this and from
@@ -300,7 +305,7 @@ def train(families: Iterable[Sequence[Spec]], seeds: int | Sequence[int]) -> lis
     return results or None
 
 
-def recorded(families: Iterable[Sequence[Spec]], seeds: int | Sequence[int]) -> list[runs.Result]:
+def recorded(families: Iterable[Sequence[Spec]], seeds: int | Sequence[int]) -> list[record.Result]:
     """The results in the folder of just these lists of specs and seeds, as in `train`; trains nothing."""
     return _recorded(_asked(families, seeds))
 
@@ -322,7 +327,7 @@ def _cover(asked: Asked) -> list[Group]:
     ]
 
 
-def _recorded(asked: Asked) -> list[runs.Result]:
+def _recorded(asked: Asked) -> list[record.Result]:
     networks = _networks(asked)
     return [r for r in runs.results(_cover(asked), workdir()) if (r.spec, r.seed) in networks]
 
@@ -341,7 +346,7 @@ def _shard() -> slice:
     return slice(int(match[1]) - 1, None, int(match[2]))
 
 
-def summary(results: Sequence[runs.Result]) -> dict[str, Any]:
+def summary(results: Sequence[record.Result]) -> dict[str, Any]:
     """Means and deviations over the seeds of one spec; runs that diverged are counted and left out of the means.
 
     Accuracies as fractions; the deviation is that of a sample (n - 1), 0 for one seed.

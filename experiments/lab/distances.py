@@ -26,7 +26,7 @@ from kernels.optimum import at_fixed_budget, budget_connectivity, minimum
 from kernels.theorem1 import squared_distance
 from wsn.networks import models
 from wsn.spec import Group, Spec
-from wsn.training import train
+from wsn.training import state
 
 COLUMNS = ["distance_empirical", "distance_empirical_stderr", "distance_exact", "distance_eq4"]
 REFERENCE_WIDTH = 10_000  # Appendix A
@@ -68,7 +68,7 @@ def first_layers(
     """The first-layer weights, masks applied, that training starts from, of one seed after the other."""
     model = _model(dataclasses.replace(spec, kept=(), learning_rate=1.0), features, classes)
     for seed in seeds:
-        members = train.initial_members(Group((spec,), (seed,)), model, optax.identity())
+        members = state.initial_members(Group((spec,), (seed,)), model, optax.identity())
         yield members.state.params["hidden_0"]["kernel"][0].T
 
 

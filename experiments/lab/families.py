@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from experiments.lab import cli, recipe
 from wsn.errors import UserError
 from wsn.networks import models
-from wsn.records import runs
+from wsn.records import record
 from wsn.sparsity import family
 from wsn.spec import Spec
 
@@ -112,7 +112,7 @@ def members(preset: Preset) -> dict[int, list[int]]:
     return found
 
 
-def collect(networks: Iterable[Network]) -> list[runs.Result] | None:
+def collect(networks: Iterable[Network]) -> list[record.Result] | None:
     """Train what has no record yet (with --draw_only: nothing), and print what is missing then.
 
     None after --dry_run, and where this share of a sweep has no record to draw. Raises UserError where --draw_only
@@ -146,14 +146,14 @@ def check_dense_seeds(preset: Preset) -> None:
         raise UserError(f"--dense_seeds={preset.dense_seeds} is negative: give 0 to leave them out")
 
 
-def table(networks: Iterable[Network], results: Sequence[runs.Result]) -> list[Row]:
+def table(networks: Iterable[Network], results: Sequence[record.Result]) -> list[Row]:
     """A row per network that has a record.
 
     Beyond the columns of the CSV: widening factor, deviation of the training accuracy, and the best accuracies by
     seed, `test` and `train`, of the networks that did not diverge. Accuracies are fractions; the deviation is that
     of a sample (n − 1), 0 for one seed.
     """
-    by_spec: dict[Spec, list[runs.Result]] = {}
+    by_spec: dict[Spec, list[record.Result]] = {}
     for result in results:
         by_spec.setdefault(result.spec, []).append(result)
     return [
@@ -179,7 +179,7 @@ def describe(network: Network) -> Row:
     }
 
 
-def accuracies(results: Sequence[runs.Result]) -> Row:
+def accuracies(results: Sequence[record.Result]) -> Row:
     """Best and final accuracies over the seeds of one network; those that diverged are counted and left out."""
     finished = [r.curves for r in results if r.status == "finished"]
     row: Row = {"seeds": len(results), "diverged": len(results) - len(finished)}

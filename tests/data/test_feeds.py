@@ -87,7 +87,7 @@ def test_evaluation_of_a_stream_is_that_of_its_test_images_in_memory(stream):
     empty = images[:1], labels[:1]
     splits = data.Splits(*empty, *empty, images, labels, stream.mean, stream.deviation, CLASSES)
     group = Group((SPEC,), (0,))
-    model = models.build(SPEC, stream.image_shape, CLASSES)
+    model = models.build(SPEC, stream.input_shape, CLASSES)
     task = classification(model)
     members = train.initial_members(group, model, train.optimizer(SPEC, 1))
     params = jax.tree.map(lambda x: jax.numpy.asarray(x[0]), members.state.params)

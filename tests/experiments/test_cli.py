@@ -23,7 +23,7 @@ from experiments import kernel_distance, mlp_grid
 from experiments.lab import cli
 from wsn.data import images
 from wsn.errors import UserError
-from wsn.records import runs
+from wsn.records import record, runs
 from wsn.training import train
 
 if "preset" not in flags.FLAGS:
@@ -431,10 +431,10 @@ def test_tuning_takes_the_best_rate_on_held_out_samples(experiment, trained, mon
 # Summaries and files.
 
 
-def result(*accuracy: float, seed: int = 0) -> runs.Result:
+def result(*accuracy: float, seed: int = 0) -> record.Result:
     status = "diverged" if any(map(math.isnan, accuracy)) else "finished"
     curves = {name: np.array(accuracy, np.float32) for name in tiny.CURVES}
-    return runs.Result(tiny.spec(epochs=len(accuracy)), seed, status, curves)
+    return record.Result(tiny.spec(epochs=len(accuracy)), seed, status, curves)
 
 
 def test_summaries_leave_diverged_runs_out_of_the_means():

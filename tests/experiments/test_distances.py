@@ -18,7 +18,7 @@ from wsn.networks import models
 from wsn.sparsity import family
 from wsn.sparsity.shapes import mlp_shapes
 from wsn.spec import Group, Spec
-from wsn.training import train
+from wsn.training import state
 
 FEATURES, CLASSES, BASE = 64, 10, 4
 TEMPLATE = Spec(
@@ -45,7 +45,7 @@ def test_the_networks_are_those_that_training_starts_from(spec):
     """Bit by bit, though there they are drawn with others, of another learning rate, in the shape of the images."""
     group = Group((dataclasses.replace(spec, learning_rate=1.0), spec), (0, 1, 2))
     model = models.build(spec, (8, 8, 1), CLASSES)
-    kernels = train.initial_members(group, model, optax.sgd(1.0)).state.params["hidden_0"]["kernel"]
+    kernels = state.initial_members(group, model, optax.sgd(1.0)).state.params["hidden_0"]["kernel"]
     ours = list(distances.first_layers(spec, FEATURES, CLASSES, range(3)))
     np.testing.assert_array_equal(ours, np.swapaxes(kernels[3:], 1, 2))
     kept = dict(spec.kept).get("hidden_0", FEATURES * spec.width)

@@ -24,7 +24,7 @@ from hypothesis.extra import numpy as npst
 
 import wsn
 from wsn.errors import UserError
-from wsn.records import claims, progress, runs
+from wsn.records import claims, progress, record, runs
 from wsn.records.files import replacing
 from wsn.spec import Group, Spec, changed_fields, from_fields
 from wsn.training import train
@@ -59,7 +59,7 @@ def expected(of: Group) -> train.History:
     return history
 
 
-def assert_holds(results: list[runs.Result], of: Group) -> None:
+def assert_holds(results: list[record.Result], of: Group) -> None:
     """Every member of the group once, in order, with the values of uninterrupted training, bit for bit."""
     assert [(r.spec, r.seed) for r in results] == list(of.members)
     for i, result in enumerate(results):

@@ -5,7 +5,8 @@ feeds that cut them into batches; what was decoded once lies in a checked cache.
 """
 
 from wsn.data.images import DATASETS, Dataset, load, permutation
-from wsn.data.splits import NORMALIZATIONS, Splits, normalise, split, statistics
+from wsn.data.normalization import NORMALIZATIONS, normalise, statistics
+from wsn.data.splits import Splits, split
 
 __all__ = [
     "DATASETS",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8, UInt32
 
-from wsn.data.splits import Splits, normalise
+from wsn.data.normalization import normalise
 
 PADDING = 4  # pixels on every side, of which a crop shows some
 
@@ -24,6 +24,12 @@ class Batch(NamedTuple):
     inputs: Float[Array, "batch ..."]
     labels: Int[Array, " batch"]
     weight: Float[Array, " batch"]
+
+
+def image_batch(size: int, shape: tuple[int, ...]) -> Any:
+    """The shapes of a batch of images, without its values."""
+    array: Any = jax.ShapeDtypeStruct
+    return Batch(array((size, *shape), jnp.float32), array((size,), jnp.int32), array((size,), jnp.float32))
 
 
 class Indices(NamedTuple):
@@ -76,7 +82,8 @@ def crop_flip(
     return jax.vmap(crop)(padded, noise)
 
 
-AUGMENTATIONS: dict[str, Callable] = {"crop_flip": crop_flip}
+# (images, a random word each) → images; None: as they are.
+AUGMENTATIONS: dict[str, Callable | None] = {"none": None, "crop_flip": crop_flip}
 
 
 def batches(order: Int[Array, " examples"], batch_size: int, noise: Array | None = None) -> Indices:
@@ -98,17 +105,3 @@ def shuffled(
     key = jax.random.fold_in(key, epoch)
     noise = jax.random.bits(jax.random.fold_in(key, 1), (examples,), jnp.uint32) if noisy else None
     return batches(jax.random.permutation(key, examples), batch_size, noise)
-
-
-def load(splits: Splits, held_out: str, *, raw: bool) -> tuple[Examples, Examples]:
-    """The training split (as it is where `raw`) and the one to evaluate, normalised to float32."""
-
-    def examples(images: np.ndarray, labels: np.ndarray, raw: bool) -> Examples:
-        images = np.ascontiguousarray(images)
-        inputs = jnp.asarray(images) if raw else jax.jit(normalise)(images, splits.mean, splits.deviation)
-        return Examples(inputs, jnp.asarray(labels, jnp.int32))
-
-    return (
-        examples(splits.train_images, splits.train_labels, raw),
-        examples(getattr(splits, f"{held_out}_images"), getattr(splits, f"{held_out}_labels"), False),
-    )

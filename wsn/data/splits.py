@@ -1,26 +1,38 @@
-"""From a data set to what training sees: subset, held-out examples, statistics, normalised batches.
+"""Sources that lie on the device whole: training subset, held-out examples, test split of an image set.
 
-Source: Golubeva, Gur-Ari, Neyshabur, "Are wider nets better given the same number of parameters?", ICLR 2021,
-Figure 8: a subset of MNIST, normalised by one scalar mean and deviation of all training images.
+In: a `Dataset`, sample counts, a seed, a normalisation. Out: `Splits`, whose feed cuts them into batches.
 """
 
 import dataclasses
-import math
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float32, Int32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 
+from wsn import devices
+from wsn.data.batches import (
+    AUGMENTATIONS,
+    Batch,
+    Examples,
+    Indices,
+    batches,
+    image_batch,
+    shuffled,
+    take,
+    take_augmented,
+)
+from wsn.data.feeds import EVALUATION_BATCH, Feed
 from wsn.data.images import Dataset, permutation
-from wsn.errors import UserError
+from wsn.data.normalization import normalise, statistics
+from wsn.devices import Placement
+from wsn.errors import UserError, choose
+from wsn.spec import ORDER, Data, Group
 
-# The axes of an image over which each normalisation shares its statistics.
-NORMALIZATIONS: dict[str, tuple[int, ...]] = {"scalar": (0, 1, 2), "channel": (0, 1), "pixel": ()}
-# "imagenet": the constants of the paper's convolutional networks on every data set, here for values 0..255.
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-_CHUNK = 1024  # images whose statistics are summed at a time
+ORDERS = ("shared", "seed")  # all members see the batches of data_seed, or each those of its own seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +52,26 @@ class Splits:
     deviation: Float32[np.ndarray, "#height #width #channels"]
     classes: int
 
+    streamed: ClassVar[bool] = False
+
     @property
-    def image_shape(self) -> tuple[int, ...]:
+    def input_shape(self) -> tuple[int, ...]:
         """(height, width, channels)."""
         return self.train_images.shape[1:]
+
+    def example(self, size: int) -> Batch:
+        """The shapes of a batch."""
+        return image_batch(size, self.input_shape)
+
+    def examples(self, data: Data) -> tuple[int, int]:
+        """How many examples train and are evaluated."""
+        return len(self.train_labels), len(
+            self.validation_labels if data.validation_samples else self.test_labels
+        )
+
+    def feed(self, group: Group, placement: Placement) -> Feed:
+        """The batches of a group."""
+        return resident(self, group, placement)
 
 
 def split(
@@ -92,47 +120,60 @@ def split(
     )
 
 
-def statistics(
-    images: UInt8[np.ndarray, "n height width channels"], normalization: str
-) -> tuple[Float32[np.ndarray, "#height #width #channels"], Float32[np.ndarray, "#height #width #channels"]]:
-    """Mean and (population) deviation in raw units, shared over the images and as `NORMALIZATIONS` says.
+def on_device(splits: Splits, held_out: str, *, raw: bool) -> tuple[Examples, Examples]:
+    """The training split (as it is where `raw`) and the one to evaluate, normalised to float32."""
 
-    Integer sums keep both exact up to the last rounding, so a deviation is zero just where the value never
-    changes. Memory for about a thousand images at a time.
+    def examples(images: np.ndarray, labels: np.ndarray, raw: bool) -> Examples:
+        images = np.ascontiguousarray(images)
+        inputs = jnp.asarray(images) if raw else jax.jit(normalise)(images, splits.mean, splits.deviation)
+        return Examples(inputs, jnp.asarray(labels, jnp.int32))
 
-    Raises:
-      UserError: an unknown normalisation, or `imagenet` for images that are not in colour.
-    """
-    if normalization == "imagenet":
-        if images.shape[-1] != 3:
-            raise UserError(
-                f"--normalization=imagenet is for 3 channels, not {images.shape[-1]}: choose scalar"
-            )
-        mean, deviation = (255 * np.array(x, np.float32) for x in (IMAGENET_MEAN, IMAGENET_DEVIATION))
-        return mean[None, None], deviation[None, None]
-    if normalization not in NORMALIZATIONS:
-        raise UserError(f"--normalization={normalization}: choose {', '.join(NORMALIZATIONS)}, imagenet")
-    total = np.zeros(images.shape[1:], np.int64)
-    squares = np.zeros(images.shape[1:], np.int64)
-    for start in range(0, len(images), _CHUNK):
-        chunk = images[start : start + _CHUNK]
-        total += chunk.sum(axis=0, dtype=np.int64)
-        squares += np.square(chunk, dtype=np.uint16).sum(axis=0, dtype=np.int64)
-    axes = NORMALIZATIONS[normalization]
-    count = len(images) * math.prod(images.shape[1:][axis] for axis in axes)
-    # count · squares passes 2^63 for a data set of this size: Python's integers from here on.
-    total, squares = (values.astype(object).sum(axis=axes, keepdims=True) for values in (total, squares))
-    mean = np.asarray(total / count, np.float64)
-    variance = np.asarray((count * squares - total * total) / count**2, np.float64)
-    return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
+    return (
+        examples(splits.train_images, splits.train_labels, raw),
+        examples(getattr(splits, f"{held_out}_images"), getattr(splits, f"{held_out}_labels"), False),
+    )
 
 
-def normalise(
-    images: UInt8[ArrayLike, "*batch height width channels"],
-    mean: Float32[ArrayLike, "#height #width #channels"],
-    deviation: Float32[ArrayLike, "#height #width #channels"],
-) -> Float32[Array, "*batch height width channels"]:
-    """(images − mean) / deviation in float32; 0 where the deviation is 0. Pure, for use inside jit."""
-    varies = jnp.asarray(deviation) > 0
-    scaled = (jnp.asarray(images, jnp.float32) - mean) / jnp.where(varies, deviation, 1.0)
-    return jnp.where(varies, scaled, 0.0)
+def resident(splits: Splits, group: Group, placement: Placement) -> Feed:
+    """Everything on the device; rows are indices. The order of an epoch is a function of the seed and the epoch."""
+    spec = group.specs[0]
+    augment, shared = choose(AUGMENTATIONS, "augmentation", spec.augmentation), spec.order == "shared"
+    held_out = "validation" if spec.validation_samples else "test"
+    train_data, test_data = (
+        devices.replicate(placement, x) for x in on_device(splits, held_out, raw=augment is not None)
+    )
+    size, test_size = len(train_data.labels), len(test_data.labels)
+    batch_size, test_batch = min(spec.batch_size, size), min(EVALUATION_BATCH, test_size)
+    order = partial(shuffled, examples=size, batch_size=batch_size, noisy=augment is not None)
+    key = jax.random.fold_in(jax.random.key(spec.data_seed), ORDER)
+    if not shared:
+        key = jnp.stack([jax.random.fold_in(jax.random.key(seed), ORDER) for _, seed in group.members])
+        order = jax.vmap(order, in_axes=(0, None))
+    epoch = lru_cache(2)(partial(order, key))
+    steps = -(-size // batch_size)
+    test_rows = devices.scatter_batches(placement, batches(jnp.arange(test_size), test_batch))
+    return Feed(
+        steps,
+        batch_size,
+        test_batch,
+        lambda first, last: devices.scatter_batches(
+            placement, steps_of(epoch, steps, first, last), of_members=not shared
+        ),
+        lambda: test_rows,
+        train_data,
+        test_data,
+        take_augmented(augment, splits.mean, splits.deviation) if augment else take,
+        take,
+    )
+
+
+def steps_of(epoch: Callable[[int], Indices], steps: int, first: int, last: int) -> Indices:
+    """Rows first … last − 1 of epochs of `steps` rows each, one after the other; `epoch`: number → its rows."""
+
+    def part(number: int) -> Indices:
+        start, stop = max(first - number * steps, 0), min(last - number * steps, steps)
+        rows = epoch(number)
+        return rows if stop - start == steps else jax.tree.map(lambda x: x[..., start:stop, :], rows)
+
+    parts = [part(number) for number in range(first // steps, -(-last // steps))]
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x, -2), *parts)

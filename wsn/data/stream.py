@@ -4,99 +4,37 @@ In: the name of a set (`STREAMS`), batch size, epoch, host. Out: `HostBatch`es o
 epoch over all hosts. What a batch holds is a function of (seed, epoch, step) alone, whatever the number of hosts and
 threads, and any step can be the first: a run that is resumed, also on other machines, sees what it would have seen.
 
-Source: Golubeva, Gur-Ari, Neyshabur, "Are wider nets better given the same number of parameters?", ICLR 2021,
-Appendix A.1: images resized to smallest side 256, then RandomResizedCrop(224, scale=(0.2, 1)) for training and
-CenterCrop(224) for testing. Half of the training images are flipped: the paper's list leaves that out, the standard
-transformations that it says to follow have it. Pillow does the arithmetic, as it does for torchvision.
+Crops are those of the paper's Appendix A.1 (`wsn.data.crops`). Half of the training images are flipped: the paper's
+list leaves that out, the standard transformations that it says to follow have it.
 """
 
 import dataclasses
-import io
-import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from typing import Any, ClassVar, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Float64, Int, Int32, UInt8
-from PIL import Image
 
+from wsn import devices
+from wsn.data.batches import Batch, image_batch
+from wsn.data.crops import ATTEMPTS, CROP, Place, centre_box, decode, random_box
+from wsn.data.feeds import Feed
 from wsn.data.images import permutation
+from wsn.data.normalization import IMAGENET_DEVIATION, IMAGENET_MEAN, normalise
 from wsn.data.prepared import data_folder
-from wsn.data.splits import IMAGENET_DEVIATION, IMAGENET_MEAN
-from wsn.devices import usable_cores
+from wsn.devices import Placement, usable_cores
 from wsn.errors import UserError, one_line
+from wsn.spec import Data, Group, Spec
 
-SIDE, CROP = 256, 224
-AREA, ASPECT, ATTEMPTS = (0.2, 1.0), (3 / 4, 4 / 3), 10
 # Images that a thread decodes before it reports: few enough to share a batch, many enough to hide the hand-over.
 _CHUNK = 8
-
-
-# Crops: pure functions of a size and of uniform numbers.
-
-
-class Box(NamedTuple):
-    """A rectangle in pixels of the image whose smallest side is 256."""
-
-    left: int
-    top: int
-    width: int
-    height: int
-
-
-Place = Callable[[int, int], Box]
-
-
-def resized(width: int, height: int) -> tuple[int, int]:
-    """The size with smallest side 256 and the same proportions (the longer side rounded down, as torchvision)."""
-    short = min(width, height)
-    return SIDE * width // short, SIDE * height // short
-
-
-def centre_box(width: int, height: int) -> Box:
-    """torchvision's CenterCrop(224)."""
-    return Box(round((width - CROP) / 2), round((height - CROP) / 2), CROP, CROP)
-
-
-def random_box(width: int, height: int, uniform: Float64[np.ndarray, "attempts 4"]) -> Box:
-    """torchvision's RandomResizedCrop: a share 0.2–1 of the area, aspect 3:4 to 4:3 (log-uniform), anywhere.
-
-    Each row of `uniform`, numbers in [0, 1), is an attempt; where none fits, the largest central box of an allowed
-    aspect is taken.
-    """
-    for area, aspect, row, column in uniform.tolist():
-        pixels = width * height * (AREA[0] + area * (AREA[1] - AREA[0]))
-        ratio = ASPECT[0] * (ASPECT[1] / ASPECT[0]) ** aspect
-        w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return Box(int(column * (width - w + 1)), int(row * (height - h + 1)), w, h)
-    w, h = min(width, round(height * ASPECT[1])), min(height, round(width / ASPECT[0]))
-    return Box((width - w) // 2, (height - h) // 2, w, h)
-
-
-def decode(encoded: bytes, place: Place, flip: bool = False) -> UInt8[np.ndarray, "224 224 3"]:
-    """An encoded image of any size and mode → the box that `place` chooses, at 224×224, in RGB.
-
-    Equals resizing all of it to smallest side 256 and cutting the box out, up to rounding, at the cost of the box.
-    Orientation tags are ignored, as torchvision does. Raises what Pillow raises for an image that is damaged.
-    """
-    image: Image.Image = Image.open(io.BytesIO(encoded))
-    width, height = resized(*image.size)
-    box = place(width, height)
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    x, y = image.width / width, image.height / height
-    # Rounding may carry an edge past the image, which Pillow refuses.
-    right = min(image.width, (box.left + box.width) * x)
-    bottom = min(image.height, (box.top + box.height) * y)
-    corners = (box.left * x, box.top * y, right, bottom)
-    image = image.resize((box.width, box.height), Image.Resampling.BILINEAR, box=corners)
-    image = image.resize((CROP, CROP), Image.Resampling.BILINEAR)
-    return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
 
 
 # Order: which examples make up a batch, and their random numbers.
@@ -211,7 +149,20 @@ class Stream:
     deviation: Float32[np.ndarray, "1 1 3"]
     threads: int
     flip: bool = True
-    image_shape: ClassVar[tuple[int, int, int]] = (CROP, CROP, 3)
+    streamed: ClassVar[bool] = True
+    input_shape: ClassVar[tuple[int, int, int]] = (CROP, CROP, 3)
+
+    def example(self, size: int) -> Batch:
+        """The shapes of a batch."""
+        return image_batch(size, self.input_shape)
+
+    def examples(self, data: Data) -> tuple[int, int]:
+        """How many examples train and are evaluated."""
+        return self.train_examples, self.test_examples
+
+    def feed(self, group: Group, placement: Placement) -> Feed:
+        """The batches of a group; all of its members see the same. Raises UserError."""
+        return streamed(self, group.specs[0], placement)
 
     @property
     def train_examples(self) -> int:
@@ -270,7 +221,7 @@ class Images:
     train: str = "train"
     test: str = "validation"
     flip: bool = True
-    image_shape: ClassVar[tuple[int, int, int]] = (CROP, CROP, 3)
+    input_shape: ClassVar[tuple[int, int, int]] = (CROP, CROP, 3)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     deviation: tuple[float, float, float] = IMAGENET_DEVIATION
 
@@ -327,6 +278,41 @@ class Images:
 
 
 STREAMS = {"imagenet2012": Images("imagenet2012:5.1.0", classes=1000)}
+
+
+def streamed(stream: Stream, spec: Spec, placement: Placement) -> Feed:
+    """Rows are batches of raw images, decoded ahead on the host, augmented there, normalised on the device."""
+    if spec.train_samples is not None or spec.validation_samples or spec.order != "shared":
+        raise UserError(
+            f"--dataset={spec.dataset} is streamed whole: leave out --train_samples, validation and --order"
+        )
+    host = {"host": jax.process_index(), "hosts": jax.process_count()}
+    steps = -(-stream.train_examples // spec.batch_size)
+
+    def training(first: int, last: int) -> Iterator[HostBatch]:
+        for epoch in range(first // steps, -(-last // steps)):
+            start, stop = max(first - epoch * steps, 0), min(last - epoch * steps, steps)
+            rows = stream.train(epoch, spec.batch_size, seed=spec.data_seed, start=start, **host)
+            yield from on_device(islice(rows, stop - start))
+
+    def on_device(rows: Iterator[HostBatch]) -> Iterator[HostBatch]:
+        return (devices.scatter_examples(placement, row) for row in rows)
+
+    def batch(_: Any, row: HostBatch) -> Batch:
+        images = normalise(row.inputs, stream.mean, stream.deviation)
+        return Batch(images, jnp.asarray(row.labels), jnp.asarray(row.weight))
+
+    return Feed(
+        steps,
+        spec.batch_size,
+        spec.batch_size,
+        training,
+        lambda: on_device(stream.test(spec.batch_size, **host)),
+        (),
+        (),
+        batch,
+        batch,
+    )
 
 
 def allow_open_files(count: int) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "batch"
@@ -54,12 +55,19 @@ def place(
 
 
 def compile_program(
-    placement: Placement, program: Callable, *, donate: bool = False, batches_of_members: bool = False
+    placement: Placement,
+    program: Callable,
+    *,
+    donate: bool = False,
+    batches_of_members: bool = False,
+    lanes: Any = None,
+    lanes_out: Any = None,
 ) -> Callable:
     """Compile `program(members, batches, data)`; `donate` gives up the memory of `members`.
 
     Members carry a leading axis; batches are what `scatter_batches` makes; data are the same everywhere. Every
-    result carries the leading axis of members.
+    result carries the leading axis of members. `lanes` and `lanes_out` are prefixes of the trees of members and of
+    results: 0 for what is cut over the devices with the batch (`scatter_lanes`), None for what they share.
     """
     donated = (0,) if donate else ()
     if placement.kind == "single":
@@ -67,8 +75,8 @@ def compile_program(
     pmap = partial(jax.pmap, program, devices=placement.devices, donate_argnums=donated)
     if placement.kind == "members":
         return pmap(in_axes=(0, 0 if batches_of_members else None, None))
-    # Members leave every device equal, so one copy is returned unstacked.
-    return pmap(axis_name=AXIS, in_axes=(None, 0, None), out_axes=None)
+    # What the devices share leaves every one of them equal, so one copy is returned unstacked.
+    return pmap(axis_name=AXIS, in_axes=(lanes, 0, None), out_axes=lanes_out)
 
 
 def scatter_members(placement: Placement, tree: Any) -> Any:
@@ -93,6 +101,47 @@ def gather_members(placement: Placement, tree: Any, members: int) -> Any:
     if placement.kind != "members":
         return jax.tree.map(np.asarray, tree)
     return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[:members], tree)
+
+
+def lanes_of_device(placement: Placement, lanes: int) -> int:
+    """How many lanes of a batch a device has, padding included."""
+    return -(-lanes // len(placement.devices)) if placement.kind == "batch" else lanes
+
+
+def scatter_lanes(placement: Placement, tree: Any) -> Any:
+    """What members carry for every lane, (members, lanes, …), cut over the devices as the batch is."""
+    if placement.kind != "batch":
+        return scatter_members(placement, tree)
+    count, local = len(placement.devices), placement.local
+
+    def cut(x):
+        x = np.pad(x, [(0, 0), (0, -x.shape[1] % count)] + [(0, 0)] * (x.ndim - 2))
+        slices = np.moveaxis(x.reshape(len(x), count, -1, *x.shape[2:]), 1, 0)
+        return jnp.asarray(slices[np.array(local)])
+
+    return jax.tree.map(cut, tree)
+
+
+def gather_lanes(placement: Placement, tree: Any, members: int, lanes: int) -> Any:
+    """The inverse of `scatter_lanes`, as NumPy arrays on the host of every process."""
+    if placement.kind != "batch":
+        return gather_members(placement, tree, members)
+
+    def joined(x):
+        x = np.asarray(x)
+        if len(placement.local) < len(placement.devices):
+            x = multihost_utils.process_allgather(x).reshape(-1, *x.shape[1:])
+        x = np.moveaxis(x, 0, 1)
+        return x.reshape(len(x), -1, *x.shape[3:])[:, :lanes]
+
+    return jax.tree.map(joined, tree)
+
+
+def every_device(placement: Placement, tree: Any) -> Any:
+    """One device's part of what a member carries, for each device of this process that shares a batch."""
+    if placement.kind != "batch":
+        return tree
+    return jax.tree.map(lambda x: jnp.stack([x] * len(placement.local)), tree)
 
 
 def scatter_batches(placement: Placement, tree: Any, *, of_members: bool = False) -> Any:

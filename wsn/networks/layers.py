@@ -17,6 +17,8 @@ from wsn.networks.convolution import convolve
 from wsn.networks.parameterization import Parameterization
 from wsn.sparsity.shapes import Shapes
 
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
 Params = dict[str, Any]
 Stats = dict[str, Any]  # running statistics of batch normalisation; empty where there is none
 
@@ -32,13 +34,16 @@ class Model(NamedTuple):
     """Pure functions of one network. `shapes` has its kernels, layer name → shape, from input to output."""
 
     shapes: Shapes
+    groups: dict[str, str]  # layer → the group of layers that probes report it in
     init: Callable[[PRNGKeyArray], tuple[Params, Stats]]
     apply: Callable[[Params, Stats, Float[Array, "batch ..."]], Float[Array, "batch classes"]]
     # In training, statistics are those of the batch; returns the logits and the updated running statistics.
     apply_training: Callable[[Params, Stats, Array, Weighing], tuple[Array, Stats]]
 
 
-def functional(module: nn.Module, shapes: Shapes, input_shape: tuple[int, ...]) -> Model:
+def functional(
+    module: nn.Module, shapes: Shapes, groups: dict[str, str], input_shape: tuple[int, ...]
+) -> Model:
     """The pure functions of a linen module whose call takes (x, Weighing or None)."""
     example = jnp.zeros((1, *input_shape))
 
@@ -54,7 +59,7 @@ def functional(module: nn.Module, shapes: Shapes, input_shape: tuple[int, ...]) 
         logits, updated = module.apply(variables, x, over, mutable=["batch_stats"])
         return cast(Array, logits), dict(updated.get("batch_stats", {}))
 
-    return Model(shapes, init, apply, apply_training)
+    return Model(shapes, groups, init, apply, apply_training)
 
 
 def dense(x: Float[Array, "batch inputs"], kernel: Float[Array, "inputs outputs"], dtype: Any) -> Array:

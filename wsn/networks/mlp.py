@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from wsn.errors import UserError
+from wsn.errors import UserError, choose
 from wsn.networks.layers import Dense, Weighing, factors
 from wsn.networks.parameterization import Parameterization, parameterization
 from wsn.sparsity.shapes import Shapes, mlp_shapes
@@ -59,12 +59,17 @@ def narrowed(layers: Sequence[str]) -> Sequence[str]:
     return layers[1:-1:2]
 
 
+def group(layer: str) -> str:
+    """The group of a layer, for probes: `hidden` or `output`."""
+    return layer.partition("_")[0].partition(".")[0]
+
+
 def module(spec: Spec, layers: Sequence[str], shapes: Shapes) -> MLP:
     """The network of those layers; `shapes` has the kernels of each, one or two."""
     return MLP(
         shapes,
         layers,
-        ACTIVATIONS[spec.activation],
+        choose(ACTIVATIONS, "activation", spec.activation),
         spec.bias,
         parameterization(spec.parameterization),
         spec.compute_dtype,

@@ -1,7 +1,7 @@
 """Networks: a spec → pure `init` and `apply`, and the shapes of its kernels. Models know nothing of masks.
 
 `init` draws weights of unit scale; `scalings` says by what the spec's parameterisation multiplies them. A new model is
-a file with `shapes`, `narrowed` and `module`, and one line in `MODELS`.
+a file with `shapes`, `narrowed`, `group` and `module`, and one line in `MODELS`.
 """
 
 import math
@@ -25,7 +25,9 @@ def build(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
     """The network of a spec for inputs of `input_shape` and so many classes. Raises UserError for an unknown one."""
     layers = plain_shapes(spec, input_shape, classes)
     shapes = bottleneck.transformed(layers, spec.bottleneck, dict(spec.inner))
-    return functional(MODELS[spec.model].module(spec, tuple(layers), shapes), shapes, input_shape)
+    family = MODELS[spec.model]
+    groups = {layer: family.group(layer) for layer in shapes}
+    return functional(family.module(spec, tuple(layers), shapes), shapes, groups, input_shape)
 
 
 def plain_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:

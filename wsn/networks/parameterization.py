@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from wsn.errors import UserError
+from wsn.errors import choose
 
 Role = Literal["kernel", "bias"]
 
@@ -58,6 +58,4 @@ PARAMETERIZATIONS = {
 
 def parameterization(name: str) -> Parameterization:
     """The parameterisation of that name. Raises UserError for an unknown one."""
-    if name not in PARAMETERIZATIONS:
-        raise UserError(f"--parameterization={name} is unknown: choose one of {', '.join(PARAMETERIZATIONS)}")
-    return PARAMETERIZATIONS[name]
+    return choose(PARAMETERIZATIONS, "parameterization", name)

@@ -72,6 +72,11 @@ def narrowed(layers: Sequence[str]) -> Sequence[str]:
     return [layer for layer in layers if layer.startswith("layer") and layer.endswith(".conv1")]
 
 
+def group(layer: str) -> str:
+    """The group of a layer, for probes: `convolutions` or `output`."""
+    return "output" if layer.startswith("linear") else "convolutions"
+
+
 def module(spec: Spec, layers: Sequence[str], shapes: Shapes) -> ResNet18:
     """The network whose kernels are `shapes`."""
     return ResNet18(shapes, spec.bn_group, parameterization(spec.parameterization), spec.compute_dtype)

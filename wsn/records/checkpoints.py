@@ -1,7 +1,7 @@
 """Checkpoints of a group, by orbax: the newest two, so that one may be damaged.
 
-FOLDER/EPOCHS          what orbax writes beside its place and renames when it is whole
-FOLDER/EPOCHS.sha256   the digest of its files, written last: orbax does not notice a flipped bit in a value
+FOLDER/STEPS          what orbax writes beside its place and renames when it is whole
+FOLDER/STEPS.sha256   the digest of its files, written last: orbax does not notice a flipped bit in a value
 """
 
 import contextlib
@@ -17,18 +17,18 @@ from absl import logging
 
 from wsn.errors import UserError
 from wsn.records.files import replacing
-from wsn.training.train import Snapshot
+from wsn.training.history import EMPTY, History, Snapshot
 
 
-def save(folder: Path, epochs: int, snapshot: Snapshot) -> None:
-    """Write the checkpoint after that many epochs; keep the one before it, remove everything else in the folder.
+def save(folder: Path, steps: int, snapshot: Snapshot) -> None:
+    """Write the checkpoint after that many steps; keep the one before it, remove everything else in the folder.
 
     Raises UserError when the folder cannot be written or the disk is full; earlier checkpoints are left then.
     """
-    path = folder / str(epochs)
+    path = folder / str(steps)
     try:
         with _silent():
-            _checkpointer().save(path.absolute(), snapshot._asdict(), force=True)
+            _checkpointer().save(path.absolute(), _tree(snapshot), force=True)
     except (OSError, ValueError, RuntimeError) as error:  # TensorStore raises its own kinds of the last two
         cause = str(error).splitlines()[0].rsplit(": ", 1)[-1]
         raise UserError(
@@ -36,8 +36,8 @@ def save(folder: Path, epochs: int, snapshot: Snapshot) -> None:
         ) from error
     with replacing(_digest_path(path)) as file:
         file.write(_digest(path))
-    before = [number for number in _written(folder) if number < epochs][:1]
-    keep = {file.name for number in (epochs, *before) for file in _files(folder, number)}
+    before = [number for number in _written(folder) if number < steps][:1]
+    keep = {file.name for number in (steps, *before) for file in _files(folder, number)}
     for other in folder.iterdir():
         if other.name not in keep:
             shutil.rmtree(other) if other.is_dir() else other.unlink()
@@ -50,18 +50,27 @@ def load(folder: Path) -> Snapshot | None:
         path = folder / str(number)
         try:
             if _digest(path) == _digest_path(path).read_text():
-                return Snapshot(**_checkpointer().restore(path.absolute()))
+                return _snapshot(_checkpointer().restore(path.absolute()))
             reason = "its digest is another"
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0]
         logging.warning("%s: damaged checkpoint, going on from the one before (%s)", path, reason)
     if numbers:
-        logging.warning("%s: no checkpoint is whole, starting from the first epoch", folder)
+        logging.warning("%s: no checkpoint is whole, starting from the first step", folder)
     return None
 
 
+def _tree(snapshot: Snapshot) -> dict[str, Any]:
+    return {"state": snapshot.state, "history": snapshot.history.curves, "step": snapshot.history.step}
+
+
+def _snapshot(tree: dict[str, Any]) -> Snapshot:
+    """The inverse of `_tree`; before 0.2 a checkpoint did not say the steps of its rows."""
+    return Snapshot(tree["state"], History(tree.get("step", EMPTY.step), tree["history"]))
+
+
 def _written(folder: Path) -> list[int]:
-    """Epochs of the checkpoints, newest first."""
+    """Steps of the checkpoints, newest first."""
     return sorted((int(path.stem) for path in folder.glob("*.sha256") if path.stem.isdecimal()), reverse=True)
 
 

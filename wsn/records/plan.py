@@ -10,11 +10,13 @@ import jax.numpy as jnp
 
 from wsn.data import feeds
 from wsn.data.feeds import Source
-from wsn.data.stream import Stream
+from wsn.errors import choose
 from wsn.networks import models
 from wsn.sparsity.family import kept_weights
 from wsn.spec import Group
-from wsn.tasks.classification import Batch, classification
+from wsn.tasks import TASKS, Context
+from wsn.training import optimizers, registries
+from wsn.training.optimizers import Horizon
 
 
 class Cost(NamedTuple):
@@ -29,37 +31,42 @@ class Cost(NamedTuple):
 def cost(group: Group, source: Source) -> Cost:
     """Count the FLOPs of the loss and its gradient from XLA's own analysis; memory from the shapes."""
     spec = group.specs[0]
-    model = models.build(spec, source.image_shape, source.classes)
-    task = classification(model)
+    registries.check(spec)
+    model = models.build(spec, source.input_shape, source.classes)
+    task = choose(TASKS, "task", spec.task)(model)
     params, stats = jax.eval_shape(model.init, jax.random.key(0))
-    examples, held_out = feeds.examples(source, spec)
+    examples, held_out = source.examples(spec)
     batch_size = min(spec.batch_size, examples)
-    batch = _batch(batch_size, source)
-    gradient = jax.grad(lambda p, s, b: task.training(p, s, b, None)[0].loss)
-    train_flops = _flops(gradient, params, stats, batch) / batch_size
-    test_flops = _flops(task.evaluation, params, stats, batch) / batch_size
-    flops = len(group.members) * spec.epochs * (train_flops * examples + test_flops * held_out)
+    batch, carry = source.example(batch_size), jax.eval_shape(lambda: task.carry(batch_size))
+    context = Context(jax.random.key(0), None)
 
+    def evaluation(params: Any, stats: Any, carry: Any, batch: Any) -> Any:
+        return task.evaluation(params, stats, carry, batch, context)
+
+    def loss(params: Any, stats: Any, carry: Any, batch: Any) -> Any:
+        return task.training(params, stats, carry, batch, context)[0]["loss"]
+
+    shapes = params, stats, carry, batch
+    train_flops, test_flops = (_flops(f, *shapes) / batch_size for f in (jax.grad(loss), evaluation))
+    horizon = Horizon(-(-examples // batch_size), -(-examples // batch_size) * spec.epochs)
+    evaluations = -(-horizon.total // (spec.eval_every or horizon.epoch))
+    trained = spec.epochs * train_flops * examples + evaluations * test_flops * held_out
+
+    # Parameters, masked parameters, gradients in float32, masks in bytes; the optimiser; what layers put out; data.
     entries = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-    # Parameters, masked parameters, gradients (and momentum) in float32, masks in bytes; what layers put out; data.
-    per_entry = 3 * 4 + 1 + (4 if spec.momentum else 0)
+    optimizer = jax.eval_shape(optimizers.build(spec, horizon).init, params)
     outputs = sum(
         math.prod(variable.aval.shape)
-        for equation in jax.make_jaxpr(model.apply)(params, stats, batch.inputs).eqns
+        for equation in jax.make_jaxpr(evaluation)(*shapes).eqns
         if equation.primitive.name in ("dot_general", "conv_general_dilated")
         for variable in equation.outvars
     )
     hidden = 4 * outputs * max(1, feeds.EVALUATION_BATCH // batch_size)
-    resident = 0 if isinstance(source, Stream) else 4 * math.prod(source.image_shape) * (examples + held_out)
-    size = len(group.members) * (entries * per_entry + hidden) + resident
-    return Cost(len(group.members), tuple(kept_weights(s, model.shapes) for s in group.specs), flops, size)
-
-
-def _batch(size: int, source: Source) -> Batch:
-    """The shapes of a batch, without its values."""
-    array: Any = jax.ShapeDtypeStruct
-    images = array((size, *source.image_shape), jnp.float32)
-    return Batch(images, array((size,), jnp.int32), array((size,), jnp.float32))
+    own = (3 * 4 + 1) * entries + 4 * sum(x.size for x in jax.tree.leaves(optimizer)) + hidden
+    resident = 0 if source.streamed else 4 * math.prod(source.input_shape) * (examples + held_out)
+    members = len(group.members)
+    weights = tuple(kept_weights(s, model.shapes) for s in group.specs)
+    return Cost(members, weights, members * trained, members * own + resident)
 
 
 def _flops(function: Callable, *shapes: Any) -> float:

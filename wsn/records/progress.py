@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from wsn.spec import Group
-from wsn.training.train import History
+from wsn.training.history import History
 
 LINE_SECONDS = 15.0
 
@@ -34,27 +34,22 @@ class Progress:
             leave=False,
         )
 
-    def __call__(self, group: Group, epochs: int, history: History) -> None:
-        """After an epoch of a group; an empty history means that it was finished elsewhere."""
-        spec = group.specs[0]
-        share = self.costs[group.name] * (epochs / spec.epochs)  # the whole cost, to the bit, at the end
-        new = share - self.done[group.name]
-        if not history or (self.done[group.name] == 0.0 and epochs > 1):  # a record, or a resumed checkpoint
+    def __call__(self, group: Group, share: float, history: History | None) -> None:
+        """After an evaluation, with the share of a group's training that is done; None: it was finished elsewhere."""
+        cost = self.costs[group.name] * share  # the whole cost, to the bit, at the end
+        new = cost - self.done[group.name]
+        if history is None or (
+            self.done[group.name] == 0.0 and history.rows > 1
+        ):  # a record, or a checkpoint
             self.skipped += new
-        self.done[group.name] = share
+        self.done[group.name] = cost
         total, done = sum(self.costs.values()), sum(self.done.values())
         percent = 100.0 * done / total
         self.bar.n = min(percent, 100.0)
         speed = (done - self.skipped) / max(time.monotonic() - self.start, 1e-9)
         remaining = total - done
         left = duration(remaining / speed) if speed > 0 else "?" if remaining else "0 s"
-        text = (
-            f"{left} left; width {spec.width}{' sparse' if spec.kept else ''}, epoch {epochs}/{spec.epochs}"
-        )
-        if history:
-            name = next(n for n in history if n.endswith("accuracy") and not n.startswith("train"))
-            if np.isfinite(history[name][-1]).any():
-                text += f", {name.replace('_', ' ')} {np.nanmean(history[name][-1]):.3f}"
+        text = f"{left} left; {described(group, share, history)}"
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.refresh()
         if self.bar.disable and (time.monotonic() - self.last_line >= LINE_SECONDS or done >= total):
@@ -63,6 +58,21 @@ class Progress:
 
     def close(self) -> None:
         self.bar.close()
+
+
+def described(group: Group, share: float, history: History | None) -> str:
+    """Which network trains, how far it is, and its last held-out metric, as a mean over members."""
+    spec = group.specs[0]
+    text = (
+        f"width {spec.width}{' sparse' if spec.kept else ''}, epoch {share * spec.epochs:.3g}/{spec.epochs}"
+    )
+    if history is None:
+        return text
+    held_out = "validation" if spec.validation_samples else "test"
+    name = [n for n in history.curves if n.startswith(f"{held_out}_")][-1]
+    if np.isfinite(history.curves[name][-1]).any():
+        text += f", {name.replace('_', ' ')} {np.nanmean(history.curves[name][-1]):.3f}"
+    return text
 
 
 def duration(seconds: float) -> str:

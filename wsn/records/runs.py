@@ -1,52 +1,32 @@
 """Runs on disk: group → record. Resumable, never recomputed, never half-written.
 
 WORKDIR/runs/NAME/group.json       what the hash stands for
-WORKDIR/runs/NAME/checkpoints/     while training: state and history after some epoch
+WORKDIR/runs/NAME/checkpoints/     while training: state and history after some evaluation
 WORKDIR/runs/NAME/record.jsonl     when done: a header line, then one line per member
 WORKDIR/runs/NAME.lock             the claim of the process that trains it
 """
 
-import dataclasses
-import datetime
-import importlib.metadata
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-import jax
-import numpy as np
-from jaxtyping import Float
-
-import wsn
 from wsn.data.feeds import Source
 from wsn.devices import hosts
 from wsn.errors import Preempted, UserError
-from wsn.records import checkpoints
+from wsn.records import checkpoints, record
 from wsn.records.claims import claim
 from wsn.records.files import replacing
-from wsn.spec import SEMANTICS, Group, Spec, changed_fields, from_fields
+from wsn.records.record import Labels, Result
+from wsn.spec import Group, Spec
 from wsn.training import train
+from wsn.training.history import History
 
-FORMAT = 1
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-Watch = Callable[[Group, int, train.History], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """One trained network: its spec, seed, status and a value per epoch of each curve (NaN after divergence)."""
-
-    spec: Spec
-    seed: int
-    status: str  # "finished" or "diverged"
-    curves: dict[str, Float[np.ndarray, " epochs"]]
+# (group, share of its training that is done, history; None where another process finished it)
+Watch = Callable[[Group, float, History | None], None]
 
 
 def run(
@@ -54,15 +34,17 @@ def run(
     workdir: Path,
     source_of: Callable[[Spec], Source],
     *,
+    labels: Labels | None = None,
     checkpoint_seconds: float = 30.0,
-    watch: Watch = lambda group, epochs, history: None,
+    watch: Watch = lambda group, share, history: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train every group that has no record yet; returns when all have one.
 
-    Several processes may run the same groups in one folder: they share the work. `watch` is called after every epoch
-    with (group, epochs done, history), and once for a group that is done already, or that another process finished.
-    `stop` is asked after every epoch; when it is true there is a checkpoint, and Preempted is raised.
+    Several processes may run the same groups in one folder: they share the work. `labels` go into the records.
+    `watch` is called after every evaluation with (group, share done, history), and once with None for a group that is
+    done already, or that another process finished. `stop` is asked after every evaluation; when it is true there is a
+    checkpoint, and Preempted is raised.
     """
     waiting = list(groups)
     while waiting:
@@ -74,9 +56,10 @@ def run(
                 if not owned:
                     blocked.append(group)
                 elif not record_path(workdir, group).exists():
-                    _train(group, workdir, source_of(group.specs[0]), checkpoint_seconds, watch, stop)
+                    source = source_of(group.specs[0])
+                    _train(group, workdir, source, labels, checkpoint_seconds, watch, stop)
                 else:
-                    watch(group, group.specs[0].epochs, {})
+                    watch(group, 1.0, None)
                     _forget_checkpoints(workdir, group)
         if len(blocked) == len(waiting):
             time.sleep(0.5)
@@ -87,6 +70,7 @@ def _train(
     group: Group,
     workdir: Path,
     source: Source,
+    labels: Labels | None,
     checkpoint_seconds: float,
     watch: Watch,
     stop: Callable[[], bool],
@@ -96,24 +80,24 @@ def _train(
         leftover.unlink()
     started = saved = time.monotonic()
     with replacing(folder / "group.json") as file:
-        json.dump(_description(group), file, indent=1)
+        json.dump(record.description(group), file, indent=1)
     snapshot = checkpoints.load(folder / "checkpoints")
     hosts.tell((group, snapshot))
     if hosts.anywhere(False):
         raise UserError("--data_dir: another process of this run cannot read its data; its output says why")
-    for epochs, history, take_snapshot in train.train(group, source, resume=snapshot):
-        last = epochs == group.specs[0].epochs
+    for moment in train.train(group, source, resume=snapshot):
+        last = moment.step == moment.steps
         with hosts.followers_stop_on_error():
-            watch(group, epochs, history)
+            watch(group, moment.step / moment.steps, moment.history)
             due = not last and time.monotonic() - saved >= checkpoint_seconds
             if due:
-                checkpoints.save(folder / "checkpoints", epochs, take_snapshot())
+                checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot())
                 saved = time.monotonic()
         if hosts.anywhere(stop()) and not last:
             if not due:
-                checkpoints.save(folder / "checkpoints", epochs, take_snapshot())
+                checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot())
             raise Preempted
-    write_record(record_path(workdir, group), group, history, time.monotonic() - started)
+    record.write(record_path(workdir, group), group, moment.history, time.monotonic() - started, labels)
     _forget_checkpoints(workdir, group)
 
 
@@ -145,7 +129,7 @@ def cover(workdir: Path, families: Iterable[Sequence[Spec]], seeds: Iterable[int
     """
     recorded: dict[tuple[Spec, ...], list[Group]] = {}
     for path in sorted(workdir.glob("runs/*/record.jsonl")):
-        group = _read_group(path)
+        group = record.group_of(path)
         if group is not None and path == record_path(workdir, group):
             recorded.setdefault(group.specs, []).append(group)
     groups = []
@@ -158,18 +142,6 @@ def cover(workdir: Path, families: Iterable[Sequence[Spec]], seeds: Iterable[int
         if missing:
             groups.append(Group(tuple(family), tuple(missing)))
     return groups
-
-
-def _read_group(path: Path) -> Group | None:
-    """The group of a record from its header line; None for one of another semantics, or a damaged one."""
-    try:
-        with open(path) as file:
-            header = json.loads(file.readline())
-        if header["semantics"] != SEMANTICS:
-            return None
-        return Group(tuple(from_fields(fields) for fields in header["specs"]), tuple(header["seeds"]))
-    except (OSError, ValueError, KeyError, TypeError, UserError):
-        return None
 
 
 def set_aside(workdir: Path, group: Group) -> None:
@@ -193,58 +165,9 @@ def results(groups: Iterable[Group], workdir: Path) -> list[Result]:
     for group in groups:
         path = record_path(workdir, group)
         if path.exists():
-            for result in read_record(path):
+            for result in record.read(path).results:
                 found.setdefault((result.spec, result.seed), result)
     return list(found.values())
-
-
-def write_record(path: Path, group: Group, history: train.History, seconds: float) -> None:
-    """Write the record of a finished group; `seconds` is the time since it was last started."""
-    device = jax.devices()[0]
-    header = _description(group) | {
-        "code": {"version": _version("wsn"), "commit": _commit()},
-        "packages": {name: _version(name) for name in PACKAGES},
-        "device": {
-            "platform": device.platform,
-            "kind": device.device_kind,
-            "count": jax.device_count(),
-        },
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
-    }
-    with replacing(path) as file:
-        file.write(json.dumps(header) + "\n")
-        for i, (_, seed) in enumerate(group.members):
-            curves = {name: _listed(values[:, i]) for name, values in sorted(history.items())}
-            status = "diverged" if any(None in values for values in curves.values()) else "finished"
-            line = {"spec": i // len(group.seeds), "seed": seed, "status": status} | curves
-            file.write(json.dumps(line) + "\n")
-
-
-def read_record(path: Path) -> list[Result]:
-    """Every member of a record. Raises UserError, saying what to do, when the file is damaged."""
-    try:
-        header, *lines = (json.loads(line) for line in path.read_text().splitlines())
-        specs = [from_fields(fields) for fields in header["specs"]]
-        if header["format"] != FORMAT or len(lines) != len(specs) * len(header["seeds"]):
-            raise ValueError("lines are missing")
-        return [
-            Result(
-                specs[line.pop("spec")],
-                line.pop("seed"),
-                line.pop("status"),
-                {name: np.array(values, np.float32) for name, values in line.items()},
-            )
-            for line in lines
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, UserError) as error:
-        raise damaged(path, error) from error
-
-
-def damaged(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"--workdir: {path} is damaged ({error}): remove it, or start afresh with --resume=false"
-    )
 
 
 def directory(workdir: Path, group: Group) -> Path:
@@ -257,39 +180,3 @@ def record_path(workdir: Path, group: Group) -> Path:
 
 def _lock(workdir: Path, group: Group) -> Path:
     return workdir / "runs" / f"{group.name}.lock"
-
-
-def _description(group: Group) -> dict[str, Any]:
-    specs = [changed_fields(spec) for spec in group.specs]
-    return {
-        "format": FORMAT,
-        "semantics": SEMANTICS,
-        "group": group.name,
-        "specs": specs,
-        "seeds": group.seeds,
-    }
-
-
-def _listed(values: Float[np.ndarray, " epochs"]) -> list[float | None]:
-    """Shortest decimals that give the float32 back; None for NaN."""
-    return [float(str(value)) if np.isfinite(value) else None for value in values]
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-@cache
-def _commit() -> str:
-    """The commit of the code, with `-dirty` when files differ from it; `unknown` outside a checkout."""
-    root = Path(wsn.__file__).parents[1]
-    if not (root / ".git").exists():  # an installed package: git would find whatever encloses it
-        return "unknown"
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 
-from wsn.errors import UserError
+from wsn.errors import UserError, choose
 from wsn.sparsity.shapes import Shapes, sizes
 
 Inner = dict[str, int]  # layer → inner dimension of its bottleneck
@@ -18,24 +18,42 @@ UNIT = 1 << 16  # the inner dimensions shrink by a factor of so many parts
 def transformed(shapes: Shapes, kind: str, inner: Mapping[str, int]) -> Shapes:
     """Kernels of the network with bottlenecks of those inner dimensions, in the order of the layers.
 
-    `linear`: inner dimension of each layer that is split into `<layer>.in` and `<layer>.out`. `nonlinear`: number of
-    outputs of each layer that has another; the layer after it takes as many inputs. Transforming twice is the same
-    as once.
+    Transforming twice is the same as once. Raises UserError for an unknown kind.
     """
-    if kind == "none":
-        return dict(shapes)
+    return choose(BOTTLENECKS, "bottleneck", kind)(shapes, inner)
+
+
+def _in_two(shapes: Shapes, inner: Mapping[str, int]) -> Shapes:
+    """Each layer with an inner dimension is split into `<layer>.in` and `<layer>.out`."""
+    result: Shapes = {}
+    for layer, (*taps, inputs, outputs) in shapes.items():
+        narrow = inner.get(layer)
+        if narrow is None:
+            result[layer] = (*taps, inputs, outputs)
+        else:
+            ones = (1,) * len(taps)
+            result[f"{layer}.in"] = (*taps, inputs, narrow)
+            result[f"{layer}.out"] = (*ones, narrow, outputs)
+    return result
+
+
+def _narrowed(shapes: Shapes, inner: Mapping[str, int]) -> Shapes:
+    """Each layer with an inner dimension has that many outputs; the layer after it takes as many inputs."""
     result: Shapes = {}
     entering = None
     for layer, (*taps, inputs, outputs) in shapes.items():
         narrow = inner.get(layer)
-        if kind == "linear" and narrow is not None:
-            ones = (1,) * len(taps)
-            result[f"{layer}.in"] = (*taps, inputs, narrow)
-            result[f"{layer}.out"] = (*ones, narrow, outputs)
-            continue
         result[layer] = (*taps, entering or inputs, narrow or outputs)
         entering = narrow
     return result
+
+
+# Kind → (shapes, inner dimensions) → shapes.
+BOTTLENECKS: dict[str, Callable[[Shapes, Mapping[str, int]], Shapes]] = {
+    "none": lambda shapes, inner: dict(shapes),
+    "linear": _in_two,
+    "nonlinear": _narrowed,
+}
 
 
 def split(shapes: Shapes) -> Shapes:

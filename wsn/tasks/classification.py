@@ -1,54 +1,67 @@
-"""Tasks: what a batch is, what its loss is, and what is counted. The trainer knows sums and weights only.
-
-A task's functions map (params, stats, batch) to `Sums`: everything summed over examples by their weight, so that
-padding has weight 0 and sums from several batches or devices add up. Batches are pytrees whose leaf `weight` says how
-much each example counts.
-"""
+"""Classification: which of a number of classes an example belongs to."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from wsn.data.batches import Batch
 from wsn.networks.layers import Model, Params, Stats, Weighing
+from wsn.tasks.task import LOSS, Carry, Context, Metric, Task, Totals, nothing_carried
 
-
-class Sums(NamedTuple):
-    """Sums over the examples of one or more batches."""
-
-    loss: Float[Array, "..."]
-    correct: Float[Array, "..."]
-    weight: Float[Array, "..."]
-
-
-class Task(NamedTuple):
-    """What is minimised in training (returns the updated running statistics too), and what is evaluated."""
-
-    training: Callable[[Params, Stats, Any, str | None], tuple[Sums, Stats]]  # …, batch, axis of devices
-    evaluation: Callable[[Params, Stats, Any], Sums]
+ACCURACY = Metric("accuracy", lambda totals: totals["correct"] / totals["weight"], "high", "fraction")
 
 
 def classification(model: Model) -> Task:
-    """Softmax cross-entropy in nats, and the number of correct predictions."""
-
-    def training(params: Params, stats: Stats, batch: Batch, axis: str | None) -> tuple[Sums, Stats]:
-        logits, stats = model.apply_training(params, stats, batch.inputs, Weighing(batch.weight, axis))
-        return cross_entropy(logits, batch), stats
-
-    def evaluation(params: Params, stats: Stats, batch: Batch) -> Sums:
-        return cross_entropy(model.apply(params, stats, batch.inputs), batch)
-
-    return Task(training, evaluation)
+    """Softmax cross-entropy in nats, and the fraction of correct predictions."""
+    return on_logits(model, cross_entropy, LOSS)
 
 
-def cross_entropy(logits: Float[Array, "batch classes"], batch: Batch) -> Sums:
-    """Sums over the batch of the loss of its labels and of the correct predictions."""
+def regression(model: Model) -> Task:
+    """Half the squared distance to the one-hot label, summed over classes: the loss for which training a wide
+    network is regression with its tangent kernel (Jacot et al. 2018), and the fraction of correct predictions."""
+    return on_logits(model, squared_error, LOSS._replace(unit="squared units"))
+
+
+def on_logits(model: Model, loss_of: Callable[[Array, Array], Array], loss: Metric) -> Task:
+    """The task of a loss of (logits, labels), an example each."""
+
+    def totals(logits: Float[Array, "batch classes"], batch: Batch) -> Totals:
+        correct = (jnp.argmax(logits, axis=-1) == batch.labels).astype(jnp.float32)
+        sums = {"loss": loss_of(logits, batch.labels), "correct": correct, "weight": jnp.ones_like(correct)}
+        return {name: jnp.sum(values * batch.weight) for name, values in sums.items()}
+
+    def training(
+        params: Params, stats: Stats, carry: Carry, batch: Batch, context: Context
+    ) -> tuple[Totals, Stats, Carry]:
+        over = Weighing(batch.weight, context.axis)
+        logits, stats = model.apply_training(params, stats, batch.inputs, over)
+        return totals(logits, batch), stats, carry
+
+    def evaluation(
+        params: Params, stats: Stats, carry: Carry, batch: Batch, context: Context
+    ) -> tuple[Totals, Carry]:
+        return totals(model.apply(params, stats, batch.inputs), batch), carry
+
+    return Task((loss, ACCURACY), nothing_carried, training, evaluation)
+
+
+def cross_entropy(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+) -> Float[Array, " batch"]:
+    """−log softmax at the label, in nats."""
     log_p = jax.nn.log_softmax(logits)
     # A one-hot product instead of a gather: XLA fuses it with the softmax, and its gradient is no scatter.
-    chosen = batch.labels[:, None] == jnp.arange(logits.shape[-1])
-    loss = -jnp.sum(jnp.where(chosen, log_p, 0.0), axis=-1)
-    correct = (jnp.argmax(logits, axis=-1) == batch.labels).astype(jnp.float32)
-    return Sums(jnp.sum(loss * batch.weight), jnp.sum(correct * batch.weight), jnp.sum(batch.weight))
+    return -jnp.sum(jnp.where(one_hot(logits, labels), log_p, 0.0), axis=-1)
+
+
+def squared_error(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+) -> Float[Array, " batch"]:
+    """½ Σ (logit − one-hot)²."""
+    return jnp.sum(jnp.square(logits - one_hot(logits, labels)), axis=-1) / 2
+
+
+def one_hot(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Array:
+    return labels[:, None] == jnp.arange(logits.shape[-1])

@@ -1,112 +1,108 @@
-"""How the epochs of a group are run: as one program each, or step by step from Python.
+"""How the steps between two evaluations are run: as one compiled program, or step by step from Python.
 
 One program is fastest where it can be: nothing waits for the host. XLA runs the bodies of loops without its threaded
 convolutions on a CPU, up to 23 times slower, so there convolutional networks go step by step, member by member.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from wsn import devices
-from wsn.data.batches import Indices, Take, take
+from wsn.data.batches import Indices, Take
+from wsn.data.feeds import Feed
 from wsn.devices import Placement
 from wsn.networks.layers import Model
-from wsn.networks.models import has_convolutions
-from wsn.sparsity.shapes import sizes
-
-# Networks of more weights train one after the other: MLPs on a CPU (2 cores, step of 256 at 504,190 weights: 4.1 ms
-# against 6.2 ms a network; at 171,504 weights together is better, 1.4 ms against 2.0 ms), and convolutions anywhere,
-# since those of several networks become one grouped convolution, which pays only while the device is idle otherwise.
-LARGEST_TOGETHER = 300_000
+from wsn.tasks import Carry
+from wsn.training.state import LANES, Members
+from wsn.training.strategy import goes_step_by_step, trains_together
 
 
 class Program(NamedTuple):
-    """An epoch over stacked members: (members, indices, data) → (members, sums), and → sums."""
+    """Functions of (stacked members, rows, data): → (members, totals over the rows), and → (totals, reads)."""
 
-    epoch: Callable
+    advance: Callable
     evaluate: Callable
 
 
-def compile_epochs(
+def compile_program(
     model: Model,
     step: Callable,
     evaluation: Callable,
+    reads: Callable,
     placement: Placement,
+    feed: Feed,
     *,
-    take_training: Take = take,
-    take_held_out: Take = take,
-    shared: bool = True,
+    carry: Callable[[int], Carry],
+    shared: bool,
     streamed: bool = False,
 ) -> Program:
     """The way that suits the network, the device and the data; `shared`: all members see the same batches.
 
-    step: (member, batch) → (member, sums); evaluation: (member, batch) → sums. With `streamed`, indices are an
-    iterator of what the batches are made from, one by one.
+    step: (member, batch) → (member, totals); evaluation: (member, carry, batch) → (carry, totals); reads: (params,
+    start) → numbers; carry: lanes → what is carried into the first batch. With `streamed`, rows are an iterator of
+    what the batches are made from, one by one.
     """
+    start = carry(devices.lanes_of_device(placement, feed.held_out_lanes))
     if streamed or goes_step_by_step(model):
-        return step_by_step(step, evaluation, placement, take_training, take_held_out, shared)
+        return step_by_step(step, evaluation, reads, placement, feed, start, shared)
     together = trains_together(model)
+    advance = over_members(scanned(step, feed.take_training), together=together, shared_rows=shared)
+    evaluate = over_members(
+        scanned_totals(evaluation, reads, feed.take_held_out, start), together=together, shared_rows=True
+    )
     return Program(
         devices.compile_program(
             placement,
-            over_members(scanned(step, take_training), together=together, shared_indices=shared),
+            advance,
             donate=True,
             batches_of_members=not shared,
+            lanes=LANES,
+            lanes_out=(LANES, None),
         ),
-        devices.compile_program(
-            placement,
-            over_members(scanned_sums(evaluation, take_held_out), together=together, shared_indices=True),
-        ),
+        devices.compile_program(placement, evaluate, lanes=LANES),
     )
 
 
-def goes_step_by_step(model: Model) -> bool:
-    return jax.default_backend() == "cpu" and has_convolutions(model)
-
-
-def trains_together(model: Model) -> bool:
-    """Whether the members of a group should share each step."""
-    weights = sum(sizes(model.shapes).values())
-    large = weights >= LARGEST_TOGETHER
-    return not large or (jax.default_backend() != "cpu" and not has_convolutions(model))
-
-
 def scanned(step: Callable, take: Take) -> Callable:
-    """An epoch of one member: (member, indices, data) → (member, sums as training went)."""
+    """The steps of one member: (member, rows, data) → (member, totals as training went)."""
 
-    def epoch(member: Any, indices: Any, data: Any) -> Any:
+    def advance(member: Members, rows: Any, data: Any) -> Any:
         def body(state: Any, row: Any) -> Any:
-            after, sums = step(member._replace(state=state), take(data, row))
-            return after.state, sums
+            after, totals = step(member._replace(state=state), take(data, row))
+            return after.state, totals
 
-        state, sums = jax.lax.scan(body, member.state, indices)
-        return member._replace(state=state), jax.tree.map(lambda x: x.sum(0), sums)
+        state, totals = jax.lax.scan(body, member.state, rows)
+        return member._replace(state=state), jax.tree.map(lambda x: x.sum(0), totals)
 
-    return epoch
+    return advance
 
 
-def scanned_sums(evaluation: Callable, take: Take) -> Callable:
-    """A split of one member: (member, indices, data) → sums."""
+def scanned_totals(evaluation: Callable, reads: Callable, take: Take, start: Carry) -> Callable:
+    """A split of one member: (member, rows, data) → (totals, reads)."""
 
-    def evaluate(member: Any, indices: Any, data: Any) -> Any:
-        sums = jax.lax.scan(lambda _, row: (None, evaluation(member, take(data, row))), None, indices)[1]
-        return jax.tree.map(lambda x: x.sum(0), sums)
+    def evaluate(member: Members, rows: Any, data: Any) -> Any:
+        def body(carry: Carry, row: Any) -> tuple[Carry, Any]:
+            return evaluation(member, carry, take(data, row))
+
+        totals = jax.lax.scan(body, start, rows)[1]
+        return jax.tree.map(lambda x: x.sum(0), totals), reads(member.state.params, member.start)
 
     return evaluate
 
 
-def over_members(function: Callable, *, together: bool, shared_indices: bool) -> Callable:
-    """Map a function of (member, indices, data) over stacked members, all at once or one after the other."""
+def over_members(function: Callable, *, together: bool, shared_rows: bool) -> Callable:
+    """Map a function of (member, rows, data) over stacked members, all at once or one after the other."""
     if together:
-        return jax.vmap(function, in_axes=(0, None if shared_indices else 0, None))
+        return jax.vmap(function, in_axes=(0, None if shared_rows else 0, None))
 
-    def one_by_one(members: Any, indices: Any, data: Any) -> Any:
-        if shared_indices:
-            return jax.lax.map(lambda member: function(member, indices, data), members)
-        return jax.lax.map(lambda pair: function(*pair, data), (members, indices))
+    def one_by_one(members: Any, rows: Any, data: Any) -> Any:
+        if shared_rows:
+            return jax.lax.map(lambda member: function(member, rows, data), members)
+        return jax.lax.map(lambda pair: function(*pair, data), (members, rows))
 
     return one_by_one
 
@@ -114,49 +110,60 @@ def over_members(function: Callable, *, together: bool, shared_indices: bool) ->
 def step_by_step(
     step: Callable,
     evaluation: Callable,
+    reads: Callable,
     placement: Placement,
-    take_training: Take,
-    take_held_out: Take,
+    feed: Feed,
+    start: Carry,
     shared: bool,
 ) -> Program:
     """Batches and members in Python loops over one compiled step; `placement` is `single` or `batch`."""
+
+    def one_evaluation(pair: tuple[Members, Carry], row: Any, data: Any) -> Any:
+        member, carry = pair
+        return evaluation(member, carry, feed.take_held_out(data, row))
+
     run_step = devices.compile_program(
-        placement, lambda member, row, data: step(member, take_training(data, row)), donate=True
+        placement,
+        lambda member, row, data: step(member, feed.take_training(data, row)),
+        donate=True,
+        lanes=LANES,
+        lanes_out=(LANES, None),
     )
-    run_evaluation = devices.compile_program(
-        placement, lambda member, row, data: evaluation(member, take_held_out(data, row))
-    )
+    run_evaluation = devices.compile_program(placement, one_evaluation, lanes=(LANES, 0), lanes_out=(0, None))
+    run_reads = jax.jit(jax.vmap(reads))
+    first = devices.every_device(placement, start)
+    axis = 1 if placement.kind == "batch" else 0  # of members, in what is carried
 
-    def epoch(members: Any, indices: Any, data: Any) -> Any:
-        states = unstacked(members)
-        totals: list[Any] = [None] * len(states)
-        for row in rows_of(indices):
-            for i, member in enumerate(states):
-                own = row if shared else jax.tree.map(lambda x, i=i: x[..., i, :], row)
-                states[i], sums = run_step(member, own, data)
+    def advance(members: Members, rows: Any, data: Any) -> Any:
+        own = unstacked(members, axis)
+        totals: list[Any] = [None] * len(own)
+        for row in rows_of(rows):
+            for i, member in enumerate(own):
+                batch = row if shared else jax.tree.map(lambda x, i=i: x[..., i, :], row)
+                own[i], sums = run_step(member, batch, data)
                 totals[i] = added(totals[i], sums)
-        return stacked(states), stacked(totals)
+        return stacked_members(own, axis), stacked(totals)
 
-    def evaluate(members: Any, indices: Any, data: Any) -> Any:
-        states = unstacked(members)
-        totals: list[Any] = [None] * len(states)
-        for row in rows_of(indices):
-            totals = [
-                added(total, run_evaluation(member, row, data))
-                for total, member in zip(totals, states, strict=True)
-            ]
-        return stacked(totals)
+    def evaluate(members: Members, rows: Any, data: Any) -> Any:
+        own = unstacked(members, axis)
+        totals: list[Any] = [None] * len(own)
+        carried = [first] * len(own)
+        for row in rows_of(rows):
+            for i, member in enumerate(own):
+                carried[i], sums = run_evaluation((member, carried[i]), row, data)
+                totals[i] = added(totals[i], sums)
+        return stacked(totals), run_reads(members.state.params, members.start)
 
-    return Program(epoch, evaluate)
+    return Program(advance, evaluate)
 
 
-def rows_of(indices: Any) -> Iterator[Any]:
-    """The rows of an epoch one by one: of arrays with steps and examples on the last axes, or as they stream in."""
-    if not isinstance(indices, Indices):
-        yield from indices
+def rows_of(rows: Any) -> Iterator[Any]:
+    """Rows one by one: of arrays with steps and examples on the last axes, or as they stream in."""
+    if not isinstance(rows, Indices):
+        yield from rows
         return
-    for at in range(indices.weight.shape[-2]):
-        yield jax.tree.map(lambda x, at=at: x[..., at, :], indices)
+    for at in range(rows.weight.shape[-2]):
+        yield jax.tree.map(lambda x, at=at: x[..., at, :], rows)
 
 
 # Compiled, since each operation of each shape on its own takes XLA 50 ms to compile, and a ResNet has many.
@@ -172,12 +179,29 @@ def _add(left: Any, right: Any) -> Any:
 
 
 @jax.jit
-def unstacked(members: Any) -> list[Any]:
-    """The members along the leading axis, one by one."""
-    count = len(jax.tree.leaves(members)[0])
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], members) for i in range(count)]
-
-
-@jax.jit
 def stacked(trees: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+@partial(jax.jit, static_argnums=1)
+def stacked_members(members: list[Members], carry_axis: int) -> Members:
+    """Members one by one → along the leading axis; what is carried, along `carry_axis`."""
+    carry = jax.tree.map(lambda *x: jnp.stack(x, carry_axis), *(m.state.carry for m in members))
+    whole = jax.tree.map(lambda *x: jnp.stack(x), *(_without_carry(m) for m in members))
+    return whole._replace(state=whole.state._replace(carry=carry))
+
+
+@partial(jax.jit, static_argnums=1)
+def unstacked(members: Members, carry_axis: int) -> list[Members]:
+    """The inverse of `stacked_members`."""
+
+    def member(i: int) -> Members:
+        one = jax.tree.map(lambda x: x[i], _without_carry(members))
+        carry = jax.tree.map(lambda x: jnp.take(x, i, carry_axis), members.state.carry)
+        return one._replace(state=one.state._replace(carry=carry))
+
+    return [member(i) for i in range(len(members.key))]
+
+
+def _without_carry(members: Members) -> Members:
+    return members._replace(state=members.state._replace(carry=()))

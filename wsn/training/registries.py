@@ -1,0 +1,46 @@
+"""Every noun that a spec names, and what it may be: the one list that flags, errors and tests are made from."""
+
+from collections.abc import Collection, Mapping
+
+from wsn.data.batches import AUGMENTATIONS
+from wsn.data.normalization import NORMALIZATIONS
+from wsn.data.splits import ORDERS
+from wsn.errors import UserError
+from wsn.networks.layers import COMPUTE_DTYPES
+from wsn.networks.mlp import ACTIVATIONS
+from wsn.networks.models import MODELS
+from wsn.networks.parameterization import PARAMETERIZATIONS
+from wsn.sparsity.bottleneck import BOTTLENECKS
+from wsn.sparsity.patterns import PATTERNS
+from wsn.spec import Spec
+from wsn.tasks import TASKS
+from wsn.training.optimizers import OPTIMIZERS, SCHEDULES
+from wsn.training.optimizers import check as check_optimizer
+from wsn.training.probes import PROBES
+
+# Field of a spec → its registry. Data sets are missing: a source may be anybody's.
+REGISTRIES: Mapping[str, Collection[str]] = {
+    "normalization": NORMALIZATIONS,
+    "augmentation": AUGMENTATIONS,
+    "order": ORDERS,
+    "model": MODELS,
+    "activation": ACTIVATIONS,
+    "parameterization": PARAMETERIZATIONS,
+    "mask": PATTERNS,
+    "bottleneck": BOTTLENECKS,
+    "task": TASKS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "probes": PROBES,
+    "compute_dtype": COMPUTE_DTYPES,
+}
+
+
+def check(spec: Spec) -> None:
+    """Raises UserError for a name that no registry has, and for settings that its optimiser does not read."""
+    for field, registry in REGISTRIES.items():
+        value = getattr(spec, field)
+        for name in value if isinstance(value, tuple) else (value,):
+            if name not in registry:
+                raise UserError(f"--{field}={name} is unknown: choose one of {', '.join(registry)}")
+    check_optimizer(spec)
