@@ -24,7 +24,7 @@ Kernel = Float[Array, "k k inputs outputs"]
 
 
 def convolve(x: Images, kernel: Kernel, stride: int, dtype: Any) -> Outputs:
-    """Convolution padded by k // 2 on every side, as PyTorch's, in `dtype`. The one place where a kernel is applied."""
+    """Convolution padded by k // 2 on every side, as PyTorch's, in `dtype`."""
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     cpu = jax.default_backend() == "cpu" and x.dtype == jnp.float32
     return (convolve_in_blocks if cpu and _pays(x, kernel, stride) else _convolve)(x, kernel, stride)

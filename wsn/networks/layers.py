@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from wsn.networks.convolution import convolve
+from wsn.networks.kernels import apply
 from wsn.networks.parameterization import Parameterization
 from wsn.sparsity.shapes import Shapes
 
@@ -62,11 +62,6 @@ def functional(
     return Model(shapes, groups, init, apply, apply_training)
 
 
-def dense(x: Float[Array, "batch inputs"], kernel: Float[Array, "inputs outputs"], dtype: Any) -> Array:
-    """x · kernel in `dtype`, accumulated and returned in float32. The one place where a dense kernel is applied."""
-    return jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
-
-
 class Dense(nn.Module):
     """A fully connected layer of a kernel `shape` (inputs, outputs): (batch, inputs) → (batch, outputs)."""
 
@@ -78,7 +73,7 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
         kernel = self.param("kernel", self.parameterization.draw, tuple(self.shape), jnp.float32)
-        y = dense(x, kernel, self.dtype) * forward_multiplier(self.parameterization, self.shape)
+        y = apply(kernel, x, dtype=self.dtype) * forward_multiplier(self.parameterization, self.shape)
         if self.bias:
             y = y + self.param("bias", self.parameterization.draw, (self.shape[-1],), jnp.float32)
         return y
@@ -96,7 +91,8 @@ class Conv(nn.Module):
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Array:
         kernel = self.param("kernel", self.parameterization.draw, tuple(self.shape), jnp.float32)
         multiplier = forward_multiplier(self.parameterization, self.shape)
-        return convolve(x, kernel if multiplier == 1 else kernel * multiplier, self.stride, self.dtype)
+        scaled = kernel if multiplier == 1 else kernel * multiplier
+        return apply(scaled, x, stride=self.stride, dtype=self.dtype)
 
 
 def forward_multiplier(parameterization: Parameterization, shape: Sequence[int]) -> float:

@@ -1,0 +1,50 @@
+"""The one function by which layers apply kernels: against sums by hand, and open to other storages."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wsn.networks import kernels
+
+RANDOM = np.random.default_rng(0)
+
+
+class Transposed(NamedTuple):
+    """Another storage: a dense kernel, outputs first."""
+
+    rows: jnp.ndarray
+
+
+@kernels.apply.register
+def _(kernel: Transposed, x, *, stride=1, dtype):
+    return kernels.apply(jnp.moveaxis(kernel.rows, 0, -1), x, stride=stride, dtype=dtype)
+
+
+STORAGES = {
+    "dense": lambda kernel: kernel,
+    "transposed": lambda kernel: Transposed(jnp.moveaxis(kernel, -1, 0)),
+}
+
+
+@pytest.mark.parametrize("store", STORAGES.values(), ids=STORAGES)
+def test_a_dense_kernel_is_a_matrix_product(store):
+    x, kernel = RANDOM.normal(size=(3, 4)).astype("f"), RANDOM.normal(size=(4, 5)).astype("f")
+    y = kernels.apply(store(jnp.asarray(kernel)), jnp.asarray(x), dtype="float32")
+    np.testing.assert_allclose(y, x @ kernel, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("store", STORAGES.values(), ids=STORAGES)
+def test_a_convolution_is_a_sum_over_windows(store, stride):
+    x, kernel = RANDOM.normal(size=(2, 5, 6, 3)).astype("f"), RANDOM.normal(size=(3, 3, 3, 4)).astype("f")
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    expected = np.array(
+        [
+            [np.einsum("bijc,ijco->bo", padded[:, h : h + 3, w : w + 3], kernel) for w in range(0, 6, stride)]
+            for h in range(0, 5, stride)
+        ]
+    ).transpose(2, 0, 1, 3)
+    y = kernels.apply(store(jnp.asarray(kernel)), jnp.asarray(x), stride=stride, dtype="float32")
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,25 @@
+"""How a kernel meets its inputs: the one function that layers call, whatever a kernel is stored as.
+
+Today a kernel is a dense array (times its mask, which the trainer has applied). Another storage is a type of its own
+and a function that is registered for it; layers, networks and the trainer stay as they are.
+"""
+
+from functools import singledispatch
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from wsn.networks.convolution import convolve
+
+
+@singledispatch
+def apply(kernel: Any, x: Array, *, stride: int = 1, dtype: Any) -> Array:
+    """The linear map of a kernel, with products in `dtype`.
+
+    (inputs, outputs): (batch, inputs) → (batch, outputs), accumulated and returned in float32. (k, k, inputs,
+    outputs): (batch, height, width, inputs) → (batch, ⌈height/stride⌉, ⌈width/stride⌉, outputs), in `dtype`.
+    """
+    if kernel.ndim == 2:
+        return jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+    return convolve(x, kernel, stride, dtype)
