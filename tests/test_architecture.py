@@ -65,7 +65,9 @@ def test_packages_import_one_way():
             assert all(other.split(".")[0] in ("kernels", "wsn") for other in others), name
             assert not [o for o in others if o.startswith(("wsn.training", "wsn.records"))], name
         if name.startswith("experiments.lab"):
-            scripts = [o for o in others if o.startswith("experiments.") and not o.startswith("experiments.lab")]
+            scripts = [
+                o for o in others if o.startswith("experiments.") and not o.startswith("experiments.lab")
+            ]
             assert not scripts, name
 
 
