@@ -5,7 +5,7 @@ is read from disk as it is needed.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from wsn.data.batches import Take
 from wsn.devices import Placement
@@ -31,6 +31,7 @@ class Feed(NamedTuple):
     take_held_out: Take
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where batches come from."""
 
