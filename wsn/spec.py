@@ -99,12 +99,12 @@ class Spec(Data, Network, Training):
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), field.metadata["least"]
+            value, least = getattr(self, field.name), field.metadata.get("least")
             if value is not None and least is not None and not least <= value < math.inf:
                 raise UserError(f"--{field.name}={value} is too small: give at least {least}")
         if self.bn_group and self.batch_size % self.bn_group:
             raise UserError(
-                f"bn_group={self.bn_group} does not divide the batch of {self.batch_size}: give 0 or a divisor"
+                f"--bn_group={self.bn_group} does not divide the batch of {self.batch_size}: give 0 or a divisor"
             )
         if not 0 < self.learning_rate < math.inf:
             raise UserError(f"--learning_rate={self.learning_rate} is not a positive number")

@@ -9,14 +9,15 @@ from PIL import Image
 
 from experiments.benchmark_input import photo, prepare
 from wsn import data
-from wsn.data import feeds
 from wsn.data.stream import Images, Stream
 from wsn.devices import Placement
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.spec import Group, Spec
 from wsn.tasks.classification import classification
-from wsn.training import train
+from wsn.tasks import Context
+from wsn.training import optimizers, train
+from wsn.training.state import initial_members
 
 DEVICES = tuple(jax.local_devices())
 SPEC = Spec(
@@ -51,9 +52,9 @@ def stream(tmp_path_factory) -> Stream:
 def fit(source, devices: int = 1, resume=None, until: int = 2, spec: Spec = SPEC):
     placement = Placement("batch" if devices > 1 else "single", DEVICES[:devices])
     group = Group((spec,), (0, 1))
-    for epochs, history, take in train.train(group, source, resume=resume, placement=placement):
-        if epochs == until:
-            return history, take()
+    for moment in train.train(group, source, resume=resume, placement=placement):
+        if moment.history.rows == until:
+            return moment.history.curves, moment.snapshot()
     raise AssertionError
 
 
@@ -89,18 +90,21 @@ def test_evaluation_of_a_stream_is_that_of_its_test_images_in_memory(stream):
     group = Group((SPEC,), (0,))
     model = models.build(SPEC, stream.input_shape, CLASSES)
     task = classification(model)
-    members = train.initial_members(group, model, train.optimizer(SPEC, 1))
+    members = initial_members(group, model, optimizers.build(SPEC, optimizers.Horizon(1, 2)))
     params = jax.tree.map(lambda x: jax.numpy.asarray(x[0]), members.state.params)
-    sums = []
+    sums, context = [], Context(jax.random.key(0), None)
     for source in (stream, splits):
-        feed = feeds.feed(group, source, Placement("single", DEVICES[:1]))
+        feed = source.feed(group, Placement("single", DEVICES[:1]))
         rows = feed.held_out()
         if source is splits:
             rows = [jax.tree.map(lambda x: x[0], rows)]
-        found = [task.evaluation(params, {}, feed.take_held_out(feed.held_out_data, row)) for row in rows]
+        found = [
+            task.evaluation(params, {}, (), feed.take_held_out(feed.held_out_data, row), context)[0]
+            for row in rows
+        ]
         sums.append(jax.tree.map(lambda *x: float(sum(x)), *found))
-    np.testing.assert_allclose(sums[0], sums[1], rtol=1e-5)
-    assert sums[0].weight == TEST
+    assert_equal(*sums, rtol=1e-5)
+    assert sums[0]["weight"] == TEST
 
 
 @pytest.mark.parametrize("changes", [{"train_samples": 5}, {"validation_samples": 5}, {"order": "seed"}])

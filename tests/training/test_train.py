@@ -5,15 +5,20 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 
-from wsn.data import batches, feeds
-from wsn.data.splits import normalise
+from wsn.data import batches, normalise
+from wsn.data import splits as splits_of
 from wsn.networks import models
 from wsn.sparsity.keep import apply_masks
 from wsn.spec import Group, Spec
-from wsn.training import programs, train
+from wsn.tasks import TASKS, Context
+from wsn.training import history as histories
+from wsn.training import optimizers, probes, programs, strategy, train
+from wsn.training.state import Members, initial_members
+from wsn.training.step import make_evaluation, make_step
 
 # Members of one program share its matrix products; alone their sums may be taken in another order.
 OTHER_PROGRAM = {"rtol": 3e-5, "atol": 3e-6}
@@ -33,9 +38,13 @@ def member(arrays: dict[str, np.ndarray], columns, axis: int = -1) -> dict[str, 
     return {name: np.take(values, columns, axis=axis) for name, values in arrays.items()}
 
 
-def initial(group: Group) -> train.Members:
+def initial(group: Group) -> Members:
     model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
-    return train.initial_members(group, model, train.optimizer(group.specs[0], 3))
+    return initial_members(group, model, optimizer_of(group.specs[0]))
+
+
+def optimizer_of(spec: Spec, steps: int = tiny.STEPS) -> optax.GradientTransformation:
+    return optimizers.build(spec, optimizers.Horizon(steps, steps * spec.epochs))
 
 
 # The reference: one network with one hidden layer in NumPy, float64.
@@ -137,7 +146,7 @@ def test_training_equals_numpy(changes):
 def test_schedules_from_end_to_end(schedule):
     spec = tiny.spec(schedule=schedule, decay_epochs=(2, 3), decay_factor=0.5, epochs=4)
     steps = 5
-    transformation = train.optimizer(spec, steps)
+    transformation = optimizer_of(spec, steps)
     state = transformation.init(jnp.zeros(()))
     rates = []
     for _ in range(spec.epochs * steps):
@@ -159,16 +168,20 @@ def test_a_mask_of_ones_is_no_mask():
     """The step, the epoch and the evaluation compute the same bits with arrays of ones as without."""
     group = Group((tiny.spec(momentum=0.9, weight_decay=0.01, bias=True),), (0, 1))
     model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
-    optimizer, task = train.optimizer(group.specs[0], 3), train.classification(model)
-    dense = jax.tree.map(jnp.asarray, train.initial_members(group, model, optimizer))
+    optimizer, task = optimizer_of(group.specs[0]), TASKS["classification"](model)
+    dense = jax.tree.map(jnp.asarray, initial_members(group, model, optimizer))
     ones = {models.kernel_path(layer): jnp.ones((2, *shape), bool) for layer, shape in model.shapes.items()}
-    data, _ = batches.load(tiny.SPLITS, "test", raw=False)
+    data, _ = splits_of.on_device(tiny.SPLITS, "test", raw=False)
     rows = batches.batches(jnp.arange(tiny.TRAIN), 8)
-    run_epoch, evaluate = programs.compile_epochs(
+    run_epoch, evaluate = programs.compile_program(
         model,
-        train.make_step(task, optimizer),
-        train.make_evaluation(task),
+        make_step(task, optimizer),
+        make_evaluation(task),
+        probes.measured((), model.groups)[1],
         tiny.SINGLE,
+        tiny.SPLITS.feed(group, tiny.SINGLE),
+        carry=task.carry,
+        shared=True,
     )
     # Copies, since an epoch gives up the memory of its members.
     left, right = jax.tree.map(jnp.array, (dense, dense._replace(keep=ones)))
@@ -186,7 +199,7 @@ def test_one_after_the_other_is_all_together(order, monkeypatch):
     ]
     group = Group(tuple(specs), (0, 1))
     together, _ = tiny.fit(group)
-    monkeypatch.setattr(programs, "LARGEST_TOGETHER", 0)
+    monkeypatch.setattr(strategy, "LARGEST_TOGETHER", 0)
     one_by_one, _ = tiny.fit(group)
     assert_equal(together, one_by_one, **OTHER_PROGRAM)
 
@@ -282,7 +295,7 @@ def test_held_out_examples_are_evaluated_instead_of_test():
 def test_evaluation_is_in_chunks_that_do_not_divide(monkeypatch):
     group = Group((tiny.spec(),), (0, 1))
     whole, _ = tiny.fit(group)
-    monkeypatch.setattr(feeds, "EVALUATION_BATCH", 4)
+    monkeypatch.setattr(splits_of, "EVALUATION_BATCH", 4)
     chunks, _ = tiny.fit(group)
     assert_equal(chunks, whole, **OTHER_PROGRAM)
 
@@ -304,10 +317,14 @@ def test_a_member_that_diverges_stays_nan_and_the_others_go_on():
 
 def test_once_lost_always_lost():
     """A loss that becomes finite again, and values that are NaN by chance, do not bring a member back."""
-    history: train.History = {}
-    for losses in ([1.0, np.inf], [1.0, 2.0], [np.nan, 2.0], [1.0, 2.0]):
-        sums = train.Sums(np.float32(losses), np.ones(2, np.float32), np.full(2, 2.0, np.float32))
-        history = train.extend(history, tiny.SINGLE, 2, {"train": sums})
+    found, ones, twos = histories.EMPTY, np.ones(2, np.float32), np.full(2, 2.0, np.float32)
+    task = TASKS["classification"](models.build(tiny.spec(), tiny.IMAGE, tiny.CLASSES))
+    for step, losses in enumerate(([1.0, np.inf], [1.0, 2.0], [np.nan, 2.0], [1.0, 2.0]), 1):
+        sums = {"loss": np.float32(losses), "correct": ones, "weight": twos}
+        measured = histories.Measured(sums, {"loss": ones, "correct": ones, "weight": twos}, {})
+        found = histories.extended(found, step, task, "test", measured)
+    history = found.curves
+    assert np.isfinite(history["test_loss"]).all() and found.step.tolist() == [1, 2, 3, 4]
     assert np.isnan(history["train_loss"]).tolist() == [
         [False, True],
         [False, True],
@@ -337,8 +354,8 @@ def test_resumed_training_equals_uninterrupted_training_bit_for_bit(stop):
 def test_a_snapshot_does_not_change_as_training_goes_on():
     group = Group((tiny.spec(momentum=0.9),), (0, 1, 2))
     kept, copies = [], []
-    for _, _, take_snapshot in train.train(group, tiny.SPLITS, placement=tiny.SINGLE):
-        kept.append(take_snapshot())
+    for moment in train.train(group, tiny.SPLITS, placement=tiny.SINGLE):
+        kept.append(moment.snapshot())
         copies.append({place: leaf.copy() for place, leaf in kept[-1].state.items()})
     for snapshot, copy in zip(kept, copies, strict=True):
         assert_equal(snapshot.state, copy)
@@ -348,12 +365,12 @@ def test_the_gradient_of_a_removed_weight_is_zero():
     group = Group((tiny.spec(kept=tiny.kept(20, 7)),), (0,))
     members = jax.tree.map(lambda x: jnp.asarray(x[0]), initial(group))
     model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
-    data, _ = batches.load(tiny.SPLITS, "test", raw=False)
+    data, _ = splits_of.on_device(tiny.SPLITS, "test", raw=False)
     batch = batches.take(data, batches.Indices(jnp.arange(23), jnp.ones(23)))
-    task = train.classification(model)
+    task, context = TASKS["classification"](model), Context(jax.random.key(0), None)
 
     def loss(params):
-        return task.training(apply_masks(params, members.keep), {}, batch, None)[0].loss
+        return task.training(apply_masks(params, members.keep), {}, (), batch, context)[0]["loss"]
 
     gradient = jax.grad(loss)(members.state.params)
     for path, keep in members.keep.items():
