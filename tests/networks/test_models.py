@@ -36,7 +36,9 @@ def flat(params) -> dict[str, np.ndarray]:
 def initial(*seeds, input_shape=tiny.IMAGE, classes=tiny.CLASSES, **changes) -> Members:
     spec = tiny.spec(**changes)
     model = models.build(spec, input_shape, classes)
-    return initial_members(Group((spec,), seeds or (0,)), model, optimizers.build(spec, optimizers.Horizon(1, 3)))
+    return initial_members(
+        Group((spec,), seeds or (0,)), model, optimizers.build(spec, optimizers.Horizon(1, 3))
+    )
 
 
 @pytest.mark.parametrize("bias", [False, True])
