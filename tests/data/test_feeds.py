@@ -14,8 +14,8 @@ from wsn.devices import Placement
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.spec import Group, Spec
-from wsn.tasks.classification import classification
 from wsn.tasks import Context
+from wsn.tasks.classification import classification
 from wsn.training import optimizers, train
 from wsn.training.state import initial_members
 
@@ -77,6 +77,23 @@ def test_a_resumed_stream_repeats_the_uninterrupted_run_bit_for_bit(stream):
     again, resumed = fit(stream, resume=fit(stream, until=1)[1])
     assert_equal(again, history, rtol=0)
     assert_equal(resumed.state, final.state, rtol=0)
+
+
+def test_a_stream_is_evaluated_and_resumed_after_any_step_and_trains_the_same(stream):
+    """Between two evaluations it crosses the end of an epoch of 3 steps; the step is one program, so to the bit."""
+    group = Group((Spec(**(vars(SPEC) | {"eval_every": 2})),), (0, 1))
+    placement = Placement("single", DEVICES[:1])
+    moments = [(m, m.snapshot()) for m in train.train(group, stream, placement=placement)]
+    assert [(m.step, m.steps) for m, _ in moments] == [(2, 6), (4, 6), (6, 6)]
+    _, expected = fit(stream)
+    final = moments[-1][1]
+    assert_equal(final.state, expected.state, rtol=0)
+    np.testing.assert_array_equal(
+        final.history.curves["test_loss"][-1], expected.history.curves["test_loss"][-1]
+    )
+    *_, again = train.train(group, stream, resume=moments[1][1], placement=placement)
+    assert_equal(again.history.curves, final.history.curves, rtol=0)
+    assert_equal(again.snapshot().state, final.state, rtol=0)
 
 
 def test_evaluation_of_a_stream_is_that_of_its_test_images_in_memory(stream):

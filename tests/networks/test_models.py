@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.networks.layers import Model
+from wsn.networks.models import MODELS
 from wsn.networks.parameterization import PARAMETERIZATIONS, parameterization
 from wsn.sparsity import family
 from wsn.sparsity.shapes import mlp_shapes, sizes, weights
@@ -36,7 +37,9 @@ def flat(params) -> dict[str, np.ndarray]:
 def initial(*seeds, input_shape=tiny.IMAGE, classes=tiny.CLASSES, **changes) -> Members:
     spec = tiny.spec(**changes)
     model = models.build(spec, input_shape, classes)
-    return initial_members(Group((spec,), seeds or (0,)), model, optimizers.build(spec, optimizers.Horizon(1, 3)))
+    return initial_members(
+        Group((spec,), seeds or (0,)), model, optimizers.build(spec, optimizers.Horizon(1, 3))
+    )
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -113,6 +116,59 @@ def test_scalings_follow_the_effective_fan_in(fan_in, fan_out, connectivity):
     # The kept inputs of a unit together have the variance of all inputs of a dense one.
     assert fan_in * connectivity * (scale.initial * scale.forward) ** 2 == pytest.approx(1)
     assert scale.forward**2 * fan_in == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 5000), st.integers(1, 5000), st.floats(1e-4, 1))
+def test_a_sparse_layer_starts_as_large_as_a_dense_one_of_its_effective_fan_in(
+    name, fan_in, fan_out, connectivity
+):
+    """The variance of a unit's input is that of the dense layer; nothing else depends on the connectivity."""
+    rule = parameterization(name).scaling
+    dense, sparse = (rule(fan_in, fan_out, c, "kernel") for c in (1.0, connectivity))
+    assert sparse.initial**2 * connectivity == pytest.approx(dense.initial**2)
+    assert sparse[1:] == dense[1:] and min(dense) > 0
+    for role in ("kernel", "bias"):
+        assert all(math.isfinite(x) and x >= 0 for x in rule(fan_in, fan_out, connectivity, role))
+
+
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+def test_kernels_of_every_shape_are_drawn_at_the_unit_scale_of_the_parameterisation(name):
+    draw = jax.jit(parameterization(name).draw, static_argnums=1)
+    unit = np.asarray(draw(jax.random.key(0), (100_000,)), np.float64)
+    assert abs(unit.mean()) < 0.02 and 0.2 < unit.std() < 2
+    model = build((10, 10, 1), 20, width=400, parameterization=name)
+    for path, leaf in flat(jax.jit(model.init)(jax.random.key(1))[0]).items():
+        assert leaf.std() == pytest.approx(unit.std(), rel=0.03), path
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_has_the_kernels_and_groups_of_its_shapes(name):
+    spec, image = tiny.spec(model=name, width=2, hidden_layers=3), (8, 8, 3)
+    model = models.build(spec, image, tiny.CLASSES)
+    assert model.groups.keys() == model.shapes.keys() and all(model.groups.values())
+    # A function without optimisation compiles at once, whatever the network.
+    init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
+    params, stats = init(jax.random.key(0))
+    leaves = flat(params)
+    kernels = {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
+    assert {path: leaf.shape for path, leaf in leaves.items() if path in kernels} == kernels
+    # Biases and what normalises are not counted as weights: they are vectors.
+    assert all(leaf.ndim == 1 for path, leaf in leaves.items() if path not in kernels)
+    draws = np.concatenate([leaves[path].ravel() for path in kernels])
+    assert np.abs(draws).max() <= 1 and draws.std() == pytest.approx(3**-0.5, rel=0.1)
+    assert models.scalings(spec, model.shapes, params).keys() == leaves.keys()
+    logits = jax.eval_shape(model.apply, params, stats, jnp.zeros((3, *image)))
+    assert logits.shape == (3, tiny.CLASSES) and logits.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_narrowed_layers_of_every_model_do_not_follow_each_other(name):
+    spec = tiny.spec(model=name, hidden_layers=4)
+    layers = list(models.plain_shapes(spec, (8, 8, 3), tiny.CLASSES))
+    places = [layers.index(layer) for layer in models.narrowed(spec, layers)]
+    assert places and min(np.diff([*places, len(layers)])) > 1
 
 
 KEPT = {"hidden_0": 3600, "output": 1200}

@@ -1,5 +1,6 @@
 """ResNet-18: exact weight counts, forward pass and batch statistics against NumPy, equal curves on 1, 2, 4 devices."""
 
+import dataclasses
 import math
 from functools import cache
 
@@ -278,10 +279,13 @@ RUN = spec(
 )
 
 
+GROUP = Group((RUN,), (0, 1))
+
+
 def fit(devices: int = 1, resume=None, until: int = 2):
     """(curves, snapshot) of a run whose last batch leaves some of four devices with padding alone."""
     placement = Placement("batch" if devices > 1 else "single", DEVICES[:devices])
-    for moment in train.train(Group((RUN,), (0, 1)), splits(), resume=resume, placement=placement):
+    for moment in train.train(GROUP, splits(), resume=resume, placement=placement):
         if moment.history.rows == until:
             return moment.history.curves, moment.snapshot()
     raise AssertionError
@@ -318,3 +322,17 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit():
         for name in left:
             np.testing.assert_array_equal(left[name], right[name], err_msg=name)
     assert any(place.startswith(".stats") for place in final.state)
+
+
+def test_when_a_run_is_evaluated_changes_no_bit_of_it():
+    """Step by step, across the end of an epoch of 3 steps; resumed in the middle of one, too."""
+    group = Group((dataclasses.replace(RUN, eval_every=4),), GROUP.seeds)
+    placement = Placement("single", DEVICES[:1])
+    moments = [(m.step, m.snapshot()) for m in train.train(group, splits(), placement=placement)]
+    assert [step for step, _ in moments] == [4, 6]
+    *_, resumed = train.train(group, splits(), resume=moments[0][1], placement=placement)
+    curves, final = on_one_device()
+    for snapshot in (moments[-1][1], resumed.snapshot()):
+        np.testing.assert_array_equal(snapshot.history.curves["test_loss"][-1], curves["test_loss"][-1])
+        for place, leaf in final.state.items():
+            np.testing.assert_array_equal(snapshot.state[place], leaf, err_msg=place)

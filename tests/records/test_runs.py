@@ -641,3 +641,11 @@ def test_progress_ends_with_a_line_at_100_percent(cost, epochs, resumed):
 def test_durations_can_be_read():
     seconds = (0.4, 89.0, 90.0, 3600.0, 5400.0)
     assert [progress.duration(s) for s in seconds] == ["0 s", "89 s", "2 min", "60 min", "1.5 h"]
+
+
+def test_a_share_of_training_is_told_in_epochs():
+    text = [
+        progress.described(group(epochs=e), share, None)
+        for e, share in ((3, 1 / 9), (2000, 1.0), (4000, 0.37))
+    ]
+    assert text == [f"width 5, epoch {epoch}" for epoch in ("0.33/3", "2000/2000", "1480/4000")]

@@ -47,9 +47,10 @@ def as_appendix_b_says(layers, total):
     return numbers
 
 
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @settings(deadline=None, max_examples=200)
-@given(budgets(), st.sampled_from(sorted(DISTRIBUTIONS)))
-def test_counts_are_exact_and_no_layer_is_empty_or_overfull(budget, distribution):
+@given(budget=budgets())
+def test_counts_are_exact_and_no_layer_is_empty_or_overfull(distribution, budget):
     """Ten budgets each, from the one drawn to the whole network."""
     layers, fewest = budget
     step = max(1, (sum(layers.values()) - fewest) // 9)

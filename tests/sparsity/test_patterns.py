@@ -224,3 +224,50 @@ def test_io_counts_return_the_surplus_as_kernels_first_then_as_single_weights():
 def test_io_refuses_a_layer_without_a_kernel():
     with pytest.raises(UserError, match="--mask"):
         patterns.rounded("io", {"a": 8, "b": 20}, {"a": (3, 3, 4, 4), "b": (4, 5)})
+
+
+# Every pattern.
+
+
+@pytest.mark.parametrize("name", patterns.PATTERNS)
+@settings(deadline=None, max_examples=100)
+@given(convolutional())
+def test_a_pattern_keeps_never_more_than_the_budget_and_at_least_a_weight_a_layer(name, case):
+    shapes, counts = case
+    try:
+        kept = patterns.rounded(name, counts, shapes)
+    except UserError as error:
+        assert str(error).startswith("--") and "\n" not in str(error)
+        return
+    size = sizes(shapes)
+    assert list(kept) == list(counts) and sum(kept.values()) <= sum(counts.values())
+    assert all(1 <= kept[layer] <= size[layer] for layer in kept)
+    assert patterns.rounded(name, kept, shapes) == kept, "what it can keep, it keeps"
+
+
+@pytest.mark.parametrize("name", patterns.PATTERNS)
+@settings(deadline=None, max_examples=50)
+@given(convolutional(), st.integers(0, 2**31 - 1))
+def test_every_pattern_draws_exactly_what_it_counts_and_the_same_again(name, case, seed):
+    shapes, counts = case
+    try:
+        counts = patterns.rounded(name, counts, shapes)
+    except UserError:
+        return
+    key = jax.random.key(seed)
+    drawn, again = (patterns.draw(key, shapes, counts, name) for _ in range(2))
+    assert drawn.keys() == {layer for layer, size in sizes(shapes).items() if counts[layer] < size}
+    for layer, positions in drawn.items():
+        assert positions.dtype == np.int64 and positions.shape == (counts[layer],)
+        assert is_sorted_and_unique(positions)
+        assert positions[0] >= 0 and positions[-1] < math.prod(shapes[layer])
+        np.testing.assert_array_equal(positions, again[layer])
+
+
+@pytest.mark.parametrize("name", patterns.PATTERNS)
+def test_every_pattern_draws_another_mask_for_another_seed_or_layer(name):
+    shapes = {"a": (3, 3, 16, 16), "b": (3, 3, 16, 16)}
+    counts = patterns.rounded(name, dict.fromkeys(shapes, 1152), shapes)
+    first, second = (patterns.draw(jax.random.key(seed), shapes, counts, name) for seed in (0, 1))
+    for left, right in ((first["a"], second["a"]), (first["a"], first["b"])):
+        assert not np.array_equal(left, right)

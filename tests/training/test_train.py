@@ -1,5 +1,6 @@
 """Training against a NumPy reimplementation, and the laws that masks, seeds, divergence and resuming obey."""
 
+import dataclasses
 import math
 
 import jax
@@ -375,3 +376,79 @@ def test_the_gradient_of_a_removed_weight_is_zero():
     gradient = jax.grad(loss)(members.state.params)
     for path, keep in members.keep.items():
         assert not np.asarray(gradient[path.split("/")[0]]["kernel"])[~np.asarray(keep)].any()
+
+
+# Evaluations every so many steps.
+
+EVERY = Group(
+    (tiny.spec(kept=tiny.kept(20, 20), momentum=0.9, weight_decay=0.01, schedule="cosine", bias=True),),
+    (0, 1),
+)
+
+
+def every(steps: int, order: str = "shared") -> Group:
+    return Group((dataclasses.replace(EVERY.specs[0], eval_every=steps, order=order),), EVERY.seeds)
+
+
+def snapshots(group: Group, resume=None) -> list[histories.Snapshot]:
+    return [m.snapshot() for m in train.train(group, tiny.SPLITS, resume=resume, placement=tiny.SINGLE)]
+
+
+def test_evaluations_an_epoch_apart_are_the_default():
+    (*_, default), (*_, epochs) = snapshots(every(0)), snapshots(every(tiny.STEPS))
+    assert default.history.step.tolist() == epochs.history.step.tolist() == [3, 6, 9]
+    assert_equal(epochs.history.curves, default.history.curves)
+    assert_equal(epochs.state, default.state)
+
+
+@pytest.mark.parametrize("order", ["shared", "seed"])
+@pytest.mark.parametrize(("steps", "at"), [(1, range(1, 10)), (2, (2, 4, 6, 8, 9)), (7, (7, 9)), (50, (9,))])
+def test_when_it_is_evaluated_does_not_change_what_is_trained(steps, at, order):
+    """Across the ends of epochs; the losses between two evaluations are means of those of every step."""
+    *_, default = snapshots(every(0, order))
+    *_, found = snapshots(every(steps, order))
+    assert found.history.step.tolist() == list(at)
+    assert_equal(found.state, default.state, **OTHER_PROGRAM)
+    left, right = found.history, default.history
+    for name in tiny.CURVES:
+        assert left.curves[name].shape == (len(at), 2)
+    for i, step in enumerate(right.step):
+        for name in ("test_loss", "test_accuracy"):
+            np.testing.assert_allclose(
+                left.curves[name][left.step == step], right.curves[name][[i]][: step in at], **OTHER_PROGRAM
+            )
+    # Batches of an epoch have 8, 8 and 7 examples.
+    for name in ("train_loss", "train_accuracy"):
+        sums = [
+            np.sum(
+                [values * examples(*ends) for values, ends in zip(h.curves[name], ends_of(h), strict=True)], 0
+            )
+            for h in (left, right)
+        ]
+        np.testing.assert_allclose(*sums, rtol=1e-5)
+
+
+def ends_of(history: histories.History) -> list[tuple[int, int]]:
+    return list(zip([0, *history.step[:-1]], history.step, strict=True))
+
+
+def examples(first: int, last: int) -> int:
+    return sum((8, 8, 7)[step % 3] for step in range(first, last))
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_resumed_at_any_evaluation_equals_uninterrupted_bit_for_bit(steps):
+    *earlier, final = snapshots(every(steps))
+    for snapshot in earlier:
+        *_, resumed = snapshots(every(steps), snapshot)
+        np.testing.assert_array_equal(resumed.history.step, final.history.step)
+        assert_equal(resumed.history.curves, final.history.curves)
+        assert_equal(resumed.state, final.state)
+
+
+@pytest.mark.parametrize(("done", "total", "steps"), [(0, 9, 4), (4, 9, 4), (6, 9, 4), (0, 3, 9), (9, 9, 4)])
+def test_periods_end_at_multiples_and_at_the_end(done, total, steps):
+    found = list(train.periods(done, total, steps))
+    ends = [last for _, last in found]
+    assert [first for first, _ in found] == [done, *ends][: len(found)]
+    assert ends == [step for step in range(done + 1, total + 1) if step % steps == 0 or step == total]

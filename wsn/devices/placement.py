@@ -137,6 +137,14 @@ def gather_lanes(placement: Placement, tree: Any, members: int, lanes: int) -> A
     return jax.tree.map(joined, tree)
 
 
+def return_lanes(placement: Placement, tree: Any) -> Any:
+    """Lanes of one member, cut as by `scatter_lanes`, back on the device of each: programs in between gather them."""
+    if placement.kind != "batch":
+        return tree
+    mesh = Mesh(np.array([placement.devices[i] for i in placement.local]), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
 def every_device(placement: Placement, tree: Any) -> Any:
     """One device's part of what a member carries, for each device of this process that shares a batch."""
     if placement.kind != "batch":

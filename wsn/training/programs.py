@@ -134,8 +134,13 @@ def step_by_step(
     first = devices.every_device(placement, start)
     axis = 1 if placement.kind == "batch" else 0  # of members, in what is carried
 
-    def advance(members: Members, rows: Any, data: Any) -> Any:
+    def apart(members: Members) -> list[Members]:
         own = unstacked(members, axis)
+        carries = (devices.return_lanes(placement, member.state.carry) for member in own)
+        return [m._replace(state=m.state._replace(carry=c)) for m, c in zip(own, carries, strict=True)]
+
+    def advance(members: Members, rows: Any, data: Any) -> Any:
+        own = apart(members)
         totals: list[Any] = [None] * len(own)
         for row in rows_of(rows):
             for i, member in enumerate(own):
@@ -145,7 +150,7 @@ def step_by_step(
         return stacked_members(own, axis), stacked(totals)
 
     def evaluate(members: Members, rows: Any, data: Any) -> Any:
-        own = unstacked(members, axis)
+        own = apart(members)
         totals: list[Any] = [None] * len(own)
         carried = [first] * len(own)
         for row in rows_of(rows):
