@@ -18,7 +18,8 @@ def test_the_transformer_has_weights_alone_and_trains_at_the_count_of_the_narrow
     assert sum(sparsity.counts(keep).values()) == size
     assert len(sparsity.counts(keep)) == len(jax.tree.leaves(wide))
     digits = Digits(images, labels, images, labels)
-    assert own_network.train(8, digits, 60, 0.03, jax.random.key(2), keep) > 0.9
+    train = jax.jit(lambda key, keep: own_network.train(8, digits, 60, 0.03, key, keep))
+    assert train(jax.random.key(2), keep) > 0.9
 
 
 def test_the_verdict_is_over_the_narrow_network():
