@@ -1,0 +1,29 @@
+import jax
+import jax.numpy as jnp
+
+from experiments import own_network
+from experiments.own_network import Digits
+from wsn import sparsity
+
+
+def test_the_transformer_has_weights_alone_and_trains_at_the_count_of_the_narrow_one():
+    templates = jax.random.normal(jax.random.key(0), (2, 4, 4))
+    labels = jnp.arange(70) % 2
+    images = templates[labels] + 0.1 * jax.random.normal(jax.random.key(1), (70, 4, 4))
+    narrow, wide = (
+        jax.eval_shape(lambda w=width: own_network.initial(w, jax.random.key(0), images)) for width in (4, 8)
+    )
+    size = sum(leaf.size for leaf in jax.tree.leaves(narrow))
+    keep = sparsity.draw_keep(wide, like=narrow, key=jax.random.key(1))
+    assert sum(sparsity.counts(keep).values()) == size
+    assert len(sparsity.counts(keep)) == len(jax.tree.leaves(wide))
+    digits = Digits(images, labels, images, labels)
+    train = jax.jit(lambda key, keep: own_network.train(8, digits, 60, 0.03, key, keep))
+    assert train(jax.random.key(2), keep) > 0.9
+
+
+def test_the_verdict_is_over_the_narrow_network():
+    row = {"width": 4, "weights": 10, "kind": "dense", "test": [0.5, 0.51]}
+    rows = [row, row | {"width": 8, "kind": "sparse", "test": [0.8, 0.81]}, row | {"width": 8, "weights": 40}]
+    [line] = own_network.verdict(rows)
+    assert line.startswith("wide beats narrow at 10 weights: holds: width 8 against 4: +30.0 [")

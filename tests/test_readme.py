@@ -1,0 +1,32 @@
+"""What README.md tells a reader to type works."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def code(heading):
+    """The block of Python under a heading."""
+    section = README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return section.partition("```python\n")[2].partition("```")[0]
+
+
+def test_your_own_network_has_the_weights_of_the_narrow_one_and_keeps_them(capsys):
+    block = code("Your own network")
+    assert 0 < sum(map(bool, block.splitlines())) <= 15
+    names = {"__name__": "readme"}
+    exec(compile(block, "README.md", "exec"), names)
+    assert capsys.readouterr().out == "592\n"
+    model, optimizer, keep = names["model"], names["optimizer"], names["keep"]
+    images = jax.random.normal(jax.random.key(0), (4, 64))
+    before = model.hidden.kernel[...]
+    optimizer.update(model, nnx.grad(lambda model: jnp.mean((model(images) - 1) ** 2))(model))
+    for name in ("hidden", "output"):
+        kept = keep[name]["kernel"][...]
+        assert np.array_equal(getattr(model, name).kernel[...] != 0, kept)
+    assert not np.array_equal(model.hidden.kernel[...], before)
