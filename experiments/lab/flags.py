@@ -87,6 +87,7 @@ def _define(
     name, choices = field.name, field.metadata.get("choices")
     if many:
         default = default and [str(value) for value in default]
+        help += f" Of {', '.join(REGISTRIES[name])}." if name in REGISTRIES else ""
     if many and choices:
         flags.DEFINE_multi_enum(name, default, list(choices), help, flag_values=values)
     elif many:
