@@ -125,10 +125,10 @@ def networks(preset: Preset) -> list[Network]:
 
 def main(preset: Preset, run: Run) -> None:
     asked = networks(preset)
-    run.source_of(template(preset))  # bad settings of the data show first
+    base = template(preset)
+    run.source_of(base)  # bad settings of the data show first
     images = sources.dataset(preset.dataset, run.data_dir)
-    data = template(preset)
-    pairs = inputs.of_images(images, data.normalization, preset.pairs, data.data_seed)
+    pairs = inputs.of_images(images, base.normalization, preset.pairs, base.data_seed)
     rates: learning_rates.RatesOfKind | None = preset.rates
     if preset.tune_lr:
         rates = learning_rates.tune(asked, preset.rates, preset.tuning_samples, run, EXPERIMENT)
