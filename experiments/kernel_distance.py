@@ -51,9 +51,7 @@ class Preset(presets.Preset):
     rates: Mapping[str, learning_rates.Rates]
     tune_lr: bool = setting("Find the learning rates first, on held-out training samples.", False)
     tuning_samples: int  # held out then
-    pairs: int = setting(
-        "Pairs of test images, drawn by --data_seed, that D is a mean over.", 10000, least=1
-    )
+    pairs: int = setting("Pairs of test images, drawn by --data_seed, that D is a mean over.", 10000, least=1)
     initialisations: int = setting(
         "Seeds 0, 1, … of every network that D is a mean over; --seeds are trained.", 100, least=2
     )

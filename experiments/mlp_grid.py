@@ -43,9 +43,7 @@ COLUMNS = [
 class Preset(presets.Preset):
     """Settings of the grid."""
 
-    activations: tuple[str, ...] = setting(
-        "Panels to train.", ("relu", "linear"), choices=("relu", "linear")
-    )
+    activations: tuple[str, ...] = setting("Panels to train.", ("relu", "linear"), choices=("relu", "linear"))
     last_connectivity: tuple[float, ...] = setting(
         "Rows of the grid, fractions in (0, 1].", (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
     )

@@ -107,8 +107,7 @@ def paper_rows(preset: Preset) -> list[Row]:
         return []
     return with_improvement(
         [
-            families.describe(n)
-            | {"best_test_accuracy_mean": PAPER_TABLE[n.spec.width][n.kind == "sparse"]}
+            families.describe(n) | {"best_test_accuracy_mean": PAPER_TABLE[n.spec.width][n.kind == "sparse"]}
             for n in networks(PRESETS["imagenet"])
         ]
     )

@@ -19,9 +19,7 @@ from wsn.errors import UserError
 SEMANTICS = 1
 
 
-def setting(
-    help: str, default: Any = dataclasses.MISSING, *, least: float | None = None, **more: Any
-) -> Any:
+def setting(help: str, default: Any = dataclasses.MISSING, *, least: float | None = None, **more: Any) -> Any:
     """A field of a dataclass that a flag of its name may set; `least` is the smallest value that it takes.
 
     `more` is for the one who makes the flag, such as the `choices` that there are.

@@ -161,7 +161,7 @@ def table(networks: Iterable[Network], results: Iterable[Result]) -> list[Row]:
     rows = []
     for network in networks:
         if found := by_spec.get(network.spec):
-            row = describe(network) | network.columns | summary(found)
+            row = describe(network) | dict(network.columns) | summary(found)
             rows.append(row | {split: row.get(f"best_{split}_accuracy", []) for split in ("test", "train")})
     return rows
 

@@ -68,7 +68,7 @@ def _settings(command: Command) -> type:
 
 
 def _fields(cls: type) -> list[tuple[dataclasses.Field, type, bool]]:
-    """The fields that are flags, each with the type of a value (of one item, for a tuple), and whether it is a tuple."""
+    """The fields that are flags: each with the type of its value, or of the items of a tuple, and whether it is one."""
     hints = get_type_hints(cls)
     found = []
     for field in dataclasses.fields(cls):
@@ -135,7 +135,7 @@ def _given(cls: type, values: flags.FlagValues) -> dict[str, Any]:
     return found
 
 
-def _converted(name: str, item: type, texts: Sequence[str]) -> tuple[Any, ...]:
+def _converted(name: str, item: type, texts: Any) -> tuple[Any, ...]:
     whole = item is int
     try:
         found = tuple(item(text) for text in texts)
@@ -143,6 +143,4 @@ def _converted(name: str, item: type, texts: Sequence[str]) -> tuple[Any, ...]:
             return found
     except ValueError:
         pass
-    raise UserError(
-        f"--{name}={','.join(texts)} is not a comma-separated list of {'whole ' * whole}numbers"
-    )
+    raise UserError(f"--{name}={','.join(texts)} is not a comma-separated list of {'whole ' * whole}numbers")

@@ -46,9 +46,7 @@ class Settings:
     """Which inputs; an experiment about kernels has more. Raises UserError for numbers out of range."""
 
     dataset: str = setting(f"Image set: one of {', '.join(data.DATASETS)}.", "digits")
-    data_dir: str | None = setting(
-        "Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None
-    )
+    data_dir: str | None = setting("Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None)
     inputs: tuple[str, ...] = setting(
         "`gaussian` and image sets, comma-separated (default: gaussian and --dataset).", ()
     )

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import app, logging
@@ -49,16 +48,13 @@ class Run(Output):
     """How an experiment trains: what changes none of its results."""
 
     preset: str = setting("Settings to start from.", "quick")
-    data_dir: str | None = setting(
-        "Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None
-    )
+    data_dir: str | None = setting("Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None)
     resume: bool = setting("Go on from what is in the folder; false sets it aside, undeleted.", True)
     dry_run: bool = setting("Print the plan (networks, weights, FLOPs, memory, time) and stop.", False)
-    draw_only: bool = setting(
-        "Train nothing: draw what is in the folder, and say what is missing.", False
-    )
+    draw_only: bool = setting("Train nothing: draw what is in the folder, and say what is missing.", False)
     checkpoint_seconds: float = setting(
-        "Least time between two checkpoints of a group. SIGTERM makes one after the epoch, and exit code 75.", 30.0
+        "Least time between two checkpoints of a group. SIGTERM makes one after the epoch, and exit code 75.",
+        30.0,
     )
     shard: str | None = setting("i/n: train the i-th of n shares of the networks, i from 1 to n.", None)
     distributed: str = setting(
@@ -66,9 +62,7 @@ class Run(Output):
         "auto",
         choices=("auto", "on", "off"),
     )
-    coordinator: str | None = setting(
-        "HOST:PORT of process 0, where nothing is found out by itself.", None
-    )
+    coordinator: str | None = setting("HOST:PORT of process 0, where nothing is found out by itself.", None)
     process_id: int | None = setting("Which of the processes this is, from 0; with --coordinator.", None)
     num_processes: int | None = setting("How many processes there are; with --coordinator.", None)
 
@@ -130,7 +124,9 @@ def _sigterm() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)  # none where C code had installed one
 
 
-Asked = Sequence[tuple[Sequence[Spec], int]]  # lists of specs, one program each, and of how many seeds (0, 1, …)
+Asked = Sequence[
+    tuple[Sequence[Spec], int]
+]  # lists of specs, one program each, and of how many seeds (0, 1, …)
 
 
 def train(run: Run, asked: Asked, labels: record.Labels | None = None) -> list[record.Result] | None:

@@ -96,7 +96,9 @@ class Tfds:
     """
 
     name: str
-    shape: tuple[int, int, int] = dataclasses.field(repr=False)  # caches of before have no shape in their name
+    shape: tuple[int, int, int] = dataclasses.field(
+        repr=False
+    )  # caches of before have no shape in their name
     classes: int
     image: str = "image"
     label: str = "label"
