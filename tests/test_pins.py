@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from wsn import data
-from wsn.records import checkpoints, runs
+from wsn.records import checkpoints, record, runs
 from wsn.spec import Spec
 
 PINS = Path(__file__).parent / "pins"
@@ -51,18 +51,18 @@ def source_of(spec: Spec) -> data.Splits:
 
 
 @pytest.mark.parametrize(
-    "record", sorted(PINS.glob("uninterrupted/runs/*/record.jsonl")), ids=lambda p: p.parent.name
+    "finished", sorted(PINS.glob("uninterrupted/runs/*/record.jsonl")), ids=lambda p: p.parent.name
 )
-def test_a_checkpoint_resumes_to_the_record_of_an_uninterrupted_run(record, tmp_path):
+def test_a_checkpoint_resumes_to_the_record_of_an_uninterrupted_run(finished, tmp_path):
     """To the last bits only: sums run in another order on another machine."""
     workdir = tmp_path / "out"
     shutil.copytree(PINS / "interrupted", workdir)
-    group = runs._read_group(record)
+    group = record.group_of(finished)
     snapshot = checkpoints.load(workdir / "runs" / group.name / "checkpoints")
     epochs = []
-    runs.run([group], workdir, source_of, watch=lambda group, epoch, history: epochs.append(epoch))
-    assert epochs[0] == 1 + len(snapshot.history["train_loss"]), "it goes on, and does not start again"
-    for ours, theirs in zip(runs.results([group], workdir), runs.read_record(record), strict=True):
+    runs.run([group], workdir, source_of, watch=lambda group, share, history: epochs.append(history.rows))
+    assert epochs[0] == 1 + len(snapshot.history.curves["train_loss"]), "it goes on, and does not start again"
+    for ours, theirs in zip(runs.results([group], workdir), record.read(finished).results, strict=True):
         assert (ours.spec, ours.seed, ours.status) == (theirs.spec, theirs.seed, theirs.status)
         for name, curve in theirs.curves.items():
             np.testing.assert_allclose(ours.curves[name], curve, rtol=1e-3, atol=1e-3)

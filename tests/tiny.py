@@ -6,6 +6,7 @@
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from wsn.devices import Placement
 from wsn.records import runs
 from wsn.spec import Group, Spec
 from wsn.training import train
+from wsn.training.history import EMPTY, History, Snapshot
 
 SINGLE = Placement("single", (jax.devices()[0],))
 IMAGE, CLASSES = (3, 3, 1), 4
@@ -50,17 +52,18 @@ def kept(hidden: int, output: int) -> tuple[tuple[str, int], ...]:
 def fit(
     group: Group,
     placement: Placement = SINGLE,
-    resume: train.Snapshot | None = None,
+    resume: Snapshot | None = None,
     until: int | None = None,
 ):
-    """Train to the end, or to epoch `until`: (history, snapshot)."""
-    for epochs, history, take_snapshot in train.train(group, SPLITS, resume=resume, placement=placement):
-        if epochs == (until or group.specs[0].epochs):
-            return history, take_snapshot()
+    """Train to the end, or to epoch `until`: (curves, snapshot)."""
+    epochs = group.specs[0].epochs
+    for moment in train.train(group, SPLITS, resume=resume, placement=placement):
+        if moment.step * epochs == moment.steps * (until or epochs):
+            return moment.history.curves, moment.snapshot()
     raise AssertionError("no epoch was trained")
 
 
-def params(snapshot: train.Snapshot) -> dict[str, np.ndarray]:
+def params(snapshot: Snapshot) -> dict[str, np.ndarray]:
     """Parameters by path, such as `hidden_0/kernel`; the leading axis is that of members."""
     found = {}
     for place, leaf in snapshot.state.items():
@@ -72,14 +75,20 @@ def params(snapshot: train.Snapshot) -> dict[str, np.ndarray]:
 def pretended(group: Group, splits=None, *, resume=None, placement=None, seconds: float = 0.0):
     """In the place of `train.train`, without a network: each epoch depends on the last through the state."""
     state = resume.state[".x"] if resume else np.array([seed for _, seed in group.members], np.float32)
-    history = resume.history if resume else {name: np.empty((0, len(state)), np.float32) for name in CURVES}
-    for epoch in range(len(history[CURVES[0]]), group.specs[0].epochs):
+    empty = {name: np.empty((0, len(state)), np.float32) for name in CURVES}
+    history = resume.history if resume else EMPTY._replace(curves=empty)
+    epochs = group.specs[0].epochs
+    for epoch in range(history.rows, epochs):
         time.sleep(seconds)
         state = np.float32(0.7) * state + np.float32(group.specs[0].learning_rate) / np.float32(epoch + 1)
-        history = {name: np.vstack([values, state / np.float32(3)]) for name, values in history.items()}
-        yield epoch + 1, history, lambda state=state, history=history: train.Snapshot({".x": state}, history)
+        step = STEPS * (epoch + 1)
+        curves = {name: np.vstack([x, state / np.float32(3)]) for name, x in history.curves.items()}
+        history = History(np.append(history.step, np.int64(step)), curves)
+        take = partial(Snapshot, {".x": state}, history)
+        yield train.Moment(step, STEPS * epochs, history, take)
 
 
+STEPS = 3  # of an epoch of `spec`
 CURVES = "train_loss", "train_accuracy", "test_loss", "test_accuracy"
 
 
@@ -92,9 +101,9 @@ def share(workdir: Path, name: str, count: int) -> None:
         time.sleep(0.01)
     with open(workdir / f"{name}.log", "w") as log:
 
-        def watch(group, epochs, history):
+        def watch(group, share, history):
             if history:
-                print(json.dumps([group.specs[0].width, epochs]), file=log, flush=True)
+                print(json.dumps([group.specs[0].width, round(20 * share)]), file=log, flush=True)
 
         runs.run(groups, workdir, lambda spec: None, checkpoint_seconds=0.0, watch=watch)
 

@@ -112,7 +112,7 @@ class Spec(Data, Network, Training):
         check_least(self)
         if self.bn_group and self.batch_size % self.bn_group:
             raise UserError(
-                f"bn_group={self.bn_group} does not divide the batch of {self.batch_size}: give 0 or a divisor"
+                f"--bn_group={self.bn_group} does not divide the batch of {self.batch_size}: give 0 or a divisor"
             )
         if not 0 < self.learning_rate < math.inf:
             raise UserError(f"--learning_rate={self.learning_rate} is not a positive number")

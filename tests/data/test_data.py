@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsn import data
-from wsn.data import cache, prepared
+from wsn.data import cache, images, prepared
 from wsn.errors import UserError
 
 needs_tfds = pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="real data: set TFDS_DATA_DIR")
@@ -131,12 +131,15 @@ def test_bad_split(flag, changes):
 # Normalisation.
 
 
-@pytest.mark.parametrize("normalization", data.NORMALIZATIONS)
+AXES = {"scalar": (0, 1, 2, 3), "channel": (0, 1, 2), "pixel": (0,)}  # what shares a mean and deviation
+
+
+@pytest.mark.parametrize("normalization", AXES)
 @settings(deadline=None, max_examples=15)
 @given(size=st.integers(2, 1100), side=st.integers(1, 3), channels=st.integers(1, 3), seed=st.integers(0, 99))
 def test_statistics_agree_with_numpy_and_normalise(normalization, size, side, channels, seed):
     images = fake_dataset(size, (side, side + 1, channels), seed).train_images
-    axes = {"scalar": (0, 1, 2, 3), "channel": (0, 1, 2), "pixel": (0,)}[normalization]
+    axes = AXES[normalization]
     mean, deviation = data.statistics(images, normalization)
     assert mean.dtype == deviation.dtype == np.float32
     np.testing.assert_allclose(mean, images.mean(axes, keepdims=True)[0], rtol=1e-6)
@@ -152,7 +155,7 @@ def test_statistics_agree_with_numpy_and_normalise(normalization, size, side, ch
 
 def test_deviation_of_constant_images_is_zero_at_any_size():
     images = np.full((70_000, 1, 1, 1), 253, np.uint8)
-    for normalization in data.NORMALIZATIONS:
+    for normalization in AXES:
         mean, deviation = data.statistics(images, normalization)
         assert mean.item() == 253 and deviation.item() == 0
 
@@ -190,7 +193,7 @@ def test_missing_data_without_a_network(tmp_path, monkeypatch):
     def no_network(url):
         raise OSError("no network\nin this test")
 
-    monkeypatch.setattr(data, "_require_network", no_network)
+    monkeypatch.setattr(images, "require_network", no_network)
     begin = time.monotonic()
     with pytest.raises(UserError, match="^--dataset=mnist: .*--data_dir=.*TFDS_DATA_DIR") as caught:
         data.load("mnist", data_dir=str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))
@@ -315,7 +318,7 @@ import numpy as np
 from wsn import data
 
 folder, me = Path(sys.argv[1]), sys.argv[2]
-decoded = data.Digits().decode(None)
+decoded = data.DATASETS["digits"].decode(None)
 
 class Slow:
     def locate(self, data_dir):

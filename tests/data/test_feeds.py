@@ -9,14 +9,15 @@ from PIL import Image
 
 from experiments.benchmark_input import photo, prepare
 from wsn import data
-from wsn.data import feeds
 from wsn.data.stream import Images, Stream
 from wsn.devices import Placement
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.spec import Group, Spec
+from wsn.tasks import Context
 from wsn.tasks.classification import classification
-from wsn.training import train
+from wsn.training import optimizers, train
+from wsn.training.state import initial_members
 
 DEVICES = tuple(jax.local_devices())
 SPEC = Spec(
@@ -51,9 +52,9 @@ def stream(tmp_path_factory) -> Stream:
 def fit(source, devices: int = 1, resume=None, until: int = 2, spec: Spec = SPEC):
     placement = Placement("batch" if devices > 1 else "single", DEVICES[:devices])
     group = Group((spec,), (0, 1))
-    for epochs, history, take in train.train(group, source, resume=resume, placement=placement):
-        if epochs == until:
-            return history, take()
+    for moment in train.train(group, source, resume=resume, placement=placement):
+        if moment.history.rows == until:
+            return moment.history.curves, moment.snapshot()
     raise AssertionError
 
 
@@ -78,6 +79,23 @@ def test_a_resumed_stream_repeats_the_uninterrupted_run_bit_for_bit(stream):
     assert_equal(resumed.state, final.state, rtol=0)
 
 
+def test_a_stream_is_evaluated_and_resumed_after_any_step_and_trains_the_same(stream):
+    """Between two evaluations it crosses the end of an epoch of 3 steps; the step is one program, so to the bit."""
+    group = Group((Spec(**(vars(SPEC) | {"eval_every": 2})),), (0, 1))
+    placement = Placement("single", DEVICES[:1])
+    moments = [(m, m.snapshot()) for m in train.train(group, stream, placement=placement)]
+    assert [(m.step, m.steps) for m, _ in moments] == [(2, 6), (4, 6), (6, 6)]
+    _, expected = fit(stream)
+    final = moments[-1][1]
+    assert_equal(final.state, expected.state, rtol=0)
+    np.testing.assert_array_equal(
+        final.history.curves["test_loss"][-1], expected.history.curves["test_loss"][-1]
+    )
+    *_, again = train.train(group, stream, resume=moments[1][1], placement=placement)
+    assert_equal(again.history.curves, final.history.curves, rtol=0)
+    assert_equal(again.snapshot().state, final.state, rtol=0)
+
+
 def test_evaluation_of_a_stream_is_that_of_its_test_images_in_memory(stream):
     """The images as the stream cuts them, put into memory, give the same test loss; every example counts once."""
     rows = list(stream.test(TEST))
@@ -89,18 +107,21 @@ def test_evaluation_of_a_stream_is_that_of_its_test_images_in_memory(stream):
     group = Group((SPEC,), (0,))
     model = models.build(SPEC, stream.input_shape, CLASSES)
     task = classification(model)
-    members = train.initial_members(group, model, train.optimizer(SPEC, 1))
+    members = initial_members(group, model, optimizers.build(SPEC, optimizers.Horizon(1, 2)))
     params = jax.tree.map(lambda x: jax.numpy.asarray(x[0]), members.state.params)
-    sums = []
+    sums, context = [], Context(jax.random.key(0), None)
     for source in (stream, splits):
-        feed = feeds.feed(group, source, Placement("single", DEVICES[:1]))
+        feed = source.feed(group, Placement("single", DEVICES[:1]))
         rows = feed.held_out()
         if source is splits:
             rows = [jax.tree.map(lambda x: x[0], rows)]
-        found = [task.evaluation(params, {}, feed.take_held_out(feed.held_out_data, row)) for row in rows]
+        found = [
+            task.evaluation(params, {}, (), feed.take_held_out(feed.held_out_data, row), context)[0]
+            for row in rows
+        ]
         sums.append(jax.tree.map(lambda *x: float(sum(x)), *found))
-    np.testing.assert_allclose(sums[0], sums[1], rtol=1e-5)
-    assert sums[0].weight == TEST
+    assert_equal(*sums, rtol=1e-5)
+    assert sums[0]["weight"] == TEST
 
 
 @pytest.mark.parametrize("changes", [{"train_samples": 5}, {"validation_samples": 5}, {"order": "seed"}])

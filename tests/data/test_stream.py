@@ -18,7 +18,7 @@ from scipy import stats
 
 from experiments import benchmark_input
 from experiments.benchmark_input import photo, prepare
-from wsn.data import stream
+from wsn.data import crops, stream
 from wsn.errors import UserError
 
 # (width, height): wide, high, exactly 256, smaller than the crop, one pixel high and wide.
@@ -129,19 +129,19 @@ def test_random_numbers_belong_to_a_position(key, first, count):
 
 
 def test_resized_and_central_box_are_torchvisions():
-    assert stream.resized(500, 375) == (341, 256)
-    assert stream.resized(375, 500) == (256, 341)
-    assert stream.resized(1, 90) == (256, 23040)
-    assert stream.centre_box(256, 256) == (16, 16, 224, 224)
-    assert stream.centre_box(341, 256) == (58, 16, 224, 224)
+    assert crops.resized(500, 375) == (341, 256)
+    assert crops.resized(375, 500) == (256, 341)
+    assert crops.resized(1, 90) == (256, 23040)
+    assert crops.centre_box(256, 256) == (16, 16, 224, 224)
+    assert crops.centre_box(341, 256) == (58, 16, 224, 224)
 
 
 @settings(deadline=None, max_examples=300)
 @given(long=st.integers(256, 20_000), wide=st.booleans(), position=st.integers(0, 10**6))
 def test_a_random_box_lies_in_the_image(long, wide, position):
     width, height = (long, 256) if wide else (256, long)
-    numbers = stream.uniforms(0, position, 1)[0, : stream.ATTEMPTS]
-    box = stream.random_box(width, height, numbers)
+    numbers = stream.uniforms(0, position, 1)[0, : crops.ATTEMPTS]
+    box = crops.random_box(width, height, numbers)
     assert min(box.left, box.top) >= 0 and min(box.width, box.height) > 0
     assert box.left + box.width <= width and box.top + box.height <= height
     # The sides are rounded to a pixel, of at least 99 here.
@@ -151,16 +151,16 @@ def test_a_random_box_lies_in_the_image(long, wide, position):
 
 
 def test_where_no_attempt_fits_the_largest_central_box_is_taken():
-    numbers = np.full((stream.ATTEMPTS, 4), 0.9)
-    assert stream.random_box(20_000, 256, numbers) == ((20_000 - 341) // 2, 0, 341, 256)
-    assert stream.random_box(256, 20_000, numbers) == (0, (20_000 - 341) // 2, 256, 341)
+    numbers = np.full((crops.ATTEMPTS, 4), 0.9)
+    assert crops.random_box(20_000, 256, numbers) == ((20_000 - 341) // 2, 0, 341, 256)
+    assert crops.random_box(256, 20_000, numbers) == (0, (20_000 - 341) // 2, 256, 341)
 
 
 def test_random_boxes_have_the_laws_of_random_resized_crop():
     """In a square, no box below 3/4 of the area is ever refused: there area and log aspect stay uniform."""
     side, count = 4096, 4000
-    numbers = stream.uniforms(1, 0, count)[:, : stream.ATTEMPTS]
-    left, top, width, height = np.array([stream.random_box(side, side, u) for u in numbers]).T
+    numbers = stream.uniforms(1, 0, count)[:, : crops.ATTEMPTS]
+    left, top, width, height = np.array([crops.random_box(side, side, u) for u in numbers]).T
     area = width * height / side**2
     assert 0.199 < area.min() < 0.21 and 0.95 < area.max() <= 1
     small = area < 0.7
@@ -208,10 +208,10 @@ def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.einsum("ij,jkc,lk->ilc", rows, image.astype(float), columns, optimize=True)
 
 
-def reference(image: np.ndarray, box: stream.Box) -> np.ndarray:
+def reference(image: np.ndarray, box: crops.Box) -> np.ndarray:
     """All of the image resized to smallest side 256, then cut, then resized to 224: in float64, by the definition."""
     height, width = image.shape[:2]
-    whole = resize(image, *stream.resized(width, height))
+    whole = resize(image, *crops.resized(width, height))
     cut = whole[box.top : box.top + box.height, box.left : box.left + box.width]
     return resize(cut, 224, 224)
 
@@ -220,15 +220,15 @@ def reference(image: np.ndarray, box: stream.Box) -> np.ndarray:
 def test_pixels_agree_with_an_independent_reference(size):
     pixels = photo(3, *size)
     encoded = encode(Image.fromarray(pixels).convert("RGBA"))  # PNG: no loss
-    width, height = stream.resized(*size)
-    small = stream.random_box(width, height, np.full((stream.ATTEMPTS, 4), 0.1))
-    large = stream.random_box(width, height, np.full((stream.ATTEMPTS, 4), 0.9))
+    width, height = crops.resized(*size)
+    small = crops.random_box(width, height, np.full((crops.ATTEMPTS, 4), 0.1))
+    large = crops.random_box(width, height, np.full((crops.ATTEMPTS, 4), 0.9))
     assert small.width < 224 < large.height
-    for box in (stream.centre_box(width, height), small, large):
-        got = stream.decode(encoded, lambda w, h, box=box: box).astype(float)
+    for box in (crops.centre_box(width, height), small, large):
+        got = crops.decode(encoded, lambda w, h, box=box: box).astype(float)
         # Pillow rounds to a byte after each of four passes.
         np.testing.assert_allclose(got, reference(pixels, box), atol=2.5)
-        flipped = stream.decode(encoded, lambda w, h, box=box: box, flip=True)
+        flipped = crops.decode(encoded, lambda w, h, box=box: box, flip=True)
         np.testing.assert_array_equal(flipped[:, ::-1], got)
 
 
@@ -237,15 +237,15 @@ def test_every_mode_becomes_rgb(mode):
     image = Image.fromarray(photo(5, 300, 256)).convert(mode)
     encoded = encode(image)
     expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))[16:240, 38:262]
-    np.testing.assert_array_equal(stream.decode(encoded, stream.centre_box), expected)
+    np.testing.assert_array_equal(crops.decode(encoded, crops.centre_box), expected)
 
 
 def test_orientation_tags_are_ignored():
     image = Image.fromarray(photo(6, 300, 256))
     tags = Image.Exif()
     tags[0x0112] = 6  # lies on its side
-    turned = stream.decode(encode(image, exif=tags), stream.centre_box)
-    np.testing.assert_array_equal(turned, stream.decode(encode(image), stream.centre_box))
+    turned = crops.decode(encode(image, exif=tags), crops.centre_box)
+    np.testing.assert_array_equal(turned, crops.decode(encode(image), crops.centre_box))
 
 
 # Batches.
@@ -269,7 +269,7 @@ def test_images_go_with_their_labels(tiny):
     images, labels, weight = joined(tiny.test(4))
     np.testing.assert_array_equal(labels[weight > 0], np.arange(TEST))
     for image, label in zip(images[:TEST], labels, strict=False):
-        expected = stream.decode(encode(picture(1000 + int(label))), stream.centre_box)
+        expected = crops.decode(encode(picture(1000 + int(label))), crops.centre_box)
         np.testing.assert_array_equal(image, expected)
 
 

@@ -14,7 +14,8 @@ from wsn import devices
 from wsn.data import batches
 from wsn.devices import Placement
 from wsn.spec import Group
-from wsn.training import programs, train
+from wsn.training import strategy
+from wsn.training.history import History, Snapshot
 
 DEVICES = tuple(jax.local_devices())
 # What is left between placements is the order of float32 sums, over 9 steps of momentum.
@@ -62,7 +63,7 @@ def test_a_single_member_over_the_batch_equals_itself_on_one_device():
     history, snapshot = on_one_device("shared")
     third = {name: values[:, 3:4] for name, values in history.items()}
     state = {place: leaf[3:4] for place, leaf in snapshot.state.items()}
-    assert_close(alone, (third, train.Snapshot(state, third)))
+    assert_close(alone, (third, Snapshot(state, History(snapshot.history.step, third))))
 
 
 def test_a_snapshot_resumes_on_other_devices():
@@ -128,5 +129,5 @@ def test_batches_over_devices_hold_every_example_once(examples, batch_size, coun
 @pytest.mark.parametrize(("kind", "count"), [("members", 2), ("batch", 4)])
 def test_large_networks_one_after_the_other_give_the_same_over_devices(monkeypatch, kind, count, order):
     expected = on_one_device(order)
-    monkeypatch.setattr(programs, "LARGEST_TOGETHER", 0)
+    monkeypatch.setattr(strategy, "LARGEST_TOGETHER", 0)
     assert_close(tiny.fit(group(order), over(kind, count)), expected)

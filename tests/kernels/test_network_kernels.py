@@ -10,10 +10,11 @@ from kernels.empirical import gp_kernel, network_kernels
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.sparsity import family
-from wsn.sparsity.patterns import apply_masks
+from wsn.sparsity.keep import apply_masks
 from wsn.sparsity.shapes import sizes
 from wsn.spec import Group, Spec
-from wsn.training import train
+from wsn.training import optimizers
+from wsn.training.state import initial_members
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("neural_tangents") is None, reason="neural-tangents is not installed"
@@ -38,7 +39,7 @@ def network(hidden_layers=1, parameterization="ntk", bias=False, width=7):
     kept = {layer: size // 2 for layer, size in sizes(shapes).items()}
     spec = family.with_kept(template, width, kept, shapes)
     model = models.build(spec, IMAGE, CLASSES)
-    members = train.initial_members(Group((spec,), (3,)), model, train.optimizer(spec, 1))
+    members = initial_members(Group((spec,), (3,)), model, optimizers.build(spec, optimizers.Horizon(1, 1)))
     params, keep = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), (members.state.params, members.keep))
     return stateless(model), params, keep
 

@@ -24,7 +24,7 @@ def test_neither_neural_tangents_nor_tensorflow_is_imported_before_it_is_asked_f
 import importlib, pkgutil, sys
 import experiments, kernels, wsn
 for package in wsn, kernels, experiments:
-    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 import tiny
 tiny.fit(tiny.Group((tiny.spec(epochs=1),), (0,)))

@@ -1,5 +1,6 @@
 """ResNet-18: exact weight counts, forward pass and batch statistics against NumPy, equal curves on 1, 2, 4 devices."""
 
+import dataclasses
 import math
 from functools import cache
 
@@ -16,8 +17,10 @@ from wsn.errors import UserError
 from wsn.networks import models
 from wsn.networks.layers import BatchNorm, Weighing
 from wsn.sparsity import family
+from wsn.sparsity.shapes import weights as weights_of
 from wsn.spec import Group, Spec
-from wsn.training import train
+from wsn.training import optimizers, train
+from wsn.training.state import Members, initial_members
 
 DEVICES = tuple(jax.local_devices())
 IMAGE, CLASSES = (8, 8, 3), 5
@@ -57,7 +60,7 @@ def test_parameters_are_those_of_the_paper(width, image, classes, weights):
     params, stats = jax.eval_shape(model.init, jax.random.key(0))
     kernels = {path: x.shape for path, x in leaves(params).items() if path.endswith("/kernel")}
     assert kernels == {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
-    assert sum(math.prod(shape) for shape in kernels.values()) == family.weights(model.shapes) == weights
+    assert sum(math.prod(shape) for shape in kernels.values()) == weights_of(model.shapes) == weights
     others = [path for path in leaves(params) if path not in kernels]
     assert len(others) == 2 * 20 + 1 and "linear/bias" in others
     assert len(leaves(stats)) == 2 * 20
@@ -70,7 +73,7 @@ def test_weights_of_every_width_by_hand(classes):
     stages = 4 * 9 + sum(9 * d * d // 2 + 3 * 9 * d * d + d * d // 2 for d in (2, 4, 8))
     for width in range(8, 92):
         shapes = models.build(spec(width=width), (32, 32, 3), classes).shapes
-        assert family.weights(shapes) == 27 * width + stages * width**2 + 8 * width * classes
+        assert weights_of(shapes) == 27 * width + stages * width**2 + 8 * width * classes
 
 
 @pytest.mark.parametrize("classes", [10, 100])
@@ -83,7 +86,7 @@ def test_sparse_networks_of_every_width_keep_the_budget_of_width_8(width, mask, 
         return models.build(spec(width=w), image, classes).shapes
 
     (member,) = family.sparse(spec(mask=mask), 8, [width], shapes, "largest_first")
-    lost = family.weights(shapes(8)) - family.kept_weights(member, shapes(width))
+    lost = weights_of(shapes(8)) - family.kept_weights(member, shapes(width))
     assert lost == 0 if mask == "elementwise" else 0 <= lost < 9
     assert not any("bn" in layer for layer, _ in member.kept)
 
@@ -108,10 +111,10 @@ def test_masks_of_a_convolution_are_exact_and_batch_norm_has_none():
             np.testing.assert_array_equal(x, np.full_like(x, path.endswith("scale")))
 
 
-def initial(*specs: Spec) -> train.Members:
+def initial(*specs: Spec) -> Members:
     """Members of the first seed."""
     model = models.build(specs[0], IMAGE, CLASSES)
-    return train.initial_members(Group(specs, (0,)), model, train.optimizer(specs[0], 1))
+    return initial_members(Group(specs, (0,)), model, optimizers.build(specs[0], optimizers.Horizon(1, 2)))
 
 
 # The forward pass in NumPy, float64.
@@ -276,14 +279,15 @@ RUN = spec(
 )
 
 
+GROUP = Group((RUN,), (0, 1))
+
+
 def fit(devices: int = 1, resume=None, until: int = 2):
-    """(history, snapshot) of a run whose last batch leaves some of four devices with padding alone."""
+    """(curves, snapshot) of a run whose last batch leaves some of four devices with padding alone."""
     placement = Placement("batch" if devices > 1 else "single", DEVICES[:devices])
-    for epochs, history, take in train.train(
-        Group((RUN,), (0, 1)), splits(), resume=resume, placement=placement
-    ):
-        if epochs == until:
-            return history, take()
+    for moment in train.train(GROUP, splits(), resume=resume, placement=placement):
+        if moment.history.rows == until:
+            return moment.history.curves, moment.snapshot()
     raise AssertionError
 
 
@@ -318,3 +322,17 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit():
         for name in left:
             np.testing.assert_array_equal(left[name], right[name], err_msg=name)
     assert any(place.startswith(".stats") for place in final.state)
+
+
+def test_when_a_run_is_evaluated_changes_no_bit_of_it():
+    """Step by step, across the end of an epoch of 3 steps; resumed in the middle of one, too."""
+    group = Group((dataclasses.replace(RUN, eval_every=4),), GROUP.seeds)
+    placement = Placement("single", DEVICES[:1])
+    moments = [(m.step, m.snapshot()) for m in train.train(group, splits(), placement=placement)]
+    assert [step for step, _ in moments] == [4, 6]
+    *_, resumed = train.train(group, splits(), resume=moments[0][1], placement=placement)
+    curves, final = on_one_device()
+    for snapshot in (moments[-1][1], resumed.snapshot()):
+        np.testing.assert_array_equal(snapshot.history.curves["test_loss"][-1], curves["test_loss"][-1])
+        for place, leaf in final.state.items():
+            np.testing.assert_array_equal(snapshot.state[place], leaf, err_msg=place)

@@ -15,11 +15,12 @@ from wsn.errors import Preempted, UserError
 from wsn.records import checkpoints, runs
 from wsn.spec import Group
 from wsn.training import train
+from wsn.training.history import History, Snapshot
 
 GROUP = Group((tiny.spec(epochs=6),), (0, 1))
 
 
-def snapshot(epochs: int) -> train.Snapshot:
+def snapshot(epochs: int) -> Snapshot:
     state = {
         ".params['hidden_0']['kernel']": np.random.default_rng(epochs).standard_normal(
             (2, 90, 5), np.float32
@@ -29,12 +30,15 @@ def snapshot(epochs: int) -> train.Snapshot:
         ".optimizer[1].count": np.array([epochs, epochs], np.int32),
         ".half": np.arange(4, dtype=ml_dtypes.bfloat16),
     }
-    return train.Snapshot(state, {name: np.ones((epochs, 2), np.float32) for name in tiny.CURVES})
+    curves = {name: np.ones((epochs, 2), np.float32) for name in tiny.CURVES}
+    return Snapshot(state, History(3 * np.arange(1, epochs + 1), curves))
 
 
-def assert_equal(found: train.Snapshot | None, expected: train.Snapshot) -> None:
+def assert_equal(found: Snapshot | None, expected: Snapshot) -> None:
     assert found is not None
-    for left, right in zip(found, expected, strict=True):
+    steps = [{"step": snapshot.history.step} for snapshot in (found, expected)]
+    curves = [snapshot.history.curves for snapshot in (found, expected)]
+    for left, right in ((found.state, expected.state), curves, steps):
         assert left.keys() == right.keys()
         for name in right:
             assert left[name].tobytes() == right[name].tobytes()
@@ -110,7 +114,7 @@ def test_without_a_whole_one_training_starts_from_the_first_epoch(three, tmp_pat
     for digest in (tmp_path / "checkpoints").glob("*.sha256"):
         digest.write_text("")
     assert checkpoints.load(tmp_path / "checkpoints") is None
-    assert caplog.messages[-1].endswith("no checkpoint is whole, starting from the first epoch")
+    assert caplog.messages[-1].endswith("no checkpoint is whole, starting from the first step")
 
 
 def test_a_full_disk_is_told_in_one_line_and_loses_nothing(three, tmp_path, caplog):
@@ -151,7 +155,7 @@ def run(monkeypatch, tmp_path):
         watch = options.pop("watch", lambda g, done, history: None)
 
         def note(g, done, history):
-            epochs.append(done)
+            epochs.append(round(6 * done))
             watch(g, done, history)
 
         runs.run([GROUP], tmp_path, lambda spec: tiny.SPLITS, watch=note, **options)
@@ -180,7 +184,7 @@ def test_a_run_that_is_told_to_stop_saves_that_epoch(
     asked = iter([False] * epochs + [True])  # once before the group, then after every epoch
     with pytest.raises(Preempted):
         run(stop=lambda: next(asked), checkpoint_seconds=checkpoint_seconds)
-    assert str(epochs) in names(runs.directory(tmp_path, GROUP) / "checkpoints")
+    assert str(3 * epochs) in names(runs.directory(tmp_path, GROUP) / "checkpoints")
     assert run() == list(range(epochs + 1, 7))
     assert record(tmp_path) == uninterrupted
     assert names(runs.directory(tmp_path, GROUP)) == {"group.json", "record.jsonl"}
@@ -196,13 +200,13 @@ def test_a_run_that_is_told_to_stop_after_its_last_epoch_is_finished(run, tmp_pa
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(run, tmp_path, uninterrupted):
     def interrupt(g, done, history):
-        if done == 5:
+        if history.rows == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(checkpoint_seconds=0.0, watch=interrupt)
     folder = runs.directory(tmp_path, GROUP) / "checkpoints"
-    assert names(folder) == {"3", "3.sha256", "4", "4.sha256"}
-    os.truncate(folder / "4" / "_METADATA", 10)
+    assert names(folder) == {"9", "9.sha256", "12", "12.sha256"}
+    os.truncate(folder / "12" / "_METADATA", 10)
     assert run(checkpoint_seconds=0.0) == [4, 5, 6]
     assert record(tmp_path) == uninterrupted

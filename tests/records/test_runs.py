@@ -28,6 +28,7 @@ from wsn.records import claims, progress, record, runs
 from wsn.records.files import replacing
 from wsn.spec import Group, Spec, changed_fields, from_fields
 from wsn.training import train
+from wsn.training.history import History
 
 FOLDERS = [Path(tiny.__file__).parent, Path(wsn.__file__).parents[1]]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, FOLDERS))}
@@ -54,9 +55,9 @@ def run(groups, workdir, **options) -> None:
     runs.run(groups, workdir, lambda spec: tiny.SPLITS, **options)
 
 
-def expected(of: Group) -> train.History:
-    *_, (_, history, _) = tiny.pretended(of)
-    return history
+def expected(of: Group) -> History:
+    *_, last = tiny.pretended(of)
+    return last.history
 
 
 def assert_holds(results: list[record.Result], of: Group) -> None:
@@ -64,7 +65,8 @@ def assert_holds(results: list[record.Result], of: Group) -> None:
     assert [(r.spec, r.seed) for r in results] == list(of.members)
     for i, result in enumerate(results):
         assert result.status == "finished"
-        for name, values in expected(of).items():
+        np.testing.assert_array_equal(result.steps, expected(of).step)
+        for name, values in expected(of).curves.items():
             np.testing.assert_array_equal(result.curves[name], values[:, i])
             assert result.curves[name].dtype == np.float32
 
@@ -110,6 +112,13 @@ CHANGES = {
     "bottleneck": "linear",
     "inner": (("hidden_0", 2),),
     "bn_group": 4,
+    "task": "regression",
+    "optimizer": "adam",
+    "beta1": 0.8,
+    "beta2": 0.99,
+    "epsilon": 1e-6,
+    "eval_every": 2,
+    "probes": ("path",),
 }
 
 
@@ -137,8 +146,8 @@ def test_a_field_at_its_default_is_not_in_the_name():
 
 def test_neither_the_devices_nor_the_versions_are_in_the_name(monkeypatch, tmp_path, trained):
     name = group().name
-    monkeypatch.setattr(runs.jax, "device_count", lambda: 64)
-    monkeypatch.setattr(runs, "_version", lambda package: "99")
+    monkeypatch.setattr(record.jax, "device_count", lambda: 64)
+    monkeypatch.setattr(record, "_version", lambda package: "99")
     assert group().name == name
     run([group()], tmp_path)
     header = json.loads(runs.record_path(tmp_path, group()).read_text().splitlines()[0])
@@ -170,8 +179,8 @@ def test_groups_hold_specs_of_one_shape_once():
 @given(npst.arrays(np.float32, (3, 2), elements=st.floats(width=32, allow_infinity=False)))
 def test_a_record_gives_every_bit_back(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("record") / "record.jsonl"
-    runs.write_record(path, group(), {name: values for name in tiny.CURVES}, 1.0)
-    for i, result in enumerate(runs.read_record(path)):
+    record.write(path, group(), History(np.array([3, 6, 9]), dict.fromkeys(tiny.CURVES, values)), 1.0)
+    for i, result in enumerate(record.read(path).results):
         assert result.status == ("diverged" if np.isnan(values[:, i]).any() else "finished")
         for curve in result.curves.values():
             np.testing.assert_array_equal(curve, values[:, i])  # NaN equals NaN
@@ -188,7 +197,7 @@ def test_a_record_says_what_was_trained_by_what_and_where(tmp_path, trained):
         {"dataset": "tiny", "width": 5, "epochs": 3, "batch_size": 8, "learning_rate": 0.3}
     ]
     assert header["seeds"] == [0, 1] and header["semantics"] == 1 and header["format"] == 1
-    assert header["code"].keys() == {"version", "commit"} and set(header["packages"]) == set(runs.PACKAGES)
+    assert header["code"].keys() == {"version", "commit"} and set(header["packages"]) == set(record.PACKAGES)
     assert header["device"]["platform"] and header["seconds"] >= 0 and header["finished"].endswith("+00:00")
     assert [(m["spec"], m["seed"], m["status"]) for m in members] == [(0, 0, "finished"), (0, 1, "finished")]
     assert all(len(m[name]) == 3 for m in members for name in tiny.CURVES)
@@ -202,16 +211,17 @@ def test_the_commit_of_an_enclosing_repository_is_not_ours(tmp_path, monkeypatch
     for package, commit in ((tmp_path / "lib" / "wsn", "unknown"), (tmp_path / "wsn", "[0-9a-f]{40}")):
         package.mkdir(parents=True)
         monkeypatch.setattr(wsn, "__file__", str(package / "__init__.py"))
-        assert re.fullmatch(commit, runs._commit.__wrapped__())
+        assert re.fullmatch(commit, record._commit.__wrapped__())
 
 
 def test_a_group_that_diverges_in_part_is_finished(tmp_path, monkeypatch):
     def diverging(group, splits, *, resume=None):
-        for epochs, history, take_snapshot in tiny.pretended(group, resume=resume):
-            history = {
-                name: np.where([[False, True]], np.nan, x).astype(np.float32) for name, x in history.items()
+        for moment in tiny.pretended(group, resume=resume):
+            curves = {
+                name: np.where([[False, True]], np.nan, x).astype(np.float32)
+                for name, x in moment.history.curves.items()
             }
-            yield epochs, history, take_snapshot
+            yield moment._replace(history=moment.history._replace(curves=curves))
 
     monkeypatch.setattr(train, "train", diverging)
     run([group()], tmp_path)
@@ -224,9 +234,9 @@ def test_nothing_is_trained_twice(tmp_path, trained):
     seen = []
     run(groups, tmp_path)
     before = {g.name: runs.record_path(tmp_path, g).stat().st_mtime_ns for g in groups}
-    run(groups, tmp_path, watch=lambda g, epochs, history: seen.append((g.name, epochs, history)))
+    run(groups, tmp_path, watch=lambda g, share, history: seen.append((g.name, share, history)))
     assert trained == [g.name for g in groups]
-    assert seen == [(g.name, 3, {}) for g in groups]
+    assert seen == [(g.name, 1.0, None) for g in groups]
     assert before == {g.name: runs.record_path(tmp_path, g).stat().st_mtime_ns for g in groups}
     for g in groups:
         assert_holds(runs.results([g], tmp_path), g)
@@ -272,7 +282,7 @@ def test_records_of_other_semantics_are_left_out(tmp_path, trained):
 
 def interrupted_after(epochs: int):
     def watch(group, done, history):
-        if done == epochs:
+        if history.rows == epochs:
             raise KeyboardInterrupt
 
     return watch
@@ -292,7 +302,7 @@ def test_an_interrupted_group_goes_on_to_the_same_record(tmp_path, trained, chec
         # The epoch in which it was interrupted has no checkpoint: it is trained again.
         assert files(folder) == {"group.json"} | ({"checkpoints"} if not checkpoint_seconds else set())
     epochs_done = []
-    run([group(epochs=6)], tmp_path, watch=lambda g, epochs, history: epochs_done.append(epochs))
+    run([group(epochs=6)], tmp_path, watch=lambda g, share, history: epochs_done.append(round(6 * share)))
     assert epochs_done == ([4, 5, 6] if not checkpoint_seconds else [1, 2, 3, 4, 5, 6])
     assert files(folder) == {"group.json", "record.jsonl"}
     assert_holds(runs.results([group(epochs=6)], tmp_path), group(epochs=6))
@@ -496,15 +506,15 @@ def test_the_groups_of_another_process_are_waited_for(tmp_path, trained):
         with claims.claim(lock):
             owned.set()
             release.wait(10)
-            runs.write_record(runs.record_path(tmp_path, group()), group(), expected(group()), 0.0)
+            record.write(runs.record_path(tmp_path, group()), group(), expected(group()), 0.0)
 
     thread = threading.Thread(target=other)
     thread.start()
     owned.wait(10)
     seen = []
 
-    def watch(g, epochs, history):
-        seen.append((g.name, bool(history)))
+    def watch(g, share, history):
+        seen.append((g.name, history is not None))
         release.set()
 
     run([group(), group(width=6, epochs=1)], tmp_path, watch=watch)
@@ -607,7 +617,8 @@ def test_of_several_that_find_a_lease_stale_one_takes_it(tmp_path, monkeypatch):
 @given(st.floats(1, 1e15), st.integers(1, 300), st.integers(0, 5))
 def test_progress_ends_with_a_line_at_100_percent(cost, epochs, resumed):
     g = group(epochs=epochs)
-    accuracy = {"train_accuracy": np.ones((1, 1)), "test_accuracy": np.full((1, 1), 0.5)}
+    accuracy = {"train_accuracy": np.ones((epochs, 1)), "test_accuracy": np.full((epochs, 1), 0.5)}
+    history = History(np.arange(1, epochs + 1), accuracy)
     with tempfile.TemporaryFile("w+") as stream:
 
         def lines():
@@ -616,10 +627,11 @@ def test_progress_ends_with_a_line_at_100_percent(cost, epochs, resumed):
 
         watch = progress.Progress({g.name: cost, "later": 3.7}, stream)
         for done in range(min(resumed, epochs - 1) + 1, epochs + 1):
-            watch(g, done, accuracy)
+            curves = {name: values[:done] for name, values in accuracy.items()}
+            watch(g, done / epochs, History(history.step[:done], curves))
         assert lines() == []
         watch.done["later"] = 3.7
-        watch(g, epochs, accuracy)
+        watch(g, 1.0, history)
         watch.close()
         assert lines() == [
             f"100 % 0 s left; width 5, epoch {epochs}/{epochs}, test accuracy 0.500",

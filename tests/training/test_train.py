@@ -1,19 +1,25 @@
 """Training against a NumPy reimplementation, and the laws that masks, seeds, divergence and resuming obey."""
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 
-from wsn.data import batches, feeds
-from wsn.data.splits import normalise
+from wsn.data import batches, normalise
+from wsn.data import splits as splits_of
 from wsn.networks import models
 from wsn.sparsity.keep import apply_masks
 from wsn.spec import Group, Spec
-from wsn.training import programs, train
+from wsn.tasks import TASKS, Context
+from wsn.training import history as histories
+from wsn.training import optimizers, probes, programs, strategy, train
+from wsn.training.state import Members, initial_members
+from wsn.training.step import make_evaluation, make_step
 
 # Members of one program share its matrix products; alone their sums may be taken in another order.
 OTHER_PROGRAM = {"rtol": 3e-5, "atol": 3e-6}
@@ -33,9 +39,13 @@ def member(arrays: dict[str, np.ndarray], columns, axis: int = -1) -> dict[str, 
     return {name: np.take(values, columns, axis=axis) for name, values in arrays.items()}
 
 
-def initial(group: Group) -> train.Members:
+def initial(group: Group) -> Members:
     model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
-    return train.initial_members(group, model, train.optimizer(group.specs[0], 3))
+    return initial_members(group, model, optimizer_of(group.specs[0]))
+
+
+def optimizer_of(spec: Spec, steps: int = tiny.STEPS) -> optax.GradientTransformation:
+    return optimizers.build(spec, optimizers.Horizon(steps, steps * spec.epochs))
 
 
 # The reference: one network with one hidden layer in NumPy, float64.
@@ -137,7 +147,7 @@ def test_training_equals_numpy(changes):
 def test_schedules_from_end_to_end(schedule):
     spec = tiny.spec(schedule=schedule, decay_epochs=(2, 3), decay_factor=0.5, epochs=4)
     steps = 5
-    transformation = train.optimizer(spec, steps)
+    transformation = optimizer_of(spec, steps)
     state = transformation.init(jnp.zeros(()))
     rates = []
     for _ in range(spec.epochs * steps):
@@ -159,16 +169,20 @@ def test_a_mask_of_ones_is_no_mask():
     """The step, the epoch and the evaluation compute the same bits with arrays of ones as without."""
     group = Group((tiny.spec(momentum=0.9, weight_decay=0.01, bias=True),), (0, 1))
     model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
-    optimizer, task = train.optimizer(group.specs[0], 3), train.classification(model)
-    dense = jax.tree.map(jnp.asarray, train.initial_members(group, model, optimizer))
+    optimizer, task = optimizer_of(group.specs[0]), TASKS["classification"](model)
+    dense = jax.tree.map(jnp.asarray, initial_members(group, model, optimizer))
     ones = {models.kernel_path(layer): jnp.ones((2, *shape), bool) for layer, shape in model.shapes.items()}
-    data, _ = batches.load(tiny.SPLITS, "test", raw=False)
+    data, _ = splits_of.on_device(tiny.SPLITS, "test", raw=False)
     rows = batches.batches(jnp.arange(tiny.TRAIN), 8)
-    run_epoch, evaluate = programs.compile_epochs(
+    run_epoch, evaluate = programs.compile_program(
         model,
-        train.make_step(task, optimizer),
-        train.make_evaluation(task),
+        make_step(task, optimizer),
+        make_evaluation(task),
+        probes.measured((), model.groups)[1],
         tiny.SINGLE,
+        tiny.SPLITS.feed(group, tiny.SINGLE),
+        carry=task.carry,
+        shared=True,
     )
     # Copies, since an epoch gives up the memory of its members.
     left, right = jax.tree.map(jnp.array, (dense, dense._replace(keep=ones)))
@@ -186,7 +200,7 @@ def test_one_after_the_other_is_all_together(order, monkeypatch):
     ]
     group = Group(tuple(specs), (0, 1))
     together, _ = tiny.fit(group)
-    monkeypatch.setattr(programs, "LARGEST_TOGETHER", 0)
+    monkeypatch.setattr(strategy, "LARGEST_TOGETHER", 0)
     one_by_one, _ = tiny.fit(group)
     assert_equal(together, one_by_one, **OTHER_PROGRAM)
 
@@ -282,7 +296,7 @@ def test_held_out_examples_are_evaluated_instead_of_test():
 def test_evaluation_is_in_chunks_that_do_not_divide(monkeypatch):
     group = Group((tiny.spec(),), (0, 1))
     whole, _ = tiny.fit(group)
-    monkeypatch.setattr(feeds, "EVALUATION_BATCH", 4)
+    monkeypatch.setattr(splits_of, "EVALUATION_BATCH", 4)
     chunks, _ = tiny.fit(group)
     assert_equal(chunks, whole, **OTHER_PROGRAM)
 
@@ -304,10 +318,14 @@ def test_a_member_that_diverges_stays_nan_and_the_others_go_on():
 
 def test_once_lost_always_lost():
     """A loss that becomes finite again, and values that are NaN by chance, do not bring a member back."""
-    history: train.History = {}
-    for losses in ([1.0, np.inf], [1.0, 2.0], [np.nan, 2.0], [1.0, 2.0]):
-        sums = train.Sums(np.float32(losses), np.ones(2, np.float32), np.full(2, 2.0, np.float32))
-        history = train.extend(history, tiny.SINGLE, 2, {"train": sums})
+    found, ones, twos = histories.EMPTY, np.ones(2, np.float32), np.full(2, 2.0, np.float32)
+    task = TASKS["classification"](models.build(tiny.spec(), tiny.IMAGE, tiny.CLASSES))
+    for step, losses in enumerate(([1.0, np.inf], [1.0, 2.0], [np.nan, 2.0], [1.0, 2.0]), 1):
+        sums = {"loss": np.float32(losses), "correct": ones, "weight": twos}
+        measured = histories.Measured(sums, {"loss": ones, "correct": ones, "weight": twos}, {})
+        found = histories.extended(found, step, task, "test", measured)
+    history = found.curves
+    assert np.isfinite(history["test_loss"]).all() and found.step.tolist() == [1, 2, 3, 4]
     assert np.isnan(history["train_loss"]).tolist() == [
         [False, True],
         [False, True],
@@ -337,8 +355,8 @@ def test_resumed_training_equals_uninterrupted_training_bit_for_bit(stop):
 def test_a_snapshot_does_not_change_as_training_goes_on():
     group = Group((tiny.spec(momentum=0.9),), (0, 1, 2))
     kept, copies = [], []
-    for _, _, take_snapshot in train.train(group, tiny.SPLITS, placement=tiny.SINGLE):
-        kept.append(take_snapshot())
+    for moment in train.train(group, tiny.SPLITS, placement=tiny.SINGLE):
+        kept.append(moment.snapshot())
         copies.append({place: leaf.copy() for place, leaf in kept[-1].state.items()})
     for snapshot, copy in zip(kept, copies, strict=True):
         assert_equal(snapshot.state, copy)
@@ -348,13 +366,89 @@ def test_the_gradient_of_a_removed_weight_is_zero():
     group = Group((tiny.spec(kept=tiny.kept(20, 7)),), (0,))
     members = jax.tree.map(lambda x: jnp.asarray(x[0]), initial(group))
     model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
-    data, _ = batches.load(tiny.SPLITS, "test", raw=False)
+    data, _ = splits_of.on_device(tiny.SPLITS, "test", raw=False)
     batch = batches.take(data, batches.Indices(jnp.arange(23), jnp.ones(23)))
-    task = train.classification(model)
+    task, context = TASKS["classification"](model), Context(jax.random.key(0), None)
 
     def loss(params):
-        return task.training(apply_masks(params, members.keep), {}, batch, None)[0].loss
+        return task.training(apply_masks(params, members.keep), {}, (), batch, context)[0]["loss"]
 
     gradient = jax.grad(loss)(members.state.params)
     for path, keep in members.keep.items():
         assert not np.asarray(gradient[path.split("/")[0]]["kernel"])[~np.asarray(keep)].any()
+
+
+# Evaluations every so many steps.
+
+EVERY = Group(
+    (tiny.spec(kept=tiny.kept(20, 20), momentum=0.9, weight_decay=0.01, schedule="cosine", bias=True),),
+    (0, 1),
+)
+
+
+def every(steps: int, order: str = "shared") -> Group:
+    return Group((dataclasses.replace(EVERY.specs[0], eval_every=steps, order=order),), EVERY.seeds)
+
+
+def snapshots(group: Group, resume=None) -> list[histories.Snapshot]:
+    return [m.snapshot() for m in train.train(group, tiny.SPLITS, resume=resume, placement=tiny.SINGLE)]
+
+
+def test_evaluations_an_epoch_apart_are_the_default():
+    (*_, default), (*_, epochs) = snapshots(every(0)), snapshots(every(tiny.STEPS))
+    assert default.history.step.tolist() == epochs.history.step.tolist() == [3, 6, 9]
+    assert_equal(epochs.history.curves, default.history.curves)
+    assert_equal(epochs.state, default.state)
+
+
+@pytest.mark.parametrize("order", ["shared", "seed"])
+@pytest.mark.parametrize(("steps", "at"), [(1, range(1, 10)), (2, (2, 4, 6, 8, 9)), (7, (7, 9)), (50, (9,))])
+def test_when_it_is_evaluated_does_not_change_what_is_trained(steps, at, order):
+    """Across the ends of epochs; the losses between two evaluations are means of those of every step."""
+    *_, default = snapshots(every(0, order))
+    *_, found = snapshots(every(steps, order))
+    assert found.history.step.tolist() == list(at)
+    assert_equal(found.state, default.state, **OTHER_PROGRAM)
+    left, right = found.history, default.history
+    for name in tiny.CURVES:
+        assert left.curves[name].shape == (len(at), 2)
+    for i, step in enumerate(right.step):
+        for name in ("test_loss", "test_accuracy"):
+            np.testing.assert_allclose(
+                left.curves[name][left.step == step], right.curves[name][[i]][: step in at], **OTHER_PROGRAM
+            )
+    # Batches of an epoch have 8, 8 and 7 examples.
+    for name in ("train_loss", "train_accuracy"):
+        sums = [
+            np.sum(
+                [values * examples(*ends) for values, ends in zip(h.curves[name], ends_of(h), strict=True)], 0
+            )
+            for h in (left, right)
+        ]
+        np.testing.assert_allclose(*sums, rtol=1e-5)
+
+
+def ends_of(history: histories.History) -> list[tuple[int, int]]:
+    return list(zip([0, *history.step[:-1]], history.step, strict=True))
+
+
+def examples(first: int, last: int) -> int:
+    return sum((8, 8, 7)[step % 3] for step in range(first, last))
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_resumed_at_any_evaluation_equals_uninterrupted_bit_for_bit(steps):
+    *earlier, final = snapshots(every(steps))
+    for snapshot in earlier:
+        *_, resumed = snapshots(every(steps), snapshot)
+        np.testing.assert_array_equal(resumed.history.step, final.history.step)
+        assert_equal(resumed.history.curves, final.history.curves)
+        assert_equal(resumed.state, final.state)
+
+
+@pytest.mark.parametrize(("done", "total", "steps"), [(0, 9, 4), (4, 9, 4), (6, 9, 4), (0, 3, 9), (9, 9, 4)])
+def test_periods_end_at_multiples_and_at_the_end(done, total, steps):
+    found = list(train.periods(done, total, steps))
+    ends = [last for _, last in found]
+    assert [first for first, _ in found] == [done, *ends][: len(found)]
+    assert ends == [step for step in range(done + 1, total + 1) if step % steps == 0 or step == total]

@@ -63,9 +63,8 @@ class Progress:
 def described(group: Group, share: float, history: History | None) -> str:
     """Which network trains, how far it is, and its last held-out metric, as a mean over members."""
     spec = group.specs[0]
-    text = (
-        f"width {spec.width}{' sparse' if spec.kept else ''}, epoch {share * spec.epochs:.3g}/{spec.epochs}"
-    )
+    epoch = f"{round(share * spec.epochs, 2):g}/{spec.epochs}"
+    text = f"width {spec.width}{' sparse' if spec.kept else ''}, epoch {epoch}"
     if history is None:
         return text
     held_out = "validation" if spec.validation_samples else "test"

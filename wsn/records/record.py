@@ -20,7 +20,7 @@ from absl import logging
 from jaxtyping import Float, Int64
 
 import wsn
-from wsn.errors import UserError
+from wsn.errors import UserError, one_line
 from wsn.records.files import replacing
 from wsn.spec import SEMANTICS, Group, Spec, changed_fields, from_fields
 from wsn.training.history import History
@@ -149,7 +149,7 @@ def _result(line: dict[str, Any], specs: list[Spec], labels: list[Label], steps:
 
 def damaged(path: Path, error: Exception) -> UserError:
     return UserError(
-        f"--workdir: {path} is damaged ({error}): remove it, or start afresh with --resume=false"
+        f"--workdir: {path} is damaged ({one_line(error)}): remove it, or start afresh with --resume=false"
     )
 
 

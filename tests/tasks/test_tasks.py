@@ -1,0 +1,128 @@
+"""Every task: totals are sums over weighted examples, their gradient is that of the loss, metrics say what they are."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from jax.test_util import check_grads
+
+from wsn.data.batches import Batch
+from wsn.networks import models
+from wsn.tasks import TASKS, Context, Task
+
+CONTEXT = Context(jax.random.key(0), None)
+
+
+def network(name: str):
+    """(task, parameters) of a small network without kinks, so that differences are derivatives."""
+    model = models.build(tiny.spec(activation="linear", task=name), tiny.IMAGE, tiny.CLASSES)
+    return TASKS[name](model), jax.tree.map(lambda x: x / 2, model.init(jax.random.key(1))[0])
+
+
+def batch(count: int) -> Batch:
+    random = np.random.default_rng(count)
+    inputs = random.normal(size=(count, *tiny.IMAGE)).astype(np.float32)
+    labels = random.integers(0, tiny.CLASSES, count).astype(np.int32)
+    return Batch(jnp.asarray(inputs), jnp.asarray(labels), jnp.ones(count))
+
+
+def totals(task: Task, params, batch: Batch) -> dict[str, float]:
+    """Those of training, which are those of evaluation where nothing depends on the batch as a whole."""
+    lanes = len(batch.weight)
+    trained, _, _ = task.training(params, {}, task.carry(lanes), batch, CONTEXT)
+    evaluated, _ = task.evaluation(params, {}, task.carry(lanes), batch, CONTEXT)
+    assert_close(trained, evaluated)
+    return {name: float(value) for name, value in trained.items()}
+
+
+def assert_close(left, right) -> None:
+    assert left.keys() == right.keys() >= {"loss", "weight"}
+    for name in left:
+        np.testing.assert_allclose(left[name], right[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_example_of_weight_0_counts_for_nothing(name):
+    task, params = network(name)
+    real, padding = batch(5), batch(3)._replace(weight=jnp.zeros(3))
+    padded = jax.tree.map(lambda *x: jnp.concatenate(x), real, padding)
+    assert_close(totals(task, params, padded), totals(task, params, real))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_totals_of_a_batch_are_the_sums_of_those_of_its_parts(name):
+    task, params = network(name)
+    whole = batch(8)
+    parts = [
+        totals(task, params, jax.tree.map(lambda x, cut=cut: x[cut], whole))
+        for cut in (slice(3), slice(3, 8))
+    ]
+    assert_close(totals(task, params, whole), {n: sum(part[n] for part in parts) for n in parts[0]})
+    assert totals(task, params, whole)["weight"] == 8
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_gradient_of_the_mean_loss_is_that_of_finite_differences(name):
+    task, params = network(name)
+    data = batch(6)._replace(weight=jnp.array([1.0, 1, 1, 1, 0, 0]))
+
+    @jax.jit
+    def loss(params):
+        sums, _, _ = task.training(params, {}, task.carry(6), data, CONTEXT)
+        return sums["loss"] / sums["weight"]
+
+    check_grads(loss, (params,), order=1, modes=["rev"], eps=1e-2, rtol=5e-3, atol=5e-3)
+
+
+# By hand: (logits, labels) → loss of every example.
+LOSSES = {
+    "classification": lambda z, y: np.log(np.exp(z).sum(1)) - z[np.arange(len(y)), y],
+    "regression": lambda z, y: ((z - np.eye(tiny.CLASSES)[y]) ** 2).sum(1) / 2,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_equal_numpy(name):
+    task, params = network(name)
+    data = batch(7)
+    logits = np.asarray(data.inputs, np.float64).reshape(7, -1)
+    for layer in ("hidden_0", "output"):
+        logits = logits @ np.asarray(params[layer]["kernel"], np.float64)
+    labels = np.asarray(data.labels)
+    expected = {
+        "loss": LOSSES[name](logits, labels).sum(),
+        "correct": (logits.argmax(1) == labels).sum(),
+        "weight": 7,
+    }
+    assert_close(totals(task, params, data), expected)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_metrics_begin_with_the_loss_and_say_their_unit_and_direction(name):
+    task, params = network(name)
+    sums = totals(task, params, batch(8))
+    first = task.metrics[0]
+    assert first.name == "loss" and first.better == "low"
+    assert first.of(sums) == sums["loss"] / sums["weight"]
+    assert len({metric.name for metric in task.metrics}) == len(task.metrics)
+    several = {key: np.array([value, 2 * value]) for key, value in sums.items()}
+    for metric in task.metrics:
+        assert metric.better in ("low", "high") and metric.unit
+        assert math.isfinite(metric.of(sums))
+        # A mean: twice as many examples of the same kind change nothing, and members are apart.
+        np.testing.assert_allclose(metric.of(several), metric.of(sums), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_what_is_carried_has_the_lanes_first_and_keeps_its_shape(name):
+    task, params = network(name)
+    before = task.carry(6)
+    _, _, trained = task.training(params, {}, before, batch(6), CONTEXT)
+    _, evaluated = task.evaluation(params, {}, before, batch(6), CONTEXT)
+    shapes = jax.eval_shape(lambda: task.carry(6))
+    for after in (trained, evaluated):
+        assert jax.eval_shape(lambda after=after: after) == shapes
+    assert all(leaf.shape[0] == 6 for leaf in jax.tree.leaves(shapes))

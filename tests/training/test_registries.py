@@ -1,0 +1,53 @@
+"""Every noun of a spec has one registry: its default is in it, and an unknown name is told in one line."""
+
+import dataclasses
+
+import pytest
+import tiny
+
+from wsn.errors import UserError
+from wsn.records import plan
+from wsn.spec import Group, Spec
+from wsn.training import train
+from wsn.training.registries import REGISTRIES, check
+
+FIELDS = {field.name: field for field in dataclasses.fields(Spec)}
+
+
+def of(field: str, name: str) -> Spec:
+    return tiny.spec(**{field: (name,) if isinstance(FIELDS[field].default, tuple) else name})
+
+
+@pytest.mark.parametrize("field", REGISTRIES)
+def test_a_registry_is_that_of_a_field_whose_default_it_has(field):
+    default = FIELDS[field].default
+    assert set(default if isinstance(default, tuple) else (default,)) <= set(REGISTRIES[field])
+    for name in REGISTRIES[field]:
+        check(of(field, name))
+
+
+@pytest.mark.parametrize("field", REGISTRIES)
+def test_an_unknown_name_is_told_in_one_line_before_anything_is_done(field):
+    spec = of(field, "nonsense")
+    for refused in (
+        lambda: check(spec),
+        lambda: next(train.train(Group((spec,), (0,)), tiny.SPLITS)),
+        lambda: plan.cost(Group((spec,), (0,)), tiny.SPLITS),
+    ):
+        with pytest.raises(UserError) as error:
+            refused()
+        known = ", ".join(REGISTRIES[field])
+        assert str(error.value) == f"--{field}=nonsense is unknown: choose one of {known}"
+
+
+def test_a_setting_of_another_optimizer_is_told_before_anything_is_done():
+    group = Group((tiny.spec(optimizer="adam", momentum=0.9),), (0,))
+    for refused in (lambda: next(train.train(group, tiny.SPLITS)), lambda: plan.cost(group, tiny.SPLITS)):
+        with pytest.raises(UserError, match="^--momentum=0.9: adam has none[^\n]*$"):
+            refused()
+
+
+def test_a_spec_takes_any_name():
+    """So records of later versions can be read, and listed, by earlier ones."""
+    for field in REGISTRIES:
+        assert getattr(of(field, "later"), field) in ("later", ("later",))
