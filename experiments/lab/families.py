@@ -6,7 +6,7 @@ in a family, and how a run goes. Out: a row per network that has a record.
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -35,6 +35,7 @@ COLUMNS = ["connectivity", "weights", *OUTCOME]
 PALETTE = ("#b5482f", "#2f6397", "#3f8f5b", "#8a5ea8", "#c08a1e")
 
 Row = dict[str, Any]
+Told = TypeVar("Told", bound="Preset")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class Preset(presets.Preset):
         "Several families in one figure, instead of that of --base_width.", ()
     )
 
-    def but(self, **told: Any) -> Self:
+    def but(self: Told, **told: Any) -> Told:
         """As in every preset; a base width alone is the only family."""
         return super().but(**({"base_widths": ()} if "base_width" in told else {}) | told)
 

@@ -5,7 +5,7 @@ as the recipe says, and where that says nothing as the defaults of `Spec` are.
 """
 
 import dataclasses
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from wsn.data import DATASETS
 from wsn.data.stream import STREAMS
@@ -13,6 +13,7 @@ from wsn.errors import UserError
 from wsn.spec import Spec, check_least, setting
 from wsn.training.optimizers import OPTIMIZERS
 
+Told = TypeVar("Told", bound="Preset")
 SPEC_FIELDS = {field.name: field for field in dataclasses.fields(Spec)}
 
 
@@ -52,7 +53,7 @@ class Preset:
         if not self.widths or min(self.widths) < 1:
             raise UserError("--widths: give at least one width, all of at least 1")
 
-    def but(self, **told: Any) -> Self:
+    def but(self: Told, **told: Any) -> Told:
         """The preset with those settings in the place of its own."""
         return dataclasses.replace(self, **told)
 
