@@ -11,23 +11,25 @@ The theory has its own: experiments.benchmark_theory.
 Writes WORKDIR/benchmark.csv and WORKDIR/benchmark.png.
 """
 
+import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from absl import flags
 from matplotlib.figure import Figure
 
-from experiments.lab import cli
+from experiments.lab import launch, output
+from experiments.lab.flags import Command
+from experiments.lab.launch import Output
+from experiments.lab.timing import comparison, interleaved
 from wsn import data, devices
-from wsn.errors import UserError
 from wsn.records import plan
 from wsn.sparsity import family
 from wsn.sparsity.shapes import mlp_shapes
-from wsn.spec import Group, Spec
+from wsn.spec import Group, Spec, check_least, setting
 from wsn.training import train
 
 EXPERIMENT = "benchmark"
@@ -36,8 +38,18 @@ IMAGE, CLASSES, TRAIN, TEST, BATCH, BASE_WIDTH = (28, 28, 1), 10, 2048, 10000, 2
 SPEC = Spec(
     dataset="mnist", width=BASE_WIDTH, parameterization="ntk", epochs=1, batch_size=BATCH, learning_rate=1.0
 )
-# Rests between candidates, so that no thread pool still spins when the next one starts.
-REST_SECONDS = 0.02
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured. Raises UserError for numbers out of range."""
+
+    widths: tuple[int, ...] = setting("Widths to measure, comma-separated.", (8, 32, 216, 635))
+    seeds: int = setting("Seeds that train as one program.", 10, least=1)
+    repeats: int = setting("Repeats of each measurement (medians are reported).", 7, least=5)
+
+    def __post_init__(self) -> None:
+        check_least(self)
 
 
 def network(width: int) -> Spec:
@@ -118,19 +130,6 @@ def torch_epoch(spec: Spec, seeds: int) -> Callable[[], None] | None:
     return run
 
 
-def interleaved(candidates: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, np.ndarray]:
-    """Seconds of each candidate, a value per repeat; they take turns, after one warm-up each."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for repeat in range(repeats + 1):
-        for name, candidate in candidates.items():
-            time.sleep(REST_SECONDS)
-            start = time.perf_counter()
-            candidate()
-            if repeat:
-                times[name].append(time.perf_counter() - start)
-    return {name: np.array(values) for name, values in times.items()}
-
-
 def dense_flops(width: int, *, evaluate: bool) -> int:
     """Dense arithmetic of a model-epoch: forward, gradient of both layers, gradient of the hidden units."""
     first, last = 784 * width, width * CLASSES
@@ -172,17 +171,9 @@ def measure_width(width: int, seeds: int, repeats: int) -> list[dict]:
 def row(
     what: str, width: int, seeds: int, ours: np.ndarray, reference: str, theirs: np.ndarray, flops: float
 ) -> dict:
-    """A row of the table from seconds per repeat; the ratio is the median of the ratios within each repeat."""
-    return {
-        "what": what,
-        "width": width,
-        "seeds": seeds,
-        "milliseconds": 1e3 * float(np.median(ours)),
-        "reference": reference,
-        "reference_milliseconds": 1e3 * float(np.median(theirs)),
-        "ratio": float(np.median(ours / theirs)),
-        "gflops": flops / float(np.median(ours)) / 1e9,
-    }
+    """A row of the table from seconds per repeat."""
+    case = {"what": what, "width": width, "seeds": seeds, "reference": reference}
+    return case | comparison(ours, theirs, flops)
 
 
 def first_step_seconds(repeats: int) -> float:
@@ -229,34 +220,27 @@ def draw(rows: Sequence[dict]) -> Figure:
         axes.xaxis.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    figure.suptitle(cli.machine(), fontsize=10)
+    figure.suptitle(output.machine(), fontsize=10)
     return figure
 
 
-def main() -> None:
-    widths = cli.integers("widths")
-    if cli.FLAGS.repeats < 5:
-        raise UserError(f"--repeats={cli.FLAGS.repeats}: a median wants at least 5")
-    if cli.FLAGS.seeds < 1:
-        raise UserError(f"--seeds={cli.FLAGS.seeds} is too small: give at least 1")
-    for width in widths:
+def main(settings: Settings, run: Output) -> None:
+    for width in settings.widths:
         network(width)  # a width that cannot hold the budget shows before anything is measured
     rows = []
-    for width in widths:
+    for width in settings.widths:
         print(f"width {width} …", file=sys.stderr, flush=True)
-        rows += measure_width(width, cli.FLAGS.seeds, cli.FLAGS.repeats)
-    cli.print_table(rows, COLUMNS)
-    print(
-        f"{first_step_seconds(cli.FLAGS.repeats):.1f} s from the start of a process to its first epoch (digits)"
-    )
+        rows += measure_width(width, settings.seeds, settings.repeats)
+    output.print_table(rows, COLUMNS)
+    seconds = first_step_seconds(settings.repeats)
+    print(f"{seconds:.1f} s from the start of a process to its first epoch (digits)")
     if not any(r["reference"] == "PyTorch loop" for r in rows):
         print("torch is not installed, so PyTorch was not compared")
-    print("wrote", cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(rows)))
+    table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
+    print("wrote", table, output.write_figure(run.folder, EXPERIMENT, draw(rows)))
 
+
+COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))
 
 if __name__ == "__main__":
-    cli.define_output_flags(EXPERIMENT)
-    flags.DEFINE_list("widths", "8,32,216,635", "Widths to measure, comma-separated.")
-    flags.DEFINE_integer("seeds", 10, "Seeds that train as one program.")
-    flags.DEFINE_integer("repeats", 7, "Repeats of each measurement (medians are reported).")
-    cli.run(main)
+    launch.run(COMMAND)

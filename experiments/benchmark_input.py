@@ -7,6 +7,7 @@ The images are noise with the 1/f spectrum of photographs, 500×375 at JPEG qual
 threads, so that other programs on the machine disturb it little. Writes WORKDIR/benchmark_input.csv and .png.
 """
 
+import dataclasses
 import io
 import os
 import sys
@@ -18,20 +19,38 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from absl import flags
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.lab import cli
+from experiments.lab import launch, output
+from experiments.lab.flags import Command
+from experiments.lab.launch import Output
 from wsn.data import crops, stream
 from wsn.devices import usable_cores
 from wsn.errors import UserError
+from wsn.spec import check_least, setting
 
 EXPERIMENT = "benchmark_input"
 COLUMNS = ["what", "threads", "cpu_milliseconds", "images_per_second_per_core", "images_per_second"]
 WIDTH, HEIGHT, QUALITY, BATCH = 500, 375, 90, 64
 SET = stream.Images("photos:1.0.0", classes=10, test="train")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured. Raises UserError for numbers out of range."""
+
+    threads: tuple[int, ...] = setting(
+        "Threads of the stream, comma-separated (default: 1 and all cores).", ()
+    )
+    images: int = setting("How many images to make; a batch at least.", 128, least=BATCH)
+    repeats: int = setting("Repeats of each measurement (medians are reported).", 5, least=5)
+
+    def __post_init__(self) -> None:
+        check_least(self)
+        if min(self.threads, default=1) < 1:
+            raise UserError(f"--threads={','.join(map(str, self.threads))}: give at least 1")
 
 
 def photo(seed: int, width: int = WIDTH, height: int = HEIGHT) -> UInt8[np.ndarray, "height width 3"]:
@@ -168,20 +187,14 @@ def draw(rows: Sequence[dict]) -> Figure:
     axes.bar_label(bars, labels, padding=3, fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.28)
-    axes.set(xlabel="CPU time of an image (ms)", title=f"Input of ImageNet, {cli.machine()}")
+    axes.set(xlabel="CPU time of an image (ms)", title=f"Input of ImageNet, {output.machine()}")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def main() -> None:
-    threads = cli.integers("threads") or tuple(sorted({1, usable_cores()}))
-    images, repeats = cli.FLAGS.images, cli.FLAGS.repeats
-    if min(threads) < 1:
-        raise UserError(f"--threads={','.join(map(str, threads))}: give at least 1")
-    if images < BATCH:
-        raise UserError(f"--images={images}: give at least {BATCH}, a batch")
-    if repeats < 5:
-        raise UserError(f"--repeats={repeats}: a median wants at least 5")
+def main(settings: Settings, run: Output) -> None:
+    threads = settings.threads or tuple(sorted({1, usable_cores()}))
+    images, repeats = settings.images, settings.repeats
     cv2.setNumThreads(1)
     print(f"making {images} images …", file=sys.stderr, flush=True)
     encoded = [jpeg(photo(seed)) for seed in range(images)]
@@ -192,15 +205,14 @@ def main() -> None:
         ]
         prepare(Path(folder), SET.name, SET.classes, {"train": examples})
         rows += [measure_stream(Path(folder), images, count, repeats) for count in threads]
-    cli.print_table(rows, COLUMNS)
+    output.print_table(rows, COLUMNS)
     size = np.mean([len(x) for x in encoded]) / 1e3
     print(f"{usable_cores()} CPU cores; {WIDTH}×{HEIGHT} JPEGs of {size:.0f} kB on average")
-    print("wrote", cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(rows)))
+    table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
+    print("wrote", table, output.write_figure(run.folder, EXPERIMENT, draw(rows)))
 
+
+COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))
 
 if __name__ == "__main__":
-    cli.define_output_flags(EXPERIMENT)
-    flags.DEFINE_list("threads", "", "Threads of the stream, comma-separated (default: 1 and all cores).")
-    flags.DEFINE_integer("images", 128, "How many images to make.")
-    flags.DEFINE_integer("repeats", 5, "Repeats of each measurement (medians are reported).")
-    cli.run(main)
+    launch.run(COMMAND)

@@ -9,6 +9,8 @@ device's own matrix-product rate. Defaults: on a CPU widths 8 and 18, batch 128,
 batches 128 and 512, float32 and bfloat16. Writes WORKDIR/benchmark_resnet.csv and .png.
 """
 
+import dataclasses
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,17 +18,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from matplotlib.figure import Figure
 
-from experiments.benchmark import interleaved
-from experiments.lab import cli
+from experiments.lab import launch, output
+from experiments.lab.flags import Command
+from experiments.lab.launch import Output
+from experiments.lab.timing import comparison, interleaved
 from wsn.data import batches
-from wsn.errors import UserError
 from wsn.networks import models
 from wsn.records import plan
 from wsn.sparsity import family
-from wsn.spec import Group, Spec
+from wsn.spec import Group, Spec, check_least, setting
 from wsn.tasks.classification import classification
 from wsn.training import optimizers
 from wsn.training.state import initial_members
@@ -47,6 +49,19 @@ COLUMNS = [
     "gflops",
 ]
 IMAGE, CLASSES, TRAIN, BASE_WIDTH, EPOCH = (32, 32, 3), 100, 2048, 8, 50_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured; lists that are empty are as the device is. Raises UserError for numbers out of range."""
+
+    widths: tuple[int, ...] = setting("Widths to measure, comma-separated.", ())
+    batch_sizes: tuple[int, ...] = setting("Examples of a step, comma-separated.", ())
+    dtypes: tuple[str, ...] = setting("Types of the products: float32, bfloat16.", ())
+    repeats: int = setting("Repeats of each measurement (medians are reported).", 7, least=5)
+
+    def __post_init__(self) -> None:
+        check_least(self)
 
 
 def network(width: int, batch: int, dtype: Any) -> Spec:
@@ -176,14 +191,11 @@ def measure(width: int, batch: int, dtype: str, repeats: int) -> list[dict]:
             "batch": batch,
             "dtype": dtype,
             "what": "masked step" if spec.kept else "dense step",
-            "milliseconds": 1e3 * time,
             "images_per_second": batch / time,
             "seconds_per_epoch": EPOCH / batch * time,
             "reference": name,
-            "reference_milliseconds": 1e3 * float(np.median(reference)),
-            "ratio": float(np.median(seconds["ours"] / reference)),
-            "gflops": flops / time / 1e9,
         }
+        | comparison(seconds["ours"], reference, flops)
         for name, reference in references.items()
     ]
 
@@ -202,34 +214,30 @@ def draw(rows: Sequence[dict]) -> Figure:
     axes.axhline(1.0, color="0.4", linewidth=0.8)
     labels = [f"width {width}\nbatch {batch}\n{dtype}" for width, batch, dtype in settings]
     axes.set_xticks(np.arange(len(settings)) + 0.25 * (len(names) - 1) / 2, labels)
-    axes.set(ylabel="time of our step / time of the reference", title=f"ResNet-18, {cli.machine()}")
+    axes.set(ylabel="time of our step / time of the reference", title=f"ResNet-18, {output.machine()}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
 
 
-def main() -> None:
-    if cli.FLAGS.repeats < 5:
-        raise UserError(f"--repeats={cli.FLAGS.repeats}: a median wants at least 5")
+def main(settings: Settings, run: Output) -> None:
     gpu = jax.default_backend() != "cpu"
-    widths = cli.integers("widths") if cli.FLAGS.widths else ((18, 64) if gpu else (8, 18))
-    sizes = cli.integers("batch_sizes") if cli.FLAGS.batch_sizes else ((128, 512) if gpu else (128,))
-    dtypes = cli.FLAGS.dtypes or (["float32", "bfloat16"] if gpu else ["float32"])
+    widths = settings.widths or ((18, 64) if gpu else (8, 18))
+    sizes = settings.batch_sizes or ((128, 512) if gpu else (128,))
+    dtypes = settings.dtypes or (("float32", "bfloat16") if gpu else ("float32",))
     rows = []
-    for setting in [(width, batch, dtype) for width in widths for batch in sizes for dtype in dtypes]:
-        network(*setting)  # a width that cannot hold the budget shows before anything is measured
-        print("width {}, batch {}, {} …".format(*setting), file=sys.stderr, flush=True)
-        rows += measure(*setting, cli.FLAGS.repeats)
-    cli.print_table(rows, COLUMNS)
+    for case in itertools.product(widths, sizes, dtypes):
+        network(*case)  # a width that cannot hold the budget shows before anything is measured
+        print("width {}, batch {}, {} …".format(*case), file=sys.stderr, flush=True)
+        rows += measure(*case, settings.repeats)
+    output.print_table(rows, COLUMNS)
     if not any(r["reference"] == "PyTorch" for r in rows):
         print("torch is not installed, so PyTorch was not compared")
-    print("wrote", cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(rows)))
+    table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
+    print("wrote", table, output.write_figure(run.folder, EXPERIMENT, draw(rows)))
 
+
+COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))
 
 if __name__ == "__main__":
-    cli.define_output_flags(EXPERIMENT)
-    flags.DEFINE_list("widths", None, "Widths to measure, comma-separated.")
-    flags.DEFINE_list("batch_sizes", None, "Examples of a step, comma-separated.")
-    flags.DEFINE_list("dtypes", None, "Types of the products: float32, bfloat16.")
-    flags.DEFINE_integer("repeats", 7, "Repeats of each measurement (medians are reported).")
-    cli.run(main)
+    launch.run(COMMAND)

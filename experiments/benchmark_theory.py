@@ -11,19 +11,23 @@ Without MNIST the inputs are Gaussian, and the output says so.
 Writes WORKDIR/benchmark_theory.csv, a row per connectivity, and WORKDIR/benchmark_theory.png.
 """
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from absl import flags
 from jaxtyping import Float64
 from matplotlib.figure import Figure
 
-from experiments.lab import cli, inputs
+from experiments.lab import inputs, launch, output
+from experiments.lab.flags import Command
+from experiments.lab.launch import Output
 from kernels.sampling import sample_masks
 from kernels.theorem1 import SparseKernels, sparse_kernels
+from wsn.data import sources
 from wsn.errors import UserError
+from wsn.spec import check_least, setting
 
 EXPERIMENT = "benchmark_theory"
 COLUMNS = [
@@ -50,11 +54,30 @@ class Pilot(NamedTuple):
     seconds: float
 
 
-def draw_pairs(name: str | None, count: int) -> tuple[str, inputs.Pairs]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured. Raises UserError for numbers out of range."""
+
+    dataset: str | None = setting("Images, or gaussian (default: MNIST if it is there, else gaussian).", None)
+    data_dir: str | None = setting("Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None)
+    pairs: int = setting("Pairs to compute.", 1000)
+    checked: int = setting("How many of them to compare with the finest setting.", 100, least=1)
+    # The estimate that refinement goes by is up to three times too low on images.
+    tolerance: float = setting("Estimated scaled error to refine to.", 2e-7)
+
+    def __post_init__(self) -> None:
+        check_least(self)
+        if not 0 < self.tolerance < 1:
+            raise UserError(
+                f"--tolerance={self.tolerance:g} is no scaled error: give a number between 0 and 1"
+            )
+
+
+def draw_pairs(name: str | None, count: int, data_dir: str | None = None) -> tuple[str, inputs.Pairs]:
     """The inputs and what they are; where no name is given MNIST, or else Gaussian vectors of its size."""
     if name != "gaussian":
         try:
-            images = cli.dataset(name or "mnist")
+            images = sources.dataset(name or "mnist", data_dir)
         except UserError as error:
             if name is not None:
                 raise
@@ -145,19 +168,15 @@ def draw(rows: Sequence[dict], tolerance: float) -> Figure:
     right.set(ylabel="seconds for one pair at one connectivity")
     for axes in curves:
         axes.legend(frameon=False, fontsize=8)
-    figure.suptitle(f"{rows[0]['pairs']} pairs of {rows[0]['inputs']}, {cli.machine()}", fontsize=10)
+    figure.suptitle(f"{rows[0]['pairs']} pairs of {rows[0]['inputs']}, {output.machine()}", fontsize=10)
     return figure
 
 
-def main() -> None:
-    count, checked, tolerance = cli.FLAGS.pairs, cli.FLAGS.checked, cli.FLAGS.tolerance
-    if checked < 1:
-        raise UserError(f"--checked={checked} is too small: give at least 1")
-    if not 0 < tolerance < 1:
-        raise UserError(f"--tolerance={tolerance:g} is no scaled error: give a number between 0 and 1")
-    name, pairs = draw_pairs(cli.FLAGS.dataset, count)
+def main(settings: Settings, run: Output) -> None:
+    count, checked, tolerance = settings.pairs, settings.checked, settings.tolerance
+    name, pairs = draw_pairs(settings.dataset, count, settings.data_dir)
     rows, seconds = measure(name, pairs, checked, tolerance)
-    cli.print_table(rows, COLUMNS)
+    output.print_table(rows, COLUMNS)
     print(
         f"{name}: {count} pairs at {len(CONNECTIVITIES)} connectivities in {seconds:.1f} s, compilation included"
         f" ({count / seconds:.1f} pairs/s); largest scaled error of {min(checked, count)} of them"
@@ -170,19 +189,12 @@ def main() -> None:
     )
     print(
         "wrote",
-        cli.write_table(EXPERIMENT, rows, COLUMNS),
-        cli.write_figure(EXPERIMENT, draw(rows, tolerance)),
+        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
+        output.write_figure(run.folder, EXPERIMENT, draw(rows, tolerance)),
     )
 
+
+COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))
 
 if __name__ == "__main__":
-    cli.define_output_flags(EXPERIMENT)
-    flags.DEFINE_string(
-        "dataset", None, "Images, or gaussian (default: MNIST if it is there, else gaussian)."
-    )
-    flags.DEFINE_string("data_dir", None, "Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).")
-    flags.DEFINE_integer("pairs", 1000, "Pairs to compute.")
-    flags.DEFINE_integer("checked", 100, "How many of them to compare with the finest setting.")
-    # The estimate that refinement goes by is up to three times too low on images.
-    flags.DEFINE_float("tolerance", 2e-7, "Estimated scaled error to refine to.")
-    cli.run(main)
+    launch.run(COMMAND)

@@ -22,17 +22,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
-from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.lab import cli, families, recipe
+from experiments.lab import families, launch, output, presets, recipe
 from experiments.lab.families import Network, Row
+from experiments.lab.flags import Command
 from experiments.lab.intervals import METHOD, estimate, sign
+from experiments.lab.launch import Run
+from wsn.data import sources
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.sparsity import bottleneck, family
-from wsn.spec import Spec
+from wsn.spec import Spec, setting
 
 EXPERIMENT = "bottleneck"
 COLUMNS = [
@@ -65,12 +67,16 @@ TITLES = {"linear": "linear bottleneck", "nonlinear": "non-linear bottleneck", "
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(families.Preset):
-    """`hidden_layers` are those of the MLP."""
+class Preset(families.WithDense):
+    """Settings of one figure."""
 
-    model: str = "resnet18"
-    learning_rate: float = 0.1
-    hidden_layers: int = 1
+    model: str = presets.of_spec("model", "resnet18")
+    hidden_layers: int = presets.of_spec(
+        "hidden_layers", 1, help="Hidden layers of the MLP; non-linear bottlenecks need 2."
+    )
+    ways: tuple[str, ...] = setting(
+        "Ways to widen, a panel each.", ("linear", "nonlinear"), choices=tuple(WAYS)
+    )
 
 
 PRESETS = {
@@ -94,28 +100,24 @@ PRESETS = {
 
 def template(preset: Preset) -> Spec:
     """The network of a preset, by the recipe of Appendix A."""
-    spec = dataclasses.replace(recipe.template(preset), learning_rate=preset.learning_rate)
-    if preset.model == spec.model:
-        return spec
-    return dataclasses.replace(
-        spec, model=preset.model, hidden_layers=preset.hidden_layers, bias=True, augmentation="none"
-    )
+    if preset.model == "mlp":
+        return dataclasses.replace(recipe.template(preset), bias=True, augmentation="none")
+    return dataclasses.replace(recipe.template(preset), hidden_layers=1)  # a ResNet has no such layers
 
 
-def networks(preset: Preset, ways: Sequence[str]) -> list[Network]:
+def networks(preset: Preset) -> list[Network]:
     """The untransformed network of every family, the wider ones by every way, and dense ones of the same widths.
 
     A width that cannot hold the budget by some way is left out there, and named. Raises UserError if all are.
     """
-    families.check_dense_seeds(preset)
     base_spec = template(preset)
-    shapes = cli.shapes_of(base_spec)
+    shapes = families.shapes_of(base_spec)
     found = []
     for base, widths in families.members(preset).items():
         for spec in family.dense(base_spec, sorted({base, *widths})):
             seeds = preset.seeds if spec.width == base else preset.dense_seeds
             found += [Network(base, "dense", spec, seeds)] if seeds else []
-        for way in ways:
+        for way in preset.ways:
             refusals = []
             for width in widths:
                 try:
@@ -137,7 +139,7 @@ def with_budgets(rows: Sequence[Row], asked: Sequence[Network]) -> list[Row]:
     for row in rows:
         spec = specs[row["base_width"], row["kind"], row["width"]]
         base_spec = dataclasses.replace(spec, width=row["base_width"])
-        base = models.plain_shapes(base_spec, *cli.image_of(spec.dataset))
+        base = models.plain_shapes(base_spec, *sources.image_of(spec.dataset))
         budget = {"linear": family.weights(bottleneck.split(base)), "dense": row["weights"]}
         untransformed = family.weights(base)
         budgets = {"budget": budget.get(row["kind"], untransformed), "untransformed": untransformed}
@@ -223,28 +225,25 @@ def differences(rows: Sequence[Mapping]) -> str:
     )
 
 
-def main() -> None:
-    preset, ways = cli.choose(PRESETS), cli.FLAGS.ways
-    asked = networks(preset, ways)
-    results = families.collect(asked)
+def main(preset: Preset, run: Run) -> None:
+    asked = networks(preset)
+    results = families.collect(asked, run, EXPERIMENT)
     if results is None:
         return
     rows = with_budgets(families.table(asked, results), asked)
-    cli.print_table(rows, [*COLUMNS, "diverged"])
-    written = cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(rows, preset))
+    output.print_table(rows, [*COLUMNS, "diverged"])
+    written = (
+        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
+        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
+    )
     for base in families.colours(rows):
-        for way in ways:
+        for way in preset.ways:
             print(*verdict(rows, base, way), sep="\n")
     print(METHOD, differences(rows), sep="\n")
     print("wrote", *written)
 
 
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)
+
 if __name__ == "__main__":
-    cli.define_output_flags(EXPERIMENT)
-    cli.define_training_flags(PRESETS, "quick")
-    families.define_flags()
-    flags.DEFINE_multi_enum("ways", ["linear", "nonlinear"], list(WAYS), "Ways to widen, a panel each.")
-    flags.DEFINE_enum("model", None, list(models.MODELS), "Network: one of these.")
-    flags.DEFINE_integer("hidden_layers", None, "Hidden layers of the MLP; non-linear bottlenecks need 2.")
-    flags.DEFINE_integer("dense_seeds", None, "How many seeds of every dense network wider than the base.")
-    cli.run(main)
+    launch.run(COMMAND)

@@ -17,9 +17,11 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.lab import cli, families, recipe
+from experiments.lab import families, launch, output, recipe
 from experiments.lab.families import PAPER, QUICK, SMALL, Network, Preset, Row
+from experiments.lab.flags import Command
 from experiments.lab.intervals import METHOD, Estimate, estimate
+from experiments.lab.launch import Run
 from wsn.sparsity import family
 
 EXPERIMENT = "conv_masks"
@@ -27,20 +29,21 @@ COLUMNS = ["dataset", "base_width", "width", "mask", *families.COLUMNS]
 PAPER_GAP = 3.0  # points, the largest, Appendix C
 MASKS = {"elementwise": "single weights", "io": "whole kernels"}
 
-PRESETS = {"quick": QUICK, "small": SMALL, "paper": dataclasses.replace(PAPER, seeds=10)}
+PRESETS = {"quick": QUICK, "small": SMALL, "paper": PAPER.but(seeds=10)}
+template = recipe.template
 
 
 def networks(preset: Preset) -> list[Network]:
     """Both masks of every width; the base network, which has none, stands under both."""
-    template = recipe.template(preset)
-    shapes = cli.shapes_of(template)
+    whole = template(preset)
+    shapes = families.shapes_of(whole)
     found = []
     for base, widths in families.members(preset).items():
         for mask in MASKS:
-            masked = dataclasses.replace(template, mask=mask)
+            masked = dataclasses.replace(whole, mask=mask)
             for spec in family.sparse(masked, base, widths, shapes, "largest_first"):
                 spec = spec if spec.kept else dataclasses.replace(spec, mask="elementwise")
-                found.append(Network(base, mask, spec, preset.seeds))
+                found.append(Network(base, mask, spec, preset.seeds, {"mask": mask}))
     return found
 
 
@@ -112,21 +115,22 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     return [*lines, METHOD]
 
 
-def main() -> None:
-    preset = cli.choose(PRESETS)
+def main(preset: Preset, run: Run) -> None:
     asked = networks(preset)
-    results = families.collect(asked)
+    results = families.collect(asked, run, EXPERIMENT)
     if results is None:
         return
-    rows = [row | {"mask": row["kind"]} for row in families.table(asked, results)]
-    cli.print_table(rows, [*COLUMNS, "diverged"])
-    written = cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(rows, preset))
+    rows = families.table(asked, results)
+    output.print_table(rows, [*COLUMNS, "diverged"])
+    written = (
+        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
+        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
+    )
     print(*verdicts(rows), sep="\n")
     print("wrote", *written)
 
 
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)
+
 if __name__ == "__main__":
-    cli.define_output_flags(EXPERIMENT)
-    cli.define_training_flags(PRESETS, "quick")
-    families.define_flags()
-    cli.run(main)
+    launch.run(COMMAND)

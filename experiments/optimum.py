@@ -11,20 +11,21 @@ and n p (`p_exact` is empty where D falls to an end of the range), and WORKDIR/o
 input. Expect none for Gaussian inputs at n p = 8. Source: Section 4, equations (1), (4) and (25).
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import flags
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from experiments.lab import cli
 from experiments.lab import inputs as kinds
+from experiments.lab import launch, output, theory
+from experiments.lab.flags import Command
 from experiments.lab.inputs import Inputs
-from kernels.approximations import eq4, eq25
+from experiments.lab.launch import Output
+from experiments.lab.theory import Curves
+from kernels.approximations import eq25
 from kernels.optimum import (
     DistanceCurves,
     at_fixed_weights_per_input,
@@ -34,6 +35,7 @@ from kernels.optimum import (
     share_of_pairs,
 )
 from wsn.errors import UserError
+from wsn.spec import setting
 
 EXPERIMENT = "optimum"
 COLUMNS = [
@@ -55,13 +57,33 @@ COLUMNS = [
     "largest_input",
 ]
 PAIRS = {"digits": 200}  # by default, and 10,000 of any other set
-DRAWN = 8.0  # the n p of the figure's curves, if it is among those asked for: Figure 8's
 MOST_CERTAIN = 0.95  # share of bootstrap samples that must have a minimum, and the level of the interval
 TOLERANCE = (
     2e-4  # estimated scaled error of K_l: D is then exact to a part in a thousand, where it is hardest
 )
 
-Curves = tuple[dict[str, Any], DistanceCurves]
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(kinds.Settings):
+    """Where the optimum is looked for. Raises UserError for numbers out of range."""
+
+    pairs: int | None = setting("How many pairs of test images (default: 10,000, of digits 200).", None)
+    gaussian_pairs: int = setting("How many pairs of Gaussian inputs, at most.", 1000, least=1)
+    features: tuple[int, ...] = setting("Further numbers of features d of Gaussian inputs.", (16, 256))
+    np: tuple[float, ...] = setting("Weights per input n p to hold fixed.", (2.0, 8.0, 32.0, 128.0, 512.0))
+    lowest_p: float = setting("The lower end of the searched connectivities.", 1e-3)
+    points: int = setting("How many connectivities, evenly spaced in the logarithm.", 31, least=3)
+    bootstrap: int = setting("Bootstrap samples of the images.", 1000, least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not min(self.np, default=0.0) >= 1:
+            low = min(self.np, default=0.0)
+            raise UserError(f"--np={low:g}: give 1 or more, so that there is a width n = np/p up to p = 1")
+        if not 0 < self.lowest_p < 1:
+            raise UserError(f"--lowest_p={self.lowest_p:g}: give a connectivity between 0 and 1")
+        if min(self.features, default=1) < 1:
+            raise UserError(f"--features={min(self.features)} is too small: give at least 1")
 
 
 def kurtosis(x: Float[np.ndarray, "vectors features"]) -> float:
@@ -148,7 +170,7 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
         "none": "no optimum inside at",
     }
     answers = [f"{names[kind]} {', '.join(places)}" for kind, places in said.items() if places]
-    one = _shown_row(rows)
+    one = theory.shown_row(rows)
     median = "none" if one["p_median"] == "" else f"{one['p_median']:.3g}"
     return (
         f"{kinds.label(one)}, d = {one['d']}: {'; '.join(answers)}. Tail: kurtosis {one['kurtosis']:.3g}, largest"
@@ -157,145 +179,29 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _shown_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The row whose n p is nearest to that of the figure's curves."""
-    return min(rows, key=lambda row: abs(math.log(row["np"] / DRAWN)))
-
-
-def draw(families: Sequence[Sequence[Curves]]) -> Figure:
-    """D over p for each input at one n p; last, the optimum over np/4d for all inputs, where (25) is one line."""
-    shown = [family for family in families if family[0][0]["d"] == families[-1][0][0]["d"]]
-    columns = math.ceil((len(shown) + 1) / 2)
-    figure = Figure(figsize=(1 + 4 * columns, 7.6), layout="constrained")
-    panels = figure.subplots(2, columns, squeeze=False).ravel()
-    for axes, family in zip(panels, shown, strict=False):
-        row = _shown_row([row for row, _ in family])
-        draw_curves(axes, row, next(curves for one, curves in family if one is row))
-    draw_optima(panels[len(shown)], [[row for row, _ in family] for family in families])
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    for axes in panels[len(shown) + 1 :]:
-        axes.remove()
-    keys = {
-        name: key
-        for axes in panels[: len(shown)]
-        for key, name in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return figure
-
-
-def draw_curves(axes: Axes, row: dict[str, Any], curves: DistanceCurves) -> None:
-    """Mean and median D of exact Theorem 1 and equation (4) at one n p, with the minimum and that of (25)."""
-    p, mean, median = curves.connectivity, curves.distance.mean(axis=0), np.median(curves.distance, axis=0)
-    axes.plot(p, mean, color="#b5482f", label="Theorem 1, mean over pairs")
-    axes.plot(p, median, color="#b5482f", linestyle="--", label="Theorem 1, median")
-    axes.plot(p, eq4(p, curves.width, row["d"]), color="#2f6397", linestyle=":", label="equation (4)")
-    if p[0] <= row["p_eq25"] <= p[-1]:
-        axes.axvline(row["p_eq25"], color="#2f6397", linewidth=0.8, label="equation (25)")
-    if row["p_exact"] != "":
-        axes.plot(
-            row["p_exact"], row["distance_at_p_exact"], "o", color="#b5482f", label="minimum of the mean"
-        )
-        axes.annotate(
-            f"{row['p_exact']:.3g} ({100 * row['bootstrap_with_minimum']:.0f} % of samples have a minimum)",
-            (0.5, 0.93),
-            xycoords="axes fraction",
-            ha="center",
-            fontsize=8,
-            color="#b5482f",
-        )
-    if row["p_exact"] != "" and row["p_exact_low"] != "":
-        interval = row["p_exact_low"], row["p_exact_high"]
-        axes.axvspan(*interval, color="#b5482f", alpha=0.12, label="95 % bootstrap interval")
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="connectivity p",
-        ylabel="D",
-        title=f"{kinds.label(row)} (d = {row['d']}), np = {row['np']:g}",
-    )
-
-
-def draw_optima(axes: Axes, families: Sequence[Sequence[dict[str, Any]]]) -> None:
-    """p* over np/4d; where there is none, an open triangle at the end of the range that D falls to.
-
-    Inputs are moved apart a little, so that none hides another.
-    """
-    for index, rows in enumerate(families):
-        style: dict[str, Any] = {"color": f"C{index}", "markersize": 4}
-        axes.plot([], [], "o", label=f"{kinds.label(rows[0])}, d = {rows[0]['d']}", **style)
-        for row in rows:
-            ratio = row["np"] / 4 / row["d"] * 1.08**index
-            if row["p_exact"] == "":
-                axes.plot(
-                    ratio, row["p_least"], "v" if row["p_least"] < 1 else "^", fillstyle="none", **style
-                )
-                continue
-            axes.plot(ratio, row["p_exact"], "o", **style)
-            if row["p_exact_low"] != "":
-                axes.plot([ratio, ratio], [row["p_exact_low"], row["p_exact_high"]], "-", color=f"C{index}")
-    ratios = np.array([row["np"] / 4 / row["d"] for rows in families for row in rows])
-    line = np.geomspace(ratios.min(), ratios.max(), 50)
-    axes.plot(line, np.sqrt(line), color="#2f6397", linewidth=0.8)
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="np/4d",
-        ylabel="p*",
-        title="optimum, 95 % interval (triangles: none inside)",
-    )
-    axes.legend(frameon=False, fontsize=8)
-
-
-def checked_flags() -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """The n p and the further sizes of Gaussian inputs, with all other numbers checked. Raises UserError."""
-    given, weights_per_input, sizes = cli.FLAGS, cli.numbers("np"), cli.integers("features")
-    if min(weights_per_input) < 1:
-        low = min(weights_per_input)
-        raise UserError(f"--np={low:g}: give 1 or more, so that there is a width n = np/p up to p = 1")
-    if not 0 < given.lowest_p < 1:
-        raise UserError(f"--lowest_p={given.lowest_p:g}: give a connectivity between 0 and 1")
-    least = {"points": 3, "bootstrap": 1, "gaussian_pairs": 1}
-    values = {name: getattr(given, name) for name in least} | {"features": min(sizes, default=1)}
-    for name, value in values.items():
-        if value < least.get(name, 1):
-            raise UserError(f"--{name}={value} is too small: give at least {least.get(name, 1)}")
-    return weights_per_input, sizes
-
-
-def main() -> None:
-    weights_per_input, sizes = checked_flags()
-    given = cli.FLAGS
-    grid = connectivity_grid(given.lowest_p, 1.0, given.points)
-    pairs = PAIRS.get(given.dataset, 10_000) if given.pairs is None else given.pairs
-    gaussian_pairs = min(pairs, given.gaussian_pairs)
-    chosen = kinds.from_flags(pairs, gaussian_pairs)
+def main(settings: Settings, run: Output) -> None:
+    grid = connectivity_grid(settings.lowest_p, 1.0, settings.points)
+    pairs = PAIRS.get(settings.dataset, 10_000) if settings.pairs is None else settings.pairs
+    gaussian_pairs = min(pairs, settings.gaussian_pairs)
+    chosen = kinds.chosen(settings, pairs, gaussian_pairs)
     drawn = {inputs.pairs.x.shape[1] for inputs in chosen if inputs.name == kinds.GAUSSIAN}
     others = [
-        Inputs(kinds.GAUSSIAN, kinds.UNNORMALIZED, kinds.gaussian(size, gaussian_pairs, given.seed))
-        for size in sizes
+        Inputs(kinds.GAUSSIAN, kinds.UNNORMALIZED, kinds.gaussian(size, gaussian_pairs, settings.seed))
+        for size in settings.features
         if size not in drawn
     ]
     families = [
-        evaluate(inputs, grid, weights_per_input, given.bootstrap, given.seed) for inputs in others + chosen
+        evaluate(inputs, grid, settings.np, settings.bootstrap, settings.seed) for inputs in others + chosen
     ]
     rows = [row for family in families for row, _ in family]
-    cli.print_table(rows, COLUMNS)
-    print("wrote", cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(families)))
+    output.print_table(rows, COLUMNS)
+    table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
+    print("wrote", table, output.write_figure(run.folder, EXPERIMENT, theory.draw_optimum(families)))
     for family in families:
         print(verdict([row for row, _ in family]))
 
 
+COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))
+
 if __name__ == "__main__":
-    cli.define_output_flags(EXPERIMENT)
-    kinds.define_flags()
-    flags.DEFINE_integer("pairs", None, "How many pairs of test images (default: 10,000, of digits 200).")
-    flags.DEFINE_integer("gaussian_pairs", 1000, "How many pairs of Gaussian inputs, at most.")
-    flags.DEFINE_list("features", "16,256", "Further numbers of features d of Gaussian inputs.")
-    flags.DEFINE_list("np", "2,8,32,128,512", "Weights per input n p to hold fixed.")
-    flags.DEFINE_float("lowest_p", 1e-3, "The lower end of the searched connectivities.")
-    flags.DEFINE_integer("points", 31, "How many connectivities, evenly spaced in the logarithm.")
-    flags.DEFINE_integer("bootstrap", 1000, "Bootstrap samples of the images.")
-    cli.run(main)
+    launch.run(COMMAND)

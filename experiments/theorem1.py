@@ -16,6 +16,7 @@ WORKDIR/theorem1_cases.csv, prints the largest scaled error |error of K_l| / (|x
 within --tolerance. Source: Theorem 1 and equations (1)-(4).
 """
 
+import dataclasses
 import itertools
 import json
 import math
@@ -28,16 +29,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from jaxtyping import Float64
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from experiments.lab import cli
 from experiments.lab import inputs as kinds
+from experiments.lab import launch, output, theory
+from experiments.lab.flags import Command
 from experiments.lab.inputs import Inputs
+from experiments.lab.launch import Output
 from kernels.approximations import eq4
 from kernels.closed_forms import arc_cosine
 from kernels.empirical import MeanDistance, simulated_distance
@@ -45,6 +43,7 @@ from kernels.theorem1 import sparse_kernels, squared_distance
 from kernels.validation import checked_connectivity
 from wsn.devices import usable_cores
 from wsn.errors import UserError
+from wsn.spec import setting
 
 EXPERIMENT = "theorem1"
 COLUMNS = ["name", "method", "K1p", "K2p", "D", "error_estimate", "scaled_error_K1p", "scaled_error_K2p"]
@@ -66,6 +65,21 @@ POINT_COLUMNS = [
 LEAST_NETWORKS = 200  # fewer make no error bar to trust
 HIDDEN_UNITS = 2**17  # a point, at least, in all networks together: narrow networks are drawn more often
 TOLERANCE = 1e-7  # scaled error of K_l: D is then exact to 1e-4 and better, far below the error of simulation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(kinds.Settings):
+    """Which points are compared, or which file of cases."""
+
+    pairs: int = setting("How many pairs of inputs D is a mean over.", 100)
+    connectivities: tuple[float, ...] = setting(
+        "Connectivities p, in (0, 1].", (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+    )
+    widths: tuple[int, ...] = setting("Widths n.", (8, 32, 128, 512, 2048))
+    networks: int = setting("Simulated networks a point, at least.", LEAST_NETWORKS)
+    level: float = setting("Chance of exit code 1 although theory and simulation agree.", 0.01)
+    cases: str | None = setting("Instead: JSON file of cases to evaluate.", None)
+    tolerance: float = setting("Largest scaled error of a case that counts as agreement.", 1e-7)
 
 
 def read_cases(path: Path) -> list[dict[str, Any]]:
@@ -108,13 +122,13 @@ def evaluate(case: dict[str, Any]) -> dict[str, Any]:
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def check_cases() -> bool:
-    """--cases: whether all are within --tolerance."""
-    rows = [evaluate(case) for case in read_cases(Path(cli.FLAGS.cases))]
-    cli.write_table("theorem1_cases", rows, COLUMNS, digits=17)
+def check_cases(settings: Settings, cases: str, run: Output) -> bool:
+    """Whether all cases of a file are within the tolerance."""
+    rows = [evaluate(case) for case in read_cases(Path(cases))]
+    output.write_table(run.folder, "theorem1_cases", rows, COLUMNS, digits=17)
     largest = max(max(row["scaled_error_K1p"], row["scaled_error_K2p"]) for row in rows)
-    within = largest <= cli.FLAGS.tolerance
-    print(f"{len(rows)} cases, {'all' if within else 'not all'} within {cli.FLAGS.tolerance:g}")
+    within = largest <= settings.tolerance
+    print(f"{len(rows)} cases, {'all' if within else 'not all'} within {settings.tolerance:g}")
     print(f"largest scaled error: {largest:.3g}")
     return bool(within)
 
@@ -168,7 +182,7 @@ def simulate(
     units = len(connectivities) * sum(count * n for count, n in zip(draws, widths, strict=True))
     cores = usable_cores() if jax.default_backend() == "cpu" else 1
     with (
-        cli.progress(units, f"simulated: {kinds.label(inputs.columns)}") as bar,
+        output.progress(units, f"simulated: {kinds.label(inputs.columns)}") as bar,
         ThreadPoolExecutor(cores) as pool,
     ):
         for (i, j), simulated in zip(points, pool.map(at, points), strict=True):
@@ -179,51 +193,6 @@ def simulate(
             rows.append(inputs.columns | dict(zip(POINT_COLUMNS[2:], row, strict=True)))
             bar.update(draws[j] * n)
     return rows
-
-
-def draw(rows: Sequence[dict[str, Any]], limit: float) -> Figure:
-    """D over width for each input, a colour per connectivity; below, z of every point."""
-    labels = list(dict.fromkeys(kinds.label(row) for row in rows))
-    figure = Figure(figsize=(1.2 + 3.6 * len(labels), 5.8), layout="constrained")
-    upper, lower = figure.subplots(
-        2, len(labels), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 1]
-    )
-    connectivities = sorted({row["p"] for row in rows}, reverse=True)
-    colours = colormaps["viridis"](np.linspace(0, 0.9, len(connectivities)))
-    for above, below, label in zip(upper, lower, labels, strict=True):
-        mine = [row for row in rows if kinds.label(row) == label]
-        for p, colour in zip(connectivities, colours, strict=True):
-            _draw_connectivity(above, below, [row for row in mine if row["p"] == p], colour, f"p = {p:g}")
-        above.set(xscale="log", yscale="log", title=f"{label} (d = {mine[0]['d']})")
-        below.set(xlabel="width n")
-        below.axhspan(-limit, limit, color="0.5", alpha=0.12)
-        for axes in (above, below):
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(alpha=0.25)
-    upper[0].set_ylabel(f"D, mean over {rows[0]['pairs']} pairs")
-    lower[0].set_ylabel("z")
-    styles = [Line2D([], [], color="0.3", linestyle=style) for style in ("-", ":")]
-    points = Line2D([], [], color="0.3", marker="o", linestyle="", markersize=4)
-    keys, names = upper[0].get_legend_handles_labels()
-    figure.legend(
-        [*styles, points, *keys],
-        ["Theorem 1", "equation (4)", "simulated", *names],
-        loc="outside right center",
-        frameon=False,
-        fontsize=8,
-    )
-    return figure
-
-
-def _draw_connectivity(above: Axes, below: Axes, rows: Sequence[dict], colour: Any, label: str) -> None:
-    rows = sorted(rows, key=lambda row: row["n"])
-    n, exact, approximate, simulated, stderr, z = (
-        [row[name] for row in rows] for name in ("n", "exact", "eq4", "simulated", "stderr", "z")
-    )
-    above.plot(n, exact, color=colour, linewidth=1.2, label=label)
-    above.plot(n, approximate, color=colour, linewidth=0.9, linestyle=":")
-    above.errorbar(n, simulated, yerr=2 * np.array(stderr), color=colour, fmt="o", markersize=3.5, capsize=2)
-    below.plot(n, z, "o", color=colour, markersize=3.5)
 
 
 def report(rows: Sequence[dict[str, Any]], level: float) -> bool:
@@ -243,10 +212,10 @@ def report(rows: Sequence[dict[str, Any]], level: float) -> bool:
     return within
 
 
-def validate() -> bool:
+def validate(settings: Settings, run: Output) -> bool:
     """Simulation against theory at every point; whether they agree."""
-    connectivities, widths = cli.numbers("connectivities"), cli.integers("widths")
-    networks, level = cli.FLAGS.networks, cli.FLAGS.level
+    connectivities, widths = settings.connectivities, settings.widths
+    networks, level = settings.networks, settings.level
     try:
         checked_connectivity(connectivities)
     except UserError as error:
@@ -257,28 +226,23 @@ def validate() -> bool:
         raise UserError(f"--networks={networks} is too few for an error bar: give at least {LEAST_NETWORKS}")
     if not 0 < level < 1:
         raise UserError(f"--level={level} is not a probability: give one between 0 and 1, such as 0.01")
-    key = jax.random.key(cli.FLAGS.seed)
+    key = jax.random.key(settings.seed)
     rows = []
-    for index, inputs in enumerate(kinds.from_flags(cli.FLAGS.pairs)):
+    for index, inputs in enumerate(kinds.chosen(settings, settings.pairs)):
         rows += simulate(inputs, connectivities, widths, networks, jax.random.fold_in(key, index))
-    cli.print_table(rows, POINT_COLUMNS)
-    figure = draw(rows, threshold(len(rows), level))
-    print("wrote", cli.write_table(EXPERIMENT, rows, POINT_COLUMNS), cli.write_figure(EXPERIMENT, figure))
+    output.print_table(rows, POINT_COLUMNS)
+    figure = theory.draw_simulation(rows, threshold(len(rows), level))
+    table = output.write_table(run.folder, EXPERIMENT, rows, POINT_COLUMNS)
+    print("wrote", table, output.write_figure(run.folder, EXPERIMENT, figure))
     return report(rows, level)
 
 
-def main() -> None:
-    sys.exit(0 if (validate() if cli.FLAGS.cases is None else check_cases()) else 1)
+def main(settings: Settings, run: Output) -> None:
+    agree = validate(settings, run) if settings.cases is None else check_cases(settings, settings.cases, run)
+    sys.exit(0 if agree else 1)
 
+
+COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))
 
 if __name__ == "__main__":
-    cli.define_output_flags(EXPERIMENT)
-    kinds.define_flags()
-    flags.DEFINE_integer("pairs", 100, "How many pairs of inputs D is a mean over.")
-    flags.DEFINE_list("connectivities", "1,0.3,0.1,0.03,0.01,0.003", "Connectivities p, in (0, 1].")
-    flags.DEFINE_list("widths", "8,32,128,512,2048", "Widths n.")
-    flags.DEFINE_integer("networks", LEAST_NETWORKS, "Simulated networks a point, at least.")
-    flags.DEFINE_float("level", 0.01, "Chance of exit code 1 although theory and simulation agree.")
-    flags.DEFINE_string("cases", None, "Instead: JSON file of cases to evaluate.")
-    flags.DEFINE_float("tolerance", 1e-7, "Largest scaled error of a case that counts as agreement.")
-    cli.run(main)
+    launch.run(COMMAND)

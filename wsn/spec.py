@@ -19,9 +19,20 @@ from wsn.errors import UserError
 SEMANTICS = 1
 
 
-def setting(help: str, default: Any = dataclasses.MISSING, *, least: float | None = None) -> Any:
-    """A field of a dataclass that a flag of its name may set; `least` is the smallest value that it takes."""
-    return dataclasses.field(default=default, metadata={"help": help, "least": least})
+def setting(help: str, default: Any = dataclasses.MISSING, *, least: float | None = None, **more: Any) -> Any:
+    """A field of a dataclass that a flag of its name may set; `least` is the smallest value that it takes.
+
+    `more` is for the one who makes the flag, such as the `choices` that there are.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "least": least} | more)
+
+
+def check_least(settings: Any) -> None:
+    """Raises UserError for a field of a dataclass that is below the smallest value that it takes, or infinite."""
+    for field in dataclasses.fields(settings):
+        value, least = getattr(settings, field.name), field.metadata.get("least")
+        if value is not None and least is not None and not least <= value < math.inf:
+            raise UserError(f"--{field.name}={value} is too small: give at least {least}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,10 +109,7 @@ class Spec(Data, Network, Training):
     """One network and how it is trained, all but the seed. Raises UserError for numbers out of range."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), field.metadata.get("least")
-            if value is not None and least is not None and not least <= value < math.inf:
-                raise UserError(f"--{field.name}={value} is too small: give at least {least}")
+        check_least(self)
         if self.bn_group and self.batch_size % self.bn_group:
             raise UserError(
                 f"--bn_group={self.bn_group} does not divide the batch of {self.batch_size}: give 0 or a divisor"

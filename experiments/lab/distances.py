@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Float, Float32, Float64
 from scipy.stats import norm, rankdata
 
-from experiments.lab import cli
+from experiments.lab import output
 from experiments.lab.inputs import Pairs, exact_kernels
 from kernels.approximations import eq4
 from kernels.closed_forms import arc_cosine
@@ -123,7 +123,7 @@ def measure(
     specs = list(dict.fromkeys(specs))
     features = pairs.x.shape[1]
     measured = []
-    with cli.progress(len(specs), "empirical distances") as bar:
+    with output.progress(len(specs), "empirical distances") as bar:
         for spec in specs:
             networks = first_layers(spec, features, classes, range(initialisations))
             measured.append(empirical(networks, pairs, theta))

@@ -1,23 +1,27 @@
-"""What experiments with several families of networks share: which networks, their records, their rows, their curves.
+"""What experiments with families of networks share: which networks, their records, their rows, their curves.
 
-A family is the dense network of a base width and wider ones with its weight count.
+A family is the dense network of a base width and wider ones with its weight count. In: networks, each with its place
+in a family, and how a run goes. Out: a row per network that has a record.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
-from experiments.lab import cli, recipe
+from experiments.lab import launch, presets, recipe
+from experiments.lab.launch import Run
+from wsn.data import sources
 from wsn.errors import UserError
 from wsn.networks import models
-from wsn.records import record
+from wsn.records.record import Label, Result
 from wsn.sparsity import family
-from wsn.spec import Spec
+from wsn.sparsity.shapes import Shapes
+from wsn.spec import Spec, setting
+from wsn.tasks import metrics
 
 OUTCOME = [
     "seeds",
@@ -29,22 +33,29 @@ OUTCOME = [
 ]
 COLUMNS = ["connectivity", "weights", *OUTCOME]
 PALETTE = ("#b5482f", "#2f6397", "#3f8f5b", "#8a5ea8", "#c08a1e")
-BEST_CONNECTIVITY, BEST_WIDENING = (0.01, 0.1), (3.0, 10.0)  # paper, sections 1 and 2
 
 Row = dict[str, Any]
-
-flags.disclaim_key_flags()  # so that --help of an experiment lists the flags that are defined here for it
+Told = TypeVar("Told", bound="Preset")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(cli.Preset):
-    """`families` are the base widths of one figure; where there are none, `base_width` is the only one.
+class Preset(presets.Preset):
+    """`base_widths` are those of one figure; where there are none, `base_width` is the only one."""
 
-    `seeds` of every network of a family, `dense_seeds` of every dense one that is wider than the base.
-    """
+    base_widths: tuple[int, ...] = setting(
+        "Several families in one figure, instead of that of --base_width.", ()
+    )
 
-    families: tuple[int, ...] = ()
-    dense_seeds: int = 0
+    def but(self: Told, **told: Any) -> Told:
+        """As in every preset; a base width alone is the only family."""
+        return super().but(**({"base_widths": ()} if "base_width" in told else {}) | told)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithDense(Preset):
+    """`seeds` of every network of a family, `dense_seeds` of every dense one that is wider than the base."""
+
+    dense_seeds: int = setting("How many seeds of every dense network wider than the base.", 0, least=0)
 
 
 # ResNet-18 in minutes on digits, in hours on two cores, and as in Appendix A.
@@ -69,7 +80,7 @@ SMALL = Preset(
 PAPER = Preset(
     dataset="cifar100",
     base_width=8,
-    families=(8, 12, 18),
+    base_widths=(8, 12, 18),
     widths=(8, 12, 18, 27, 40, 60, 91),
     train_samples=None,
     batch_size=128,
@@ -79,31 +90,19 @@ PAPER = Preset(
 
 
 class Network(NamedTuple):
-    """A network in the family of a base width; `seeds` is how many are asked of it."""
+    """A network in the family of a base width; `seeds` is how many are asked of it, `columns` go into its row."""
 
     base_width: int
     kind: str
     spec: Spec
     seeds: int
-
-
-def define_flags() -> None:
-    """--base_widths and --draw_only."""
-    flags.DEFINE_list("base_widths", None, "Several families in one figure, instead of that of --base_width.")
-    flags.DEFINE_boolean(
-        "draw_only", False, "Train nothing: draw what is in the folder, and say what is missing."
-    )
+    columns: Mapping[str, Any] = {}
 
 
 def members(preset: Preset) -> dict[int, list[int]]:
     """Base width → the widths of its family: those of the preset that are not below it. Raises UserError."""
-    if cli.FLAGS["base_widths"].present:
-        bases = cli.integers("base_widths")
-    elif cli.FLAGS["base_width"].present or not preset.families:
-        bases = (preset.base_width,)
-    else:
-        bases = preset.families
-    if not bases or min(bases) < 1 or len(set(bases)) != len(bases):
+    bases = preset.base_widths or (preset.base_width,)
+    if min(bases) < 1 or len(set(bases)) != len(bases):
         raise UserError("--base_widths: give different widths of at least 1, such as 8,12,18")
     family.check_widths(min(bases), preset.widths)
     found = {base: [width for width in preset.widths if width >= base] for base in bases}
@@ -112,61 +111,66 @@ def members(preset: Preset) -> dict[int, list[int]]:
     return found
 
 
-def collect(networks: Iterable[Network]) -> list[record.Result] | None:
-    """Train what has no record yet (with --draw_only: nothing), and print what is missing then.
+def shapes_of(template: Spec) -> Callable[[int], Shapes]:
+    """Width → kernel shapes of the template's network on its data set, without bottlenecks."""
+    image, classes = sources.image_of(template.dataset)
+    return lambda width: models.plain_shapes(dataclasses.replace(template, width=width), image, classes)
 
-    None after --dry_run, and where this share of a sweep has no record to draw. Raises UserError where --draw_only
-    finds none.
+
+def by_itself(network: Network) -> Hashable:
+    return network.spec
+
+
+def collect(
+    networks: Iterable[Network],
+    run: Run,
+    experiment: str,
+    together: Callable[[Network], Hashable] = by_itself,
+) -> list[Result] | None:
+    """Train what has no record yet (where a run only draws: nothing), and print what is missing then.
+
+    Networks of which `together` says the same train as one program. None after a dry run, and where this share of a
+    sweep has no record to draw. Raises UserError where a run that only draws finds none.
     """
     asked: dict[Spec, Network] = {}  # a network of two families once, with the most seeds
     for network in networks:
         if network.seeds > asked.get(network.spec, network._replace(seeds=0)).seeds:
             asked[network.spec] = network
-    get = cli.recorded if cli.FLAGS.draw_only else cli.train
-    results = get([[spec] for spec in asked], [network.seeds for network in asked.values()])
-    if results is None:
-        return None
-    for network in asked.values() if cli.FLAGS.draw_only else []:  # training says it itself
-        have = {r.seed for r in results if r.spec == network.spec}
+    programs: dict[Hashable, list[Network]] = {}
+    for network in asked.values():
+        programs.setdefault(together(network), []).append(network)
+    lists = [([n.spec for n in program], max(n.seeds for n in program)) for program in programs.values()]
+    labels = {n.spec: Label(experiment, run.preset, n.base_width, n.kind) for n in asked.values()}
+    results = launch.train(run, lists, labels)
+    for network in asked.values() if run.draw_only else []:  # training says it itself
+        have = {r.seed for r in results or [] if r.spec == network.spec}
         if missing := [str(seed) for seed in range(network.seeds) if seed not in have]:
-            seeds_missing = f"seed{'s' * (len(missing) > 1)} {', '.join(missing)}"
-            print(f"no record: {network.kind} {_place(network)}, {seeds_missing}")
-    if not results:
-        raise UserError(f"--workdir: {cli.workdir()} has no record of these networks; train them first")
+            seeds = f"seed{'s' * (len(missing) > 1)} {', '.join(missing)}"
+            place = f"width {network.spec.width} (base width {network.base_width})"
+            print(f"no record: {network.kind} {place}, {seeds}")
     return results
 
 
-def _place(network: Network) -> str:
-    return f"width {network.spec.width} (base width {network.base_width})"
+def table(networks: Iterable[Network], results: Iterable[Result]) -> list[Row]:
+    """A row per network that has a record: what it is (`describe`), its own columns, and what came out (`summary`).
 
-
-def check_dense_seeds(preset: Preset) -> None:
-    """Raises UserError for a negative --dense_seeds."""
-    if preset.dense_seeds < 0:
-        raise UserError(f"--dense_seeds={preset.dense_seeds} is negative: give 0 to leave them out")
-
-
-def table(networks: Iterable[Network], results: Sequence[record.Result]) -> list[Row]:
-    """A row per network that has a record.
-
-    Beyond the columns of the CSV: widening factor, deviation of the training accuracy, and the best accuracies by
-    seed, `test` and `train`, of the networks that did not diverge. Accuracies are fractions; the deviation is that
-    of a sample (n − 1), 0 for one seed.
+    Beside them the best accuracies by seed, `test` and `train`, of the networks that did not diverge.
     """
-    by_spec: dict[Spec, list[record.Result]] = {}
+    by_spec: dict[Spec, list[Result]] = {}
     for result in results:
         by_spec.setdefault(result.spec, []).append(result)
-    return [
-        describe(network) | accuracies(by_spec[network.spec])
-        for network in networks
-        if network.spec in by_spec
-    ]
+    rows = []
+    for network in networks:
+        if found := by_spec.get(network.spec):
+            row = describe(network) | dict(network.columns) | summary(found)
+            rows.append(row | {split: row.get(f"best_{split}_accuracy", []) for split in ("test", "train")})
+    return rows
 
 
 def describe(network: Network) -> Row:
     """What a row says about a network before it is trained."""
     spec = network.spec
-    shapes = models.plain_shapes(spec, *cli.image_of(spec.dataset))
+    shapes = shapes_of(spec)(spec.width)
     return {
         "dataset": spec.dataset,
         "base_width": network.base_width,
@@ -176,20 +180,30 @@ def describe(network: Network) -> Row:
         "connectivity": family.connectivity(spec, shapes),
         "weights": family.kept_weights(spec, shapes),
         "epochs": spec.epochs,
+        "learning_rate": spec.learning_rate,
     }
 
 
-def accuracies(results: Sequence[record.Result]) -> Row:
-    """Best and final accuracies over the seeds of one network; those that diverged are counted and left out."""
-    finished = [r.curves for r in results if r.status == "finished"]
+def summary(results: Sequence[Result]) -> Row:
+    """Means and deviations over the seeds of one spec; runs that diverged are counted and left out of them.
+
+    For every split and every metric of the task the value after the last epoch, `<split>_<metric>_mean` and `_std`
+    (`final_…` is another name of them), and the best one over the epochs in the metric's own direction, `best_…`, that
+    one by seed too. The deviation is that of a sample (n − 1), 0 for one seed; the mean of none is NaN.
+    """
+    finished = [result.curves for result in results if result.status == "finished"]
     row: Row = {"seeds": len(results), "diverged": len(results) - len(finished)}
-    for split in ("test", "train"):
-        best = [float(curves[f"{split}_accuracy"].max()) for curves in finished]
-        row[split] = best
-        row[f"best_{split}_accuracy_mean"] = float(np.mean(best)) if best else float("nan")
-        row[f"best_{split}_accuracy_std"] = float(np.std(best, ddof=1)) if len(best) > 1 else 0.0
-    final = [float(curves["test_accuracy"][-1]) for curves in finished]
-    row["final_test_accuracy_mean"] = float(np.mean(final)) if final else float("nan")
+    for metric in metrics(results[0].spec.task):
+        best_of = np.max if metric.better == "high" else np.min
+        for name in (f"{split}_{metric.name}" for split in ("train", "test", "validation")):
+            if name not in results[0].curves:
+                continue
+            last = [float(curves[name][-1]) for curves in finished]
+            best = [float(best_of(curves[name])) for curves in finished]
+            row[f"best_{name}"] = best
+            for prefix, values in (("", last), ("final_", last), ("best_", best)):
+                row[f"{prefix}{name}_mean"] = float(np.mean(values)) if values else float("nan")
+                row[f"{prefix}{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return row
 
 
@@ -237,7 +251,7 @@ def finish(axes: Axes, rows: Iterable[Row], x: str, xlabel: str, ylabel: str) ->
 
 def caption(
     rows: Sequence[Row],
-    preset: cli.Preset,
+    preset: presets.Preset,
     paper_epochs: int = recipe.PAPER_EPOCHS,
     network: str = "ResNet-18",
 ) -> str:

@@ -1,12 +1,17 @@
-"""Figure 8 from the rows of kernel_distance.csv: accuracy, and distance with test error, over width."""
+"""Figure 8 from the rows of kernel_distance.csv: accuracy, and distance with test error, over width; what they say."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.lab import cli
+from experiments.lab import distances
+from experiments.lab.distances import Distance
+from experiments.lab.presets import Preset
+from wsn.records.record import Result
+from wsn.spec import Spec
 
 # The ranges of the axes of Figure 8; its points are not printed as numbers.
 PAPER_AXIS = (0.86, 0.94)
@@ -26,7 +31,7 @@ def floor_of(rows: Sequence[dict]) -> float:
     return base - 0.35 * (max(accuracies, default=1.0) - base)
 
 
-def draw(rows: Sequence[dict], preset: cli.Preset, pairs: int) -> Figure:
+def draw(rows: Sequence[dict], preset: Preset, pairs: int) -> Figure:
     """Figure 8: (a) test accuracy over width; (b) distances and test error of the sparse networks."""
     figure = Figure(figsize=(13, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -39,7 +44,7 @@ def draw(rows: Sequence[dict], preset: cli.Preset, pairs: int) -> Figure:
     return figure
 
 
-def draw_accuracy(axes: Axes, rows: Sequence[dict], preset: cli.Preset) -> None:
+def draw_accuracy(axes: Axes, rows: Sequence[dict], preset: Preset) -> None:
     """Figure 8a: test accuracy over width, dense (circles) and sparse (crosses), bars of one deviation over seeds."""
     base, floor = base_of(rows), floor_of(rows)
     for kind, marker in (("dense", "o"), ("sparse", "x")):
@@ -137,3 +142,78 @@ def _note(axes: Axes, text: str, place: tuple[float, float], offset: tuple[int, 
 def _span(values: Sequence[int]) -> str:
     """A value, or a range of values."""
     return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,}–{max(values):,}"
+
+
+def verdict(rows: Sequence[dict]) -> str:
+    """The answer in a line: the best sparse network against the dense one of the same weight count."""
+    sparse = [row for row in rows if row["kind"] == "sparse"]
+    if not sparse:
+        return "No sparse network has been trained yet."
+    base = min(sparse, key=lambda row: row["width"])
+    best = max(
+        sparse, key=lambda row: -1.0 if math.isnan(row["test_accuracy_mean"]) else row["test_accuracy_mean"]
+    )
+    gain = best["test_accuracy_mean"] - base["test_accuracy_mean"]
+    error = math.hypot(*(row["test_accuracy_std"] / math.sqrt(row["seeds"]) for row in (best, base)))
+    if best is base:
+        return f"With {base['weights']} weights the narrowest network, width {base['width']}, is the best."
+    return (
+        f"With {base['weights']} weights, width {best['width']} reaches {best['test_accuracy_mean']:.3f} and width"
+        f" {base['width']} {base['test_accuracy_mean']:.3f}: {100 * gain:+.1f} ± {100 * error:.1f} percentage points."
+    )
+
+
+def agreement(rows: Sequence[dict]) -> str:
+    """Where the measured D lies farthest from the exact one, in standard errors over networks."""
+    scores = [
+        ((row["distance_empirical"] - row["distance_exact"]) / row["distance_empirical_stderr"], row)
+        for row in rows
+        if row["distance_empirical_stderr"] > 0  # with very few pairs and weights all networks may give 0
+    ]
+    if not scores:
+        return "Measured and exact D: no error bar to compare by."
+    worst, row = max(scores, key=lambda score: abs(score[0]))
+    place = f"{row['kind']}, width {row['width']}"
+    return f"Measured and exact D: at most {worst:+.1f} standard errors apart ({place})."
+
+
+def association(
+    specs: Sequence[Spec],
+    results: Sequence[Result],
+    measured: Mapping[Spec, Distance],
+    classes: int,
+    reference: str,
+) -> str:
+    """The paper's claim, that test error goes with D, over the sparse networks.
+
+    Networks that cannot learn count by their rank alone; one that diverged has the mean of its other seeds.
+    """
+    if not specs:
+        return "No sparse network has been trained yet: no correlation of D and test error."
+    found = sorted(results, key=lambda result: result.seed)
+    curves = [[r.curves["test_accuracy"][-1] for r in found if r.spec == spec] for spec in specs]
+    accuracy = np.array(curves, np.float64)
+    ended = np.asarray(~np.isnan(accuracy).all(axis=1))
+    mean = np.full((len(specs), 1), np.nan)
+    mean[ended] = np.nanmean(accuracy[ended], axis=1, keepdims=True)
+    error = 1 - np.where(np.isnan(accuracy), mean, accuracy)
+    learns = np.asarray(mean[:, 0] >= 2 / classes)
+    distance = np.array([measured[spec].empirical[reference] for spec in specs])
+
+    def line(name: str, chosen: np.ndarray, ranked: bool) -> str:
+        absent = ", ".join(str(spec.width) for spec, is_in in zip(specs, chosen, strict=True) if not is_in)
+        name = f"  {name}{f' (without width {absent})' if absent else ''}: "
+        if chosen.sum() < 4:
+            return f"{name}fewer than 4 networks, too few"
+        r, low, high = distances.correlation(distance[chosen], error[chosen], ranked)
+        z_low, z_high = distances.fisher_interval(r, int(chosen.sum()))
+        over_networks = "" if ranked else f"; over networks, by Fisher's z: {z_low:.2f} to {z_high:.2f}"
+        return f"{name}{r:.2f} ({low:.2f} to {high:.2f}{over_networks})"
+
+    return "\n".join(
+        [
+            "Correlation of D and test error over the sparse networks (95 % interval by bootstrap over seeds):",
+            line("Spearman's, of all", ended, True),
+            line("Pearson's, of those that reach twice the accuracy of chance", learns, False),
+        ]
+    )

@@ -3,17 +3,19 @@
 The same arguments give the same pairs on any machine. Image statistics are those of the full training split.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import flags
 from jaxtyping import Float32, Int64
 
-from experiments.lab import cli
+from experiments.lab import output
 from kernels.theorem1 import SparseKernels, sparse_kernels
 from wsn import data
+from wsn.data import sources
 from wsn.errors import UserError
+from wsn.spec import check_least, setting
 
 GAUSSIAN, UNNORMALIZED = "gaussian", "none"
 CHUNK = 500  # pairs between two steps of the progress bar
@@ -37,6 +39,24 @@ class Inputs(NamedTuple):
     @property
     def columns(self) -> dict[str, str]:
         return {"inputs": self.name, "normalization": self.normalization}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Which inputs; an experiment about kernels has more. Raises UserError for numbers out of range."""
+
+    dataset: str = setting(f"Image set: one of {', '.join(data.DATASETS)}.", "digits")
+    data_dir: str | None = setting("Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None)
+    inputs: tuple[str, ...] = setting(
+        "`gaussian` and image sets, comma-separated (default: gaussian and --dataset).", ()
+    )
+    normalizations: tuple[str, ...] = setting(
+        "What shares a mean and deviation, for images.", ("scalar", "pixel")
+    )
+    seed: int = setting("Draws everything that is random here.", 0, least=0)
+
+    def __post_init__(self) -> None:
+        check_least(self)
 
 
 def label(columns: Mapping[str, Any]) -> str:
@@ -73,36 +93,27 @@ def of_images(dataset: data.Dataset, normalization: str, pairs: int, seed: int) 
     return Pairs(x, y, images)
 
 
-def define_flags() -> None:
-    """--dataset, --data_dir, --inputs, --normalizations, --seed: which inputs."""
-    flags.DEFINE_string("dataset", "digits", f"Image set: one of {', '.join(data.DATASETS)}.")
-    flags.DEFINE_string("data_dir", None, "Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).")
-    flags.DEFINE_list(
-        "inputs", None, "`gaussian` and image sets, comma-separated (default: gaussian and --dataset)."
-    )
-    flags.DEFINE_list("normalizations", ["scalar", "pixel"], "What shares a mean and deviation, for images.")
-    flags.DEFINE_integer("seed", 0, "Draws everything that is random here.")
+def chosen(settings: Settings, pairs: int, gaussian_pairs: int | None = None) -> list[Inputs]:
+    """The inputs that the settings ask for; Gaussian ones have the size of the images. Raises UserError."""
 
+    def images_of(name: str) -> data.Dataset:
+        return sources.dataset(name, settings.data_dir)
 
-def from_flags(pairs: int, gaussian_pairs: int | None = None) -> list[Inputs]:
-    """The inputs that the flags ask for; Gaussian ones have the size of the images. Raises UserError."""
-    if cli.FLAGS.seed < 0:
-        raise UserError(f"--seed={cli.FLAGS.seed}: choose a seed of 0 or more")
-    names = cli.FLAGS.inputs or [GAUSSIAN, cli.FLAGS.dataset]
+    names = settings.inputs or (GAUSSIAN, settings.dataset)
     sets = [name for name in names if name != GAUSSIAN]
-    if sets and not cli.FLAGS.normalizations:
+    if sets and not settings.normalizations:
         raise UserError(f"--normalizations: name at least one of {', '.join(data.NORMALIZATIONS)}")
-    features = cli.dataset((sets or [cli.FLAGS.dataset])[0]).train_images[0].size
-    chosen = []
+    features = images_of((sets or [settings.dataset])[0]).train_images[0].size
+    found = []
     for name in names:
         if name == GAUSSIAN:
-            drawn = gaussian(features, pairs if gaussian_pairs is None else gaussian_pairs, cli.FLAGS.seed)
-            chosen.append(Inputs(name, UNNORMALIZED, drawn))
+            drawn = gaussian(features, pairs if gaussian_pairs is None else gaussian_pairs, settings.seed)
+            found.append(Inputs(name, UNNORMALIZED, drawn))
             continue
-        for normalization in cli.FLAGS.normalizations:
-            drawn = of_images(cli.dataset(name), normalization, pairs, cli.FLAGS.seed)
-            chosen.append(Inputs(name, normalization, drawn))
-    return chosen
+        for normalization in settings.normalizations:
+            drawn = of_images(images_of(name), normalization, pairs, settings.seed)
+            found.append(Inputs(name, normalization, drawn))
+    return found
 
 
 def exact_kernels(
@@ -111,7 +122,7 @@ def exact_kernels(
     """`sparse_kernels` of all pairs, some at a time so that progress shows."""
     x, y = pairs.x, pairs.y
     parts = []
-    with cli.progress(len(x), f"exact: {name}") as bar:
+    with output.progress(len(x), f"exact: {name}") as bar:
         for start in range(0, len(x), CHUNK):
             rows = slice(start, start + CHUNK)
             parts.append(sparse_kernels(x[rows], y[rows], connectivity, tolerance=tolerance))

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from experiments import benchmark_theory as script
-from experiments.lab import cli, inputs
+from experiments.lab import inputs
+from wsn.data import sources
 from wsn.errors import UserError
 
 
@@ -36,10 +37,10 @@ def test_the_error_is_scaled_by_the_lengths():
 
 
 def test_without_mnist_the_inputs_are_gaussian_and_the_output_says_so(monkeypatch, capsys):
-    def missing(name):
+    def missing(name, data_dir):
         raise UserError(f"--dataset={name} is not there")
 
-    monkeypatch.setattr(cli, "dataset", missing)
+    monkeypatch.setattr(sources, "dataset", missing)
     name, pairs = script.draw_pairs(None, 3)
     assert name == "gaussian" and pairs.x.shape == (3, script.FEATURES)
     assert "--dataset=mnist is not there" in capsys.readouterr().out

@@ -13,31 +13,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from absl import flags
-from absl.testing import flagsaver
+from absl import flags as absl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wsn
 from experiments import kernel_distance, mlp_grid
-from experiments.lab import cli
-from wsn.data import images
+from experiments.lab import families, flags
+from experiments.lab.rates import rate_at
+from wsn.data import images, sources
 from wsn.errors import UserError
 from wsn.records import record, runs
 from wsn.training import train
-
-if "preset" not in flags.FLAGS:
-    cli.define_output_flags(kernel_distance.EXPERIMENT)
-    cli.define_training_flags(kernel_distance.PRESETS, "quick")
-if "reference" not in flags.FLAGS:
-    kernel_distance.define_distance_flags()
-if "tune_lr" not in flags.FLAGS:
-    flags.DEFINE_boolean("tune_lr", False, "")
-if "activations" not in flags.FLAGS:
-    flags.DEFINE_multi_enum("activations", ["relu", "linear"], ["relu", "linear"], "")
-    flags.DEFINE_list("last_connectivity", "1.0,0.5", "")
+from wsn.training.history import History
 
 QUICK = ("--base_width=4", "--widths=4,8", "--epochs=3", "--seeds=2", "--pairs=20", "--initialisations=10")
+FEW_CELLS = (*QUICK[:4], "--last_connectivity=1.0,0.5")
 
 
 @pytest.fixture
@@ -54,19 +45,21 @@ def trained(monkeypatch) -> list:
 
 
 @pytest.fixture
-def experiment(tmp_path, monkeypatch, trained):
+def experiment(told, tmp_path, trained):
     """Run kernel_distance with some flags in a folder of its own; returns the rows of its table."""
 
     def run(*arguments: str) -> list[dict[str, str]]:
-        arguments = (f"--workdir={tmp_path / 'out'}", "--pairs=3", "--initialisations=2", *arguments)
-        monkeypatch.setattr(sys, "argv", ["kernel_distance", *arguments])
-        with flagsaver.flagsaver():
-            flags.FLAGS(sys.argv)
-            kernel_distance.main()
+        command = kernel_distance.COMMAND
+        kernel_distance.main(*told(command, "--pairs=3", "--initialisations=2", *arguments))
         table = tmp_path / "out" / "kernel_distance.csv"
         return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
 
     return run
+
+
+def last(curves: dict[str, np.ndarray]) -> train.Moment:
+    """The last moment of a pretended training with one evaluation."""
+    return train.Moment(1, 1, History(np.array([1]), curves), lambda: None)
 
 
 # Bad input.
@@ -120,7 +113,8 @@ def test_data_that_are_missing_are_told(experiment, monkeypatch, tmp_path):
     def offline(url):
         raise OSError("no network")
 
-    cli.dataset.cache_clear()
+    for opened in (sources.dataset, sources.splits):
+        opened.cache_clear()
     monkeypatch.setattr(images, "require_network", offline)
     monkeypatch.setenv("WSN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))
@@ -169,12 +163,11 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     assert plan[-1][:2] == ["15", "networks;"] and "hours" in plan[-1] and "GiB" in plan[-1]
 
 
-def test_an_argument_that_is_no_flag_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr(cli.app, "run", lambda main: main(["kernel_distance", "8,32"]))
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-        flags.FLAGS(["kernel_distance"])
-        cli.run(kernel_distance.main)
-    assert str(ended.value).startswith("error: 8,32: unexpected argument")
+def test_an_argument_that_is_no_flag_is_refused(tmp_path):
+    ended = start("8,32", cwd=tmp_path)
+    assert ended.returncode == 1 and ended.stderr.startswith("error: 8,32: unexpected argument")
+    with pytest.raises(UserError, match="^8,32: unexpected argument"):
+        flags.parse(kernel_distance.COMMAND, ["8,32"])
 
 
 # The table.
@@ -220,15 +213,12 @@ def test_shards_train_every_network_once_and_the_last_one_draws_them_all(
 
 
 @pytest.mark.parametrize("module", [kernel_distance, mlp_grid])
-def test_every_share_alone_is_drawn(module, trained, tmp_path, monkeypatch, capsys):
+def test_every_share_alone_is_drawn(module, trained, told, tmp_path, capsys):
     """Whatever is missing, base network or all of one kind, the figure is of what there is."""
-    flags_given = [*QUICK, "--learning_rate=2"] if module is kernel_distance else [*QUICK, "--dataset=digits"]
+    given = [*QUICK, "--learning_rate=2"] if module is kernel_distance else [*FEW_CELLS, "--dataset=digits"]
     for i in range(1, 6):
         folder = tmp_path / str(i)
-        monkeypatch.setattr(sys, "argv", ["x", f"--workdir={folder}", f"--shard={i}/5", *flags_given])
-        with flagsaver.flagsaver():
-            flags.FLAGS(sys.argv)
-            module.main()
+        module.main(*told(module.COMMAND, f"--shard={i}/5", *given, workdir=folder))
         written = {path.suffix for path in folder.glob("*")} - {""} if folder.exists() else set()
         count = len(list(folder.glob("runs/*/record.jsonl")))
         assert written == ({".csv", ".png", ".command"} if count else set())
@@ -241,7 +231,7 @@ def test_the_table_is_of_the_records(experiment, tmp_path):
         found = [
             result
             for path in (tmp_path / "out").glob("runs/*/record.jsonl")
-            for result in runs.read_record(path)
+            for result in record.read(path).results
             if str(result.spec.width) == row["width"]
             and bool(result.spec.kept) == (float(row["connectivity"]) < 1)
         ]
@@ -293,8 +283,7 @@ def test_both_references_and_the_claim_are_told(experiment, trained, capsys):
 def test_networks_that_cannot_learn_are_named(experiment, monkeypatch, capsys):
     def chance(group, splits, *, resume=None):
         level = np.float32(0.1 if group.specs[0].width == 9 else group.specs[0].width / 10)
-        curves = {name: np.full((group.specs[0].epochs, len(group.members)), level) for name in tiny.CURVES}
-        return iter([(group.specs[0].epochs, curves, lambda: None)])
+        return iter([last({name: np.full((1, len(group.members)), level) for name in tiny.CURVES})])
 
     monkeypatch.setattr(train, "train", chance)
     experiment("--widths=3,4,5,6,9", "--epochs=1", "--seeds=2")
@@ -303,8 +292,8 @@ def test_networks_that_cannot_learn_are_named(experiment, monkeypatch, capsys):
 
 
 def test_another_reference_is_refused():
-    with flagsaver.flagsaver(), pytest.raises(flags.IllegalFlagValueError, match="reference=wide"):
-        flags.FLAGS(["kernel_distance", "--reference=wide"])
+    with pytest.raises(absl.IllegalFlagValueError, match="reference=wide"):
+        flags.parse(kernel_distance.COMMAND, ["--reference=wide"])
 
 
 # Runs.
@@ -365,7 +354,7 @@ def test_rates_between_and_beyond_the_given_widths_follow_the_power_law(scale, s
     """Through points of a power law the interpolation is that law, to its four digits; a given rate stays exact."""
     rates = {width: scale * width**slope for width in widths}
     for width in (1, *widths, min(widths) + 1, 1000):
-        found = kernel_distance.rate_at(rates, width)
+        found = rate_at(rates, width)
         assert (
             found == rates[width]
             if width in rates
@@ -379,11 +368,11 @@ def test_a_rate_lies_between_those_of_its_neighbours(rates, width):
     below, above = ([w for w in rates if w <= width], [w for w in rates if w >= width])
     if below and above:
         low, high = sorted((rates[max(below)], rates[min(above)]))
-        assert low * 0.999 <= kernel_distance.rate_at(rates, width) <= high * 1.001
+        assert low * 0.999 <= rate_at(rates, width) <= high * 1.001
 
 
 def test_a_single_rate_serves_every_width():
-    assert [kernel_distance.rate_at({8: 5}, width) for width in (1, 8, 900)] == [5.0] * 3
+    assert [rate_at({8: 5}, width) for width in (1, 8, 900)] == [5.0] * 3
 
 
 def test_interpolated_rates_are_printed(experiment, trained, capsys):
@@ -394,7 +383,7 @@ def test_interpolated_rates_are_printed(experiment, trained, capsys):
     rates = kernel_distance.PRESETS["quick"].rates
     used = {(bool(g.specs[0].kept), g.specs[0].width): g.specs[0].learning_rate for g in trained}
     assert used[True, 18] == rates["sparse"][18] and used[False, 18] == rates["dense"][18]
-    assert used[True, 7] == kernel_distance.rate_at(rates["sparse"], 7)
+    assert used[True, 7] == rate_at(rates["sparse"], 7)
 
 
 def test_tuning_takes_the_best_rate_on_held_out_samples(experiment, trained, monkeypatch, tmp_path):
@@ -408,20 +397,18 @@ def test_tuning_takes_the_best_rate_on_held_out_samples(experiment, trained, mon
             return tiny.pretended(group, splits)
         tuned.append(group)
         assert len(splits.validation_labels) == 297 and len(splits.train_labels) == 1000
-        centre = kernel_distance.rate_at(kernel_distance.PRESETS["quick"].rates["dense"], spec.width)
+        centre = rate_at(kernel_distance.PRESETS["quick"].rates["dense"], spec.width)
         rates = np.array([s.learning_rate for s, _ in group.members])
         score = np.where(rates > 4 * centre, np.nan, -np.abs(np.log(rates / centre * 2)))[None].astype(
             np.float32
         )
-        history = {
-            f"{split}_{value}": score for split in ("train", "validation") for value in ("loss", "accuracy")
-        }
-        return iter([(spec.epochs, history, lambda: None)])
+        splits = ("train", "validation")
+        return iter([last({f"{split}_{value}": score for split in splits for value in ("loss", "accuracy")})])
 
     monkeypatch.setattr(train, "train", pretend)
     rows = experiment("--base_width=6", "--widths=6", "--epochs=2", "--seeds=1", "--tune_lr")
     assert all(len(group.members) == 13 * 2 and group.seeds == (0, 1) for group in tuned)
-    centre = kernel_distance.rate_at(kernel_distance.PRESETS["quick"].rates["dense"], 6)
+    centre = rate_at(kernel_distance.PRESETS["quick"].rates["dense"], 6)
     assert float(rows[1]["learning_rate"]) == pytest.approx(centre / 2, rel=1e-3)
     assert all(group.specs[0].validation_samples == 0 for group in trained)
     table = list(csv.DictReader((tmp_path / "out" / "learning_rates.csv").read_text().splitlines()))
@@ -438,24 +425,21 @@ def result(*accuracy: float, seed: int = 0) -> record.Result:
 
 
 def test_summaries_leave_diverged_runs_out_of_the_means():
-    row = cli.summary([result(0.5, 0.25), result(0.75, 0.75, seed=1), result(0.9, math.nan, seed=2)])
+    row = families.summary([result(0.5, 0.25), result(0.75, 0.75, seed=1), result(0.9, math.nan, seed=2)])
     assert (row["seeds"], row["diverged"]) == (3, 1)
     assert (row["test_accuracy_mean"], row["best_test_accuracy_mean"]) == (0.5, 0.625)
     assert row["test_accuracy_std"] == pytest.approx(math.sqrt(0.125))
     assert "validation_accuracy_mean" not in row
-    alone = cli.summary([result(0.5, 0.25)])
+    alone = families.summary([result(0.5, 0.25)])
     assert (alone["test_accuracy_mean"], alone["test_accuracy_std"]) == (0.25, 0)
-    lost = cli.summary([result(math.nan)])
+    lost = families.summary([result(math.nan)])
     assert math.isnan(lost["test_accuracy_mean"]) and math.isnan(lost["best_test_accuracy_mean"])
 
 
 def test_a_run_in_which_everything_diverged_still_has_its_table(experiment, monkeypatch):
     def diverging(group, splits, *, resume=None):
-        lost = {
-            name: np.full((group.specs[0].epochs, len(group.members)), np.nan, np.float32)
-            for name in tiny.CURVES
-        }
-        return iter([(group.specs[0].epochs, lost, lambda: None)])
+        lost = np.full((1, len(group.members)), np.nan, np.float32)
+        return iter([last(dict.fromkeys(tiny.CURVES, lost))])
 
     monkeypatch.setattr(train, "train", diverging)
     rows = experiment(*QUICK)

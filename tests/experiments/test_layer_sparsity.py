@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from experiments import layer_sparsity as script
+from experiments.lab import figure10, flags
 from wsn.errors import UserError
 from wsn.sparsity.shapes import mlp_shapes, resnet18_shapes, sizes
 
@@ -12,7 +13,7 @@ FIGURE10 = (12, 18, 27, 40, 60, 91)
 
 @pytest.fixture(scope="module")
 def members():
-    return script.family("resnet18", 8, FIGURE10, 100, "largest_first")
+    return script.members(script.Settings(widths=FIGURE10))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_layers_of_figure_10(members):
 def test_total_sparsities_of_figure_10_to_the_printed_digit(members):
     printed = {18: "79.84", 27: "90.99", 40: "95.88", 60: "98.16", 91: "99.20"}
     assert {m.width: f"{m.total_sparsity:.2f}" for m in members if m.width in printed} == printed
-    assert {width: f"{total:.2f}" for width, total in script.PAPER_TOTALS.items()} == printed
+    assert {width: f"{total:.2f}" for width, total in figure10.PAPER_TOTALS.items()} == printed
 
 
 def test_layer_sparsities_of_figure_10_to_the_printed_digit(members):
@@ -53,7 +54,7 @@ def test_layer_sparsities_of_figure_10_to_the_printed_digit(members):
         27: "20.1 60.1 60.1 60.1 80.0 90.0 90.0 90.0 95.0 97.5 55.1 97.5 97.5 51.5",
         60: "72.0 72.0 72.0 72.0 86.0 93.0 93.0 93.0 96.5 98.3 68.5 98.3 98.3 99.1 99.6 92.1 99.6 99.6 81.1",
     }
-    drawn_beside_ours = script.paper_layers()
+    drawn_beside_ours = figure10.paper_layers()
     assert drawn_beside_ours.keys() == printed.keys()
     for member in members:
         if member.width in printed:
@@ -77,18 +78,24 @@ def test_csv_has_a_row_per_layer_and_width(members):
 @pytest.mark.parametrize(
     ("arguments", "flag"),
     [
-        (("vgg", 8, [8], 100, "largest_first"), "--model"),
-        (("resnet18", 0, [8], 100, "largest_first"), "--base_width"),
-        (("resnet18", 8, [4, 8], 100, "largest_first"), "--widths"),
-        (("resnet18", 8, [], 100, "largest_first"), "--widths"),
-        (("resnet18", 8, [8], 0, "largest_first"), "--num_classes"),
-        (("resnet18", 8, [8], 100, "even"), "--distribution"),
-        (("mlp", 8, [636], 10, "dense_last"), "--widths"),
+        (["--base_width=0"], "--base_width"),
+        (["--widths=4,8"], "--widths"),
+        (["--widths="], "--widths"),
+        (["--num_classes=0"], "--num_classes"),
+        (["--distribution=even"], "--distribution"),
+        (["--model=mlp", "--widths=636", "--num_classes=10", "--distribution=dense_last"], "--widths"),
     ],
+    ids=" ".join,
 )
 def test_bad_input_names_its_flag(arguments, flag):
     with pytest.raises(UserError, match=flag):
-        script.family(*arguments)
+        settings, _ = flags.parse(script.COMMAND, arguments)
+        script.members(settings)
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(UserError, match="^--model=vgg"):
+        script.members(script.Settings(model="vgg"))
 
 
 def run(*arguments):

@@ -4,12 +4,11 @@ import csv
 import math
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
 from experiments import mlp_grid as script
-from experiments.lab import cli
+from experiments.lab import figure5, flags
 from wsn.errors import UserError
 
 COMMAND = (
@@ -74,23 +73,22 @@ def test_the_verdict_names_the_best_cell_the_baseline_and_the_peak():
         cell(16, 1.0, math.nan),
         cell(8, 1.0, 0.99, activation="linear"),
     ]
-    assert script.verdict(grid, "relu") == (
+    assert figure5.verdict(grid, "relu") == (
         "relu: best 95.00 % at width 8 (connectivity 0.500, last layer 0.1), baseline 80.00 %;"
         " mean over last-layer connectivity ≥ 0.8 peaks at width 8, 89.00 %"
     )
 
 
 def test_the_verdict_leaves_out_what_the_grid_does_not_have():
-    line = script.verdict([cell(4, 0.5, 0.9)], "relu")
+    line = figure5.verdict([cell(4, 0.5, 0.9)], "relu")
     assert "baseline" not in line and "peaks" not in line
 
 
 def test_a_grid_that_diverged_has_no_best_cell():
-    assert script.verdict([cell(4, 1.0, math.nan)], "relu") == "relu: every cell diverged"
+    assert figure5.verdict([cell(4, 1.0, math.nan)], "relu") == "relu: every cell diverged"
 
 
 @pytest.mark.parametrize("value", ["", "1.0,x", "0", "1.5", "nan", "0.5,0.5"])
-def test_bad_fractions_name_their_flag(value, monkeypatch):
-    monkeypatch.setattr(cli, "FLAGS", SimpleNamespace(last_connectivity=value.split(",")))
+def test_bad_fractions_name_their_flag(value):
     with pytest.raises(UserError, match="--last_connectivity"):
-        script._fractions()
+        flags.parse(script.COMMAND, [f"--last_connectivity={value}"])

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import sys
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,23 +9,11 @@ import pytest
 from scipy.stats import norm
 
 from experiments import theorem1
-from experiments.lab import cli
 from experiments.lab import inputs as kinds
 from kernels.empirical import simulated_distance
 from wsn.errors import UserError
 
-FLAGS = {
-    "cases": None,
-    "dataset": "digits",
-    "inputs": None,
-    "normalizations": ["scalar", "pixel"],
-    "seed": 0,
-    "pairs": 4,
-    "connectivities": ["1", "0.3"],
-    "widths": ["8", "64"],
-    "networks": 200,
-    "level": 0.01,
-}
+FEW = ("--pairs=4", "--connectivities=1,0.3", "--widths=8,64", "--networks=200")
 
 
 @pytest.fixture(autouse=True)
@@ -36,14 +22,13 @@ def few_networks(monkeypatch):
 
 
 @pytest.fixture
-def script(tmp_path, monkeypatch, six_pixels):
+def script(told, tmp_path, six_pixels):
     """Run the script with some flags; returns exit code and rows."""
 
-    def run(**given):
-        monkeypatch.setattr(sys, "argv", ["theorem1"])
-        monkeypatch.setattr(cli, "FLAGS", SimpleNamespace(**FLAGS | {"workdir": tmp_path / "out"} | given))
+    def run(*arguments: str) -> tuple[int, list[dict[str, str]]]:
+        settings, output = told(theorem1.COMMAND, *FEW, *arguments)
         with pytest.raises(SystemExit) as ended:
-            theorem1.main()
+            theorem1.main(settings, output)
         return ended.value.code, list(
             csv.DictReader((tmp_path / "out" / "theorem1.csv").read_text().splitlines())
         )
@@ -67,7 +52,7 @@ def test_simulation_and_theory_agree_for_each_kind_of_input(script, tmp_path, ca
         difference = float(row["simulated"]) - float(row["exact"])
         assert abs(difference) < limit * float(row["stderr"]) * 1.5 and abs(float(row["z"])) < limit
     assert (tmp_path / "out" / "theorem1.png").read_bytes().startswith(b"\x89PNG")
-    assert script(inputs=["gaussian"]) == (0, rows[:4])
+    assert script("--inputs=gaussian") == (0, rows[:4])
 
 
 def test_networks_of_another_connectivity_are_found_out(script, monkeypatch, capsys):
@@ -75,7 +60,7 @@ def test_networks_of_another_connectivity_are_found_out(script, monkeypatch, cap
         return simulated_distance(key, 0.5 * connectivity, *rest)
 
     monkeypatch.setattr(theorem1, "simulated_distance", wrong)
-    assert script(inputs=["gaussian"])[0] == 1
+    assert script("--inputs=gaussian")[0] == 1
     assert "NOT all within" in capsys.readouterr().out
 
 
@@ -106,27 +91,27 @@ def test_z_of_a_symmetric_sample_is_t_and_grows_with_the_mean():
 @pytest.mark.parametrize(
     ("given", "part"),
     [
-        ({"dataset": "fashion"}, "--dataset=fashion"),
-        ({"inputs": ["gauss"]}, "gauss"),
-        ({"normalizations": ["row"]}, "--normalization=row"),
-        ({"normalizations": []}, "--normalizations"),
-        ({"connectivities": ["0", "1"]}, "--connectivities"),
-        ({"connectivities": ["1.5"]}, "--connectivities"),
-        ({"connectivities": ["nan"]}, "--connectivities=nan"),
-        ({"connectivities": []}, "--connectivities"),
-        ({"widths": ["0"]}, "--widths"),
-        ({"widths": ["8.5"]}, "--widths"),
-        ({"widths": []}, "--widths"),
-        ({"networks": 199}, "--networks=199"),
-        ({"level": 0.0}, "--level"),
-        ({"pairs": 0}, "--pairs=0"),
-        ({"seed": -1}, "--seed=-1"),
+        ("--dataset=fashion", "--dataset=fashion"),
+        ("--inputs=gauss", "gauss"),
+        ("--normalizations=row", "--normalization=row"),
+        ("--normalizations=", "--normalizations"),
+        ("--connectivities=0,1", "--connectivities"),
+        ("--connectivities=1.5", "--connectivities"),
+        ("--connectivities=nan", "--connectivities=nan"),
+        ("--connectivities=", "--connectivities"),
+        ("--widths=0", "--widths"),
+        ("--widths=8.5", "--widths"),
+        ("--widths=", "--widths"),
+        ("--networks=199", "--networks=199"),
+        ("--level=0.0", "--level"),
+        ("--pairs=0", "--pairs=0"),
+        ("--seed=-1", "--seed=-1"),
     ],
     ids=str,
 )
 def test_bad_input_is_told_in_one_line(script, tmp_path, given, part):
     with pytest.raises(UserError) as error:
-        script(**given)
+        script(given)
     assert part in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -141,17 +126,15 @@ ONE_HOT = {"name": "one-hot", "x": [1, 0], "y": [2, 0], "p": 0.1, "n": 3, "K1p":
 
 
 @pytest.fixture
-def cases(tmp_path, monkeypatch):
+def cases(tmp_path, told):
     """Evaluate a file of cases; returns exit code and rows."""
 
     def run(content, tolerance=1e-7):
         path, out = tmp_path / "cases.json", tmp_path / "out"
         path.write_text(content if isinstance(content, str) else json.dumps(content))
-        flags = {"cases": str(path), "tolerance": tolerance, "workdir": out}
-        monkeypatch.setattr(sys, "argv", ["theorem1"])
-        monkeypatch.setattr(cli, "FLAGS", SimpleNamespace(**FLAGS | flags))
+        settings, output = told(theorem1.COMMAND, f"--cases={path}", f"--tolerance={tolerance}")
         with pytest.raises(SystemExit) as ended:
-            theorem1.main()
+            theorem1.main(settings, output)
         return ended.value.code, list(csv.DictReader((out / "theorem1_cases.csv").read_text().splitlines()))
 
     return run

@@ -7,7 +7,7 @@ What was decoded once is kept as `.npy` files that later starts map (`wsn.data.c
 import dataclasses
 import hashlib
 import os
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -40,6 +40,14 @@ _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 class Source(Protocol):
     """Where a data set comes from."""
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of its images, known before there are any."""
+
+    @property
+    def classes(self) -> int:
+        """How many labels there are."""
+
     def locate(self, data_dir: str | None) -> str:
         """Makes sure that the data are there; returns a file name that changes whenever they do.
 
@@ -58,6 +66,9 @@ class Digits:
     500 test.
     """
 
+    shape: ClassVar[tuple[int, int, int]] = (8, 8, 1)
+    classes: ClassVar[int] = 10
+
     def locate(self, data_dir: str | None) -> str:
         return "digits-1"
 
@@ -69,7 +80,7 @@ class Digits:
         images = digits.images[order, :, :, None].astype(np.uint8)
         labels = digits.target[order].astype(np.int32)
         train, test = slice(_DIGITS_TRAIN), slice(_DIGITS_TRAIN, None)
-        return Dataset(images[train], labels[train], images[test], labels[test], classes=10)
+        return Dataset(images[train], labels[train], images[test], labels[test], self.classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +89,16 @@ class Tfds:
 
     Attributes:
       name: `name:version`, or `name/config:version`. The version is pinned so that a result names its data.
+      shape: height, width and channels of its images.
       classes: how many labels there are.
       image, label: the features to read.
       train, test: the splits to read.
     """
 
     name: str
+    shape: tuple[int, int, int] = dataclasses.field(
+        repr=False
+    )  # caches of before have no shape in their name
     classes: int
     image: str = "image"
     label: str = "label"
@@ -146,10 +161,10 @@ class Tfds:
 
 DATASETS: dict[str, Source] = {
     "digits": Digits(),
-    "mnist": Tfds("mnist:3.0.1", classes=10),
-    "cifar10": Tfds("cifar10:3.0.2", classes=10),
-    "cifar100": Tfds("cifar100:3.0.2", classes=100),
-    "svhn_cropped": Tfds("svhn_cropped:3.1.0", classes=10),
+    "mnist": Tfds("mnist:3.0.1", (28, 28, 1), classes=10),
+    "cifar10": Tfds("cifar10:3.0.2", (32, 32, 3), classes=10),
+    "cifar100": Tfds("cifar100:3.0.2", (32, 32, 3), classes=100),
+    "svhn_cropped": Tfds("svhn_cropped:3.1.0", (32, 32, 3), classes=10),
 }
 
 

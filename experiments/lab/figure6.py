@@ -1,0 +1,239 @@
+"""Figures 6, 7 and 11 to 14 from the rows of resnet_width.csv, and what those say of the paper's claims."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.lab import families
+from experiments.lab.families import Preset, Row
+from experiments.lab.intervals import METHOD, Estimate, estimate, sign
+
+BEST_CONNECTIVITY, BEST_WIDENING = (0.01, 0.1), (3.0, 10.0)  # paper, sections 1 and 2
+
+# The figure.
+
+
+def draw(rows: Sequence[Row], preset: Preset, paper: Sequence[Row], paper_epochs: int) -> Figure:
+    """Figures 6, 12, 13 above, 14 (over width and connectivity) and 7 below; the paper's numbers beside ours."""
+    figure = Figure(figsize=(15, 8.4), layout="constrained")
+    panels = figure.subplots(2, 3, sharex="col")
+    for row, split in enumerate(("test", "train")):
+        label = f"best {'training' if split == 'train' else split} accuracy (%)"
+        _draw_accuracy(panels[row, 0], rows, paper, split, "width")
+        families.finish(panels[row, 0], rows, "width", "width (channels of the first convolution)", label)
+        kept = [r for r in rows if r["kind"] == "sparse"]
+        _draw_accuracy(
+            panels[row, 1], kept, [p for p in paper if p["kind"] == "sparse"], split, "connectivity"
+        )
+        low, high = BEST_CONNECTIVITY
+        panels[row, 1].axvspan(low, high, color="0.5", alpha=0.12, zorder=0, label="the paper's best, 1–10 %")
+        families.finish(panels[row, 1], kept, "connectivity", "connectivity", label)
+    _draw_improvement(panels[0, 2], rows, paper)
+    _draw_fraction(panels[1, 2], rows, paper)
+    for axes in panels.ravel():
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7.5, framealpha=0.8, edgecolor="none")
+    figure.suptitle(families.caption(rows, preset, paper_epochs), fontsize=11)
+    return figure
+
+
+def _draw_accuracy(axes: Axes, rows: Sequence[Row], paper: Sequence[Row], split: str, x: str) -> None:
+    mean = f"best_{split}_accuracy_mean"
+    dense = {row["width"]: row for row in rows if row["kind"] == "dense"}
+    if dense:
+        style = {"color": "0.45", "marker": "o", "linestyle": "--", "label": "dense"}
+        families.curve(axes, dense.values(), x, mean, **style)
+    for base, colour in families.colours(rows).items():
+        sparse = families.select(rows, "sparse", base)
+        if sparse:
+            style = {"color": colour, "marker": "x", "label": f"{sparse[0]['weights']:,} weights"}
+            families.curve(axes, sparse, x, mean, **style)
+            filled = [row for row in sparse if row["width"] == base]
+            families.curve(axes, filled, x, mean, color=colour, marker="o")
+    if split == "test":
+        _draw_paper(axes, paper, x, mean)
+
+
+def _draw_paper(axes: Axes, paper: Sequence[Row], x: str, y: str) -> None:
+    for kind, marker in (("dense", "o"), ("sparse", "x")):
+        points = [row for row in paper if row["kind"] == kind and not math.isnan(row[y])]
+        if points:
+            style = {"color": "black", "alpha": 0.5, "linestyle": ":", "marker": marker}
+            label = f"the paper, {kind}"
+            families.curve(axes, points, x, y, label=label, markerfacecolor="none", **style)
+
+
+def _draw_improvement(axes: Axes, rows: Sequence[Row], paper: Sequence[Row]) -> None:
+    colours = families.colours(rows)
+    for base, colour in colours.items():
+        dense = "dense" if base == min(colours) else None
+        for kind, marker, line in (("dense", "o", "--"), ("sparse", "x", "-")):
+            points = families.select(rows, kind, base)
+            if points:
+                style = {"color": colour, "marker": marker, "linestyle": line}
+                label = f"sparse, base width {base}" if kind == "sparse" else dense
+                families.curve(axes, points, "widening", "improvement", label=label, **style)
+    _draw_paper(axes, paper, "widening", "improvement")
+    axes.axhline(0, color="0.6", linewidth=0.8)
+    axes.axvspan(*BEST_WIDENING, color="0.5", alpha=0.12, zorder=0, label="the paper's best, 3–10")
+    families.finish(axes, rows, "widening", "widening factor", "improvement of the test accuracy (points)")
+
+
+def _draw_fraction(axes: Axes, rows: Sequence[Row], paper: Sequence[Row]) -> None:
+    wider = [row for row in rows if not math.isnan(row["improvement_fraction"])]
+    colours = families.colours(rows)
+    for base, colour in colours.items():
+        points = [row for row in wider if row["base_width"] == base]
+        if points:
+            style = {"color": colour, "marker": "^", "label": f"base width {base}"}
+            families.curve(axes, points, "widening", "improvement_fraction", **style)
+        if sparse := sparse_of(rows, base):
+            peak = max(sparse, key=lambda row: row["best_train_accuracy_mean"])["widening"]
+            label = "highest training accuracy" if base == min(colours) else None
+            axes.axvline(peak, color=colour, linestyle="--", linewidth=1, label=label)
+    _draw_paper(axes, [p for p in paper if p["kind"] == "sparse"], "widening", "improvement_fraction")
+    for level in (0, 100):
+        axes.axhline(level, color="0.6", linewidth=0.8)
+    label = "fraction of the dense network's improvement (%)"
+    families.finish(axes, rows, "widening", "widening factor", label)
+
+
+# The claims.
+
+
+def sparse_of(rows: Sequence[Row], base: int) -> list[Row]:
+    """The sparse networks of a family that have a finished seed, by width; the base network first."""
+    found = [row for row in families.select(rows, "sparse", base) if row["test"]]
+    return sorted(found, key=lambda row: row["width"])
+
+
+def _best(sparse: Sequence[Row]) -> int:
+    """The place of the wider network with the highest test accuracy; the base network has place 0."""
+    return 1 + int(np.argmax([row["best_test_accuracy_mean"] for row in sparse[1:]]))
+
+
+def _tests(rows: Sequence[Row]) -> list[list[float]]:
+    return [row["test"] for row in rows]
+
+
+def gain(sparse: Sequence[Row]) -> Estimate:
+    """Best test accuracy of the best wider network of a family less that of the dense one of its weight count.
+
+    The best is chosen by the same seeds, which makes the gain a little larger than it is.
+    """
+    best = _best(sparse)
+    return estimate(lambda test: test[:, best] - test[:, 0], _tests(sparse))
+
+
+def gain_difference(small: Sequence[Row], large: Sequence[Row]) -> Estimate:
+    """The gain of one family less that of another."""
+    first, second, base = _best(small), len(small) + _best(large), len(small)
+    return estimate(
+        lambda test: (test[:, first] - test[:, 0]) - (test[:, second] - test[:, base]),
+        _tests([*small, *large]),
+    )
+
+
+def peak_distance(sparse: Sequence[Row]) -> Estimate:
+    """Widening factor of the highest test accuracy less that of the highest training accuracy."""
+    factors = np.array([row["widening"] for row in sparse])
+    return estimate(
+        lambda test, train: factors[test.argmax(1)] - factors[train.argmax(1)],
+        _tests(sparse),
+        [row["train"] for row in sparse],
+    )
+
+
+def best_value(sparse: Sequence[Row], key: str) -> Estimate:
+    """Connectivity or widening factor of the highest test accuracy."""
+    values = np.array([row[key] for row in sparse])
+    return estimate(lambda test: values[test.argmax(1)], _tests(sparse))
+
+
+def width_alone(sparse: Sequence[Row], dense: Row) -> Estimate:
+    """The fraction of a dense network's gain that the sparse one of the same width has.
+
+    Without an interval where that of the dense gain holds 0.
+    """
+    wide = [row["width"] for row in sparse].index(dense["width"])
+    tests = _tests([*sparse, dense])
+    whole = estimate(lambda test: test[:, -1] - test[:, 0], tests)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fraction = estimate(lambda test: (test[:, wide] - test[:, 0]) / (test[:, -1] - test[:, 0]), tests)
+    return Estimate(fraction.value) if whole.low <= 0 <= whole.high else fraction
+
+
+def place(found: Estimate, bounds: tuple[float, float], widest: bool) -> str:
+    """Whether an optimum lies within bounds; when the widest network is the best, wider ones may be better."""
+    low, high = bounds
+    if widest:
+        return "undecided (the widest trained is the best)"
+    if low <= found.low and found.high <= high:
+        return "holds"
+    return "fails" if found.high < low or found.low > high else "undecided"
+
+
+def family_verdicts(rows: Sequence[Row], base: int) -> list[str]:
+    """What the records say about the paper's claims, for the family of a base width."""
+    sparse = sparse_of(rows, base)
+    if not sparse or sparse[0]["width"] != base or len(sparse) == 1:
+        return [f"base width {base}: no verdict without the base network and a wider one"]
+    best, top = sparse[_best(sparse)], int(np.argmax([row["best_test_accuracy_mean"] for row in sparse]))
+    found, peaks, widest = gain(sparse), peak_distance(sparse), top == len(sparse) - 1
+    step = max(np.diff([row["widening"] for row in sparse])[max(top - 1, 0) : top + 1])
+    lines = [
+        f"{best['weights']:,} weights: sparse and wide beats dense and narrow: {sign(found)}: width {best['width']}"
+        f" ({best['connectivity']:.1%}) against {base}: {found.show(100)} points",
+        f"  test accuracy peaks where training accuracy does, within one step of the widths:"
+        f" {place(peaks, (-step, step), widest)}: widening factors differ by {peaks.show(1, '+.3g')}",
+    ]
+    for key, bounds, name, form in (
+        ("connectivity", BEST_CONNECTIVITY, "the best connectivity lies at 1–10 %", ".2%"),
+        ("widening", BEST_WIDENING, "the best widening factor lies at 3–10", ".3g"),
+    ):
+        value = best_value(sparse, key)
+        lines.append(f"  {name}: {place(value, bounds, widest)}: {value.show(1, form)}")
+    dense = [r for r in families.select(rows, "dense", base) if r["width"] == best["width"]]
+    if dense and dense[0]["test"]:
+        share = width_alone(sparse, dense[0])
+        lines.append(
+            f"  width alone gives {share.show(100, '.0f')} % of the dense gain at width {best['width']}"
+        )
+    return lines
+
+
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """The verdicts of every family, and the comparison of the smallest networks with the largest."""
+    bases = sorted({row["base_width"] for row in rows})
+    lines = [line for base in bases for line in family_verdicts(rows, base)]
+    found = {b: s for b in bases if len(s := sparse_of(rows, b)) > 1 and s[0]["width"] == b}
+    if len(found) < 2:
+        return [*lines, METHOD]
+    difference = gain_difference(found[min(found)], found[max(found)])
+    gains = ", ".join(f"{100 * gain(s).value:+.1f} at {s[0]['weights']:,} weights" for s in found.values())
+    lines.append(
+        f"the gain is larger for smaller networks: {sign(difference)}: {gains};"
+        f" smallest less largest {difference.show(100)} points"
+    )
+    return [*lines, METHOD]
+
+
+def data_verdict(families_of: Mapping[str, Sequence[Row]]) -> str:
+    """Whether harder data gain more: data set → its records of one family; harder is what the base network says."""
+    found = {name: sparse for name, sparse in families_of.items() if len(sparse) > 1}
+    if len(found) < 2:
+        return "the gain is larger for harder data: no verdict without wider networks on two data sets"
+    ordered = sorted(found, key=lambda name: found[name][0]["best_test_accuracy_mean"])
+    difference = gain_difference(found[ordered[0]], found[ordered[-1]])
+    gains = ", ".join(
+        f"{100 * gain(found[name]).value:+.1f} on {name} (base network"
+        f" {found[name][0]['best_test_accuracy_mean']:.0%})"
+        for name in ordered
+    )
+    return (
+        f"the gain is larger for harder data: {sign(difference)}: {gains};"
+        f" hardest less easiest {difference.show(100)} points"
+    )

@@ -1,0 +1,209 @@
+"""Running an experiment: signals and exit codes, several processes, training what has no record yet.
+
+In: a command; lists of specs with how many seeds. Out: the results in the folder. Everything is told by values: what a
+run is told is a `Run`, made from flags or in a notebook.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+from absl import app, logging
+from absl import flags as absl
+
+from experiments.lab import flags
+from experiments.lab.flags import Command
+from wsn.data import sources
+from wsn.data.feeds import Source
+from wsn.devices import hosts
+from wsn.errors import Preempted, UserError
+from wsn.records import plan, record, runs
+from wsn.records.progress import Progress
+from wsn.spec import Group, Spec, setting
+
+absl.disclaim_key_flags()  # as in `flags`
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where an experiment writes."""
+
+    workdir: str = setting("Folder of everything written: the table (.csv), the figure (.png), …")
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.workdir)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(Output):
+    """How an experiment trains: what changes none of its results."""
+
+    preset: str = setting("Settings to start from.", "quick")
+    data_dir: str | None = setting("Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None)
+    resume: bool = setting("Go on from what is in the folder; false sets it aside, undeleted.", True)
+    dry_run: bool = setting("Print the plan (networks, weights, FLOPs, memory, time) and stop.", False)
+    draw_only: bool = setting("Train nothing: draw what is in the folder, and say what is missing.", False)
+    checkpoint_seconds: float = setting(
+        "Least time between two checkpoints of a group. SIGTERM makes one after the epoch, and exit code 75.",
+        30.0,
+    )
+    shard: str | None = setting("i/n: train the i-th of n shares of the networks, i from 1 to n.", None)
+    distributed: str = setting(
+        "One run over several processes. auto: where srun started several tasks, and on TPU pods.",
+        "auto",
+        choices=("auto", "on", "off"),
+    )
+    coordinator: str | None = setting("HOST:PORT of process 0, where nothing is found out by itself.", None)
+    process_id: int | None = setting("Which of the processes this is, from 0; with --coordinator.", None)
+    num_processes: int | None = setting("How many processes there are; with --coordinator.", None)
+
+    def source_of(self, spec: Spec) -> Source:
+        """The data that a spec trains on."""
+        return sources.source_of(spec, self.data_dir)
+
+
+def run(command: Command) -> None:
+    """Run an experiment under absl: bad input ends in one line and exit code 1, Ctrl-C in 130, SIGTERM in 75."""
+    flags.define(command)
+
+    def guarded(argv: Sequence[str]) -> int:
+        if not absl.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # jax's search for absent accelerators is no news
+        try:
+            flags.check_rest(argv)
+            settings, how = flags.read(command)
+            if isinstance(how, Run):
+                hosts.join(how.distributed, how.coordinator, how.process_id, how.num_processes)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        if hosts.lead():
+            code = _lead(partial(command.main, settings, how))
+        else:
+            with _sigterm() as stop:
+                code = runs.follow(how.source_of, stop)
+        jax.distributed.shutdown()  # waits for the other processes
+        return code
+
+    # absl prints an unknown or ill-typed flag with the usage of the module and exits with 1.
+    app.run(guarded)
+
+
+def _lead(main: Callable[[], None]) -> int:
+    """Run an experiment; its exit code, which is that of every process of the run."""
+    code = 0
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except Preempted:
+        print(f"stopped by SIGTERM; the same command goes on (exit code {os.EX_TEMPFAIL})", file=sys.stderr)
+        code = os.EX_TEMPFAIL
+    except KeyboardInterrupt:
+        sys.exit(130)
+    return hosts.tell(code)
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """In the block SIGTERM is noted instead of ending the process; yields the question whether it came."""
+    noted = threading.Event()
+    previous = signal.signal(signal.SIGTERM, lambda *_: noted.set())
+    try:
+        yield noted.is_set
+    finally:
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)  # none where C code had installed one
+
+
+Asked = Sequence[
+    tuple[Sequence[Spec], int]
+]  # lists of specs, one program each, and of how many seeds (0, 1, …)
+
+
+def train(run: Run, asked: Asked, labels: record.Labels | None = None) -> list[record.Result] | None:
+    """Train every list of specs with its seeds; None after a dry run. Raises UserError.
+
+    Returns the results of just these specs and seeds, from this and from earlier runs in the folder. With a shard only
+    a share of the lists is trained: what has no result is printed, and None returned when nothing has. Where a run
+    only draws nothing is trained.
+    """
+    if run.draw_only:
+        if found := recorded(run, asked):
+            return found
+        raise UserError(f"--workdir: {run.folder} has no record of these networks; train them first")
+    own = list(asked)[_share(run.shard)]
+    groups = _cover(run, own)
+    for specs, _ in asked:
+        run.source_of(specs[0])  # bad data settings show before anything is computed
+    costs = {group.name: plan.cost(group, run.source_of(group.specs[0])) for group in groups}
+    if run.dry_run:
+        finished = [run.resume and runs.record_path(run.folder, group).exists() for group in groups]
+        print(plan.describe(groups, costs.values(), finished))
+        return None
+    if not run.resume:
+        for group in groups:
+            runs.set_aside(run.folder, group)
+        groups = _cover(run, own)
+        costs = {group.name: plan.cost(group, run.source_of(group.specs[0])) for group in groups}
+    _train(run, groups, Progress({name: cost.flops for name, cost in costs.items()}), labels)
+    results = recorded(run, asked)
+    networks = _networks(asked)
+    missing = networks - {(result.spec, result.seed) for result in results}
+    if missing:
+        widths = ", ".join(map(str, sorted({spec.width for spec, _ in missing})))
+        print(f"{len(missing)} of {len(networks)} networks have no record yet (widths {widths}): left out")
+    return results or None
+
+
+def _train(run: Run, groups: Iterable[Group], progress: Progress, labels: record.Labels | None) -> None:
+    try:
+        with _sigterm() as stop:
+            runs.run(
+                groups,
+                run.folder,
+                run.source_of,
+                labels=labels,
+                checkpoint_seconds=run.checkpoint_seconds,
+                watch=progress,
+                stop=stop,
+            )
+    finally:
+        progress.close()
+
+
+def recorded(run: Run, asked: Asked) -> list[record.Result]:
+    """The results in the folder of just these lists of specs and seeds; trains nothing."""
+    networks = _networks(asked)
+    return [r for r in runs.results(_cover(run, asked), run.folder) if (r.spec, r.seed) in networks]
+
+
+def _cover(run: Run, asked: Asked) -> list[Group]:
+    counts = dict.fromkeys(count for _, count in asked)
+    return [
+        group
+        for count in counts
+        for group in runs.cover(run.folder, [specs for specs, n in asked if n == count], range(count))
+    ]
+
+
+def _networks(asked: Asked) -> set[tuple[Spec, int]]:
+    return {(spec, seed) for specs, count in asked for spec in specs for seed in range(count)}
+
+
+def _share(shard: str | None) -> slice:
+    """The share of a list that --shard=i/n names: every n-th item, from the i-th. Raises UserError."""
+    if shard is None:
+        return slice(None)
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"--shard={shard} is not a share: give i/n with i from 1 to n, such as 1/4")
+    return slice(int(match[1]) - 1, None, int(match[2]))

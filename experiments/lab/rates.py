@@ -1,0 +1,109 @@
+"""Learning rates of a family: given by kind and width, between and beyond those by a power law, or tuned.
+
+In: networks with some learning rate. Out: the same networks, each with its own.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from experiments.lab import launch, output
+from experiments.lab.families import Network
+from experiments.lab.launch import Run
+from wsn.errors import UserError
+from wsn.records.record import Label, Result
+from wsn.spec import Spec
+
+Rates = Mapping[int, float]  # width → learning rate
+RatesOfKind = Mapping[str, Rates]
+SEEDS, EPOCHS = 2, 50  # of tuning
+FACTORS = 2.0 ** np.arange(-3.0, 3.5, 0.5)
+COLUMNS = ["kind", "width", "learning_rate", "validation_accuracy_mean"]
+
+
+def rate_at(rates: Rates, width: int) -> float:
+    """The learning rate of a width: given, or by log-log interpolation between its neighbours.
+
+    Beyond the given widths the nearest two are extended; a single one serves every width.
+    """
+    known = sorted(rates)
+    if width in rates or len(known) == 1:
+        return float(rates.get(width, rates[known[0]]))
+    right = min(max(int(np.searchsorted(known, width)), 1), len(known) - 1)
+    low, high = known[right - 1], known[right]
+    slope = math.log(rates[high] / rates[low]) / math.log(high / low)
+    return float(f"{rates[low] * (width / low) ** slope:.4g}")
+
+
+def kind_of(spec: Spec) -> str:
+    """Whose learning rate it has: the base network is the dense one, in the sparse family too."""
+    return "sparse" if spec.kept else "dense"
+
+
+def with_rates(networks: Sequence[Network], rates: RatesOfKind, one: float | None = None) -> list[Network]:
+    """Give every network its learning rate: `one` for all, else that of its kind; what is interpolated is printed."""
+    chosen: dict[Spec, float] = {}
+    for spec in dict.fromkeys(network.spec for network in networks):
+        kind = kind_of(spec)
+        chosen[spec] = rate_at(rates[kind], spec.width) if one is None else float(one)
+        if one is None and spec.width not in rates[kind]:
+            print(
+                f"learning rate {chosen[spec]:g} for width {spec.width} ({kind}), interpolated from the preset's"
+            )
+    return [n._replace(spec=dataclasses.replace(n.spec, learning_rate=chosen[n.spec])) for n in networks]
+
+
+def tune(
+    networks: Sequence[Network], rates: RatesOfKind, held_out: int, run: Run, experiment: str
+) -> RatesOfKind | None:
+    """Learning rate of every network by validation accuracy: a grid around those given, 2 seeds, 50 epochs.
+
+    `held_out` examples are taken out of the training split and lie outside the training subset. Writes
+    learning_rates.csv. None after a dry run.
+    """
+    if run.shard:
+        raise UserError(
+            "--shard: --tune_lr compares all networks; tune without --shard, or give --learning_rate"
+        )
+    candidates = {(n.kind, n.spec.width): candidates_of(n.spec, rates, held_out) for n in networks}
+    labels = {
+        option: Label(experiment, run.preset, network.base_width, network.kind)
+        for network in networks
+        for option in candidates[network.kind, network.spec.width]
+    }
+    found = launch.train(run, [(options, SEEDS) for options in dict.fromkeys(candidates.values())], labels)
+    if found is None:
+        return None
+    rows: list[dict] = []
+    best: dict[str, dict[int, float]] = {network.kind: {} for network in networks}
+    for (kind, width), options in candidates.items():
+        scores = {option.learning_rate: score(option, found) for option in options}
+        rows += [dict(zip(COLUMNS, (kind, width, *scored), strict=True)) for scored in scores.items()]
+        usable = {rate: value for rate, value in scores.items() if not math.isnan(value)}
+        if not usable:
+            raise UserError(f"--tune_lr: every learning rate diverged at width {width} ({kind})")
+        best[kind][width] = max(usable, key=usable.__getitem__)
+    path = output.write_table(run.folder, "learning_rates", rows, COLUMNS)
+    print(f"tuned learning rates (wrote {path}): {best}")
+    return best
+
+
+def candidates_of(spec: Spec, rates: RatesOfKind, held_out: int) -> tuple[Spec, ...]:
+    """The network with each of the learning rates that are tried."""
+    centre = rate_at(rates[kind_of(spec)], spec.width)
+    return tuple(
+        dataclasses.replace(
+            spec,
+            learning_rate=float(f"{centre * factor:.4g}"),
+            epochs=min(EPOCHS, spec.epochs),
+            validation_samples=held_out,
+        )
+        for factor in FACTORS
+    )
+
+
+def score(option: Spec, results: Sequence[Result]) -> float:
+    """Mean validation accuracy over seeds; NaN where one diverged."""
+    return float(np.mean([r.curves["validation_accuracy"][-1] for r in results if r.spec == option]))

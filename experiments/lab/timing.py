@@ -1,0 +1,39 @@
+"""Timing: candidates that take turns, so that what else the machine does meets all of them.
+
+In: candidates by name, functions without arguments. Out: seconds of each, a value per repeat.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+# Rests between candidates, so that no thread pool still spins when the next one starts.
+REST_SECONDS = 0.02
+
+
+def interleaved(candidates: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, np.ndarray]:
+    """Seconds of each candidate, a value per repeat; they take turns, after one warm-up each."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for repeat in range(repeats + 1):
+        for name, candidate in candidates.items():
+            time.sleep(REST_SECONDS)
+            start = time.perf_counter()
+            candidate()
+            if repeat:
+                times[name].append(time.perf_counter() - start)
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def comparison(
+    ours: Float[np.ndarray, " repeats"], theirs: Float[np.ndarray, " repeats"], flops: float
+) -> dict[str, float]:
+    """Columns of a table from seconds per repeat; the ratio is the median of the ratios within each repeat."""
+    seconds = float(np.median(ours))
+    return {
+        "milliseconds": 1e3 * seconds,
+        "reference_milliseconds": 1e3 * float(np.median(theirs)),
+        "ratio": float(np.median(ours / theirs)),
+        "gflops": flops / seconds / 1e9,
+    }
