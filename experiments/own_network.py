@@ -13,6 +13,7 @@ better by 5 to 9 points, and the verdicts the same. Writes WORKDIR/own_network.c
 WORKDIR/own_network.png.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,15 +22,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import flags
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.lab import cli
+from experiments.lab import launch, output
+from experiments.lab.flags import Command
 from experiments.lab.intervals import METHOD, estimate, sign
+from experiments.lab.launch import Output
 from wsn import data, sparsity
 from wsn.errors import UserError
+from wsn.spec import check_least, setting
 
 EXPERIMENT = "own_network"
 COLUMNS = [
@@ -43,6 +46,28 @@ COLUMNS = [
 ]
 PATCH, HEAD, CLASSES, BATCH = 2, 4, 10, 64
 Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A family of transformers. Raises UserError for widths that heads do not divide."""
+
+    base_width: int = setting(
+        "Width of the narrow, dense network whose weights are the budget.", 4, least=HEAD
+    )
+    widths: tuple[int, ...] = setting("Wider ones, comma-separated.", (8, 16, 32))
+    epochs: int = setting("Passes over the training samples.", 30, least=1)
+    seeds: int = setting("How many seeds (0, 1, …) of every network.", 5, least=1)
+    learning_rate: float = setting("AdamW's, of every network.", 0.01)
+
+    def __post_init__(self) -> None:
+        check_least(self)
+        if any(width % HEAD for width in (self.base_width, *self.widths)):
+            raise UserError(
+                f"--widths, --base_width: every width must be a multiple of {HEAD}, the size of a head"
+            )
+        if not self.widths or min(self.widths) <= self.base_width or len(set(self.widths)) < len(self.widths):
+            raise UserError(f"--widths: give different widths above the base width {self.base_width}")
 
 
 class Transformer(nn.Module):
@@ -123,17 +148,16 @@ def train(
     return (apply(params, test[0]).argmax(-1) == test[1]).mean()
 
 
-def measure(digits: Digits, width: int, budget: dict[str, Any], seeds: int) -> Row:
+def measure(digits: Digits, width: int, budget: dict[str, Any], settings: Settings) -> Row:
     """Weights and test accuracies of the networks of a width and a budget, a mask for each seed."""
-    flag = cli.FLAGS
     shapes = jax.eval_shape(lambda: initial(width, jax.random.key(0), digits.train_images))
-    keys = [jax.random.key(seed) for seed in range(seeds)]
+    keys = [jax.random.key(seed) for seed in range(settings.seeds)]
     keeps = [sparsity.draw_keep(shapes, key=jax.random.fold_in(key, 2), **budget) for key in keys]
     weights = sum(sparsity.counts(keeps[0]).values())
     size = sum(sparsity.counts(sparsity.draw_keep(shapes, key=keys[0], connectivity=1.0)).values())
 
     def one(key: PRNGKeyArray, keep: PyTree) -> Float[Array, ""]:
-        return train(width, digits, flag.epochs, flag.learning_rate, key, keep)
+        return train(width, digits, settings.epochs, settings.learning_rate, key, keep)
 
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *keeps)
     test = np.asarray(jax.jit(jax.vmap(one))(jnp.stack(keys), stacked), float)
@@ -141,21 +165,21 @@ def measure(digits: Digits, width: int, budget: dict[str, Any], seeds: int) -> R
         "width": width,
         "connectivity": weights / size,
         "weights": weights,
-        "seeds": seeds,
+        "seeds": settings.seeds,
         "test_accuracy_mean": test.mean(),
-        "test_accuracy_std": test.std(ddof=1) if seeds > 1 else 0.0,
+        "test_accuracy_std": test.std(ddof=1) if settings.seeds > 1 else 0.0,
         "test": test,
     }
 
 
-def family(digits: Digits, base_width: int, widths: Sequence[int], seeds: int) -> list[Row]:
+def family(digits: Digits, settings: Settings) -> list[Row]:
     """Narrow and dense first; then each wider network, sparse with as many weights, and dense with all of its own."""
-    base = jax.eval_shape(lambda: initial(base_width, jax.random.key(0), digits.train_images))
+    base = jax.eval_shape(lambda: initial(settings.base_width, jax.random.key(0), digits.train_images))
     everything = {"connectivity": 1.0}
-    rows = [{"kind": "dense"} | measure(digits, base_width, everything, seeds)]
-    for width in widths:
-        rows.append({"kind": "sparse"} | measure(digits, width, {"like": base}, seeds))
-        rows.append({"kind": "dense"} | measure(digits, width, everything, seeds))
+    rows = [{"kind": "dense"} | measure(digits, settings.base_width, everything, settings)]
+    for width in sorted(settings.widths):
+        rows.append({"kind": "sparse"} | measure(digits, width, {"like": base}, settings))
+        rows.append({"kind": "dense"} | measure(digits, width, everything, settings))
     return rows
 
 
@@ -205,28 +229,18 @@ def verdict(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    flag = cli.FLAGS
-    widths = sorted(set(cli.integers("widths")))
-    if flag.base_width < HEAD or any(width % HEAD for width in (flag.base_width, *widths)):
-        raise UserError(
-            f"--widths, --base_width: every width must be a multiple of {HEAD}, the size of a head"
-        )
-    if not widths or widths[0] <= flag.base_width:
-        raise UserError(f"--widths: give widths above the base width {flag.base_width}")
-    if min(flag.seeds, flag.epochs) < 1:
-        raise UserError("--seeds, --epochs: give at least 1")
-    rows = family(digits(), flag.base_width, widths, flag.seeds)
-    cli.print_table(rows, COLUMNS)
+def main(settings: Settings, run: Output) -> None:
+    rows = family(digits(), settings)
+    output.print_table(rows, COLUMNS)
     print(*verdict(rows), METHOD, sep="\n")
-    print("wrote", cli.write_table(EXPERIMENT, rows, COLUMNS), cli.write_figure(EXPERIMENT, draw(rows)))
+    written = (
+        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
+        output.write_figure(run.folder, EXPERIMENT, draw(rows)),
+    )
+    print("wrote", *written)
 
+
+COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))
 
 if __name__ == "__main__":
-    cli.define_output_flags(EXPERIMENT)
-    flags.DEFINE_integer("base_width", 4, "Width of the narrow, dense network whose weights are the budget.")
-    flags.DEFINE_list("widths", "8,16,32", "Wider ones, comma-separated.")
-    flags.DEFINE_integer("epochs", 30, "Passes over the training samples.")
-    flags.DEFINE_integer("seeds", 5, "How many seeds (0, 1, …) of every network.")
-    flags.DEFINE_float("learning_rate", 0.01, "AdamW's, of every network.")
-    cli.run(main)
+    launch.run(COMMAND)

@@ -8,6 +8,7 @@ import pytest
 import tiny
 
 import wsn
+from experiments.lab import flags
 from wsn.data.images import DATASETS
 from wsn.data.stream import STREAMS
 from wsn.networks import models
@@ -18,7 +19,7 @@ from wsn.training.registries import REGISTRIES
 
 TEXT = (Path(wsn.__file__).parents[1] / "BUILD.md").read_text()
 SECTION = TEXT[TEXT.index("## How to add") : TEXT.index("## Theory")]
-BLOCKS = [block for block in re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL) if "cli." not in block]
+*BLOCKS, EXPERIMENT = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,7 +28,7 @@ def added():
     registries = [r for r in (*REGISTRIES.values(), DATASETS, STREAMS, DISTRIBUTIONS) if isinstance(r, dict)]
     before = [dict(registry) for registry in registries]
     for block in BLOCKS:
-        exec(block, {"__name__": "howto"})
+        exec(block, {"__name__": "howto"})  # not __main__: nothing is launched
     yield [set(registry) - set(old) for registry, old in zip(registries, before, strict=True)]
     for registry, old in zip(registries, before, strict=True):
         registry.clear()
@@ -64,3 +65,15 @@ def test_what_was_added_trains_sparse_and_wide(changes):
     assert curves["train_loss"][-1, 0] < curves["train_loss"][0, 0]
     if "probes" in changes:
         assert np.isfinite(curves["all/signal"]).all() and np.isfinite(curves["hidden/largest"]).all()
+
+
+def test_the_experiment_runs(tmp_path, capsys):
+    names: dict = {"__name__": "howto"}
+    exec(EXPERIMENT, names)
+    arguments = [f"--workdir={tmp_path}", "--epochs=2", "--widths=3,6", "--seeds=1", "--optimizer=adam"]
+    names["main"](*flags.parse(names["COMMAND"], arguments))
+    assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
+    header, *rows = (tmp_path / "mine.csv").read_text().splitlines()
+    assert header == ",".join(names["COLUMNS"]) and [row.split(",")[0] for row in rows] == ["3", "6"]
+    assert len({row.split(",")[2] for row in rows}) == 1, "one weight count"
+    assert capsys.readouterr().out.splitlines()[-1].startswith("wrote")
