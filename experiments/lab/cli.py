@@ -20,10 +20,10 @@ from absl import app, flags, logging
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from wsn import data
+from wsn import data, folders
 from wsn.data.feeds import Source
 from wsn.data.stream import STREAMS, Stream
-from wsn.devices import hosts
+from wsn.devices import compiled, hosts
 from wsn.errors import Preempted, UserError
 from wsn.networks import models
 from wsn.records import plan, runs
@@ -107,6 +107,7 @@ def run(main: Callable[[], None]) -> None:
                 hosts.join(FLAGS.distributed, FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes)
         except UserError as error:
             sys.exit(f"error: {error}")
+        compiled.keep(folders.cache() / "compiled")
         if hosts.lead():
             code = _lead(main)
         else:
