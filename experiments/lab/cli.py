@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,8 +20,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from wsn import data, folders
+from wsn.data import sources
 from wsn.data.feeds import Source
-from wsn.data.stream import STREAMS, Stream
+from wsn.data.stream import STREAMS
 from wsn.devices import compiled, hosts
 from wsn.errors import Preempted, UserError
 from wsn.networks import models
@@ -213,7 +213,6 @@ def workdir() -> Path:
     return Path(FLAGS.workdir)
 
 
-@cache
 def dataset(name: str) -> data.Dataset:
     """The data set, loaded once a process. Raises UserError for one that is streamed."""
     if name in STREAMS:
@@ -221,33 +220,12 @@ def dataset(name: str) -> data.Dataset:
         raise UserError(
             f"--dataset={name} is streamed, which this experiment cannot use: choose one of {known}"
         )
-    return data.load(name, FLAGS.data_dir)
-
-
-@cache
-def stream(name: str) -> Stream:
-    """The streamed data set, opened once a process."""
-    return STREAMS[name].open(FLAGS.data_dir)
-
-
-@cache
-def splits(name: str, train_samples: int | None, held_out: int, seed: int, normalization: str) -> data.Splits:
-    return data.split(
-        dataset(name),
-        train_samples=train_samples,
-        validation_samples=held_out,
-        data_seed=seed,
-        normalization=normalization,
-    )
+    return sources.dataset(name, FLAGS.data_dir)
 
 
 def source_of(spec: Spec) -> Source:
     """The data that a spec trains on."""
-    if spec.dataset in STREAMS:
-        return stream(spec.dataset)
-    return splits(
-        spec.dataset, spec.train_samples, spec.validation_samples, spec.data_seed, spec.normalization
-    )
+    return sources.source_of(spec, FLAGS.data_dir)
 
 
 def image_of(name: str) -> tuple[tuple[int, ...], int]:
