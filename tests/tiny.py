@@ -3,9 +3,13 @@
 `python -m tiny WORKDIR NAME GROUPS` trains that many pretended groups together with another such process.
 """
 
+import contextlib
 import json
+import os
+import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -78,6 +82,26 @@ def pretended(group: Group, splits=None, *, resume=None, placement=None, seconds
         state = np.float32(0.7) * state + np.float32(group.specs[0].learning_rate) / np.float32(epoch + 1)
         history = {name: np.vstack([values, state / np.float32(3)]) for name, values in history.items()}
         yield epoch + 1, history, lambda state=state, history=history: train.Snapshot({".x": state}, history)
+
+
+def pretending(
+    spec: Spec, folder: Path, seconds: float = 0.01, deaths: int = 0, error: Exception | None = None
+):
+    """A source for workers: in the process that asks for it, training is pretended from then on.
+
+    `folder` gets a file for each process, with its share of the machine. So many processes die at their first group,
+    and another sees the error.
+    """
+    share = {"cores": sorted(os.sched_getaffinity(0)), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    (folder / f"{os.getpid()}.share").write_text(json.dumps(share))
+    for death in range(deaths):
+        with contextlib.suppress(FileExistsError):
+            (folder / f"{death}.death").touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+    if error is not None and spec.width == 1:
+        raise error
+    train.train = partial(pretended, seconds=seconds)
+    return SPLITS
 
 
 CURVES = "train_loss", "train_accuracy", "test_loss", "test_accuracy"
