@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,7 +27,7 @@ from wsn.data.stream import STREAMS
 from wsn.devices import compiled, hosts
 from wsn.errors import Preempted, UserError
 from wsn.networks import models
-from wsn.records import plan, runs
+from wsn.records import plan, runs, workers
 from wsn.records.files import replacing
 from wsn.records.progress import LINE_SECONDS, Progress
 from wsn.sparsity.shapes import Shapes
@@ -83,6 +84,12 @@ def define_training_flags(presets: Mapping[str, Any], preset: str) -> None:
         "Least time between two checkpoints of a group. SIGTERM makes one after the epoch, and exit code 75.",
     )
     flags.DEFINE_string("shard", None, "i/n: train the i-th of n shares of the networks, i from 1 to n.")
+    flags.DEFINE_string(
+        "workers",
+        "1",
+        "Processes on this machine that share the networks, each with a core or a GPU of its own. auto: one for each"
+        " GPU; on a CPU one for each core where the networks are convolutional, else one.",
+    )
     flags.DEFINE_enum(
         "distributed",
         "auto",
@@ -103,6 +110,11 @@ def run(main: Callable[[], None]) -> None:
         try:
             if len(argv) > 1:
                 raise UserError(f"{argv[1]}: unexpected argument; flags look like --widths=8,32")
+            if "workers" in FLAGS:
+                several = (
+                    FLAGS.coordinator is not None or FLAGS.distributed == "on" or hosts.started_as_several()
+                )
+                workers.prepare(FLAGS.workers, several_hosts=several)
             if "distributed" in FLAGS:
                 hosts.join(FLAGS.distributed, FLAGS.coordinator, FLAGS.process_id, FLAGS.num_processes)
         except UserError as error:
@@ -267,7 +279,16 @@ def train(families: Iterable[Sequence[Spec]], seeds: int | Sequence[int]) -> lis
     seconds = FLAGS.checkpoint_seconds
     try:
         with _sigterm() as stop:
-            runs.run(groups, workdir(), source_of, checkpoint_seconds=seconds, watch=progress, stop=stop)
+            workers.run(
+                groups,
+                workdir(),
+                partial(sources.source_of, data_dir=FLAGS.data_dir),
+                workers=FLAGS.workers,
+                costs=progress.costs,
+                checkpoint_seconds=seconds,
+                watch=progress,
+                stop=stop,
+            )
     finally:
         progress.close()
     results = _recorded(asked)
