@@ -10,7 +10,18 @@ import wsn
 
 ROOT = Path(wsn.__file__).parents[1]
 # From the ground up; a room imports from those before it and from itself.
-ROOMS = ["errors", "spec", "devices", "sparsity", "data", "networks", "tasks", "training", "records"]
+ROOMS = [
+    "errors",
+    "folders",
+    "spec",
+    "devices",
+    "sparsity",
+    "data",
+    "networks",
+    "tasks",
+    "training",
+    "records",
+]
 
 
 def modules(package: str) -> dict[str, Path]:

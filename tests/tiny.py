@@ -3,7 +3,10 @@
 `python -m tiny WORKDIR NAME GROUPS` trains that many pretended groups together with another such process.
 """
 
+import contextlib
 import json
+import os
+import signal
 import sys
 import time
 from functools import partial
@@ -86,6 +89,26 @@ def pretended(group: Group, splits=None, *, resume=None, placement=None, seconds
         history = History(np.append(history.step, np.int64(step)), curves)
         take = partial(Snapshot, {".x": state}, history)
         yield train.Moment(step, STEPS * epochs, history, take)
+
+
+def pretending(
+    spec: Spec, folder: Path, seconds: float = 0.01, deaths: int = 0, error: Exception | None = None
+):
+    """A source for workers: in the process that asks for it, training is pretended from then on.
+
+    `folder` gets a file for each process, with its share of the machine. So many processes die at their first group,
+    and another sees the error.
+    """
+    share = {"cores": sorted(os.sched_getaffinity(0)), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    (folder / f"{os.getpid()}.share").write_text(json.dumps(share))
+    for death in range(deaths):
+        with contextlib.suppress(FileExistsError):
+            (folder / f"{death}.death").touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+    if error is not None and spec.width == 1:
+        raise error
+    train.train = partial(pretended, seconds=seconds)
+    return SPLITS
 
 
 STEPS = 3  # of an epoch of `spec`

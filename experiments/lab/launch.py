@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,11 +21,12 @@ from absl import flags as absl
 
 from experiments.lab import flags
 from experiments.lab.flags import Command
+from wsn import folders
 from wsn.data import sources
 from wsn.data.feeds import Source
-from wsn.devices import hosts
+from wsn.devices import compiled, hosts
 from wsn.errors import Preempted, UserError
-from wsn.records import plan, record, runs
+from wsn.records import plan, record, runs, workers
 from wsn.records.progress import Progress
 from wsn.spec import Group, Spec, setting
 
@@ -56,6 +57,11 @@ class Run(Output):
         "Least time between two checkpoints of a group. SIGTERM makes one after the epoch, and exit code 75.",
         30.0,
     )
+    workers: str = setting(
+        "Processes on this machine that share the networks, each with a core or a GPU of its own. auto: one for each"
+        " GPU; on a CPU one for each core where the networks are convolutional, else one.",
+        "1",
+    )
     shard: str | None = setting("i/n: train the i-th of n shares of the networks, i from 1 to n.", None)
     distributed: str = setting(
         "One run over several processes. auto: where srun started several tasks, and on TPU pods.",
@@ -82,9 +88,12 @@ def run(command: Command) -> None:
             flags.check_rest(argv)
             settings, how = flags.read(command)
             if isinstance(how, Run):
+                several = how.coordinator is not None or how.distributed == "on" or hosts.started_as_several()
+                workers.prepare(how.workers, several_hosts=several)
                 hosts.join(how.distributed, how.coordinator, how.process_id, how.num_processes)
         except UserError as error:
             sys.exit(f"error: {error}")
+        compiled.keep(folders.cache() / "compiled")
         if hosts.lead():
             code = _lead(partial(command.main, settings, how))
         else:
@@ -164,13 +173,15 @@ def train(run: Run, asked: Asked, labels: record.Labels | None = None) -> list[r
     return results or None
 
 
-def _train(run: Run, groups: Iterable[Group], progress: Progress, labels: record.Labels | None) -> None:
+def _train(run: Run, groups: Sequence[Group], progress: Progress, labels: record.Labels | None) -> None:
     try:
         with _sigterm() as stop:
-            runs.run(
+            workers.run(
                 groups,
                 run.folder,
-                run.source_of,
+                partial(sources.source_of, data_dir=run.data_dir),
+                workers=run.workers,
+                costs=progress.costs,
                 labels=labels,
                 checkpoint_seconds=run.checkpoint_seconds,
                 watch=progress,

@@ -18,7 +18,6 @@ from absl import logging
 
 from wsn.errors import one_line
 
-DEFAULT_CACHE_DIR = "~/.cache/wsn"
 _PAGE = 4096
 
 
@@ -27,11 +26,6 @@ class Content(NamedTuple):
 
     arrays: dict[str, np.ndarray]
     facts: dict[str, Any]
-
-
-def folder(cache_dir: str | None = None) -> Path:
-    """The folder of everything that is kept between runs: given, `$WSN_CACHE_DIR`, or `~/.cache/wsn`."""
-    return Path(cache_dir or os.environ.get("WSN_CACHE_DIR") or DEFAULT_CACHE_DIR).expanduser()
 
 
 def cached(

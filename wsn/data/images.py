@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from wsn import folders
 from wsn.data import cache
 from wsn.data.prepared import data_folder, require_network, without_group_size_notice
 from wsn.errors import UserError, one_line
@@ -188,7 +189,7 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
         return cache.Content({name: getattr(dataset, name) for name in _ARRAYS}, {"classes": dataset.classes})
 
     content = cache.cached(
-        cache.folder(cache_dir) / source.locate(data_dir), decode, _ARRAYS, {"classes": int}
+        folders.cache(cache_dir) / source.locate(data_dir), decode, _ARRAYS, {"classes": int}
     )
     return Dataset(**content.arrays, classes=content.facts["classes"])
 

@@ -35,7 +35,7 @@ def join(mode: str, coordinator: str | None, process_id: int | None, num_process
                 "--coordinator, --process_id and --num_processes: give all three, as in"
                 " --coordinator=HOST:PORT --process_id=0 --num_processes=2 (process 0 runs on HOST)"
             )
-    elif mode == "auto" and not _started_as_several():
+    elif mode == "auto" and not started_as_several():
         return
     try:
         jax.distributed.initialize(
@@ -50,7 +50,8 @@ def join(mode: str, coordinator: str | None, process_id: int | None, num_process
         ) from error
 
 
-def _started_as_several() -> bool:
+def started_as_several() -> bool:
+    """Whether `srun` started several tasks, or this is a TPU machine."""
     return (
         int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 or importlib.util.find_spec("libtpu") is not None
     )
