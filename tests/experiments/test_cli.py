@@ -23,7 +23,7 @@ from experiments.lab import families, flags
 from experiments.lab.rates import rate_at
 from wsn.data import images, sources
 from wsn.errors import UserError
-from wsn.records import record, runs
+from wsn.records import record
 from wsn.training import train
 from wsn.training.history import History
 

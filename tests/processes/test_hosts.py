@@ -172,11 +172,11 @@ def test_sigterm_of_any_process_stops_all_of_them_and_resuming_is_exact(finished
 
 WITHOUT_DATA = """
 import runpy, sys
-from experiments.lab import cli
+from wsn.data import sources
 from wsn.errors import UserError
-def dataset(name):
+def dataset(name, data_dir):
     raise UserError(f"--dataset={name}: not on this host")
-cli.dataset = dataset
+sources.dataset = dataset
 runpy.run_module("experiments.kernel_distance", run_name="__main__")
 """
 
