@@ -9,7 +9,7 @@ Entry = TypeVar("Entry")
 class UserError(Exception):
     """Bad input. The message is one line that names the flag or file at fault and says what to do about it.
 
-    `experiments.cli.run` prints it without a traceback and exits with a non-zero status; a notebook sees an
+    `experiments.lab.launch.run` prints it without a traceback and exits with a non-zero status; a notebook sees an
     ordinary exception.
     """
 

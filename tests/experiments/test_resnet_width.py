@@ -2,35 +2,23 @@
 
 import csv
 import math
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from experiments import conv_masks, resnet_width
-from experiments.lab import cli, families
+from experiments.lab import families, figure6, launch
 from experiments.lab.intervals import Estimate, estimate
 from wsn.errors import UserError
 from wsn.records import plan, runs
+from wsn.records import record as records
 from wsn.sparsity.shapes import sizes
 from wsn.spec import Group
+from wsn.training.history import History
 
-if "preset" not in flags.FLAGS:
-    cli.define_output_flags(resnet_width.EXPERIMENT)
-    cli.define_training_flags(resnet_width.PRESETS, "quick")
-if "base_widths" not in flags.FLAGS:
-    families.define_flags()
-if "dense_seeds" not in flags.FLAGS:
-    flags.DEFINE_integer("dense_seeds", None, "")
-flags.DEFINE_list("compare", [], "")
-
-CLASSES = {"cifar10": 10, "cifar100": 100, "svhn_cropped": 10}
 CONTRACT = (
     "dataset,base_width,width,kind,connectivity,weights,seeds,epochs,best_test_accuracy_mean,"
     "best_test_accuracy_std,final_test_accuracy_mean,best_train_accuracy_mean,improvement_fraction"
@@ -38,28 +26,14 @@ CONTRACT = (
 TWO_FAMILIES = ("--preset=small", "--base_widths=8,12", "--widths=8,12,18,27")
 
 
-@pytest.fixture(autouse=True)
-def no_images(monkeypatch):
-    """The shapes of the data sets without their images; what would train fails."""
-
-    def known(name):
-        return SimpleNamespace(train_images=np.empty((0, 32, 32, 3), np.uint8), classes=CLASSES[name])
-
-    monkeypatch.setattr(cli, "dataset", known)
-
-
 @pytest.fixture
-def given_flags(tmp_path, monkeypatch):
-    """Set the flags of a command; returns the preset."""
-    with flagsaver.flagsaver():
+def given_flags(told, tmp_path):
+    """(preset, run) of a command in a folder; the shapes of the data sets are known without their images."""
 
-        def parse(*arguments, experiment=resnet_width):
-            monkeypatch.setattr(sys, "argv", ["experiment", f"--workdir={tmp_path}", *arguments])
-            flags.FLAGS.unparse_flags()
-            flags.FLAGS(sys.argv)
-            return cli.choose(experiment.PRESETS)
+    def parse(*arguments, experiment=resnet_width):
+        return told(experiment.COMMAND, *arguments, workdir=tmp_path)
 
-        yield parse
+    return parse
 
 
 def record(folder, network, test, train=None, seeds=None):
@@ -68,8 +42,8 @@ def record(folder, network, test, train=None, seeds=None):
     rise = np.array([[-0.05], [0.0], [-0.01]], np.float32)
     group = Group((network.spec,), seeds)
     curves = {"test_accuracy": test + rise, "train_accuracy": (train or test) + rise}
-    history = {name: values.astype(np.float32) for name, values in curves.items()}
-    runs.write_record(runs.record_path(folder, group), group, history, 1.0)
+    curves = {name: values.astype(np.float32) for name, values in curves.items()}
+    records.write(runs.record_path(folder, group), group, History(np.arange(3), curves), 1.0)
 
 
 def rows_of(experiment, folder):
@@ -81,7 +55,7 @@ def rows_of(experiment, folder):
 
 
 def test_the_small_preset_is_the_recipe_at_20_epochs(given_flags):
-    preset = given_flags("--preset=small")
+    preset, _ = given_flags("--preset=small")
     networks = resnet_width.networks(preset)
     assert [(n.kind, n.spec.width, n.seeds) for n in networks] == [
         ("sparse", 8, 2),
@@ -104,13 +78,13 @@ def test_the_small_preset_is_the_recipe_at_20_epochs(given_flags):
 def test_the_paper_preset_decays_as_the_paper_and_keeps_the_budget_at_every_width(
     given_flags, dataset, weights
 ):
-    networks = resnet_width.networks(given_flags("--preset=paper", f"--dataset={dataset}"))
+    networks = resnet_width.networks(given_flags("--preset=paper", f"--dataset={dataset}")[0])
     assert {n.spec.decay_epochs for n in networks} == {(50, 120, 200)}
     assert {families.describe(n)["weights"] for n in networks if n.kind == "sparse"} == {weights}
 
 
 def test_imagenet_has_the_weights_of_table_1(given_flags):
-    preset = given_flags("--preset=imagenet")
+    preset, _ = given_flags("--preset=imagenet")
     networks = resnet_width.networks(preset)
     millions = {(n.kind, n.spec.width): families.describe(n)["weights"] / 1e6 for n in networks}
     dense = {64: 11.68, 90: 22.8, 128: 45.67, 181: 90.72, 256: 180.6}
@@ -122,24 +96,24 @@ def test_imagenet_has_the_weights_of_table_1(given_flags):
 
 
 def test_whole_kernels_are_kept_and_the_base_network_is_that_of_single_weights(given_flags):
-    networks = conv_masks.networks(given_flags("--preset=small", experiment=conv_masks))
+    networks = conv_masks.networks(given_flags("--preset=small", experiment=conv_masks)[0])
     elementwise, io = networks[:3], networks[3:]
     assert [n.spec.mask for n in io] == ["elementwise", "io", "io"] and io[0].spec == elementwise[0].spec
     for n in io[1:]:
-        shapes = cli.shapes_of(n.spec)(n.spec.width)
+        shapes = families.shapes_of(n.spec)(n.spec.width)
         kept = dict(n.spec.kept)
         assert all(kept[name] % 9 == 0 for name, shape in shapes.items() if shape[:2] == (3, 3))
         assert 180_952 - 9 < sum(kept.values()) <= 180_952
         assert all(kept[name] <= size for name, size in sizes(shapes).items())
-    resnet = resnet_width.networks(given_flags("--preset=small"))
+    resnet = resnet_width.networks(given_flags("--preset=small")[0])
     assert [n.spec for n in elementwise] == [n.spec for n in resnet if n.kind == "sparse"]
 
 
 def test_families_hold_the_widths_that_are_not_below_their_base(given_flags):
-    assert families.members(given_flags(*TWO_FAMILIES)) == {8: [8, 12, 18, 27], 12: [12, 18, 27]}
-    paper = given_flags("--preset=paper", experiment=conv_masks)
+    assert families.members(given_flags(*TWO_FAMILIES)[0]) == {8: [8, 12, 18, 27], 12: [12, 18, 27]}
+    paper, _ = given_flags("--preset=paper", experiment=conv_masks)
     assert list(families.members(paper)) == [8, 12, 18]
-    one = given_flags("--preset=paper", "--base_width=12", "--widths=12,18", experiment=conv_masks)
+    one, _ = given_flags("--preset=paper", "--base_width=12", "--widths=12,18", experiment=conv_masks)
     assert families.members(one) == {12: [12, 18]}
 
 
@@ -158,20 +132,20 @@ def test_families_hold_the_widths_that_are_not_below_their_base(given_flags):
 )
 def test_bad_input_names_its_flag(given_flags, arguments, parts):
     with pytest.raises(UserError, match=f"^{parts}"):
-        resnet_width.networks(given_flags("--preset=small", *arguments))
+        resnet_width.networks(given_flags("--preset=small", *arguments)[0])
 
 
 # Records, table and figure.
 
 
 def test_the_table_of_a_family_by_hand(given_flags, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(resnet_width, "draw", lambda rows, preset: Figure())
-    preset = given_flags("--preset=small", "--draw_only", "--widths=8,12")
+    monkeypatch.setattr(figure6, "draw", lambda *_: Figure())
+    preset, run = given_flags("--preset=small", "--draw_only", "--widths=8,12")
     base, sparse, _, dense = resnet_width.networks(preset)
     record(tmp_path, base, [0.20, 0.22], [0.30, 0.32])
     record(tmp_path, sparse, [0.24, 0.26], [0.36, 0.34])
     record(tmp_path, dense, [0.27], [0.5])
-    resnet_width.main()
+    resnet_width.main(preset, run)
     header, rows = rows_of(resnet_width, tmp_path)
     assert header == CONTRACT
     assert [(r["kind"], r["width"], r["seeds"]) for r in rows] == [
@@ -203,12 +177,12 @@ def test_the_table_of_a_family_by_hand(given_flags, tmp_path, capsys, monkeypatc
 
 
 def test_what_is_missing_is_told_and_the_rest_is_drawn(given_flags, tmp_path, capsys):
-    preset = given_flags(*TWO_FAMILIES, "--draw_only")
+    preset, run = given_flags(*TWO_FAMILIES, "--draw_only")
     networks = {(n.base_width, n.kind, n.spec.width): n for n in resnet_width.networks(preset)}
     record(tmp_path, networks[8, "sparse", 8], [0.2], seeds=(1,))
     record(tmp_path, networks[8, "sparse", 18], [0.3, 0.31])
     record(tmp_path, networks[12, "sparse", 12], [0.25, 0.26])
-    resnet_width.main()
+    resnet_width.main(preset, run)
     assert (tmp_path / "resnet_width.png").read_bytes().startswith(b"\x89PNG")
     _, rows = rows_of(resnet_width, tmp_path)
     assert [(r["base_width"], r["kind"], r["width"], r["seeds"]) for r in rows] == [
@@ -232,11 +206,11 @@ def test_what_is_missing_is_told_and_the_rest_is_drawn(given_flags, tmp_path, ca
 
 
 def test_a_diverged_seed_is_counted_and_left_out(given_flags, tmp_path, capsys):
-    preset = given_flags("--preset=small", "--draw_only", "--widths=8,12", "--dense_seeds=0")
+    preset, run = given_flags("--preset=small", "--draw_only", "--widths=8,12", "--dense_seeds=0")
     base, sparse, *_ = resnet_width.networks(preset)
     record(tmp_path, base, [0.2, math.nan])
     record(tmp_path, sparse, [math.nan, math.nan])
-    resnet_width.main()
+    resnet_width.main(preset, run)
     _, rows = rows_of(resnet_width, tmp_path)
     assert float(rows[0]["best_test_accuracy_mean"]) == pytest.approx(0.2, rel=1e-5)
     assert rows[1]["best_test_accuracy_mean"] == "nan"
@@ -247,39 +221,38 @@ def test_a_diverged_seed_is_counted_and_left_out(given_flags, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("experiment", [resnet_width, conv_masks])
-def test_an_empty_folder_is_told(given_flags, tmp_path, experiment, monkeypatch):
-    given_flags("--preset=small", "--draw_only", experiment=experiment)
+def test_an_empty_folder_is_told(given_flags, tmp_path, experiment):
+    given = given_flags("--preset=small", "--draw_only", experiment=experiment)
     with pytest.raises(UserError, match="^--workdir: [^\n]*no record"):
-        experiment.main()
+        experiment.main(*given)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_dry_run_plans_every_network_and_draws_nothing(given_flags, tmp_path, monkeypatch):
     planned = []
-    monkeypatch.setattr(cli, "train", lambda specs, seeds: planned.append((len(specs), seeds)))
-    given_flags("--preset=small")
-    resnet_width.main()
-    assert planned == [(5, [2, 2, 2, 1, 1])] and not list(tmp_path.iterdir())
+    monkeypatch.setattr(launch, "train", lambda run, asked, labels: planned.extend(asked))
+    resnet_width.main(*given_flags("--preset=small"))
+    assert [(len(specs), seeds) for specs, seeds in planned] == [(1, 2), (1, 2), (1, 2), (1, 1), (1, 1)]
+    assert not list(tmp_path.iterdir())
 
 
 def test_shares_count_networks_of_any_number_of_seeds(given_flags, monkeypatch):
     shares = []
-    monkeypatch.setattr(cli, "source_of", lambda spec: None)
+    monkeypatch.setattr(launch.Run, "source_of", lambda run, spec: None)
     monkeypatch.setattr(plan, "cost", lambda group, source: None)
     monkeypatch.setattr(plan, "describe", lambda groups, *rest: shares.append(list(groups)) or "")
     for i in (1, 2, 3):
-        given_flags("--preset=small", "--dry_run", f"--shard={i}/3")
-        resnet_width.main()
+        resnet_width.main(*given_flags("--preset=small", "--dry_run", f"--shard={i}/3"))
     assert [len(share) for share in shares] == [2, 2, 1]
     assert len({group.name for share in shares for group in share}) == 5
 
 
 def test_imagenet_stands_beside_table_1(given_flags, tmp_path, capsys):
-    preset = given_flags("--preset=imagenet", "--draw_only", "--widths=64,90")
+    preset, run = given_flags("--preset=imagenet", "--draw_only", "--widths=64,90")
     base, sparse, _, dense = resnet_width.networks(preset)
     for network, accuracy in ((base, 0.68), (sparse, 0.7), (dense, 0.69)):
         record(tmp_path, network, [accuracy])
-    resnet_width.main()
+    resnet_width.main(preset, run)
     printed = capsys.readouterr().out
     assert [line.split()[-1] for line in printed.splitlines()[:5]] == [
         "paper", "0.6803", "0.6956", "0.6803", "0.6911",
@@ -290,11 +263,11 @@ def test_imagenet_stands_beside_table_1(given_flags, tmp_path, capsys):
 
 
 def test_conv_masks_from_records(given_flags, tmp_path, capsys):
-    preset = given_flags("--preset=small", "--draw_only", "--widths=8,18", experiment=conv_masks)
+    preset, run = given_flags("--preset=small", "--draw_only", "--widths=8,18", experiment=conv_masks)
     base, single, _, kernels = conv_masks.networks(preset)
     for network, test in ((base, [0.2, 0.2]), (single, [0.30, 0.32]), (kernels, [0.28, 0.28])):
         record(tmp_path, network, test)
-    conv_masks.main()
+    conv_masks.main(preset, run)
     header, rows = rows_of(conv_masks, tmp_path)
     assert header == ",".join(conv_masks.COLUMNS)
     assert [(r["mask"], r["width"]) for r in rows] == [
@@ -356,7 +329,7 @@ def test_a_single_seed_has_no_interval_but_shares_the_deviation_of_others():
 
 def test_wide_and_sparse_is_better_worse_or_undecided():
     def verdict(tests, spread=0.001):
-        return resnet_width.family_verdicts(family_of(4, tests, spread=spread), 4)[0]
+        return figure6.family_verdicts(family_of(4, tests, spread=spread), 4)[0]
 
     assert "narrow: holds: width 8 (25.0%) against 4: +10.0 [" in verdict([0.2, 0.3, 0.25])
     assert "narrow: fails: width 8 (25.0%) against 4: -10.0 [" in verdict([0.4, 0.3, 0.25])
@@ -365,7 +338,7 @@ def test_wide_and_sparse_is_better_worse_or_undecided():
 
 def test_where_accuracies_peak():
     def verdicts(tests, trains=None):
-        _, peaks, connectivity, widening, *_ = resnet_width.family_verdicts(family_of(4, tests, trains), 4)
+        _, peaks, connectivity, widening, *_ = figure6.family_verdicts(family_of(4, tests, trains), 4)
         return [line.split(": ")[1] for line in (peaks, connectivity, widening)]
 
     inside = [0.1, 0.2, 0.3, 0.4, 0.2]  # best at 4 times the width, connectivity 1/16
@@ -379,62 +352,59 @@ def test_where_accuracies_peak():
 
 def test_what_width_alone_gives():
     sparse = family_of(4, [0.2, 0.35])
-    share = resnet_width.width_alone(sparse, row(4, "dense", 8, [0.4, 0.401]))
+    share = figure6.width_alone(sparse, row(4, "dense", 8, [0.4, 0.401]))
     assert share.value == pytest.approx(0.15 / 0.2005) and 0.7 < share.low < share.value < share.high < 0.8
-    flat = resnet_width.width_alone(sparse, row(4, "dense", 8, [0.19, 0.21]))
+    flat = figure6.width_alone(sparse, row(4, "dense", 8, [0.19, 0.21]))
     assert math.isnan(flat.low)
 
 
 def test_gains_of_small_and_large_networks_are_compared():
     rows = family_of(4, [0.2, 0.3, 0.25]) + family_of(8, [0.5, 0.52, 0.51])
-    *_, line, method = resnet_width.verdicts(rows)
+    *_, line, method = figure6.verdicts(rows)
     assert (
         "smaller networks: holds: +10.0 at 400 weights, +2.0 at 800 weights; smallest less largest +8.0"
         in line
     )
     assert "95 %" in method
-    *_, line, _ = resnet_width.verdicts(family_of(4, [0.2, 0.22]) + family_of(8, [0.5, 0.6]))
+    *_, line, _ = figure6.verdicts(family_of(4, [0.2, 0.22]) + family_of(8, [0.5, 0.6]))
     assert "smaller networks: fails" in line
-    assert not any("smaller networks" in line for line in resnet_width.verdicts(family_of(4, [0.2, 0.3])))
+    assert not any("smaller networks" in line for line in figure6.verdicts(family_of(4, [0.2, 0.3])))
 
 
 def test_gains_on_hard_and_easy_data_are_compared():
     easy, hard = family_of(4, [0.8, 0.82]), family_of(4, [0.2, 0.28])
-    line = resnet_width.data_verdict({"easy": easy, "hard": hard})
+    line = figure6.data_verdict({"easy": easy, "hard": hard})
     assert "holds: +8.0 on hard (base network 20%), +2.0 on easy (base network 80%)" in line
     assert "hardest less easiest +6.0 [" in line
-    assert "fails" in resnet_width.data_verdict({"easy": family_of(4, [0.8, 0.9]), "hard": hard})
-    assert "no verdict" in resnet_width.data_verdict({"easy": easy[:1], "hard": hard})
+    assert "fails" in figure6.data_verdict({"easy": family_of(4, [0.8, 0.9]), "hard": hard})
+    assert "no verdict" in figure6.data_verdict({"easy": easy[:1], "hard": hard})
 
 
 def test_other_data_are_compared_from_their_records(given_flags, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(resnet_width, "draw", lambda rows, preset: Figure())
+    monkeypatch.setattr(figure6, "draw", lambda *_: Figure())
     arguments = ["--preset=small", "--draw_only", "--widths=8,12", "--dense_seeds=0"]
     for dataset, gain in (("cifar10", 0.02), ("cifar100", 0.06)):
-        base, wide, *_ = resnet_width.networks(given_flags(*arguments, f"--dataset={dataset}"))
+        base, wide, *_ = resnet_width.networks(given_flags(*arguments, f"--dataset={dataset}")[0])
         accuracy = {"cifar10": 0.6, "cifar100": 0.2}[dataset]
         record(tmp_path, base, [accuracy, accuracy + 0.01])
         record(tmp_path, wide, [accuracy + gain, accuracy + gain + 0.01])
-    given_flags(*arguments, "--dataset=cifar100", "--compare=cifar10")
-    resnet_width.main()
+    resnet_width.main(*given_flags(*arguments, "--dataset=cifar100", "--compare=cifar10"))
     assert "harder data: holds: +6.0 on cifar100" in capsys.readouterr().out
-    given_flags(*arguments, "--dataset=cifar100", "--compare=svhn_cropped")
+    given = given_flags(*arguments, "--dataset=cifar100", "--compare=svhn_cropped")
     with pytest.raises(UserError, match="^--compare: [^\n]*width 8, on svhn_cropped$"):
-        resnet_width.main()
+        resnet_width.main(*given)
 
 
 def test_no_verdict_without_the_base_network():
     wider = family_of(4, [0.2, 0.3, 0.4])[1:]
-    assert (
-        resnet_width.verdicts(wider)[0] == "base width 4: no verdict without the base network and a wider one"
-    )
+    assert figure6.verdicts(wider)[0] == "base width 4: no verdict without the base network and a wider one"
 
 
 def test_an_optimum_is_placed_by_its_whole_interval():
-    assert resnet_width.place(Estimate(4, 3, 6), (3, 10), False) == "holds"
-    assert resnet_width.place(Estimate(4, 2, 6), (3, 10), False) == "undecided"
-    assert resnet_width.place(Estimate(2, 1, 2), (3, 10), False) == "fails"
-    assert resnet_width.place(Estimate(4), (3, 10), False) == "undecided"
+    assert figure6.place(Estimate(4, 3, 6), (3, 10), False) == "holds"
+    assert figure6.place(Estimate(4, 2, 6), (3, 10), False) == "undecided"
+    assert figure6.place(Estimate(2, 1, 2), (3, 10), False) == "fails"
+    assert figure6.place(Estimate(4), (3, 10), False) == "undecided"
 
 
 def test_an_improvement_needs_all_three_networks():

@@ -1,10 +1,8 @@
-"""Bottlenecks: exact counts, inner dimensions that keep the budget, the forward pass, training, and Figure 3."""
+"""Bottlenecks: exact counts, inner dimensions that keep the budget, the forward pass, training."""
 
-import csv
 import dataclasses
 import itertools
 import math
-import sys
 from unittest import mock
 
 import jax
@@ -12,35 +10,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from absl import flags
-from absl.testing import flagsaver
 from flax.traverse_util import flatten_dict, unflatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib.figure import Figure
 
-from experiments import bottleneck as script
-from experiments.lab import cli, families
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.records import plan
 from wsn.sparsity import bottleneck, family
 from wsn.sparsity.shapes import mlp_shapes, resnet18_shapes
 from wsn.spec import Group, changed_fields, from_fields
-from wsn.training import train
 
-if "preset" not in flags.FLAGS:
-    cli.define_output_flags(script.EXPERIMENT)
-    cli.define_training_flags(script.PRESETS, "quick")
-if "base_widths" not in flags.FLAGS:
-    families.define_flags()
-if "dense_seeds" not in flags.FLAGS:
-    flags.DEFINE_integer("dense_seeds", None, "")
-flags.DEFINE_multi_enum("ways", ["linear", "nonlinear"], list(script.WAYS), "")
-flags.DEFINE_enum("model", None, list(models.MODELS), "")
-flags.DEFINE_integer("hidden_layers", None, "")
 
-WAYS = {way: script.WAYS[way] for way in ("linear", "nonlinear")}
+def nonlinear(template, base_width, widths, shapes):
+    """The layers that the model says are narrowed."""
+    return family.nonlinear_bottleneck(
+        template, base_width, widths, shapes, lambda layers: models.narrowed(template, layers)
+    )
+
+
+WAYS = {"linear": family.linear_bottleneck, "nonlinear": nonlinear}
 # (model, image, classes, base width, wider widths that hold the budget by both ways)
 NETWORKS = [
     ("mlp", (4, 4, 1), 5, 12, (14, 18, 22)),
@@ -100,11 +89,11 @@ def test_nonlinear_bottlenecks_of_the_base_width_are_the_dense_network():
     for model, layers in (("mlp", 4), ("resnet18", 1)):
         base = tiny.spec(model=model, width=6, hidden_layers=layers)
         shapes = plain(model, (8, 8, 1), 4)
-        assert script.nonlinear(base, 6, [6], shapes) == family.dense(base, [6])
+        assert nonlinear(base, 6, [6], shapes) == family.dense(base, [6])
 
 
 def test_nonlinear_bottlenecks_narrow_every_other_layer():
-    [spec] = script.nonlinear(template("resnet18", 8), 8, [12], plain("resnet18", (32, 32, 3), 10))
+    [spec] = nonlinear(template("resnet18", 8), 8, [12], plain("resnet18", (32, 32, 3), 10))
     inner = dict(spec.inner)
     assert list(inner) == [f"layer{stage}.{block}.conv1" for stage in range(1, 5) for block in range(2)]
     found = kernels(spec, (32, 32, 3), 10)
@@ -112,7 +101,7 @@ def test_nonlinear_bottlenecks_narrow_every_other_layer():
     assert found["layer2.0.conv2"] == (3, 3, inner["layer2.0.conv1"], 24)
     assert found["layer2.0.shortcut.0"] == (1, 1, 12, 24)
 
-    [spec] = script.nonlinear(template("mlp", 12), 12, [18], plain("mlp", (4, 4, 1), 5))
+    [spec] = nonlinear(template("mlp", 12), 12, [18], plain("mlp", (4, 4, 1), 5))
     one, two = dict(spec.inner).values()
     assert kernels(spec, (4, 4, 1), 5) == {
         "hidden_0": (16, 18),
@@ -277,119 +266,4 @@ def test_widths_that_cannot_hold_the_budget_are_refused(way):
 def test_too_few_layers_are_refused():
     base = tiny.spec(hidden_layers=1)
     with pytest.raises(UserError, match="^--hidden_layers=1 is too small [^\n]*give at least 2$"):
-        script.nonlinear(base, 5, [5, 6], lambda width: mlp_shapes(9, [width], 4))
-
-
-# The experiment.
-
-
-@pytest.fixture
-def experiment(tmp_path, monkeypatch):
-    """Run it with pretended training and some flags; returns the rows of its table."""
-    monkeypatch.setattr(train, "train", tiny.pretended)
-
-    def run(*arguments: str) -> list[dict[str, str]]:
-        monkeypatch.setattr(sys, "argv", ["bottleneck", f"--workdir={tmp_path / 'out'}", *arguments])
-        with flagsaver.flagsaver():
-            flags.FLAGS.unparse_flags()
-            flags.FLAGS(sys.argv)
-            script.main()
-        table = tmp_path / "out" / "bottleneck.csv"
-        return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
-
-    return run
-
-
-QUICK = ("--preset=quick", "--hidden_layers=4", "--base_width=24", "--epochs=2")
-
-
-def test_the_table_counts_every_network(experiment, capsys, tmp_path):
-    rows = experiment(*QUICK, "--widths=24,30,36,64", "--seeds=2", "--dense_seeds=1")
-    assert ",".join(rows[0]) == (
-        "dataset,base_width,width,kind,weights,budget,seeds,epochs,best_test_accuracy_mean,"
-        "best_test_accuracy_std,final_test_accuracy_mean,best_train_accuracy_mean"
-    )
-    places = [(row["kind"], int(row["width"])) for row in rows]
-    assert places == [("dense", w) for w in (24, 30, 36, 64)] + [
-        *(("linear", w) for w in (24, 30, 36, 64)),
-        *(("nonlinear", w) for w in (24, 30, 36)),
-    ]
-    weights = {place: int(row["weights"]) for place, row in zip(places, rows, strict=True)}
-    budget = {place: int(row["budget"]) for place, row in zip(places, rows, strict=True)}
-    assert weights["dense", 24] == weights["nonlinear", 24] == 64 * 24 + 3 * 24**2 + 240 == 3504
-    assert budget["nonlinear", 36] == 3504 and budget["linear", 36] == weights["linear", 24]
-    assert all(abs(weights[place] - budget[place]) < 0.01 * budget[place] for place in places)
-    printed = capsys.readouterr().out
-    assert "non-linear bottleneck, base width 24: width 64 is left out (--widths: " in printed
-    assert "linear bottleneck, base width 24: improves with width: " in printed
-    assert (tmp_path / "out" / "bottleneck.png").stat().st_size > 10_000
-
-
-def test_the_ways_stand_beside_each_other(experiment):
-    rows = experiment(*QUICK, "--widths=30", "--seeds=1", "--dense_seeds=0", "--ways=sparse", "--ways=linear")
-    assert [(row["kind"], row["width"]) for row in rows] == [
-        ("dense", "24"),
-        ("sparse", "30"),
-        ("linear", "30"),
-    ]
-    assert rows[0]["weights"] == rows[1]["weights"] == rows[1]["budget"] == "3504"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "start"),
-    [
-        (["--hidden_layers=1"], "--hidden_layers=1 is too small for a non-linear bottleneck"),
-        (["--widths=200"], "--widths: with bottlenecks of one unit"),
-        (["--widths=20"], "--widths: 20 is below the base width 24"),
-        (["--dense_seeds=-1"], "--dense_seeds=-1 is negative"),
-    ],
-)
-def test_bad_flags_are_told_in_one_line(experiment, tmp_path, arguments, start):
-    with pytest.raises(UserError) as error:
-        experiment(*QUICK, *arguments)
-    assert str(error.value).startswith(start) and "\n" not in str(error.value)
-    assert not (tmp_path / "out").exists()
-
-
-def row(kind, width, *test):
-    mean, weights = float(np.mean(test)), 1000 * (1 if kind != "dense" else width)
-    return {"base_width": 8, "kind": kind, "width": width, "widening": width / 8, "test": list(test)} | {
-        "best_test_accuracy_mean": mean,
-        "best_test_accuracy_std": float(np.std(test, ddof=1)),
-        "weights": weights,
-        "budget": 1000,
-        "untransformed": 900,
-        "seeds": len(test),
-    }
-
-
-DENSE = row("dense", 8, 0.90, 0.91, 0.905)
-NARROW, WIDE = row("linear", 8, 0.80, 0.81, 0.805), row("linear", 12, 0.85, 0.86, 0.855)
-
-
-def test_the_verdict_is_computed():
-    first, second = script.verdict([DENSE, NARROW, WIDE], 8, "linear")
-    assert "improves with width: holds: width 12 (the best of 1) against 8: +5.0 [" in first
-    assert "stays below the untransformed network: holds: that less width 12: +5.0 [" in second
-    better = row("linear", 12, 0.95, 0.96, 0.955)
-    worse = row("linear", 12, 0.70, 0.71, 0.705)
-    assert "untransformed network: fails" in script.verdict([DENSE, NARROW, better], 8, "linear")[1]
-    assert "with width: fails" in script.verdict([DENSE, NARROW, worse], 8, "linear")[0]
-    noisy = row("nonlinear", 12, 0.80, 0.99, 0.90)
-    [alone] = script.verdict([DENSE, row("nonlinear", 8, 0.90, 0.91, 0.905), noisy], 8, "nonlinear")
-    assert "with width: undecided" in alone
-    [missing] = script.verdict([DENSE, WIDE], 8, "linear")
-    assert missing.endswith("no verdict without the base width and a wider network")
-
-
-def test_the_figure_draws_the_untransformed_network_dashed():
-    preset = script.PRESETS["paper"]
-    figure = script.draw([DENSE, NARROW, WIDE], preset)
-    assert isinstance(figure, Figure)
-    [axes] = figure.axes
-    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
-    assert [line.get_ydata()[0] for line in dashed] == [pytest.approx(90.5)]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        "900: untransformed",
-        "900: linear bottleneck",
-    ]
+        nonlinear(base, 5, [5, 6], lambda width: mlp_shapes(9, [width], 4))
