@@ -69,3 +69,11 @@ def checked_width(width: Any) -> np.ndarray:
     if not (width >= 1).all():
         raise UserError(f"width must be at least 1, not {width.min():g}")
     return width
+
+
+def checked_positive(name: str, values: Any) -> np.ndarray:
+    """Float64 numbers, all above 0."""
+    values = _finite(name, values)
+    if not (values > 0).all():
+        raise UserError(f"{name} must be positive, not {values.min():g}")
+    return values

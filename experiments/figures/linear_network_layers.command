@@ -1,0 +1,1 @@
+python -m experiments.linear_network --workdir=experiments/figures
