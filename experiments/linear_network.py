@@ -15,44 +15,62 @@ Writes WORKDIR/linear_network.csv (distances), linear_network_steps.csv, linear_
 both ends, exponents with 95 % intervals over seeds, the kernel regime's, the paper's) and linear_network.png.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from absl import flags
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from experiments.lab import cli, intervals
+from experiments.lab import intervals, launch, output
+from experiments.lab.appendix_b import (
+    ARMS,
+    CUBE_RADIUS,
+    DRAWS,
+    EDGE,
+    INPUTS,
+    LAYER_RATES,
+    LAYER_SAMPLES,
+    MARKS,
+    OUTPUTS,
+    PAPER,
+    RATE,
+    SAMPLES,
+    SOLUTION,
+    TOLERANCE,
+    WIDTHS,
+    draw,
+)
+from experiments.lab.flags import Command
+from experiments.lab.launch import Output
 from kernels import linear_network as theory
 from wsn.errors import UserError
+from wsn.spec import check_least, setting
 
 EXPERIMENT = "linear_network"
-SOLUTION = 2.0  # C, the unit of distance
-WIDTHS = tuple(2**i for i in range(9))  # of the network with fixed output weights
-CUBE_RADIUS, DRAWS = 1.0, 100_000
-SAMPLES, RATE, TOLERANCE = 50, 0.002, 1e-3  # x is ±1; it stops at this share of the loss
-EDGE = theory.largest_width(RATE, 1.0)
-OUTPUTS, INPUTS, LAYER_SAMPLES = 5, 20, 200  # of two layers, which stop at 1 %
-LAYER_RATES = {"standard": 0.005, "ntk": 0.5}
-ARMS = ("one rate", "rate / K", "output weights 1/√K (NTK)")
 
 
-def exponent(percent: float) -> float:
-    """In width, of a change from 0.79 to 13 million weights, 22 H^2 + 2 V H with V = 98: widths of 185 and 764."""
-    return float(np.log1p(percent / 100) / np.log(764 / 185))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Which networks. Raises UserError for numbers out of range."""
+
+    radii: tuple[float, ...] = setting(
+        "Radii R of the ball that the start is drawn from; C is 2.", (0.5, 2.0, 4.0)
+    )
+    widths: tuple[int, ...] = setting(
+        "Widths of the network with two trained layers, comma-separated.", (20, 40, 80, 160, 320)
+    )
+    seeds: int = setting("How many of these networks at each width.", 10, least=1)
+
+    def __post_init__(self) -> None:
+        check_least(self)
+        if not self.radii or min(self.radii) <= 0:
+            raise UserError("--radii: give positive numbers")
+        if len(set(self.widths)) < 2 or min(self.widths) < 1:
+            raise UserError("--widths: give at least two widths of at least 1")
 
 
-# Section 4.3, the recurrent network: what we measure → the paper's layer → exponent.
-PAPER: dict[str, dict[str, float]] = {
-    "distance, first": {"embedding": exponent(-13), "hidden": exponent(-15)},
-    "distance, last": {"softmax": exponent(-25)},
-    "mean step, first": {"embedding": exponent(10), "hidden": 0.21},
-    "mean step, last": {"softmax": 0.5},
-}
-TITLES = ("(a) one layer: exact (lines), simulated (points)", "(b) one layer", "(c) two trained layers")
-MARKS = {"embedding": "+", "hidden": "x", "softmax": "*"}
-COLOURS = {"standard": "#2f6397", "ntk": "#b5482f", "cube": "#b08a2e"}
+def word(claim: bool) -> str:
+    """What the numbers of a claim say."""
+    return "holds" if claim else "fails"
 
 
 def distance_rows(radii: Sequence[float], draws: int = DRAWS) -> list[dict]:
@@ -116,133 +134,80 @@ def layer_rows(widths: Sequence[int], seeds: int) -> list[dict]:
 
 def distance_verdicts(rows: Sequence[dict]) -> list[str]:
     """The appendix's distance: its condition, what lies beyond it, independent weights, the other parameterisation."""
-    cube = [row for row in rows if (row["start"], row["parameterization"]) == ("cube", "standard")][-1]
+    balls = [row for row in rows if row["start"] == "ball"]
+    cube = [row for row in rows if (row["start"], row["parameterization"]) == ("cube", "standard")]
     ntk = [row["exact"] for row in rows if row["parameterization"] == "ntk"]
-    first = {r["radius"]: r for r in reversed(rows) if r["start"] == "ball" and not r["within"]}
+    first = {row["radius"]: row for row in reversed(balls) if not row["within"]}
+    right = {
+        w: all(np.isclose(r["exact"], r["printed"]) for r in balls if r["within"] == w) for w in (True, False)
+    }
+    nearer = [all(np.diff([row["exact"] for row in cube]) < 0), ntk[-1] < 0.99 * ntk[0]]
     off = max(abs(row["simulated"] - row["exact"]) / row["stderr"] for row in rows)
     return [
-        "mean distance C / sqrt K: holds where R <= C / sqrt K, fails beyond",
+        f"mean distance C / sqrt K: {word(right[True])} where R <= C / sqrt K, {word(right[False])} beyond",
         *(
             f"  R = {r:g}: {row['exact']:.4f} for {row['printed']:.4f} at K = {row['width']};"
             f" {float(theory.ball_excess_limit(SOLUTION / r)):.6f} times as far for K → ∞"
             for r, row in first.items()
         ),
-        f"  independent weights, R = {CUBE_RADIUS:g}: {cube['exact']:.4f} for {cube['printed']:.4f} at"
-        f" K = {cube['width']}, for K → ∞ never below {float(theory.cube_floor(CUBE_RADIUS)):.4f}",
+        f"  independent weights, R = {CUBE_RADIUS:g}: {cube[-1]['exact']:.4f} for {cube[-1]['printed']:.4f} at"
+        f" K = {cube[-1]['width']}, for K → ∞ never below {float(theory.cube_floor(CUBE_RADIUS)):.4f}",
         f"  simulated and exact differ by at most {off:.1f} standard errors in {len(rows)} points",
-        "width brings the solutions nearer: holds with output weights 1; fails with 1 / sqrt K, where they are at"
-        f" {min(ntk):.3f} to {max(ntk):.3f} at every K",
+        f"width brings the solutions nearer: {word(nearer[0])} with output weights 1; {word(nearer[1])} with"
+        f" 1 / sqrt K, where they are at {min(ntk):.3f} to {max(ntk):.3f}",
     ]
 
 
 def step_verdicts(rows: Sequence[dict]) -> list[str]:
     """What follows for the speed, of which the appendix says nothing."""
-    fixed = {row["width"]: f"{row['simulated']:g}" for row in rows if row["arm"] == ARMS[0]}
-    flat = ", ".join(f"{steps:g}" for steps in sorted({r["simulated"] for r in rows if r["arm"] != ARMS[0]}))
+    fixed = {row["width"]: row["simulated"] for row in rows if row["arm"] == ARMS[0]}
+    stable = {width: steps for width, steps in fixed.items() if width < EDGE / 2}
+    slope = float(np.polyfit(np.log(list(stable)), np.log(list(stable.values())), 1)[0])
+    others = sorted({row["simulated"] for row in rows if row["arm"] != ARMS[0]})
+    flat = ", ".join(f"{steps:g}" for steps in others)
     same = sum(row["simulated"] == row["steps"] for row in rows)
     return [
-        "width shortens training: holds at one learning rate, with steps ~ 1/K: "
-        + ", ".join(steps for width, steps in fixed.items() if width < EDGE / 2),
+        f"width shortens training: {word(slope < 0)} at one learning rate, with steps ~ K^{slope:.2f}: "
+        + ", ".join(f"{steps:g}" for steps in stable.values()),
         f"  but networks oscillate beyond K = {EDGE / 2:g} and diverge beyond {EDGE:g}: "
-        + ", ".join(f"{steps} (K = {width})" for width, steps in fixed.items() if width >= EDGE / 2),
-        f"  fails at rate / K and with output weights 1 / sqrt K: {flat} at every K",
+        + ", ".join(f"{steps:g} (K = {width})" for width, steps in fixed.items() if width >= EDGE / 2),
+        f"  {word(len(others) > 1)} at rate / K and with output weights 1 / sqrt K: {flat} at every K",
         f"  gradient descent takes the steps of the formula in {same} of {len(rows)} points",
     ]
 
 
 def layer_verdicts(rows: Sequence[dict]) -> list[str]:
     """The paper's signs of width, in a network that has nothing to learn from it."""
-    found = {(row["parameterization"], row["measure"]): f"{row['exponent']:+.2f}" for row in rows}
+    found = {(row["parameterization"], row["measure"]): row for row in rows}
+
+    def shown(name: str, measure: str) -> str:
+        row = found[name, measure]
+        return intervals.Estimate(row["exponent"], row["low"], row["high"]).show(form="+.2f")
+
     return [
-        f"two layers, exponents in width, {name}: steps {found[name, 'steps']}, of the last layer distance"
-        f" {found[name, 'distance, last']} and mean step {found[name, 'mean step, last']}"
+        f"two layers, exponents in width, {name}: steps {shown(name, 'steps')}, of the last layer distance"
+        f" {shown(name, 'distance, last')} and mean step {shown(name, 'mean step, last')};"
+        f" steps for width → ∞ {found[name, 'steps']['kernel_regime']:+.2f}"
         for name in LAYER_RATES
-    ] + [
-        f"  the paper's softmax: distance {PAPER['distance, last']['softmax']:+.2f}, mean step almost +0.5",
-        "so the appendix is about the parameterisation, not about width",
-    ]
+    ] + [f"  the paper's softmax: distance {PAPER['distance, last']['softmax']:+.2f}, mean step almost +0.5"]
 
 
-def logarithmic(axes: Axes, ylabel: str, subs: Sequence[float]) -> None:
-    axes.set(xscale="log", yscale="log", xlabel="width K", ylabel=ylabel, xticks=WIDTHS[::2])
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set(major_formatter=ScalarFormatter(), minor_formatter=NullFormatter())
-
-
-def draw_distances(axes: Axes, rows: Sequence[dict]) -> None:
-    balls = sum(row["start"] == "ball" for row in rows)
-    for i in range(0, len(rows), len(WIDTHS)):
-        curve = rows[i : i + len(WIDTHS)]
-        ntk, ball = curve[0]["parameterization"] == "ntk", curve[0]["start"] == "ball"
-        colour = COLOURS["ntk"] if ntk else COLOURS["standard"] if ball else COLOURS["cube"]
-        alpha = (i + len(WIDTHS)) / balls if ball else 1.0
-        label = f"{curve[0]['start']}, R = {curve[0]['radius']:g}" + ", output weights 1/√K (NTK)" * ntk
-        axes.plot(WIDTHS, [row["exact"] for row in curve], color=colour, alpha=alpha, label=label)
-        axes.plot(WIDTHS, [row["simulated"] for row in curve], "o", ms=4, color=colour, alpha=alpha)
-    axes.plot(WIDTHS, [row["printed"] for row in rows[: len(WIDTHS)]], "k--", lw=1.1, label="printed: C/√K")
-    logarithmic(axes, "mean distance from start to solutions", subs=(1, 2, 5))
-
-
-def draw_steps(axes: Axes, rows: Sequence[dict]) -> None:
-    for begin, end, shade, word in ((0.5, 1, "0.93", "oscillates"), (1, 2, "0.84", "diverges")):
-        axes.axvspan(begin * EDGE, end * EDGE, color=shade, lw=0)
-        axes.text((begin * end) ** 0.5 * EDGE, 60, word, rotation=90, fontsize=8, ha="center", va="center")
-    dense = np.geomspace(1, 0.999 * EDGE, 2000)
-    exact = theory.steps_to(TOLERANCE, theory.error_factor(dense, RATE, 1.0))
-    axes.plot(dense, exact, color=COLOURS["standard"], lw=1)
-    for arm, mark, name in zip(ARMS, "osx", ("standard", "cube", "ntk"), strict=True):
-        widths, steps = zip(*((r["width"], r["simulated"]) for r in rows if r["arm"] == arm), strict=True)
-        axes.plot(widths, steps, mark, ms=5, color=COLOURS[name], label=arm)
-    logarithmic(axes, f"steps to {TOLERANCE:g} of the loss, learning rate {RATE:g}", subs=(1,))
-    axes.set_xlim(0.8, 2 * EDGE)
-
-
-def draw_layers(axes: Axes, rows: Sequence[dict]) -> None:
-    measures = list(dict.fromkeys(row["measure"] for row in rows))
-    for name, shift in zip(LAYER_RATES, (-0.14, 0.14), strict=True):
-        own = [row for row in rows if row["parameterization"] == name]
-        value, low, high, regime = zip(*(list(row.values())[4:8] for row in own), strict=True)
-        height, colour = np.arange(len(own)) + shift, COLOURS[name]
-        axes.hlines(height, low, high, color=colour)
-        axes.plot(value, height, "o", ms=4.5, color=colour, label=name)
-        axes.plot(regime, height, "|", ms=11, mew=1.5, color=colour, label=f"{name}, kernel regime")
-    for layer, mark in MARKS.items():
-        points = {measures.index(measure): paper[layer] for measure, paper in PAPER.items() if layer in paper}
-        axes.plot(list(points.values()), list(points), f"k{mark}", ms=7, label=f"paper, {layer}")
-    axes.axvline(0, color="0.7", lw=0.8, zorder=0)
-    axes.set(yticks=range(len(measures)), yticklabels=measures, xlabel="exponent in width")
-    axes.invert_yaxis()
-
-
-def draw(*tables: Sequence[dict]) -> Figure:
-    figure = Figure(figsize=(14.5, 5.6), layout="constrained")
-    parts = (draw_distances, draw_steps, draw_layers)
-    for axes, part, title, rows in zip(figure.subplots(1, 3), parts, TITLES, tables, strict=True):
-        part(axes, rows)
-        axes.set_title(title, fontsize=10, loc="left")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
-    return figure
-
-
-def main() -> None:
-    radii, widths = sorted(set(cli.numbers("radii"))), sorted(set(cli.integers("widths")))
-    if radii[0] <= 0 or len(widths) < 2 or widths[0] < 1 or cli.FLAGS.seeds < 1:
-        raise UserError("--radii, --widths and --seeds: give positive numbers, and at least two widths")
-    tables = {"": distance_rows(radii), "_steps": step_rows(), "_layers": layer_rows(widths, cli.FLAGS.seeds)}
-    cli.print_table(tables["_layers"], list(tables["_layers"][0])[:8])
+def main(settings: Settings, run: Output) -> None:
+    radii, widths = sorted(set(settings.radii)), sorted(set(settings.widths))
+    tables = {"": distance_rows(radii), "_steps": step_rows(), "_layers": layer_rows(widths, settings.seeds)}
+    output.print_table(tables["_layers"], list(tables["_layers"][0])[:8])
     for verdicts, rows in zip(
         (distance_verdicts, step_verdicts, layer_verdicts), tables.values(), strict=True
     ):
         print(*verdicts(rows), sep="\n")
-    written = [cli.write_table(EXPERIMENT + name, rows, list(rows[0])) for name, rows in tables.items()]
-    print("wrote", *written, cli.write_figure(EXPERIMENT, draw(*tables.values())))
+    written = [
+        output.write_table(run.folder, EXPERIMENT + name, rows, list(rows[0]))
+        for name, rows in tables.items()
+    ]
+    print("wrote", *written, output.write_figure(run.folder, EXPERIMENT, draw(*tables.values())))
 
+
+COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))
 
 if __name__ == "__main__":
-    cli.define_output_flags(EXPERIMENT)
-    flags.DEFINE_list("radii", "0.5,2,4", "Radii R of the ball that the start is drawn from; C is 2.")
-    flags.DEFINE_list("widths", "20,40,80,160,320", "Widths of the network with two trained layers.")
-    flags.DEFINE_integer("seeds", 10, "How many of these networks at each width.")
-    cli.run(main)
+    launch.run(COMMAND)
