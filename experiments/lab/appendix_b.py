@@ -1,4 +1,4 @@
-"""The figure of Appendix B of the convergence paper: distances and steps of linear networks, the paper's numbers beside.
+"""The figure of Appendix B of the convergence paper: linear networks' distances and steps, the paper's numbers beside.
 
 In: the tables of `experiments.linear_network`. Out: the figure; and the settings that both need.
 """
