@@ -190,7 +190,7 @@ def test_missing_data_without_a_network(tmp_path, monkeypatch):
     def no_network(url):
         raise OSError("no network\nin this test")
 
-    monkeypatch.setattr(data, "_require_network", no_network)
+    monkeypatch.setattr(prepared, "require_network", no_network)
     begin = time.monotonic()
     with pytest.raises(UserError, match="^--dataset=mnist: .*--data_dir=.*TFDS_DATA_DIR") as caught:
         data.load("mnist", data_dir=str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import wsn
 from experiments import kernel_distance, mlp_grid
 from experiments.lab import cli
-from wsn.data import images
+from wsn.data import images, prepared
 from wsn.errors import UserError
 from wsn.records import record, runs
 from wsn.training import train
@@ -121,7 +121,7 @@ def test_data_that_are_missing_are_told(experiment, monkeypatch, tmp_path):
         raise OSError("no network")
 
     cli.dataset.cache_clear()
-    monkeypatch.setattr(images, "require_network", offline)
+    monkeypatch.setattr(prepared, "require_network", offline)
     monkeypatch.setenv("WSN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))
     with pytest.raises(UserError, match="^--dataset=mnist: [^\n]*--data_dir=[^\n]*empty") as error:

@@ -8,8 +8,13 @@ from collections.abc import Callable
 
 from wsn.networks.layers import Model
 from wsn.tasks.classification import classification, regression
+from wsn.tasks.language import LANGUAGE
 from wsn.tasks.task import Carry, Context, Metric, Task, Totals
 
-TASKS: dict[str, Callable[[Model], Task]] = {"classification": classification, "regression": regression}
+TASKS: dict[str, Callable[[Model], Task]] = {
+    "classification": classification,
+    "regression": regression,
+    **LANGUAGE,
+}
 
 __all__ = ["TASKS", "Carry", "Context", "Metric", "Task", "Totals"]
