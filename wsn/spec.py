@@ -34,8 +34,10 @@ class Data:
         "Size of the training subset (of a text: in tokens); all that is not held out.", None, least=1
     )
     validation_samples: int = setting(
-        "Examples held out of the training split (of a text: tokens of its validation text); when > 0 they are evaluated"
-        " instead of test.", 0, least=0
+        "Examples held out of the training split (of a text: tokens of its validation text); when > 0 they are"
+        " evaluated instead of test.",
+        0,
+        least=0,
     )
     data_seed: int = setting(
         "Draws the subset, what is held out, the order of the batches and their augmentation.", 0

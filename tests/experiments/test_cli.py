@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import wsn
 from experiments import kernel_distance, mlp_grid
 from experiments.lab import cli
-from wsn.data import images, prepared
+from wsn.data import prepared
 from wsn.errors import UserError
 from wsn.records import record, runs
 from wsn.training import train

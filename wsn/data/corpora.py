@@ -186,7 +186,8 @@ def load(
         SPLITS,
         {"symbols": tuple, "sha256": str},
     )
-    return Corpus(*(content.arrays[split] for split in SPLITS), **content.facts)
+    train, validation, test = (content.arrays[split] for split in SPLITS)
+    return Corpus(train, validation, test, **content.facts)
 
 
 def decoded(
@@ -205,7 +206,9 @@ def decoded(
     symbols = tokens.symbols(counts["train"], unseen, vocabulary)
     if len(symbols) < 2 or len(counts["train"]) < 2:
         [only] = counts["train"]
-        raise UserError(f"--dataset={name}: its training text is {only!r} alone, so there is nothing to learn")
+        raise UserError(
+            f"--dataset={name}: its training text is {only!r} alone, so there is nothing to learn"
+        )
     encode = tokens.encoder(symbols)
     arrays = {split: np.concatenate([encode(piece) for piece in pieces(split)]) for split in SPLITS}
     facts: dict[str, Any] = {"symbols": tuple(symbols), "sha256": digest.hexdigest()}

@@ -19,7 +19,7 @@ EVALUATION_BATCH = 1000
 
 
 class Feed(NamedTuple):
-    """Rows are what a batch is made from: arrays (…, steps, lanes), or an iterator of single ones where it is streamed."""
+    """Rows are what a batch is made from: arrays (…, steps, lanes), or an iterator of single ones of a stream."""
 
     steps: int  # of an epoch
     lanes: int  # of a training batch: examples, or streams whose hidden state is carried

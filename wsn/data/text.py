@@ -41,9 +41,9 @@ class Tokens(NamedTuple):
 class Windows(NamedTuple):
     """Where windows lie: (steps, lanes), or (members, steps, lanes) where members differ."""
 
-    first: Int[Array, "..."]  # pair
-    length: Int[Array, "..."]  # in pairs, up to `sequence`; 0 for padding
-    fresh: Bool[Array, "..."]
+    first: Int[Array | np.ndarray, "..."]  # pair
+    length: Int[Array | np.ndarray, "..."]  # in pairs, up to `sequence`; 0 for padding
+    fresh: Bool[Array | np.ndarray, "..."]
 
 
 def windows(pairs: int, lanes: int, sequence: int, start: int = 0) -> Windows:
@@ -67,7 +67,7 @@ def take(sequence: int, data: UInt16[Array, " tokens"], row: Windows) -> Tokens:
         data[places].astype(jnp.int32),
         data[places + 1].astype(jnp.int32),
         (time < row.length).astype(jnp.float32),
-        row.fresh,
+        jnp.asarray(row.fresh),
     )
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from wsn.networks import recurrent
 from wsn.networks.parameterization import parameterization
-from wsn.networks.recurrent import Core, LanguageModel, Sequences, Weights, product
+from wsn.networks.recurrent import Core, Inputs, LanguageModel, Outputs, Weights, product
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
 
@@ -25,8 +25,8 @@ State = Float[Array, "lanes width"]
 
 
 def unroll(
-    weights: Sequence[Weights], state: State, x: Sequences, *, gate_bias: float, dtype: Any
-) -> tuple[State, Sequences]:
+    weights: Sequence[Weights], state: State, x: Inputs, *, gate_bias: float, dtype: Any
+) -> tuple[State, Outputs]:
     """The states at all times, and the last."""
     inputs = x.shape[-1]
     gates = jnp.repeat(jnp.array([0.0, gate_bias]), state.shape[-1])

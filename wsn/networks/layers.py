@@ -33,11 +33,11 @@ class Weighing(NamedTuple):
 class Recurrent(NamedTuple):
     """Pure functions of a network that reads tokens one after the other."""
 
-    carry: Callable[[int], Any]  # lanes → the state before the first token; lanes on the first axis of every array
+    carry: Callable[
+        [int], Any
+    ]  # lanes → the state before the first token; lanes on the first axis of every array
     # (params, carry, tokens) → logits of what follows each token, and the carry after the last
-    apply: Callable[
-        [Params, Any, Int[Array, "time lanes"]], tuple[Float[Array, "time lanes classes"], Any]
-    ]
+    apply: Callable[[Params, Any, Int[Array, "time lanes"]], tuple[Float[Array, "time lanes classes"], Any]]
 
 
 class Model(NamedTuple):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from wsn.networks import recurrent
 from wsn.networks.parameterization import parameterization
-from wsn.networks.recurrent import Core, LanguageModel, Sequences, Weights, product
+from wsn.networks.recurrent import Core, Inputs, LanguageModel, Outputs, Weights, product
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
 
@@ -31,8 +31,8 @@ class State(NamedTuple):
 
 
 def unroll(
-    weights: Sequence[Weights], states: Sequence[State], x: Sequences, *, dtype: Any
-) -> tuple[tuple[State, ...], Sequences]:
+    weights: Sequence[Weights], states: Sequence[State], x: Inputs, *, dtype: Any
+) -> tuple[tuple[State, ...], Outputs]:
     """The outputs of the last layer at all times, and the last state of every layer."""
     last = []
     for layer, state in zip(weights, states, strict=True):
@@ -41,7 +41,7 @@ def unroll(
     return tuple(last), x
 
 
-def unroll_layer(layer: Weights, state: State, x: Sequences, dtype: Any) -> tuple[State, Sequences]:
+def unroll_layer(layer: Weights, state: State, x: Inputs, dtype: Any) -> tuple[State, Outputs]:
     """One layer: its outputs at all times, and its last state."""
     inputs = x.shape[-1]
     entering = product(layer.kernel[:inputs], x, dtype) + layer.bias

@@ -21,7 +21,8 @@ from wsn.spec import Spec
 EMBEDDING, SOFTMAX = "embedding", "softmax"
 
 Carry = Any
-Sequences = Float[Array, "time lanes units"]
+Inputs = Float[Array, "time lanes inputs"]
+Outputs = Float[Array, "time lanes width"]
 
 
 class Weights(NamedTuple):
@@ -35,7 +36,7 @@ class Core(NamedTuple):
     """The hidden layers of a network."""
 
     carry: Callable[[int], Carry]  # lanes → the state before the first input
-    unroll: Callable[[Sequence[Weights], Carry, Sequences], tuple[Carry, Sequences]]
+    unroll: Callable[[Sequence[Weights], Carry, Inputs], tuple[Carry, Outputs]]
 
 
 class Affine(nn.Module):
@@ -60,7 +61,7 @@ class Embedding(nn.Module):
     parameterization: Parameterization
 
     @nn.compact
-    def __call__(self, tokens: Int[Array, "time lanes"]) -> Sequences:
+    def __call__(self, tokens: Int[Array, "time lanes"]) -> Outputs:
         return self.param("kernel", self.parameterization.draw, tuple(self.shape), jnp.float32)[tokens]
 
 
@@ -112,7 +113,7 @@ def product(
 
 def shapes(symbols: int, width: int, hidden: Sequence[tuple[int, int]]) -> Shapes:
     """Embedding (symbols, width), hidden layers of those kernels, softmax (width, symbols)."""
-    layers = {f"hidden_{i}": shape for i, shape in enumerate(hidden)}
+    layers: Shapes = {f"hidden_{i}": shape for i, shape in enumerate(hidden)}
     return {EMBEDDING: (symbols, width)} | layers | {SOFTMAX: (width, symbols)}
 
 

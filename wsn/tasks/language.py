@@ -76,9 +76,7 @@ def restarted(carry: Carry, fresh: Callable[[int], Carry], batch: Tokens) -> Car
     return jax.tree.map(choose, carry, fresh(lanes))
 
 
-def cross_entropy(
-    logits: Float[Array, "time lanes symbols"], targets: Array
-) -> Float[Array, "time lanes"]:
+def cross_entropy(logits: Float[Array, "time lanes symbols"], targets: Array) -> Float[Array, "time lanes"]:
     """−log softmax at the target, in nats."""
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen

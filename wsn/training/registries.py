@@ -47,4 +47,6 @@ def check(spec: Spec) -> None:
     check_optimizer(spec)
     if (spec.task in LANGUAGE) != (spec.model in RECURRENT):
         fitting = RECURRENT if spec.task in LANGUAGE else [name for name in MODELS if name not in RECURRENT]
-        raise UserError(f"--task={spec.task}: --model={spec.model} cannot: choose one of {', '.join(fitting)}")
+        raise UserError(
+            f"--task={spec.task}: --model={spec.model} cannot: choose one of {', '.join(fitting)}"
+        )
