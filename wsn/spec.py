@@ -42,10 +42,13 @@ class Data:
     dataset: str = setting("Data set.")
     normalization: str = setting("What shares a mean and deviation.", "scalar")
     train_samples: int | None = setting(
-        "Size of the training subset; all that is not held out.", None, least=1
+        "Size of the training subset (of a text: in tokens); all that is not held out.", None, least=1
     )
     validation_samples: int = setting(
-        "Examples held out of the training split; when > 0 they are evaluated instead of test.", 0, least=0
+        "Examples held out of the training split (of a text: tokens of its validation text); when > 0 they are"
+        " evaluated instead of test.",
+        0,
+        least=0,
     )
     data_seed: int = setting(
         "Draws the subset, what is held out, the order of the batches and their augmentation.", 0
@@ -53,6 +56,12 @@ class Data:
     augmentation: str = setting("What is done to the images of a batch.", "none")
     order: str = setting(
         "Batches: those of --data_seed for all (shared), or by seed, each network its own (seed).", "shared"
+    )
+    sequence: int = setting("Tokens of a window of text, through which gradients flow.", 32, least=1)
+    vocabulary: int = setting(
+        "Words of the vocabulary: <unk>, <eos> and the most frequent of the whole training text.",
+        10_000,
+        least=3,
     )
 
 
@@ -64,7 +73,11 @@ class Network:
     width: int = setting(
         "Units of each hidden layer (for a ResNet: channels of the first convolution).", least=1
     )
-    hidden_layers: int = setting("Hidden layers of the MLP.", 1, least=1)
+    hidden_layers: int = setting("Hidden layers of the MLP; layers of the LSTM.", 1, least=1)
+    depth: int = setting("Recurrence depth of the recurrent highway network.", 2, least=1)
+    gate_bias: float = setting(
+        "Added to the inputs of the gates of the recurrent highway network: closed by a negative one.", -1.0
+    )
     activation: str = setting("Nonlinearity of the MLP.", "relu")
     bias: bool = setting("Whether the MLP has biases.", False)
     parameterization: str = setting("Scales of initial weights, forward pass and learning rate.", "standard")
@@ -85,7 +98,7 @@ class Training:
 
     task: str = setting("What is minimised and what is measured.", "classification")
     epochs: int = setting("Passes over the training samples.", least=1)
-    batch_size: int = setting("Examples of a step, over all devices.", least=1)
+    batch_size: int = setting("Examples (of a text: streams) of a step, over all devices.", least=1)
     optimizer: str = setting("Rule of the updates.", "sgd")
     learning_rate: float = setting("Learning rate.")
     momentum: float = setting("Momentum of SGD.", 0.0, least=0)

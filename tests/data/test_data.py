@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsn import data
-from wsn.data import cache, images, prepared
+from wsn.data import cache, prepared
 from wsn.errors import UserError
 
 needs_tfds = pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="real data: set TFDS_DATA_DIR")
@@ -193,7 +193,7 @@ def test_missing_data_without_a_network(tmp_path, monkeypatch):
     def no_network(url):
         raise OSError("no network\nin this test")
 
-    monkeypatch.setattr(images, "require_network", no_network)
+    monkeypatch.setattr(prepared, "require_network", no_network)
     begin = time.monotonic()
     with pytest.raises(UserError, match="^--dataset=mnist: .*--data_dir=.*TFDS_DATA_DIR") as caught:
         data.load("mnist", data_dir=str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))

@@ -21,7 +21,7 @@ import wsn
 from experiments import kernel_distance, mlp_grid
 from experiments.lab import families, flags
 from experiments.lab.rates import rate_at
-from wsn.data import images, sources
+from wsn.data import prepared, sources
 from wsn.errors import UserError
 from wsn.records import record
 from wsn.training import train
@@ -115,7 +115,7 @@ def test_data_that_are_missing_are_told(experiment, monkeypatch, tmp_path):
 
     for opened in (sources.dataset, sources.splits):
         opened.cache_clear()
-    monkeypatch.setattr(images, "require_network", offline)
+    monkeypatch.setattr(prepared, "require_network", offline)
     monkeypatch.setenv("WSN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))
     with pytest.raises(UserError, match="^--dataset=mnist: [^\n]*--data_dir=[^\n]*empty") as error:

@@ -47,7 +47,7 @@ class Examples(NamedTuple):
     labels: Int[Array, " examples"]
 
 
-Take = Callable[[Any, Any], Batch]  # (data, row) → batch
+Take = Callable[[Any, Any], Any]  # (data, row) → batch
 
 
 def take(data: Examples, indices: Indices) -> Batch:

@@ -7,6 +7,9 @@ is read from disk as it is needed.
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
+import numpy as np
+
 from wsn.data.batches import Take
 from wsn.devices import Placement
 from wsn.spec import Data, Group
@@ -16,7 +19,7 @@ EVALUATION_BATCH = 1000
 
 
 class Feed(NamedTuple):
-    """Rows are what a batch is made from: arrays over steps, or an iterator of single ones where it is streamed."""
+    """Rows are what a batch is made from: arrays (…, steps, lanes), or an iterator of single ones of a stream."""
 
     steps: int  # of an epoch
     lanes: int  # of a training batch: examples, or streams whose hidden state is carried
@@ -55,3 +58,15 @@ class Source(Protocol):
 
     def feed(self, group: Group, placement: Placement) -> Feed:
         """The batches of a group, as its placement takes them. Raises UserError."""
+
+
+def steps_of(epoch: Callable[[int], Any], steps: int, first: int, last: int) -> Any:
+    """Rows first … last − 1 of epochs of `steps` rows each, one after the other; `epoch`: number → its rows."""
+
+    def part(number: int) -> Any:
+        start, stop = max(first - number * steps, 0), min(last - number * steps, steps)
+        rows = epoch(number)
+        return rows if stop - start == steps else jax.tree.map(lambda x: x[..., start:stop, :], rows)
+
+    parts = [part(number) for number in range(first // steps, -(-last // steps))]
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: np.concatenate(x, -2), *parts)

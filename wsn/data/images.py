@@ -5,7 +5,6 @@ What was decoded once is kept as `.npy` files that later starts map (`wsn.data.c
 """
 
 import dataclasses
-import hashlib
 import os
 from typing import ClassVar, Protocol
 
@@ -14,8 +13,8 @@ from jaxtyping import Int32, UInt8
 
 from wsn import folders
 from wsn.data import cache
-from wsn.data.prepared import data_folder, require_network, without_group_size_notice
-from wsn.errors import UserError, one_line
+from wsn.data.prepared import data_folder, located, unreadable, without_group_size_notice
+from wsn.errors import UserError
 
 _DIGITS_TRAIN = 1297
 _BATCH = 1024
@@ -107,25 +106,14 @@ class Tfds:
     test: str = "test"
 
     def locate(self, data_dir: str | None) -> str:
-        from etils import epath
-
-        root = epath.Path(data_folder(data_dir)).expanduser().resolve()
-        prepared = root / self.name.replace(":", "/")
-        if not (prepared / "dataset_info.json").exists():
-            self._prepare(os.fspath(root))
-        files = sorted((path.name, path.stat().length, path.stat().mtime) for path in prepared.iterdir())
-        digest = hashlib.sha256(repr((self, os.fspath(prepared), files)).encode()).hexdigest()
-        return f"{self.name.replace('/', '-').replace(':', '-')}-{digest[:12]}"
+        return located(self.name, data_dir, self, instead="digits")
 
     def decode(self, data_dir: str | None) -> Dataset:
         data_dir = os.path.expanduser(data_folder(data_dir))
         try:
             train, test = (self._read(split, data_dir) for split in (self.train, self.test))
         except Exception as error:  # array_record, the image decoders and TFDS each raise their own kinds
-            raise UserError(
-                f"--data_dir={data_dir} (TFDS_DATA_DIR): the copy of {self.name} there cannot be read as "
-                f"array_record ({one_line(error)}); prepare it again or point --data_dir at a good copy"
-            ) from error
+            raise unreadable(self.name, data_dir, error) from error
         return Dataset(*train, *test, classes=self.classes)
 
     def _read(self, split: str, data_dir: str) -> tuple[np.ndarray, np.ndarray]:
@@ -141,23 +129,6 @@ class Tfds:
                 images.append(np.stack([example[self.image] for example in batch]))
                 labels.extend(example[self.label] for example in batch)
         return np.concatenate(images), np.asarray(labels, np.int32)
-
-    def _prepare(self, data_dir: str) -> None:
-        """Downloads and writes array_record files, or raises UserError at once where there is no network."""
-        try:
-            import tensorflow_datasets as tfds
-
-            builder = tfds.builder(self.name, data_dir=data_dir, file_format="array_record")
-            # TFDS alone would retry for minutes before it gave up.
-            require_network(next(iter(builder.url_infos)))
-            builder.download_and_prepare()
-        except Exception as error:  # network, disk, a missing package, a version that TFDS no longer has
-            needs = '; to download: pip install -e ".[download]"' if isinstance(error, ImportError) else ""
-            raise UserError(
-                f"--dataset={self.name.split(':')[0]}: no prepared copy of {self.name} under "
-                f"--data_dir={data_dir} (TFDS_DATA_DIR), preparing one failed ({one_line(error)}{needs}); "
-                "point --data_dir at a folder that holds it, or use --dataset=digits, which needs none"
-            ) from error
 
 
 DATASETS: dict[str, Source] = {

@@ -1,11 +1,15 @@
 """Copies of data sets that tensorflow-datasets (TFDS) prepared as array_record, read without TensorFlow."""
 
 import contextlib
+import hashlib
 import logging as std_logging
 import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
+
+from wsn.errors import UserError, one_line
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 
@@ -13,6 +17,48 @@ DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 def data_folder(data_dir: str | None) -> str:
     """`data_dir`, else `$TFDS_DATA_DIR`, else the folder that tensorflow-datasets uses by itself."""
     return data_dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DATA_DIR
+
+
+def located(name: str, data_dir: str | None, what: Any, instead: str) -> str:
+    """A name for what is decoded from the copy of `name:version`, which changes whenever its files or `what` do.
+
+    A missing copy is prepared first. Raises UserError, which proposes the data set `instead`.
+    """
+    from etils import epath
+
+    root = epath.Path(data_folder(data_dir)).expanduser().resolve()
+    prepared = root / name.replace(":", "/")
+    if not (prepared / "dataset_info.json").exists():
+        prepare(name, os.fspath(root), instead)
+    files = sorted((path.name, path.stat().length, path.stat().mtime) for path in prepared.iterdir())
+    digest = hashlib.sha256(repr((what, os.fspath(prepared), files)).encode()).hexdigest()
+    return f"{name.replace('/', '-').replace(':', '-')}-{digest[:12]}"
+
+
+def prepare(name: str, data_dir: str, instead: str) -> None:
+    """Downloads and writes array_record files, or raises UserError at once where there is no network."""
+    try:
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        # TFDS alone would retry for minutes before it gave up.
+        require_network(next(iter(builder.url_infos)))
+        builder.download_and_prepare()
+    except Exception as error:  # network, disk, a missing package, a version that TFDS no longer has
+        needs = '; to download: pip install -e ".[download]"' if isinstance(error, ImportError) else ""
+        raise UserError(
+            f"--dataset={name.split(':')[0]}: no prepared copy of {name} under "
+            f"--data_dir={data_dir} (TFDS_DATA_DIR), preparing one failed ({one_line(error)}{needs}); "
+            f"point --data_dir at a folder that holds it, or use --dataset={instead}, which needs none"
+        ) from error
+
+
+def unreadable(name: str, data_dir: str, error: Exception) -> UserError:
+    """What to raise for a copy that cannot be read."""
+    return UserError(
+        f"--data_dir={data_dir} (TFDS_DATA_DIR): the copy of {name} there cannot be read as "
+        f"array_record ({one_line(error)}); prepare it again or point --data_dir at a good copy"
+    )
 
 
 def require_network(url: str) -> None:

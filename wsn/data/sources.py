@@ -1,17 +1,18 @@
 """Sources by name: what a spec trains on, opened once a process.
 
-In: the data of a spec, and the folder where prepared copies lie. Out: `Splits` in memory or a `Stream`.
+In: the data of a spec, and the folder where prepared copies lie. Out: `Splits` or a `Text` in memory, or a `Stream`.
 """
 
 from functools import cache
 
-from wsn.data import images
+from wsn.data import images, text
+from wsn.data.corpora import TEXTS
 from wsn.data.feeds import Source
 from wsn.data.images import DATASETS, Dataset
 from wsn.data.splits import Splits, split
 from wsn.data.stream import STREAMS, Stream
 from wsn.errors import UserError, choose
-from wsn.spec import Data
+from wsn.spec import Spec
 
 
 def image_of(name: str) -> tuple[tuple[int, ...], int]:
@@ -61,15 +62,17 @@ def splits(
     )
 
 
-def source_of(data: Data, data_dir: str | None = None) -> Source:
+def source_of(spec: Spec, data_dir: str | None = None) -> Source:
     """The source that a spec trains on; default folder `$TFDS_DATA_DIR`. Raises UserError."""
-    if data.dataset in STREAMS:
-        return stream(data.dataset, data_dir)
+    if spec.dataset in TEXTS:
+        return text.source_of(spec, data_dir)
+    if spec.dataset in STREAMS:
+        return stream(spec.dataset, data_dir)
     return splits(
-        data.dataset,
+        spec.dataset,
         data_dir,
-        data.train_samples,
-        data.validation_samples,
-        data.data_seed,
-        data.normalization,
+        spec.train_samples,
+        spec.validation_samples,
+        spec.data_seed,
+        spec.normalization,
     )

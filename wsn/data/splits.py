@@ -4,7 +4,6 @@ In: a `Dataset`, sample counts, a seed, a normalisation. Out: `Splits`, whose fe
 """
 
 import dataclasses
-from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import ClassVar
 
@@ -18,14 +17,13 @@ from wsn.data.batches import (
     AUGMENTATIONS,
     Batch,
     Examples,
-    Indices,
     batches,
     image_batch,
     shuffled,
     take,
     take_augmented,
 )
-from wsn.data.feeds import EVALUATION_BATCH, Feed
+from wsn.data.feeds import EVALUATION_BATCH, Feed, steps_of
 from wsn.data.images import Dataset, permutation
 from wsn.data.normalization import normalise, statistics
 from wsn.devices import Placement
@@ -165,15 +163,3 @@ def resident(splits: Splits, group: Group, placement: Placement) -> Feed:
         take_augmented(augment, splits.mean, splits.deviation) if augment else take,
         take,
     )
-
-
-def steps_of(epoch: Callable[[int], Indices], steps: int, first: int, last: int) -> Indices:
-    """Rows first … last − 1 of epochs of `steps` rows each, one after the other; `epoch`: number → its rows."""
-
-    def part(number: int) -> Indices:
-        start, stop = max(first - number * steps, 0), min(last - number * steps, steps)
-        rows = epoch(number)
-        return rows if stop - start == steps else jax.tree.map(lambda x: x[..., start:stop, :], rows)
-
-    parts = [part(number) for number in range(first // steps, -(-last // steps))]
-    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x, -2), *parts)

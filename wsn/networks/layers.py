@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from wsn.networks.kernels import apply
 from wsn.networks.parameterization import Parameterization
@@ -30,6 +30,16 @@ class Weighing(NamedTuple):
     axis: str | None = None
 
 
+class Recurrent(NamedTuple):
+    """Pure functions of a network that reads tokens one after the other."""
+
+    carry: Callable[
+        [int], Any
+    ]  # lanes → the state before the first token; lanes on the first axis of every array
+    # (params, carry, tokens) → logits of what follows each token, and the carry after the last
+    apply: Callable[[Params, Any, Int[Array, "time lanes"]], tuple[Float[Array, "time lanes classes"], Any]]
+
+
 class Model(NamedTuple):
     """Pure functions of one network. `shapes` has its kernels, layer name → shape, from input to output."""
 
@@ -39,6 +49,7 @@ class Model(NamedTuple):
     apply: Callable[[Params, Stats, Float[Array, "batch ..."]], Float[Array, "batch classes"]]
     # In training, statistics are those of the batch; returns the logits and the updated running statistics.
     apply_training: Callable[[Params, Stats, Array, Weighing], tuple[Array, Stats]]
+    recurrent: Recurrent | None = None  # of a network that reads tokens; `apply` begins without a past there
 
 
 def functional(

@@ -10,15 +10,17 @@ from types import ModuleType
 
 from flax.traverse_util import flatten_dict
 
-from wsn.errors import choose
-from wsn.networks import mlp, resnet
+from wsn.errors import UserError, choose
+from wsn.networks import highway, lstm, mlp, recurrent, resnet
 from wsn.networks.layers import Model, Params, functional
 from wsn.networks.parameterization import Role, Scaling, parameterization
 from wsn.sparsity import bottleneck
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
 
-MODELS: dict[str, ModuleType] = {"mlp": mlp, "resnet18": resnet}
+# Networks that read tokens, one after the other; the others see whole examples.
+RECURRENT: dict[str, ModuleType] = {"rhn": highway, "lstm": lstm}
+MODELS: dict[str, ModuleType] = {"mlp": mlp, "resnet18": resnet} | RECURRENT
 
 
 def build(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
@@ -27,12 +29,25 @@ def build(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
     shapes = bottleneck.transformed(layers, spec.bottleneck, dict(spec.inner))
     family = MODELS[spec.model]
     groups = {layer: family.group(layer) for layer in shapes}
-    return functional(family.module(spec, tuple(layers), shapes), shapes, groups, input_shape)
+    module = family.module(spec, tuple(layers), shapes)
+    if spec.model in RECURRENT:
+        return recurrent.functional(module, shapes, groups)
+    return functional(module, shapes, groups, input_shape)
 
 
 def plain_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:
-    """The kernels of the network of that width without bottlenecks. Raises UserError for an unknown model."""
-    return choose(MODELS, "model", spec.model).shapes(spec, input_shape, classes)
+    """The kernels of the network of that width without bottlenecks.
+
+    `input_shape` is () for tokens. Raises UserError for an unknown model, and for one that cannot read such inputs.
+    """
+    family = choose(MODELS, "model", spec.model)
+    if (spec.model in RECURRENT) != (input_shape == ()):
+        others = [name for name in MODELS if (name in RECURRENT) != (spec.model in RECURRENT)]
+        kind = "text" if input_shape == () else "no text"
+        raise UserError(
+            f"--model={spec.model}: --dataset={spec.dataset} is {kind}: choose --model from {', '.join(others)}"
+        )
+    return family.shapes(spec, input_shape, classes)
 
 
 def narrowed(spec: Spec, layers: Sequence[str]) -> Sequence[str]:
@@ -70,5 +85,6 @@ def scalings(spec: Spec, shapes: Shapes, params: Params) -> dict[str, Scaling]:
         connectivity = kept[layer] / (area * inputs * outputs) if kept else 1.0
         role: Role = "bias" if leaf == "bias" else "kernel"
         rule = parameterization(spec.parameterization).scaling
-        leaves[path] = rule(area * inputs, area * outputs, connectivity, role)
+        fan_in = 1 if layer == recurrent.EMBEDDING else area * inputs  # one row is read
+        leaves[path] = rule(fan_in, area * outputs, connectivity, role)
     return leaves

@@ -8,7 +8,7 @@ exactly, no layer keeps more than it has and none is left empty. Which weights a
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from wsn.errors import UserError, choose
 
@@ -71,14 +71,24 @@ DISTRIBUTIONS: dict[str, Callable[[Mapping[str, int], int], dict[str, int]]] = {
 }
 
 
-def kept_counts(distribution: str, sizes: Mapping[str, int], total: int) -> dict[str, int]:
+def kept_counts(
+    distribution: str, sizes: Mapping[str, int], total: int, whole: Collection[str] = ()
+) -> dict[str, int]:
     """Kept count of each layer under a named distribution; exact, asserted.
 
-    Raises UserError for an unknown name and for a budget that the network cannot meet.
+    Layers of `whole` keep all of their weights, and the others share the rest of the total. Raises UserError for an
+    unknown name and for a budget that the network cannot meet.
     """
     rule = choose(DISTRIBUTIONS, "distribution", distribution)
     _check_range(sizes, total)
-    kept = rule(sizes, total)
+    others = {name: size for name, size in sizes.items() if name not in whole}
+    rest = total - sum(sizes.values()) + sum(others.values())
+    if rest < len(others):
+        raise UserError(
+            f"--sparsify: of a budget of {total} weights the layers that stay whole leave {rest} for the"
+            f" {len(others)} others: take a smaller width, or let all layers lose weights"
+        )
+    kept = dict(sizes) | rule(others, rest)
     assert list(kept) == list(sizes) and sum(kept.values()) == total
     assert all(1 <= kept[name] <= sizes[name] for name in sizes)
     return kept

@@ -4,7 +4,7 @@ Three ways to widen (paper, Figure 2): `sparse`, `linear_bottleneck` and `nonlin
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from wsn.errors import UserError
 from wsn.sparsity import bottleneck, budget, patterns
@@ -27,18 +27,23 @@ def check_widths(base_width: int, widths: Sequence[int]) -> None:
 
 
 def sparse(
-    template: Spec, base_width: int, widths: Sequence[int], shapes: ShapesOfWidth, distribution: str
+    template: Spec,
+    base_width: int,
+    widths: Sequence[int],
+    shapes: ShapesOfWidth,
+    distribution: str,
+    whole: Collection[str] = (),
 ) -> list[Spec]:
     """The members of the family of `base_width`, each with the weight count of that dense network.
 
-    Of the budget, the few weights that the template's pattern cannot keep find no place.
+    Layers of `whole` lose no weight. Of the budget, the few that the template's pattern cannot keep find no place.
     Raises UserError for a width below the base width and for a budget that a width cannot meet.
     """
     check_widths(base_width, widths)
     total = weights(shapes(base_width))
     specs = []
     for width in widths:
-        kept = budget.kept_counts(distribution, sizes(shapes(width)), total)
+        kept = budget.kept_counts(distribution, sizes(shapes(width)), total, whole)
         kept = patterns.rounded(template.mask, kept, shapes(width))
         specs.append(with_kept(template, width, kept, shapes(width)))
     return specs

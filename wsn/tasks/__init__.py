@@ -10,9 +10,14 @@ from typing import Any
 from wsn.errors import choose
 from wsn.networks.layers import Model
 from wsn.tasks.classification import classification, regression
+from wsn.tasks.language import LANGUAGE
 from wsn.tasks.task import Carry, Context, Metric, Task, Totals
 
-TASKS: dict[str, Callable[[Model], Task]] = {"classification": classification, "regression": regression}
+TASKS: dict[str, Callable[[Model], Task]] = {
+    "classification": classification,
+    "regression": regression,
+    **LANGUAGE,
+}
 
 
 def metrics(task: str) -> tuple[Metric, ...]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from wsn import devices
-from wsn.data.batches import Indices, Take
+from wsn.data.batches import Take
 from wsn.data.feeds import Feed
 from wsn.devices import Placement
 from wsn.networks.layers import Model
@@ -163,11 +163,11 @@ def step_by_step(
 
 
 def rows_of(rows: Any) -> Iterator[Any]:
-    """Rows one by one: of arrays with steps and examples on the last axes, or as they stream in."""
-    if not isinstance(rows, Indices):
+    """Rows one by one: of arrays with steps and lanes on the last axes, or as they stream in."""
+    if isinstance(rows, Iterator):
         yield from rows
         return
-    for at in range(rows.weight.shape[-2]):
+    for at in range(jax.tree.leaves(rows)[0].shape[-2]):
         yield jax.tree.map(lambda x, at=at: x[..., at, :], rows)
 
 

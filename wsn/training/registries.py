@@ -8,12 +8,13 @@ from wsn.data.splits import ORDERS
 from wsn.errors import UserError
 from wsn.networks.layers import COMPUTE_DTYPES
 from wsn.networks.mlp import ACTIVATIONS
-from wsn.networks.models import MODELS
+from wsn.networks.models import MODELS, RECURRENT
 from wsn.networks.parameterization import PARAMETERIZATIONS
 from wsn.sparsity.bottleneck import BOTTLENECKS
 from wsn.sparsity.patterns import PATTERNS
 from wsn.spec import Spec
 from wsn.tasks import TASKS
+from wsn.tasks.language import LANGUAGE
 from wsn.training.optimizers import OPTIMIZERS, SCHEDULES
 from wsn.training.optimizers import check as check_optimizer
 from wsn.training.probes import PROBES
@@ -37,10 +38,15 @@ REGISTRIES: Mapping[str, Collection[str]] = {
 
 
 def check(spec: Spec) -> None:
-    """Raises UserError for a name that no registry has, and for settings that its optimiser does not read."""
+    """Raises UserError for a name that no registry has, and for settings that do not go together."""
     for field, registry in REGISTRIES.items():
         value = getattr(spec, field)
         for name in value if isinstance(value, tuple) else (value,):
             if name not in registry:
                 raise UserError(f"--{field}={name} is unknown: choose one of {', '.join(registry)}")
     check_optimizer(spec)
+    if (spec.task in LANGUAGE) != (spec.model in RECURRENT):
+        fitting = RECURRENT if spec.task in LANGUAGE else [name for name in MODELS if name not in RECURRENT]
+        raise UserError(
+            f"--task={spec.task}: --model={spec.model} cannot: choose one of {', '.join(fitting)}"
+        )

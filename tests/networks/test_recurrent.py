@@ -1,0 +1,225 @@
+"""Recurrent networks against NumPy and PyTorch on the same weights, and their counts by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from wsn.errors import UserError
+from wsn.networks import highway, lstm, models
+from wsn.networks.recurrent import Weights
+from wsn.sparsity import family
+from wsn.sparsity.shapes import weights
+from wsn.spec import Group, Spec
+from wsn.training import registries, state
+from wsn.training.optimizers import Horizon, build
+
+RANDOM = np.random.default_rng(0)
+SYMBOLS = 7
+TOKENS = RANDOM.integers(0, SYMBOLS, (6, 3)).astype(np.int32)
+READ = jnp.asarray(TOKENS)
+
+
+def spec(model: str = "rhn", **changes) -> Spec:
+    settings = dict(dataset="tiny", task="characters", model=model, width=5, epochs=1, batch_size=3)
+    return Spec(**(settings | {"learning_rate": 0.1} | changes))
+
+
+def network(one: Spec, symbols: int = SYMBOLS) -> models.Model:
+    return models.build(one, (), symbols)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+# References in float64.
+
+
+def reference(one: Spec, params: dict[str, np.ndarray], tokens: np.ndarray) -> np.ndarray:
+    """Logits, token by token."""
+
+    def kernel(layer: str, fan_in: int) -> np.ndarray:
+        return params[f"{layer}/kernel"] / (np.sqrt(fan_in) if one.parameterization == "ntk" else 1)
+
+    width, logits = one.width, []
+    cells = {"rhn": highway_step, "lstm": lstm_step}
+    layers = one.depth if one.model == "rhn" else one.hidden_layers
+    lanes = tokens.shape[1]
+    memory = [np.zeros((lanes, width)) for _ in range(2 * one.hidden_layers)]
+    fans = [2 * width if one.model == "lstm" or i == 0 else width for i in range(layers)]
+    hidden = [(kernel(f"hidden_{i}", fans[i]), params[f"hidden_{i}/bias"]) for i in range(layers)]
+    for row in tokens:
+        output = cells[one.model](one, hidden, memory, params["embedding/kernel"][row])
+        logits.append(output @ kernel("softmax", width) + params["softmax/bias"])
+    return np.stack(logits)
+
+
+def highway_step(one, hidden, memory, x):
+    s = memory[0]
+    for i, (kernel, bias) in enumerate(hidden):
+        h, t = np.split((np.hstack([x, s]) if i == 0 else s) @ kernel + bias, 2, axis=1)
+        s = s + sigmoid(t + one.gate_bias) * (np.tanh(h) - s)
+    memory[0] = s
+    return s
+
+
+def lstm_step(one, hidden, memory, x):
+    for n, (kernel, bias) in enumerate(hidden):
+        i, f, g, o = np.split(np.hstack([x, memory[2 * n]]) @ kernel + bias, 4, axis=1)
+        c = sigmoid(f + 1) * memory[2 * n + 1] + sigmoid(i) * np.tanh(g)
+        x = sigmoid(o) * np.tanh(c)
+        memory[2 * n : 2 * n + 2] = [x, c]
+    return x
+
+
+@pytest.mark.parametrize("parameterization", ["standard", "ntk"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "rhn", "depth": 1},
+        {"model": "rhn", "depth": 3, "gate_bias": -2.0},
+        {"model": "lstm"},
+        {"model": "lstm", "hidden_layers": 2},
+    ],
+    ids=lambda changes: " ".join(map(str, changes.values())),
+)
+def test_logits_equal_numpy(changes, parameterization):
+    """Also with the text cut into windows, from the state after the one before."""
+    one = spec(**changes, parameterization=parameterization)
+    model = network(one)
+    params, stats = model.init(jax.random.key(1))
+    leaves = {path: np.asarray(x, np.float64) for path, x in flatten_dict(params, sep="/").items()}
+    expected = reference(one, leaves, TOKENS)
+    np.testing.assert_allclose(model.apply(params, stats, READ), expected, rtol=1e-5, atol=1e-5)
+    carry, parts = model.recurrent.carry(3), []
+    for window in (READ[:2], READ[2:3], READ[3:]):
+        logits, carry = model.recurrent.apply(params, carry, window)
+        parts.append(logits)
+    np.testing.assert_allclose(np.concatenate(parts), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_states_of_a_highway_network_of_one_unit():
+    """Numbers that were computed by hand: xh 0.5, xt −0.3, h0 0.2, t0 0.4, h1 −0.7, t1 0.6, bias 0.1 of h0."""
+    layers = [
+        Weights(jnp.array([[0.5, -0.3], [0.2, 0.4]]), jnp.array([0.1, 0.0])),
+        Weights(jnp.array([[-0.7, 0.6]]), jnp.zeros(2)),
+    ]
+    x = jnp.array([1.0, -2.0, 0.5]).reshape(3, 1, 1)
+    last, states = highway.unroll(layers, jnp.zeros((1, 1)), x, gate_bias=-1.0, dtype="float32")
+    np.testing.assert_allclose(states.ravel(), [0.05978546795, -0.15062613635, -0.02482078025], rtol=1e-6)
+    np.testing.assert_array_equal(last, states[-1])
+
+
+def test_the_lstm_equals_pytorch():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    theirs = torch.nn.LSTM(3, 4, 2)
+    own = {name: x.detach().numpy() for name, x in theirs.named_parameters()}
+    layers = []
+    for n in range(2):
+        bias = own[f"bias_ih_l{n}"] + own[f"bias_hh_l{n}"]
+        bias[4:8] -= lstm.FORGET_BIAS
+        kernel = np.hstack([own[f"weight_ih_l{n}"], own[f"weight_hh_l{n}"]]).T
+        layers.append(Weights(jnp.asarray(kernel), jnp.asarray(bias)))
+    x = RANDOM.normal(size=(6, 2, 3)).astype(np.float32)
+    start = RANDOM.normal(size=(2, 2, 2, 4)).astype(np.float32)
+    with torch.no_grad():
+        y, (h, c) = theirs(torch.from_numpy(x), (torch.from_numpy(start[0]), torch.from_numpy(start[1])))
+    states = [lstm.State(jnp.asarray(start[0, n]), jnp.asarray(start[1, n])) for n in range(2)]
+    last, ours = lstm.unroll(layers, states, jnp.asarray(x), dtype="float32")
+    np.testing.assert_allclose(ours, y, atol=1e-6)
+    np.testing.assert_allclose([s.h for s in last], h, atol=1e-6)
+    np.testing.assert_allclose([s.c for s in last], c, atol=1e-6)
+
+
+# Counts, masks, scales.
+
+
+def test_weights_by_hand():
+    for width, count in {16: 3616, 32: 10_304, 64: 32_896, 128: 114_944}.items():
+        assert (
+            weights(network(spec(width=width, depth=2), 65).shapes) == count == 65 * 2 * width + 6 * width**2
+        )
+    assert weights(network(spec(width=764, depth=10), 98).shapes) == 12_991_056
+    words = spec("lstm", task="words", width=64, hidden_layers=2)
+    assert weights(network(words, 10_000).shapes) == 1_345_536
+
+
+@pytest.mark.parametrize("model", models.RECURRENT)
+def test_parameters_are_the_kernels_and_a_bias_of_every_unit(model):
+    made = network(spec(model, hidden_layers=2, depth=3))
+    params, stats = jax.eval_shape(made.init, jax.random.key(0))
+    leaves = {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
+    kernels = {models.kernel_path(layer): shape for layer, shape in made.shapes.items()}
+    biases = {f"{layer}/bias": shape[-1:] for layer, shape in made.shapes.items() if layer != "embedding"}
+    assert leaves == kernels | biases and stats == {}
+    assert set(made.groups.values()) == {"embedding", "hidden", "softmax"}
+
+
+def members(one: Spec) -> state.Members:
+    return state.initial_members(Group((one,), (0, 1)), network(one), build(one, Horizon(1, 1)))
+
+
+def of_width(one: Spec):
+    return lambda width: models.plain_shapes(spec(one.model, width=width), (), SYMBOLS)
+
+
+@pytest.mark.parametrize("model", models.RECURRENT)
+def test_a_sparse_family_keeps_exact_counts(model):
+    """By default any layer may lose weights; those that stay whole are whole."""
+    template = spec(model)
+    [free] = family.sparse(template, 8, [16], of_width(template), "largest_first")
+    [tied] = family.sparse(template, 8, [10], of_width(template), "largest_first", ("embedding", "softmax"))
+    for one in (free, tied):
+        kept = dict(one.kept)
+        assert sum(kept.values()) == weights(of_width(template)(8))
+        made = members(one)
+        for layer, count in kept.items():
+            alive = np.count_nonzero(made.state.params[layer]["kernel"], axis=(1, 2))
+            assert alive.tolist() == [count, count]
+    assert dict(tied.kept)["embedding"] == dict(tied.kept)["softmax"] == 10 * SYMBOLS
+    with pytest.raises(UserError, match="^--sparsify: of a budget of .* take a smaller width"):
+        family.sparse(template, 2, [16], of_width(template), "largest_first", ("embedding", "softmax"))
+
+
+def test_an_embedding_reads_one_row():
+    """Uniform on ±1, and on ±1/√(kept inputs of a unit) elsewhere."""
+    params = members(spec("lstm", width=50)).state.params
+    for layer, fan_in in {"embedding": 1, "hidden_0": 100, "softmax": 50}.items():
+        largest = np.abs(params[layer]["kernel"]).max()
+        assert 0.98 < largest * np.sqrt(fan_in) <= 1
+
+
+@pytest.mark.parametrize("model", models.RECURRENT)
+def test_bfloat16_is_close(model):
+    exact, rounded = (network(spec(model, width=32, compute_dtype=t)) for t in ("float32", "bfloat16"))
+    params, stats = exact.init(jax.random.key(0))
+    ours, theirs = rounded.apply(params, stats, READ), exact.apply(params, stats, READ)
+    assert ours.dtype == np.float32 and 0 < np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
+
+
+# What does not go together.
+
+
+def test_text_needs_a_network_that_reads_tokens():
+    with pytest.raises(
+        UserError, match="^--model=mlp: --dataset=tiny is text: choose --model from rhn, lstm$"
+    ):
+        network(spec("mlp"))
+    with pytest.raises(
+        UserError, match="^--model=lstm: --dataset=tiny is no text: choose --model from mlp, "
+    ):
+        models.build(spec("lstm"), (3, 3, 1), 4)
+    with pytest.raises(UserError, match="^--task=characters: --model=mlp cannot: choose one of rhn, lstm$"):
+        registries.check(spec("mlp"))
+    with pytest.raises(UserError, match="^--task=classification: --model=rhn cannot: choose one of mlp"):
+        registries.check(spec("rhn", task="classification"))
+
+
+def test_no_bottlenecks():
+    for kind in ("linear", "nonlinear"):
+        with pytest.raises(UserError, match=f"^--bottleneck={kind}: recurrent networks have no bottlenecks"):
+            network(spec(bottleneck=kind))
+        with pytest.raises(UserError, match="^--bottleneck=nonlinear"):
+            models.narrowed(spec(), ("embedding", "hidden_0", "softmax"))

@@ -1,0 +1,216 @@
+"""Texts by name: from a name to the tokens of its training, validation and test text, mapped from a checked cache.
+
+`python_docs` comes with Python; `text` is any folder of three files; the others are copies that tensorflow-datasets
+(TFDS) prepared as array_record.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import UInt16
+
+from wsn import folders
+from wsn.data import cache
+from wsn.data.prepared import data_folder, located, unreadable, without_group_size_notice
+from wsn.data.vocabulary import LARGEST, TOKENS, Tokens
+from wsn.errors import UserError, choose, one_line
+
+SPLITS = ("train", "validation", "test")
+_BLOCK = 1000  # characters of `python_docs` that are held out together
+_BATCH = 1024
+_PIECE = 2**24  # characters
+
+
+class Corpus(NamedTuple):
+    """The tokens of the three texts, and what they stand for."""
+
+    train: UInt16[np.ndarray, " train"]
+    validation: UInt16[np.ndarray, " validation"]
+    test: UInt16[np.ndarray, " test"]
+    symbols: tuple[str, ...]
+    sha256: str  # of the three texts in UTF-8, one after the other
+
+
+class Texts(Protocol):
+    """Where a corpus comes from."""
+
+    def locate(self, data_dir: str | None) -> str:
+        """Makes sure that the texts are there; returns a file name that changes whenever they do.
+
+        Raises UserError.
+        """
+
+    def pieces(self, split: str, data_dir: str | None) -> Iterator[str]:
+        """A split in parts that end with a line, if not with the text. Raises UserError."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PythonDocs:
+    """The language reference that comes with Python (`pydoc_data.topics`), ASCII only: English and code.
+
+    Topics are sorted and joined by a newline. Of ten blocks of 1000 characters the fifth is test, the last validation.
+    It differs between versions of Python, so compare losses within one only.
+    """
+
+    def locate(self, data_dir: str | None) -> str:
+        return f"python_docs-1-{hashlib.sha256(self.text().encode()).hexdigest()[:12]}"
+
+    def text(self) -> str:
+        from pydoc_data.topics import topics
+
+        whole = "\n".join(topics[name] for name in sorted(topics))
+        return whole.encode("ascii", "ignore").decode()
+
+    def pieces(self, split: str, data_dir: str | None) -> Iterator[str]:
+        whole, held_out = self.text(), {4: "test", 9: "validation"}
+        blocks = (whole[at : at + _BLOCK] for at in range(0, len(whole), _BLOCK))
+        yield "".join(
+            block for number, block in enumerate(blocks) if held_out.get(number % 10, "train") == split
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds:
+    """Texts of tensorflow-datasets.
+
+    Attributes:
+      name: `name:version`. The version is pinned so that a result names its data.
+      end: what follows every example.
+      validation, test: the splits to read, in TFDS' notation.
+    """
+
+    name: str
+    end: str = ""
+    validation: str = "validation"
+    test: str = "test"
+
+    def locate(self, data_dir: str | None) -> str:
+        return located(self.name, data_dir, self, instead="python_docs")
+
+    def pieces(self, split: str, data_dir: str | None) -> Iterator[str]:
+        data_dir = os.path.expanduser(data_folder(data_dir))
+        try:
+            yield from self._read(split if split == "train" else getattr(self, split), data_dir)
+        except Exception as error:  # array_record and TFDS each raise their own kinds
+            raise unreadable(self.name, data_dir, error) from error
+
+    def _read(self, split: str, data_dir: str) -> Iterator[str]:
+        import tensorflow_datasets as tfds
+
+        source = tfds.data_source(self.name, split=split, data_dir=data_dir, download=False)
+        with without_group_size_notice():
+            for start in range(0, len(source), _BATCH):
+                batch = source.__getitems__(list(range(start, min(start + _BATCH, len(source)))))
+                yield "".join(example["text"].decode() + self.end for example in batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """Three files in `--data_dir`, in UTF-8."""
+
+    train: str = "train.txt"
+    validation: str = "valid.txt"
+    test: str = "test.txt"
+
+    def locate(self, data_dir: str | None) -> str:
+        facts = []
+        for split in SPLITS:
+            path = self._path(split, data_dir)
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise UserError(
+                    f"--data_dir={path.parent}: no {path.name} there; --dataset=text reads {self.train},"
+                    f" {self.validation} and {self.test} from it"
+                ) from error
+            facts.append((os.fspath(path.resolve()), status.st_size, status.st_mtime_ns))
+        return f"text-{hashlib.sha256(repr(facts).encode()).hexdigest()[:12]}"
+
+    def pieces(self, split: str, data_dir: str | None) -> Iterator[str]:
+        path = self._path(split, data_dir)
+        try:
+            with open(path, encoding="utf-8") as file:
+                while lines := file.readlines(_PIECE):
+                    yield "".join(lines)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"--data_dir: {path} cannot be read as UTF-8 text ({one_line(error)}): convert it"
+            ) from error
+
+    def _path(self, split: str, data_dir: str | None) -> Path:
+        if data_dir is None:
+            raise UserError(
+                f"--dataset=text: give the folder of {self.train}, {self.validation} and {self.test} in --data_dir"
+            )
+        return Path(data_dir).expanduser() / getattr(self, split)
+
+
+TEXTS: dict[str, Texts] = {
+    "python_docs": PythonDocs(),
+    "tiny_shakespeare": Tfds("tiny_shakespeare:1.0.0"),
+    # The One Billion Word Benchmark, a sentence a line; its held-out sentences are half validation, half test.
+    "lm1b": Tfds("lm1b:1.1.0", end="\n", validation="test[:50%]", test="test[50%:]"),
+    "text": Folder(),
+}
+
+
+def load(
+    name: str, task: str, vocabulary: int, data_dir: str | None = None, cache_dir: str | None = None
+) -> Corpus:
+    """From the name of a text to its tokens, mapped (read-only) from the cache that the first call fills.
+
+    Args:
+      name: a key of `TEXTS`.
+      task: a key of `TOKENS`: characters, or words of a `vocabulary` of that size.
+      data_dir: folder of tensorflow-datasets, default `$TFDS_DATA_DIR`; of `text`, that of the three files.
+      cache_dir: folder of decoded arrays; default `$WSN_CACHE_DIR`, then `~/.cache/wsn`.
+
+    Raises:
+      UserError: unknown name, texts that are missing, empty or of a single character.
+    """
+    texts = choose(TEXTS, "dataset", name)
+    if task not in TOKENS:
+        raise UserError(f"--dataset={name} is text: choose --task from {', '.join(TOKENS)}")
+    tokens = TOKENS[task]
+    if tokens.sized and vocabulary > LARGEST:
+        raise UserError(f"--vocabulary={vocabulary} is too large: give at most {LARGEST}")
+    entry = f"{texts.locate(data_dir)}-{task}" + (f"-{vocabulary}" if tokens.sized else "")
+    content = cache.cached(
+        folders.cache(cache_dir) / entry,
+        lambda: decoded(name, tokens, vocabulary, lambda split: texts.pieces(split, data_dir)),
+        SPLITS,
+        {"symbols": tuple, "sha256": str},
+    )
+    train, validation, test = (content.arrays[split] for split in SPLITS)
+    return Corpus(train, validation, test, **content.facts)
+
+
+def decoded(
+    name: str, tokens: Tokens, vocabulary: int, pieces: Callable[[str], Iterator[str]]
+) -> cache.Content:
+    """Count all texts, then cut them. Raises UserError for an empty one, and for a vocabulary of one symbol."""
+    digest = hashlib.sha256()
+    counts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+    for split in SPLITS:
+        for piece in pieces(split):
+            digest.update(piece.encode())
+            counts[split].update(tokens.counts(piece))
+        if not counts[split]:
+            raise UserError(f"--dataset={name}: its {split} text is empty")
+    unseen = (counts["validation"].keys() | counts["test"].keys()) - counts["train"].keys()
+    symbols = tokens.symbols(counts["train"], unseen, vocabulary)
+    if len(symbols) < 2 or len(counts["train"]) < 2:
+        [only] = counts["train"]
+        raise UserError(
+            f"--dataset={name}: its training text is {only!r} alone, so there is nothing to learn"
+        )
+    encode = tokens.encoder(symbols)
+    arrays = {split: np.concatenate([encode(piece) for piece in pieces(split)]) for split in SPLITS}
+    facts: dict[str, Any] = {"symbols": tuple(symbols), "sha256": digest.hexdigest()}
+    return cache.Content(arrays, facts)
