@@ -1,7 +1,7 @@
 """Networks: a spec → pure `init` and `apply`, and the shapes of its kernels. Models know nothing of masks.
 
 `init` draws weights of unit scale; `scalings` says by what the spec's parameterisation multiplies them. A new model is
-a file with `shapes`, `narrowed`, `group` and `module`, and one line in `MODELS`.
+a file with `shapes`, `narrowed`, `group` and `module`, and one line in `MODELS` (in `RECURRENT` too if it reads text).
 """
 
 import math
@@ -18,10 +18,9 @@ from wsn.sparsity import bottleneck
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
 
-MODELS: dict[str, ModuleType] = {"mlp": mlp, "resnet18": resnet, "rhn": highway, "lstm": lstm}
-
 # Those that read tokens, one after the other; the others see whole examples.
-RECURRENT = ("rhn", "lstm")
+RECURRENT: dict[str, ModuleType] = {"rhn": highway, "lstm": lstm}
+MODELS: dict[str, ModuleType] = {"mlp": mlp, "resnet18": resnet, **RECURRENT}
 
 
 def build(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
