@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.networks.layers import Model
-from wsn.networks.models import MODELS
+from wsn.networks.models import MODELS, RECURRENT
 from wsn.networks.parameterization import PARAMETERIZATIONS, parameterization
 from wsn.sparsity import family
 from wsn.sparsity.shapes import mlp_shapes, sizes, weights
@@ -145,7 +145,8 @@ def test_kernels_of_every_shape_are_drawn_at_the_unit_scale_of_the_parameterisat
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_has_the_kernels_and_groups_of_its_shapes(name):
-    spec, image = tiny.spec(model=name, width=2, hidden_layers=3), (8, 8, 3)
+    spec = tiny.spec(model=name, width=8 if name in RECURRENT else 2, hidden_layers=3)
+    image = () if name in RECURRENT else (8, 8, 3)
     model = models.build(spec, image, tiny.CLASSES)
     assert model.groups.keys() == model.shapes.keys() and all(model.groups.values())
     # A function without optimisation compiles at once, whatever the network.
@@ -159,11 +160,15 @@ def test_every_model_has_the_kernels_and_groups_of_its_shapes(name):
     draws = np.concatenate([leaves[path].ravel() for path in kernels])
     assert np.abs(draws).max() <= 1 and draws.std() == pytest.approx(3**-0.5, rel=0.1)
     assert models.scalings(spec, model.shapes, params).keys() == leaves.keys()
-    logits = jax.eval_shape(model.apply, params, stats, jnp.zeros((3, *image)))
-    assert logits.shape == (3, tiny.CLASSES) and logits.dtype == jnp.float32
+    inputs = (
+        jnp.zeros((3, 2), int) if name in RECURRENT else jnp.zeros((3, *image))
+    )  # (time, lanes) of tokens
+    logits = jax.eval_shape(model.apply, params, stats, inputs)
+    lanes = inputs.shape if name in RECURRENT else (3,)
+    assert logits.shape == (*lanes, tiny.CLASSES) and logits.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in RECURRENT])
 def test_narrowed_layers_of_every_model_do_not_follow_each_other(name):
     spec = tiny.spec(model=name, hidden_layers=4)
     layers = list(models.plain_shapes(spec, (8, 8, 3), tiny.CLASSES))

@@ -119,6 +119,10 @@ CHANGES = {
     "epsilon": 1e-6,
     "eval_every": 2,
     "probes": ("path",),
+    "sequence": 16,
+    "vocabulary": 100,
+    "depth": 3,
+    "gate_bias": -2.0,
 }
 
 

@@ -10,28 +10,47 @@ import tiny
 from jax.test_util import check_grads
 
 from wsn.data.batches import Batch
+from wsn.data.text import Tokens
 from wsn.networks import models
 from wsn.tasks import TASKS, Context, Task
+from wsn.tasks.language import LANGUAGE
 
 CONTEXT = Context(jax.random.key(0), None)
 
 
+TIME = 3  # tokens of a window
+
+
 def network(name: str):
     """(task, parameters) of a small network without kinks, so that differences are derivatives."""
-    model = models.build(tiny.spec(activation="linear", task=name), tiny.IMAGE, tiny.CLASSES)
+    text = name in LANGUAGE
+    spec = tiny.spec(activation="linear", task=name, model="lstm" if text else "mlp", width=3)
+    model = models.build(spec, () if text else tiny.IMAGE, tiny.CLASSES)
     return TASKS[name](model), jax.tree.map(lambda x: x / 2, model.init(jax.random.key(1))[0])
 
 
-def batch(count: int) -> Batch:
+def batch(name: str, count: int) -> Batch | Tokens:
+    """So many lanes: examples, or streams of text, which lie on the last axes."""
     random = np.random.default_rng(count)
+    if name in LANGUAGE:
+        inputs, targets = jnp.asarray(random.integers(0, tiny.CLASSES, (2, TIME, count), np.int32))
+        return Tokens(inputs, targets, jnp.ones((TIME, count)), jnp.zeros(count, bool))
     inputs = random.normal(size=(count, *tiny.IMAGE)).astype(np.float32)
     labels = random.integers(0, tiny.CLASSES, count).astype(np.int32)
     return Batch(jnp.asarray(inputs), jnp.asarray(labels), jnp.ones(count))
 
 
-def totals(task: Task, params, batch: Batch) -> dict[str, float]:
+def lanes_axis(batch: Batch | Tokens) -> int:
+    return -1 if isinstance(batch, Tokens) else 0
+
+
+def weighed(batch: Batch | Tokens, lanes: np.ndarray) -> Batch | Tokens:
+    return batch._replace(weight=jnp.broadcast_to(jnp.asarray(lanes, jnp.float32), batch.weight.shape))
+
+
+def totals(task: Task, params, batch: Batch | Tokens) -> dict[str, float]:
     """Those of training, which are those of evaluation where nothing depends on the batch as a whole."""
-    lanes = len(batch.weight)
+    lanes = batch.weight.shape[-1]
     trained, _, _ = task.training(params, {}, task.carry(lanes), batch, CONTEXT)
     evaluated, _ = task.evaluation(params, {}, task.carry(lanes), batch, CONTEXT)
     assert_close(trained, evaluated)
@@ -47,27 +66,27 @@ def assert_close(left, right) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_an_example_of_weight_0_counts_for_nothing(name):
     task, params = network(name)
-    real, padding = batch(5), batch(3)._replace(weight=jnp.zeros(3))
-    padded = jax.tree.map(lambda *x: jnp.concatenate(x), real, padding)
+    real, padding = batch(name, 5), weighed(batch(name, 3), np.zeros(3))
+    padded = jax.tree.map(lambda *x: jnp.concatenate(x, lanes_axis(real)), real, padding)
     assert_close(totals(task, params, padded), totals(task, params, real))
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_totals_of_a_batch_are_the_sums_of_those_of_its_parts(name):
     task, params = network(name)
-    whole = batch(8)
+    whole = batch(name, 8)
     parts = [
-        totals(task, params, jax.tree.map(lambda x, cut=cut: x[cut], whole))
-        for cut in (slice(3), slice(3, 8))
+        totals(task, params, jax.tree.map(lambda x, cut=cut: jnp.take(x, cut, lanes_axis(whole)), whole))
+        for cut in (np.arange(3), np.arange(3, 8))
     ]
     assert_close(totals(task, params, whole), {n: sum(part[n] for part in parts) for n in parts[0]})
-    assert totals(task, params, whole)["weight"] == 8
+    assert totals(task, params, whole)["weight"] == whole.weight.size
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_gradient_of_the_mean_loss_is_that_of_finite_differences(name):
     task, params = network(name)
-    data = batch(6)._replace(weight=jnp.array([1.0, 1, 1, 1, 0, 0]))
+    data = weighed(batch(name, 6), np.array([1, 1, 1, 1, 0, 0]))
 
     @jax.jit
     def loss(params):
@@ -87,7 +106,7 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_equal_numpy(name):
     task, params = network(name)
-    data = batch(7)
+    data = batch(name, 7)
     logits = np.asarray(data.inputs, np.float64).reshape(7, -1)
     for layer in ("hidden_0", "output"):
         logits = logits @ np.asarray(params[layer]["kernel"], np.float64)
@@ -103,7 +122,7 @@ def test_losses_equal_numpy(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_metrics_begin_with_the_loss_and_say_their_unit_and_direction(name):
     task, params = network(name)
-    sums = totals(task, params, batch(8))
+    sums = totals(task, params, batch(name, 8))
     first = task.metrics[0]
     assert first.name == "loss" and first.better == "low"
     assert first.of(sums) == sums["loss"] / sums["weight"]
@@ -120,8 +139,8 @@ def test_metrics_begin_with_the_loss_and_say_their_unit_and_direction(name):
 def test_what_is_carried_has_the_lanes_first_and_keeps_its_shape(name):
     task, params = network(name)
     before = task.carry(6)
-    _, _, trained = task.training(params, {}, before, batch(6), CONTEXT)
-    _, evaluated = task.evaluation(params, {}, before, batch(6), CONTEXT)
+    _, _, trained = task.training(params, {}, before, batch(name, 6), CONTEXT)
+    _, evaluated = task.evaluation(params, {}, before, batch(name, 6), CONTEXT)
     shapes = jax.eval_shape(lambda: task.carry(6))
     for after in (trained, evaluated):
         assert jax.eval_shape(lambda after=after: after) == shapes

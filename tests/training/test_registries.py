@@ -6,8 +6,10 @@ import pytest
 import tiny
 
 from wsn.errors import UserError
+from wsn.networks.models import RECURRENT
 from wsn.records import plan
 from wsn.spec import Group, Spec
+from wsn.tasks.language import LANGUAGE
 from wsn.training import train
 from wsn.training.registries import REGISTRIES, check
 
@@ -15,7 +17,10 @@ FIELDS = {field.name: field for field in dataclasses.fields(Spec)}
 
 
 def of(field: str, name: str) -> Spec:
-    return tiny.spec(**{field: (name,) if isinstance(FIELDS[field].default, tuple) else name})
+    """A spec of that name, with what goes with it."""
+    value = (name,) if isinstance(FIELDS[field].default, tuple) else name
+    beside = {"task": "characters"} if name in RECURRENT else {"model": "lstm"} if name in LANGUAGE else {}
+    return tiny.spec(**{field: value} | beside)
 
 
 @pytest.mark.parametrize("field", REGISTRIES)

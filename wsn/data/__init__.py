@@ -1,7 +1,7 @@
 """Data: from a name to batches on the device.
 
-In: the name of a data set, sample counts, a seed. Out: sources (`Splits` or `Text` in memory, or a `Stream` from
-disk) and the feeds that cut them into batches; what was decoded once lies in a checked cache.
+In: the name of a data set, sample counts, a seed. Out: sources (`Splits` or `Text` in memory, or a `Stream` from disk)
+and the feeds that cut them into batches; what was decoded once lies in a checked cache.
 """
 
 from wsn.data.images import DATASETS, Dataset, load, permutation

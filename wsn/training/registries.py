@@ -46,7 +46,7 @@ def check(spec: Spec) -> None:
                 raise UserError(f"--{field}={name} is unknown: choose one of {', '.join(registry)}")
     check_optimizer(spec)
     if (spec.task in LANGUAGE) != (spec.model in RECURRENT):
-        fitting = RECURRENT if spec.task in LANGUAGE else [name for name in MODELS if name not in RECURRENT]
+        fitting = RECURRENT if spec.task in LANGUAGE else MODELS.keys() - RECURRENT.keys()
         raise UserError(
-            f"--task={spec.task}: --model={spec.model} cannot: choose one of {', '.join(fitting)}"
+            f"--task={spec.task}: --model={spec.model} cannot: choose one of {', '.join(sorted(fitting))}"
         )
