@@ -121,13 +121,13 @@ def kill_and_compare(lab: Lab, kills: int, seed: int) -> None:
     ("experiment", "epochs"),
     [("kernel_distance", 20), pytest.param("resnet_width", 8, marks=pytest.mark.slow)],
 )
-def test_three_kills_change_nothing(tmp_path, experiment, epochs):
-    kill_and_compare(Lab(tmp_path, experiment, epochs, devices=1), kills=3, seed=0)
+def test_two_kills_change_nothing(tmp_path, experiment, epochs):
+    kill_and_compare(Lab(tmp_path, experiment, epochs, devices=1), kills=2, seed=0)
 
 
 @pytest.mark.parametrize(
     ("experiment", "epochs", "signals"),
-    [("kernel_distance", 30, 2), pytest.param("resnet_width", 6, 1, marks=pytest.mark.slow)],
+    [("kernel_distance", 30, 1), pytest.param("resnet_width", 6, 2, marks=pytest.mark.slow)],
 )
 def test_sigterm_saves_and_asks_to_be_resumed(tmp_path, experiment, epochs, signals):
     """A checkpoint is made after the epoch, though none is due."""

@@ -94,27 +94,38 @@ def outcome(workdir: Path) -> dict[str, bytes]:
     return {name: x.split(b"\n", 1)[1] if name.endswith(".jsonl") else x for name, x in contents.items()}
 
 
-def test_stopped_killed_or_interrupted_two_workers_give_what_one_process_does(tmp_path):
-    """Bit for bit: the one process has one core, as each worker has."""
+@pytest.fixture
+def alone(tmp_path) -> dict[str, bytes]:
+    """What one process leaves that has one core, as each worker has."""
     with shares.pinned(shares.shares(2)[0].cores):
-        alone = start(tmp_path / "alone", 1)
-    assert ended(alone) == (0, [])
+        process = start(tmp_path / "alone", 1)
+    assert ended(process) == (0, [])
+    return outcome(tmp_path / "alone")
+
+
+def test_two_workers_that_were_stopped_give_what_one_process_does(tmp_path, alone):
+    """Bit for bit, and a worker that is killed on the way is replaced."""
     place = tmp_path / "shared"
-
-    process = begin(place)
-    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C goes to all processes of a terminal
-    assert ended(process) == (130, [])
-
     process = begin(place)
     process.send_signal(signal.SIGTERM)
     assert ended(process) == (75, ["stopped by SIGTERM; the same command goes on (exit code 75)"])
     assert list(place.glob("runs/*/checkpoints/*.sha256"))
 
     process = begin(place)
-    process.kill()
-    assert ended(process)[0] == -signal.SIGKILL
-
-    process = begin(place)
     os.kill(members(process)[0], signal.SIGKILL)
     assert ended(process) == (0, ["a worker was killed (signal 9): its work is taken over"])
-    assert outcome(place) == outcome(tmp_path / "alone")
+    assert outcome(place) == alone
+
+
+@pytest.mark.slow
+def test_two_workers_that_were_interrupted_or_orphaned_give_what_one_process_does(tmp_path, alone):
+    place = tmp_path / "shared"
+    process = begin(place)
+    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C goes to all processes of a terminal
+    assert ended(process) == (130, [])
+
+    process = begin(place)
+    process.kill()
+    assert ended(process)[0] == -signal.SIGKILL
+    assert ended(begin(place)) == (0, [])
+    assert outcome(place) == alone
