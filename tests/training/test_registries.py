@@ -6,16 +6,26 @@ import pytest
 import tiny
 
 from wsn.errors import UserError
+from wsn.networks.models import RECURRENT
 from wsn.records import plan
 from wsn.spec import Group, Spec
+from wsn.tasks.language import LANGUAGE
 from wsn.training import train
 from wsn.training.registries import REGISTRIES, check
 
 FIELDS = {field.name: field for field in dataclasses.fields(Spec)}
 
+# What a name asks of the rest of its spec.
+NEEDS = {
+    **dict.fromkeys(LANGUAGE, {"model": "lstm"}),
+    **dict.fromkeys(RECURRENT, {"task": "characters"}),
+    "minimum": {"validation_samples": 1},
+}
+
 
 def of(field: str, name: str) -> Spec:
-    return tiny.spec(**{field: (name,) if isinstance(FIELDS[field].default, tuple) else name})
+    changes = {field: (name,) if isinstance(FIELDS[field].default, tuple) else name}
+    return tiny.spec(**changes | NEEDS.get(name, {}))
 
 
 @pytest.mark.parametrize("field", REGISTRIES)
