@@ -88,7 +88,7 @@ def pretended(group: Group, splits=None, *, resume=None, placement=None, seconds
         curves = {name: np.vstack([x, state / np.float32(3)]) for name, x in history.curves.items()}
         history = History(np.append(history.step, np.int64(step)), curves)
         take = partial(Snapshot, {".x": state}, history)
-        yield train.Moment(step, STEPS * epochs, history, take)
+        yield train.Moment(step, STEPS * epochs, step == STEPS * epochs, history, take)
 
 
 def pretending(

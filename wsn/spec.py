@@ -97,7 +97,9 @@ class Training:
     """What is minimised, how, for how long, and what is noted on the way."""
 
     task: str = setting("What is minimised and what is measured.", "classification")
-    epochs: int = setting("Passes over the training samples.", least=1)
+    epochs: int = setting(
+        "Passes over the training samples; where --stop ends training earlier, the most of them.", least=1
+    )
     batch_size: int = setting("Examples (of a text: streams) of a step, over all devices.", least=1)
     optimizer: str = setting("Rule of the updates.", "sgd")
     learning_rate: float = setting("Learning rate.")
@@ -112,6 +114,7 @@ class Training:
     # For "steps": multiply the rate by decay_factor at each of them.
     decay_epochs: tuple[int, ...] = setting("Epochs at which the schedule `steps` decays.", ())
     decay_factor: float = setting("By what the schedule `steps` decays.", 0.1)
+    stop: str = setting("When training ends: after all epochs, or past the minimum.", "epochs")
     eval_every: int = setting("Steps between two evaluations; 0: an epoch.", 0, least=0)
     probes: tuple[str, ...] = setting("What is measured inside every step, comma-separated.", ())
     compute_dtype: str = setting("Type of matrix products; parameters and loss are float32.", "float32")

@@ -13,7 +13,7 @@ from wsn.errors import UserError
 from wsn.spec import Spec, check_least, setting
 from wsn.training.optimizers import OPTIMIZERS
 
-Told = TypeVar("Told", bound="Preset")
+Told = TypeVar("Told", bound="Common")
 SPEC_FIELDS = {field.name: field for field in dataclasses.fields(Spec)}
 
 
@@ -23,12 +23,10 @@ def of_spec(name: str, default: Any = dataclasses.MISSING, **more: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset:
+class Common:
     """Settings that every training experiment has; its own has more. Raises UserError for numbers out of range."""
 
-    dataset: str = of_spec("dataset", help=f"Data set: one of {', '.join([*DATASETS, *STREAMS])}.")
-    base_width: int = setting("Width of the dense network whose weight count is the budget.", least=1)
-    widths: tuple[int, ...] = setting("Widths to train, comma-separated, none below the base width.")
+    widths: tuple[int, ...]
     seeds: int = setting("How many seeds (0, 1, …) of every network.", least=1)
     train_samples: int | None = of_spec("train_samples", help="Size of the training subset (0: all).", none=0)
     data_seed: int | None = of_spec("data_seed", None)
@@ -58,7 +56,16 @@ class Preset:
         return dataclasses.replace(self, **told)
 
 
-def spec(preset: Preset, **recipe: Any) -> Spec:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset(Common):
+    """Of experiments with a budget, on images."""
+
+    dataset: str = of_spec("dataset", help=f"Data set: one of {', '.join([*DATASETS, *STREAMS])}.")
+    base_width: int = setting("Width of the dense network whose weight count is the budget.", least=1)
+    widths: tuple[int, ...] = setting("Widths to train, comma-separated, none below the base width.")
+
+
+def spec(preset: Common, **recipe: Any) -> Spec:
     """What a preset says, and where it says nothing the recipe. Raises UserError for numbers out of range.
 
     The recipe's momentum, decay and the like are those of its optimiser: another one has its own defaults.
@@ -67,4 +74,5 @@ def spec(preset: Preset, **recipe: Any) -> Spec:
     usual = recipe.get("optimizer", SPEC_FIELDS["optimizer"].default)
     if told.get("optimizer", usual) != usual:
         recipe = {name: value for name, value in recipe.items() if name not in OPTIMIZERS[usual].fields}
-    return Spec(**{"width": preset.base_width} | recipe | told)
+    base = {"width": preset.base_width} if isinstance(preset, Preset) else {}
+    return Spec(**base | recipe | told)

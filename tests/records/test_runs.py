@@ -117,6 +117,11 @@ CHANGES = {
     "beta1": 0.8,
     "beta2": 0.99,
     "epsilon": 1e-6,
+    "sequence": 16,
+    "vocabulary": 500,
+    "depth": 3,
+    "gate_bias": -2.0,
+    "stop": "minimum",
     "eval_every": 2,
     "probes": ("path",),
     "sequence": 16,
@@ -653,3 +658,9 @@ def test_a_share_of_training_is_told_in_epochs():
         for e, share in ((3, 1 / 9), (2000, 1.0), (4000, 0.37))
     ]
     assert text == [f"width 5, epoch {epoch}" for epoch in ("0.33/3", "2000/2000", "1480/4000")]
+
+
+def test_training_that_may_end_early_is_told_in_steps():
+    history = History(np.array([7]), {"validation_loss": np.array([[0.5]])})
+    text = progress.described(group(stop="minimum", validation_samples=5), 1.0, history)
+    assert text == "width 5, step 7, validation loss 0.500"

@@ -9,7 +9,7 @@ import tiny
 from flax.traverse_util import flatten_dict
 
 from wsn.networks import models
-from wsn.networks.models import MODELS
+from wsn.networks.models import MODELS, RECURRENT
 from wsn.spec import Group
 from wsn.tasks import Task
 from wsn.tasks.task import LOSS, nothing_carried
@@ -58,8 +58,8 @@ def test_two_probes_give_the_columns_of_both():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_groups_partition_the_layers(name):
-    image = () if name in models.RECURRENT else (8, 8, 3)
-    model = models.build(tiny.spec(model=name, hidden_layers=3), image, tiny.CLASSES)
+    inputs = () if name in RECURRENT else (8, 8, 3)
+    model = models.build(tiny.spec(model=name, hidden_layers=3), inputs, tiny.CLASSES)
     shapes, _ = jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
     parts = probes.parts(params, model.groups)
@@ -69,6 +69,8 @@ def test_groups_partition_the_layers(name):
     assert len(paths) == len(set(paths)) and all(parts.values())
     layers = {path for path in everything if path.rpartition("/")[0] in model.shapes}
     assert set(paths) == layers >= {models.kernel_path(layer) for layer in model.shapes}
+    if name in RECURRENT:
+        assert list(parts) == ["embedding", "hidden", "softmax"]
 
 
 # A run.
@@ -104,6 +106,7 @@ def test_path_length_distance_and_norm_are_those_of_the_replayed_run(run):
             "projection_start": (moved[:-1] * steps).sum(-1).cumsum(0),
             "distance": np.linalg.norm(moved[1:], axis=-1),
             "norm": np.linalg.norm(places[1:], axis=-1),
+            "angles": np.arange(len(steps))[:, None] * np.ones(moved.shape[1]),
         }
         for quantity, values in expected.items():
             found = curves[f"{name}/{quantity}"]
@@ -151,6 +154,38 @@ def test_probes_change_nothing_and_sums_do_not_depend_on_evaluations(run):
     by_epoch, _ = tiny.fit(Group((tiny.spec(probes=tuple(PROBES), **RULE),), (0, 1)))
     for name in by_epoch.keys() - plain.keys():
         np.testing.assert_allclose(by_epoch[name], run[-1].history.curves[name][2::3], rtol=1e-5)
+
+
+def sums_of(step: Step) -> dict[str, float]:
+    sums, _ = probes.measured(("path",), {"bowl": "hidden"})
+    return {name.removeprefix("all/"): float(x) for name, x in sums(step).items() if name.startswith("all/")}
+
+
+@pytest.mark.parametrize("gradient", [(0.0, 3.0), (4.0, 4.0), (-2.0, 0.0), (1e3, -7.0)])
+def test_cosine_and_angle_are_between_the_gradient_and_the_way_from_the_start(gradient):
+    moved = np.array([2.0, 1.0])
+    params, start, slope = (
+        {"bowl": {"kernel": jnp.float32(jnp.array(x))}} for x in (moved + 5, (5, 5), gradient)
+    )
+    cosine = moved @ gradient / np.linalg.norm(moved) / np.linalg.norm(gradient)
+    found = sums_of(Step(params, slope, slope, start))
+    assert found["cosine_start"] == pytest.approx(cosine, abs=1e-6)
+    assert found["angle_start"] == pytest.approx(np.arccos(cosine), abs=1e-6)
+    assert found["angles"] == 1
+
+
+def test_there_is_no_angle_at_the_start_nor_without_a_gradient():
+    here, away, nothing = ({"bowl": {"kernel": jnp.full(2, x)}} for x in (1.0, 2.0, 0.0))
+    for step in (Step(here, away, away, here), Step(away, nothing, nothing, here)):
+        found = sums_of(step)
+        assert found["cosine_start"] == found["angle_start"] == found["angles"] == 0
+
+
+def test_on_a_straight_way_down_the_angle_is_that_of_the_way_back():
+    """The gradient points back to the start: cosine −1, angle π."""
+    start, after, gradient = ({"bowl": {"kernel": x * jnp.array([1.0, 2.0])}} for x in (1.0, 0.6, 0.4))
+    found = sums_of(Step(after, gradient, gradient, start))
+    assert found["cosine_start"] == pytest.approx(-1) and found["angle_start"] == pytest.approx(np.pi)
 
 
 def test_two_steps_down_a_bowl_are_those_by_hand():

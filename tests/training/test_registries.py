@@ -15,12 +15,17 @@ from wsn.training.registries import REGISTRIES, check
 
 FIELDS = {field.name: field for field in dataclasses.fields(Spec)}
 
+# What a name asks of the rest of its spec.
+NEEDS = {
+    **dict.fromkeys(LANGUAGE, {"model": "lstm"}),
+    **dict.fromkeys(RECURRENT, {"task": "characters"}),
+    "minimum": {"validation_samples": 1},
+}
+
 
 def of(field: str, name: str) -> Spec:
-    """A spec of that name, with what goes with it."""
-    value = (name,) if isinstance(FIELDS[field].default, tuple) else name
-    beside = {"task": "characters"} if name in RECURRENT else {"model": "lstm"} if name in LANGUAGE else {}
-    return tiny.spec(**{field: value} | beside)
+    changes = {field: (name,) if isinstance(FIELDS[field].default, tuple) else name}
+    return tiny.spec(**changes | NEEDS.get(name, {}))
 
 
 @pytest.mark.parametrize("field", REGISTRIES)

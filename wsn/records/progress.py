@@ -63,10 +63,13 @@ class Progress:
 def described(group: Group, share: float, history: History | None) -> str:
     """Which network trains, how far it is, and its last held-out metric, as a mean over members."""
     spec = group.specs[0]
-    epoch = f"{round(share * spec.epochs, 2):g}/{spec.epochs}"
-    text = f"width {spec.width}{' sparse' if spec.kept else ''}, epoch {epoch}"
+    text = f"width {spec.width}{' sparse' if spec.kept else ''}"
+    if spec.stop == "epochs":
+        text += f", epoch {round(share * spec.epochs, 2):g}/{spec.epochs}"
     if history is None:
         return text
+    if spec.stop != "epochs":  # of how many is not known before the end
+        text += f", step {history.step[-1]}"
     held_out = "validation" if spec.validation_samples else "test"
     name = [n for n in history.curves if n.startswith(f"{held_out}_")][-1]
     if np.isfinite(history.curves[name][-1]).any():

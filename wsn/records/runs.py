@@ -86,14 +86,13 @@ def _train(
     if hosts.anywhere(False):
         raise UserError("--data_dir: another process of this run cannot read its data; its output says why")
     for moment in train.train(group, source, resume=snapshot):
-        last = moment.step == moment.steps
         with hosts.followers_stop_on_error():
-            watch(group, moment.step / moment.steps, moment.history)
-            due = not last and time.monotonic() - saved >= checkpoint_seconds
+            watch(group, moment.share, moment.history)
+            due = not moment.last and time.monotonic() - saved >= checkpoint_seconds
             if due:
                 checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot())
                 saved = time.monotonic()
-        if hosts.anywhere(stop()) and not last:
+        if hosts.anywhere(stop()) and not moment.last:
             if not due:
                 checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot())
             raise Preempted

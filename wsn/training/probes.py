@@ -42,15 +42,22 @@ def path_sums(step: Step) -> Numbers:
     """The way through weight space ("Empirically Characterizing Overparameterization Impact on Convergence", 4.3).
 
     With s the update and W(0) the start: Σ‖s‖, Σ‖s‖², Σ‖gradient‖ and Σ⟨W(t) − W(0), s⟩, for which
-    2·projection_start = distance² − squared_steps exactly.
+    2·projection_start = distance² − squared_steps exactly. Σ cosine and Σ angle (radians) between W(t) − W(0) and the
+    gradient are over the `angles` steps at which there is one: not at the start, nor where the gradient is 0.
     """
     moved = optax.tree.sub(step.params, step.start)
     squared = optax.tree.norm(step.updates, squared=True)
+    lengths = optax.tree.norm(moved) * optax.tree.norm(step.gradient)
+    defined = lengths > 0
+    cosine = optax.tree.vdot(moved, step.gradient) / jnp.where(defined, lengths, 1.0)
     return {
         "path_length": jnp.sqrt(squared),
         "squared_steps": squared,
         "gradient": optax.tree.norm(step.gradient),
         "projection_start": optax.tree.vdot(moved, step.updates),
+        "cosine_start": jnp.where(defined, cosine, 0.0),
+        "angle_start": jnp.where(defined, jnp.arccos(jnp.clip(cosine, -1.0, 1.0)), 0.0),
+        "angles": defined.astype(jnp.float32),
     }
 
 

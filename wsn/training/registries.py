@@ -15,6 +15,7 @@ from wsn.sparsity.patterns import PATTERNS
 from wsn.spec import Spec
 from wsn.tasks import TASKS
 from wsn.tasks.language import LANGUAGE
+from wsn.training.halting import STOPS
 from wsn.training.optimizers import OPTIMIZERS, SCHEDULES
 from wsn.training.optimizers import check as check_optimizer
 from wsn.training.probes import PROBES
@@ -32,6 +33,7 @@ REGISTRIES: Mapping[str, Collection[str]] = {
     "task": TASKS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "stop": STOPS,
     "probes": PROBES,
     "compute_dtype": COMPUTE_DTYPES,
 }
@@ -45,6 +47,11 @@ def check(spec: Spec) -> None:
             if name not in registry:
                 raise UserError(f"--{field}={name} is unknown: choose one of {', '.join(registry)}")
     check_optimizer(spec)
+    if spec.stop != "epochs" and not spec.validation_samples:
+        raise UserError(
+            f"--stop={spec.stop} looks at the validation loss, since test data may not choose:"
+            " give --validation_samples of at least 1"
+        )
     if (spec.task in LANGUAGE) != (spec.model in RECURRENT):
         fitting = RECURRENT if spec.task in LANGUAGE else MODELS.keys() - RECURRENT.keys()
         raise UserError(

@@ -21,6 +21,7 @@ from wsn.spec import Group
 from wsn.tasks import TASKS, Task
 from wsn.training import history as histories
 from wsn.training import optimizers, probes, programs, registries, strategy
+from wsn.training.halting import STOPS
 from wsn.training.history import History, Measured, Snapshot
 from wsn.training.state import Members, State, initial_members
 from wsn.training.step import make_evaluation, make_step
@@ -33,9 +34,15 @@ class Moment(NamedTuple):
     """
 
     step: int  # steps taken
-    steps: int  # of the whole training
+    steps: int  # of the whole training, or the most of it
+    last: bool  # whether training ends here
     history: History
     snapshot: Callable[[], Snapshot]
+
+    @property
+    def share(self) -> float:
+        """Of the training that is done: exactly 1 at the end, however early that is."""
+        return 1.0 if self.last else self.step / self.steps
 
 
 class Prepared(NamedTuple):
@@ -46,13 +53,15 @@ class Prepared(NamedTuple):
     feed: Feed
     members: Members
     program: programs.Program
-    steps: int  # of the whole training
+    steps: int  # of the whole training, or the most of it
 
 
 def train(
     group: Group, source: Source, *, resume: Snapshot | None = None, placement: Placement | None = None
 ) -> Iterator[Moment]:
     """Train a group; yields after every evaluation: every epoch, or every `eval_every` steps and at the end.
+
+    It ends where `stop` of the spec is true of every member, or after all epochs.
 
     The history has `train_<metric>` (over the batches since the evaluation before, as training went) and
     `test_<metric>` (`validation_…` where the spec holds examples out) of the task's metrics, and the columns of the
@@ -68,6 +77,8 @@ def train(
     split = "validation" if spec.validation_samples else "test"
     done = int(history.step[-1]) if history.rows else 0
     for first, last in periods(done, steps, spec.eval_every or feed.steps):
+        if stopped(spec.stop, history, split):  # what was resumed was at its end
+            return
         members, training = program.advance(members, feed.training(first, last), feed.training_data)
         held_out, reads = program.evaluate(members, feed.held_out(), feed.held_out_data)
         measured = Measured(
@@ -75,7 +86,7 @@ def train(
         )
         history = histories.extended(history, last, task, split, measured)
         take = partial(snapshot, placement, group, feed.lanes, members.state, history)
-        yield Moment(last, steps, history, take)
+        yield Moment(last, steps, last == steps or stopped(spec.stop, history, split), history, take)
 
 
 def prepare(group: Group, source: Source, placement: Placement | None = None) -> Prepared:
@@ -103,6 +114,12 @@ def prepare(group: Group, source: Source, placement: Placement | None = None) ->
         streamed=source.streamed,
     )
     return Prepared(placement, task, feed, members, program, steps)
+
+
+def stopped(rule: str, history: History, split: str) -> bool:
+    """Whether every member may stop: the last one keeps all of them. A function of the history, so a resume agrees."""
+    may_stop = STOPS[rule]
+    return history.rows > 0 and all(may_stop(history.step, x) for x in history.curves[f"{split}_loss"].T)
 
 
 def periods(done: int, total: int, every: int) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,197 @@
+"""From records to halting times, and what they say of the number of weights: slopes and a fit with a floor.
+
+In: records with validation curves (and sums of probes). Out: a `Run` per record; a row per network; exponents with
+intervals. The time to a common loss stands beside each network's own, since that mixes speed with capacity.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import curve_fit
+
+from experiments.lab import intervals
+from experiments.lab.families import Row
+from experiments.lab.intervals import Estimate
+from wsn.records.record import Result
+from wsn.training.halting import Halting, Steps, halting, reached
+
+COMMON = (1.05, 1.15)  # common losses, over the largest minimum of a curve
+LOSS = "validation_loss"
+TINY = 1e-9  # steps: a floor of none, whose logarithm is a number
+Values = Float[np.ndarray, " _"]
+
+
+class Halted(NamedTuple):
+    """A record and when it came to its minimum."""
+
+    result: Result
+    halting: Halting
+    common: tuple[float, ...]  # steps to the common losses, NaN where one was not reached
+
+    @property
+    def counts(self) -> bool:
+        """Whether its time is one, and no lower bound."""
+        return not self.halting.censored
+
+
+class Point(NamedTuple):
+    """A network: what a row says about it before it is trained, and its runs."""
+
+    row: Row
+    runs: list[Halted]
+
+
+class Curve(NamedTuple):
+    """Networks that differ in width alone."""
+
+    points: list[Point]
+
+    def told(self, name: str) -> list[float]:
+        """A column of what is known before training, by network."""
+        return [point.row[name] for point in self.points]
+
+    def values(self, of: Callable[[Halted], float]) -> list[list[float]]:
+        """Of every network, over the seeds whose time is certain."""
+        return [[of(run) for run in point.runs if run.counts] for point in self.points]
+
+    def by(self, name: str, of: Callable[[Halted], float]) -> Estimate:
+        """The exponent of a value in a column, such as `weights`."""
+        return slope(self.told(name), self.values(of))
+
+
+class Fit(NamedTuple):
+    """T = a·M^-k + b, in which a is the height alone."""
+
+    k: Estimate
+    b: Estimate
+
+
+def halted(results: Sequence[Result], ceiling: float) -> list[Halted]:
+    """The times of the records of one curve: networks that differ in their number of weights alone.
+
+    A common loss is COMMON times the largest minimum of those that came below `ceiling` and did not diverge.
+    """
+    own = [halting(evaluations(r), r.curves[LOSS].astype(np.float64), ceiling) for r in results]
+    largest = max((h.minimum for h in own if h.minimum < ceiling), default=np.nan)
+    return [
+        Halted(r, h, tuple(reached(evaluations(r), r.curves[LOSS], factor * largest) for factor in COMMON))
+        for r, h in zip(results, own, strict=True)
+    ]
+
+
+def evaluations(result: Result) -> Steps:
+    assert result.steps is not None, "only records of before 0.2 have none, and they never stopped by a rule"
+    return result.steps
+
+
+def summary(runs: Sequence[Halted], steps_of_epoch: int) -> Row:
+    """Means and deviations over the seeds of one network.
+
+    The time is that of the seeds that are not censored; where all are, the mean of their lower bounds.
+    """
+    times = [steps(run) for run in [run for run in runs if run.counts] or runs]
+    return {
+        "seeds": len(runs),
+        "censored": sum(not run.counts for run in runs),
+        "steps_mean": mean(times),
+        "steps_std": deviation(times),
+        "common_steps_mean": mean([run.common[0] for run in runs]),
+        "epochs_mean": mean(times) / steps_of_epoch,
+        "best_validation_loss_mean": mean([minimum(run) for run in runs]),
+        "best_validation_loss_std": deviation([minimum(run) for run in runs]),
+    }
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of the values that there are."""
+    found = [value for value in values if not np.isnan(value)]
+    return float(np.mean(found)) if found else np.nan
+
+
+def deviation(values: Sequence[float]) -> float:
+    found = [value for value in values if not np.isnan(value)]
+    return float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
+
+
+def at(run: Halted, values: Float[np.ndarray, " evaluations"]) -> float:
+    """A cumulative sum at the halting time, linear between evaluations; it was 0 at the start."""
+    return float(np.interp(run.halting.step, np.append(0, evaluations(run.result)), np.append(0.0, values)))
+
+
+def steps(run: Halted) -> float:
+    return run.halting.step
+
+
+def minimum(run: Halted) -> float:
+    return run.halting.minimum
+
+
+def slope(
+    x: Sequence[float], networks: Sequence[Sequence[float]], blocks: Sequence[Hashable] | None = None
+) -> Estimate:
+    """The least-squares slope of the mean log value on log x, with a height of its own for every block.
+
+    `networks` has the values over seeds of each network; those without any are left out. NaN where none differ in x.
+    """
+    points, coefficients = line(x, networks, blocks)
+    if not coefficients.any():
+        return Estimate(np.nan)
+    return intervals.bootstrap(lambda means: means @ coefficients, points)
+
+
+def difference(one: Curve, other: Curve) -> Estimate:
+    """Of the slopes of two curves' times in the number of weights."""
+    lines = [line(curve.told("weights"), curve.values(steps)) for curve in (one, other)]
+    if not all(coefficients.any() for _, coefficients in lines):
+        return Estimate(np.nan)
+    (points, plus), (more, minus) = lines
+    return intervals.bootstrap(lambda means: means @ np.append(plus, -minus), [*points, *more])
+
+
+def line(
+    x: Sequence[float], networks: Sequence[Sequence[float]], blocks: Sequence[Hashable] | None = None
+) -> tuple[list[Values], Values]:
+    """(log values of each network that has any, what its mean counts in the slope)."""
+    blocks = [0] * len(x) if blocks is None else blocks
+    points = [
+        (np.log(at), block, np.log(known(values)))
+        for at, block, values in zip(x, blocks, networks, strict=True)
+        if len(known(values))
+    ]
+    own = np.array([at for at, _, _ in points])
+    for block in {block for _, block, _ in points}:
+        inside = np.array([other == block for _, other, _ in points])
+        own[inside] -= own[inside].mean()
+    spread = (own**2).sum()
+    return [values for _, _, values in points], own / spread if spread > 1e-12 else np.zeros(len(own))
+
+
+def known(values: Sequence[float]) -> Values:
+    return np.array([value for value in values if not np.isnan(value)])
+
+
+def fitted(weights: Sequence[float], networks: Sequence[Sequence[float]]) -> Fit | None:
+    """T = a·M^-k + b with 0 ≤ b < T, least squares of log T; percentile intervals. None for less than four networks.
+
+    A few points hardly tell k and b apart, as the intervals say.
+    """
+    points = [(m, np.log(known(v))) for m, v in zip(weights, networks, strict=True) if len(known(v))]
+    if len(points) < 4:
+        return None
+    x = np.log([m for m, _ in points])
+    x = x - x.mean()
+
+    def log_time(x: Values, log_a: float, k: float, b: float) -> Values:
+        return np.logaddexp(log_a - k * x, np.log(b))
+
+    def k_and_b(y: Values) -> Values:
+        fall, height = np.polyfit(x, y, 1)
+        most = float(np.exp(y.min()))
+        start = (height, float(np.clip(-fall, -4, 4)), most / 10)
+        bounds = ((-50.0, -5.0, TINY), (50.0, 5.0, most))
+        return curve_fit(log_time, x, y, start, bounds=bounds, max_nfev=5000)[0][1:]
+
+    found = intervals.percentiles(k_and_b, [values for _, values in points])
+    return Fit(*found)

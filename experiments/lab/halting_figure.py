@@ -1,0 +1,85 @@
+"""The figure of halting times: own and common times, and best losses, over the number of weights.
+
+In: curves and their names. Out: the figure, a line a curve; a network with a censored run is hollow.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from experiments.lab.families import PALETTE
+from experiments.lab.halting import COMMON, Curve, Halted, mean, minimum, slope, steps
+
+LABELS = (
+    "steps to 1 % above the own minimum",
+    "steps to a loss common to all widths",
+    "least validation loss, nats",
+)
+
+
+def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
+    figure = Figure(figsize=(14, 4.9), layout="constrained")
+    own, common, loss = figure.subplots(1, 3)
+    for i, (curve, name) in enumerate(zip(curves, names, strict=True)):
+        colour = PALETTE[i % len(PALETTE)]
+        points(own, curve, steps, colour, f"{name}: {exponent(curve, steps)}")
+        for j, (factor, line) in enumerate(zip(COMMON, ("-", "--"), strict=True)):
+
+            def reached(run: Halted, j: int = j) -> float:
+                return run.common[j]
+
+            found = slope(curve.told("weights"), [[reached(run) for run in p.runs] for p in curve.points])
+            label = f"{name}, {factor:g} × the largest minimum: {found.show(form='+.2f')}"
+            points(common, curve, reached, colour, label, line, everyone=True)
+        points(loss, curve, minimum, colour, name, everyone=True)
+    for axes, label in zip((own, common, loss), LABELS, strict=True):
+        axes.set(xscale="log", xlabel="weights", ylabel=label)
+        plain(axes.xaxis)
+        if axes is not loss and 0 < axes.dataLim.y0 < np.inf:  # where any network came to that loss
+            axes.set_yscale("log")
+            plain(axes.yaxis)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+    own.set_title(f"{caption}\nhollow: a minimum that is not certain", fontsize=9, loc="left")
+    common.set_title("legends: exponent in weights [95 % by bootstrap]", fontsize=9, loc="left")
+    return figure
+
+
+def plain(axis: Axis) -> None:
+    """Numbers without powers of ten, on a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def exponent(curve: Curve, of: Callable[[Halted], float]) -> str:
+    return curve.by("weights", of).show(form="+.2f")
+
+
+def points(
+    axes: Axes,
+    curve: Curve,
+    of: Callable[[Halted], float],
+    colour: str,
+    label: str,
+    line: str = "-",
+    everyone: bool = False,
+) -> None:
+    """Seeds as dots, means of those that count (of all, with `everyone`) as a line."""
+    weights = np.array(curve.told("weights"))
+    means = []
+    for weight, point in zip(weights, curve.points, strict=True):
+        certain = [run for run in point.runs if run.counts or everyone] or point.runs
+        means.append(mean([of(run) for run in certain]))
+        axes.plot(
+            [weight] * len(point.runs), [of(run) for run in point.runs], ".", ms=3, color=colour, alpha=0.6
+        )
+    axes.plot(weights, means, line, color=colour, lw=1.3, label=label)
+    hollow = np.array([not everyone and not all(run.counts for run in p.runs) for p in curve.points])
+    for chosen, face in ((hollow, "white"), (~hollow, colour)):
+        axes.plot(weights[chosen], np.array(means)[chosen], "o", ms=5.5, color=colour, mfc=face)

@@ -1,0 +1,92 @@
+"""The figure of path geometry: violins over seeds of distance, step, angle and length, and the split of the exponents.
+
+In: curves, of which the last is drawn as violins, and their names. Out: the figure, a column a group.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from experiments.lab import path
+from experiments.lab.families import PALETTE
+from experiments.lab.halting import Curve
+
+PANELS = {
+    "distance": "direct distance",
+    "step": "mean step",
+    "angle_start": "mean angle to the start, π",
+    "path_length": "length of the path",
+}
+PARTS = {
+    "distance": ("distance", PALETTE[1]),
+    "tortuosity": ("tortuosity", PALETTE[2]),
+    "step": ("÷ step", PALETTE[4]),
+}
+
+
+def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
+    own = path.groups(curves)
+    figure = Figure(figsize=(3.4 * len(own), 13), layout="constrained")
+    panels = figure.subplots(len(PANELS) + 1, len(own), squeeze=False)
+    for column, group in enumerate(own):
+        for line, (quantity, label) in enumerate(PANELS.items()):
+            axes = panels[line, column]
+            violins(axes, curves[-1], group, quantity)
+            axes.set(xlabel="width", ylabel=label if column == 0 else "")
+        panels[0, column].set_title(group)
+        bars(panels[-1, column], curves, names, group)
+    panels[-1, 0].set_ylabel("exponent in weights")
+    keys = [Patch(color=colour, label=label) for label, colour in PARTS.values()]
+    panels[-1, -1].legend(handles=keys, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    for axes in panels.ravel():
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(
+        f"{caption}. Violins: {names[-1]}; hollow: a minimum that is not certain.\n"
+        "Bottom: exponent of T (dot, 95 % by bootstrap) = distance + tortuosity − step",
+        fontsize=10,
+    )
+    return figure
+
+
+def violins(axes: Axes, curve: Curve, group: str, quantity: str) -> None:
+    """Over seeds by width, a dot each; a violin of three or more."""
+    for place, point in enumerate(curve.points):
+        values = [path.geometry(run, group)[quantity] for run in point.runs]
+        values = [value / np.pi for value in values] if quantity == "angle_start" else values
+        certain = np.array([run.counts for run in point.runs])
+        known = [value for value in values if np.isfinite(value)]
+        if len(set(known)) > 2:
+            bodies: Any = axes.violinplot([known], [place], showextrema=False, widths=0.7)["bodies"]
+            bodies[0].set(facecolor=PALETTE[1], alpha=0.25)
+        for chosen, face in ((certain, PALETTE[1]), (~certain, "white")):
+            axes.plot(
+                np.full(chosen.sum(), place), np.array(values)[chosen], "o", ms=4, color=PALETTE[1], mfc=face
+            )
+    axes.set_xticks(range(len(curve.points)), [f"{width:g}" for width in curve.told("width")])
+    axes.grid(alpha=0.25, axis="y")
+
+
+def bars(axes: Axes, curves: Sequence[Curve], names: Sequence[str], group: str) -> None:
+    """The factors' exponents stacked, those that rise above those that fall; their sum is the exponent of T."""
+    for place, curve in enumerate(curves):
+        found = path.split(curve, group)
+        top = bottom = 0.0
+        for name, (_, colour) in PARTS.items():
+            height = path.FACTORS[name] * found[name].value
+            if np.isnan(height):
+                continue
+            start = top if height > 0 else bottom
+            axes.bar(place, height, 0.6, start, color=colour)
+            top, bottom = max(top, start + height), min(bottom, start + height)
+        time = found["T"]
+        if not np.isnan(time.value):
+            axes.plot(place, time.value, "ko", ms=5)
+            if not np.isnan(time.low):
+                axes.vlines(place, time.low, time.high, color="k")
+    axes.axhline(0, color="0.4", lw=0.8)
+    axes.set_xticks(range(len(names)), names, fontsize=7)
+    axes.margins(x=0.3)

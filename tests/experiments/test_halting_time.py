@@ -1,0 +1,258 @@
+"""Halting times from curves that are known, what is said of them, and the whole way from a folder of text."""
+
+import csv
+import dataclasses
+import math
+import re
+
+import numpy as np
+import pytest
+
+from experiments import halting_time, path_geometry
+from experiments.lab import convergence, halting, path
+from experiments.lab.halting import Curve, Point
+from wsn.errors import UserError
+from wsn.records.record import Result
+from wsn.spec import Spec
+
+WIDTHS = (4, 8, 16, 32)
+SPEC = Spec(dataset="none", width=1, epochs=1, batch_size=1, learning_rate=1.0, probes=("path",))
+
+
+def result(time: float, minimum: float = 2.0, rises: bool = True, seed: int = 0, bend: float = 1.5) -> Result:
+    """A loss that falls in a line to its minimum just after `time`, and a path of constant steps."""
+    end = time / (1 - 0.01 * minimum / 8)  # it falls from 8 above
+    steps = np.linspace(end / 40, 2 * end, 80).round().astype(np.int64)
+    loss = minimum + 8 * np.maximum(1 - steps / end, 0) + (rises * 3 * np.maximum(steps / end - 1, 0))
+    path_length, distance = 0.1 * steps, 0.1 * steps / bend
+    squares = 0.01 * steps
+    sums = {
+        "path_length": path_length,
+        "distance": distance,
+        "squared_steps": squares,
+        "gradient": 0.2 * steps,
+        "projection_start": (distance**2 - squares) / 2,
+        "cosine_start": -0.1 * (steps - 1),
+        "angle_start": 1.6 * (steps - 1),
+        "angles": steps - 1.0,
+    }
+    curves = {"validation_loss": loss.astype(np.float32)} | {f"all/{name}": x for name, x in sums.items()}
+    return Result(SPEC, seed, "finished", curves, steps)
+
+
+def curve(times, minima=(2.0,) * 4, spread=0.0, seeds=2, bends=(1.5,) * 4, **columns) -> Curve:
+    row = {"fraction": 1.0, "depth": 2, "optimizer": "sgd", "learning_rate": 0.8} | columns
+    points = []
+    results = [
+        [result(t * (1 + spread * (-1) ** seed), m, seed=seed, bend=b) for seed in range(seeds)]
+        for t, m, b in zip(times, minima, bends, strict=True)
+    ]
+    runs = halting.halted([one for some in results for one in some], math.inf)
+    for i, width in enumerate(WIDTHS):
+        own = runs[i * seeds : (i + 1) * seeds]
+        points.append(Point(row | {"width": width, "weights": 10 * width**2}, own))
+    return Curve(points)
+
+
+def power(k: float, floor: float = 0.0, scale: float = 1e8) -> list[float]:
+    return [scale * (10 * width**2) ** -k + floor for width in WIDTHS]
+
+
+def test_the_exponent_of_a_power_law_is_its_exponent():
+    found = curve(power(0.4), spread=0.02).by("weights", halting.steps)
+    assert found.value == pytest.approx(-0.4, abs=1e-3) and found.low < -0.4 < found.high
+
+
+def test_censored_runs_are_left_out_of_exponents_and_counted():
+    one = curve(power(0.4))
+    first = one.points[0]
+    late = halting.halted([result(9e4, rises=False)] * 2, math.inf)
+    runs = [run._replace(halting=run.halting._replace(censored=True)) for run in late]
+    other = Curve([Point(first.row, runs), *one.points[1:]])
+    assert other.by("weights", halting.steps).value == pytest.approx(-0.4, abs=1e-3)
+    row = halting.summary(runs, 10)
+    assert row["censored"] == row["seeds"] == 2 and row["steps_mean"] == pytest.approx(9e4, rel=1e-3)
+
+
+def test_the_common_time_is_reached_by_all_and_no_earlier_at_a_lower_loss():
+    falling = curve(power(0.4), minima=(3.0, 2.5, 2.2, 2.0))
+    for point in falling.points:
+        for run in point.runs:
+            lower, higher = run.common
+            assert higher <= lower <= run.result.steps[-1]
+            level = halting.COMMON[0] * 3.0
+            assert np.interp(lower, run.result.steps, run.result.curves["validation_loss"]) == pytest.approx(
+                level, rel=1e-3
+            )
+
+
+def test_the_fit_finds_exponent_and_floor():
+    weights = [10 * width**2 for width in WIDTHS]
+    fit = halting.fitted(weights, [[t, 1.001 * t] for t in power(0.7, floor=50.0, scale=1e4)])
+    assert fit.k.value == pytest.approx(0.7, abs=0.02) and fit.b.value == pytest.approx(50, rel=0.05)
+    assert fit.b.low <= fit.b.value <= fit.b.high
+    none = halting.fitted(weights, [[t, 1.001 * t] for t in power(0.7, scale=1e4)])
+    assert none.b.value < 1 and halting.fitted([1, 2, 3], [[1.0], [2.0], [3.0]]) is None
+
+
+@pytest.mark.parametrize("bends", [(1.5,) * 4, (1.0, 1.5, 2.5, 3.0)])
+def test_the_exponents_of_distance_bends_and_steps_add_up_to_that_of_time(bends):
+    found = path.split(curve(power(0.3), spread=0.05, bends=bends), "all")
+    total = sum(path.FACTORS[name] * found[name].value for name in path.FACTORS)
+    assert total == pytest.approx(found["T"].value, abs=1e-12)
+
+
+def test_the_path_is_read_at_the_halting_time():
+    (run,) = halting.halted([result(500.0)], math.inf)
+    found = path.geometry(run, "all")
+    time = run.halting.step
+    assert found["path_length"] == pytest.approx(0.1 * time) and found["step"] == pytest.approx(0.1)
+    assert found["tortuosity"] == pytest.approx(1.5, rel=1e-3)
+    assert found["cosine_start"] == pytest.approx(-0.1) and found["angle_start"] == pytest.approx(1.6)
+    left = 2 * found["projection_start"]
+    assert left == pytest.approx(found["distance"] ** 2 - found["sum_squared_steps"], rel=1e-9)
+
+
+def said(*curves: Curve) -> list[str]:
+    return list(halting_time.verdicts(curves, convergence.names(curves)))
+
+
+def test_what_is_said_of_times_that_fall_with_weights_and_rise_with_data():
+    lines = "\n".join(
+        said(
+            curve([t / 2 for t in power(0.4)], spread=0.02, fraction=0.5),
+            curve(power(0.4), minima=(2.0, 1.8, 1.7, 1.9), spread=0.02),
+        )
+    )
+    assert lines.count("C1 T falls as M grows") == lines.count(": holds, exponent -0.40") == 2
+    assert "C2 T grows with the data: holds, exponent in fraction +1.00" in lines
+    assert "C3" not in lines and "C5" not in lines
+    assert re.search(r"C11 .*\(100 % of the data\): holds", lines)
+
+
+def test_what_is_said_of_rates_optimisers_and_depths():
+    one, other = curve(power(0.4), spread=0.01), curve(power(0.4), spread=0.01, learning_rate=0.3)
+    assert any(line.startswith("C3") and "holds" in line for line in said(one, other))
+    adam = curve(power(0.9), spread=0.01, optimizer="adam")
+    assert any(line.startswith("C4") and "holds" in line for line in said(one, adam))
+    steeper = curve(power(0.9), spread=0.01, learning_rate=0.3)
+    assert any(line.startswith("C3") and "fails" in line for line in said(one, steeper))
+
+
+def test_one_seed_has_no_interval_and_decides_nothing():
+    lines = said(curve(power(0.4), seeds=1))
+    assert all("undecided" in line and "(no interval)" in line for line in lines) and lines
+
+
+# From a folder of text.
+
+CONTRACT = (
+    "task,dataset,network,width,depth,kind,connectivity,weights,fraction,optimizer,learning_rate,seeds,censored,"
+    "steps_mean,steps_std,common_steps_mean,epochs_mean,best_validation_loss_mean,best_validation_loss_std"
+)
+
+ARGUMENTS = (
+    "--dataset=text",
+    "--widths=2,3",
+    "--train_samples=300",
+    "--fractions=0.5",
+    "--validation_samples=200",
+    "--sequence=5",
+    "--batch_size=4",
+    "--eval_every=4",
+    "--epochs=2",
+    "--learning_rate=0.5",
+    "--depths=1",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("text")
+    random = np.random.default_rng(0)
+    for name, count in (("train", 400), ("valid", 250), ("test", 50)):
+        (place / f"{name}.txt").write_text("".join(random.choice(list("abba c\n"), count)))
+    return place
+
+
+def rows_of(path) -> list[dict]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_both_commands_write_tables_that_keep_their_contract_from_the_same_records(
+    told, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("WSN_CACHE_DIR", str(tmp_path / "cache"))
+    preset, run = told(halting_time.COMMAND, f"--data_dir={folder}", *ARGUMENTS)
+    halting_time.main(preset, run)
+    table = rows_of(run.folder / "halting_time.csv")
+    assert list(table[0]) == [
+        "task",
+        "dataset",
+        "network",
+        "width",
+        "depth",
+        "kind",
+        "connectivity",
+        "weights",
+        "fraction",
+        "optimizer",
+        "learning_rate",
+        "seeds",
+        "censored",
+        "steps_mean",
+        "steps_std",
+        "common_steps_mean",
+        "epochs_mean",
+        "best_validation_loss_mean",
+        "best_validation_loss_std",
+    ]
+    symbols = 5
+    assert [(row["fraction"], int(row["weights"])) for row in table] == [
+        ("0.5", 2 * symbols * h + 4 * h * h) for h in (2, 3)
+    ]
+    assert {row["censored"] for row in table} == {
+        "2"
+    }  # noise has no minimum, and this is no time to find one
+    assert (run.folder / "halting_time.png").read_bytes().startswith(b"\x89PNG")
+    records = sorted(run.folder.glob("runs/*/record.jsonl"))
+    times = [record.stat().st_mtime_ns for record in records]
+    path_geometry.main(preset, run)
+    assert [record.stat().st_mtime_ns for record in sorted(run.folder.glob("runs/*/record.jsonl"))] == times
+    seeds = rows_of(run.folder / "path_geometry_seeds.csv")
+    assert len(seeds) == 2 * 2 * 4
+    for row in seeds:
+        distance, squares, along = (
+            float(row[name]) for name in ("distance", "sum_squared_steps", "projection_start")
+        )
+        assert abs(2 * along - distance**2 + squares) <= 1e-4 * (distance**2 + squares)
+        assert float(row["path_length"]) >= distance * (1 - 1e-5)
+    groups = rows_of(run.folder / "path_geometry.csv")
+    assert [row["group"] for row in groups[:4]] == ["embedding", "hidden", "softmax", "all"]
+    assert list(groups[0])[:12] == [*list(table[0])[:11], "group"]
+    printed = capsys.readouterr().out
+    assert "C1 T falls" in printed and "C10 the angle opens" in printed and "wrote" in printed
+
+
+@pytest.mark.parametrize(
+    ("argument", "flag"),
+    [
+        ("--fractions=0,1", "--fractions"),
+        ("--fractions=2", "--fractions"),
+        ("--widths=4,4", "--widths"),
+        ("--depths=0", "--depths"),
+        ("--probes=norm", "--probes"),
+        ("--validation_samples=-1", "--validation_samples"),
+    ],
+)
+def test_bad_input_names_its_flag(told, argument, flag):
+    with pytest.raises(UserError, match=f"{flag}[^\n]*$"):
+        preset, _ = told(halting_time.COMMAND, argument)
+        convergence.template(preset)
+
+
+def test_the_vocabulary_and_the_most_steps_do_not_depend_on_the_fraction():
+    base = dataclasses.replace(SPEC, epochs=10)
+    for fraction in (0.1, 0.3, 1.0):
+        cut = convergence.fraction_of(base, fraction, 1000)
+        assert (cut.train_samples or 1000) * cut.epochs >= 10_000

@@ -1,0 +1,131 @@
+"""Halting times: by hand, and the laws that they obey."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsn.errors import UserError
+from wsn.records import record, runs
+from wsn.spec import Group
+from wsn.training import train
+from wsn.training.halting import BEYOND, EVALUATIONS, TOLERANCE, halting, over, reached
+from wsn.training.registries import check
+
+
+def test_it_is_interpolated_between_the_evaluations_that_straddle_the_threshold():
+    steps, losses = np.arange(100, 600, 100), np.array([10, 5, 2.1, 2.0, 2.2])
+    found = halting(steps, losses)
+    assert found.step == pytest.approx(300 + 100 * (2.1 - 2.02) / 0.1)
+    assert (found.minimum, found.minimum_step) == (2.0, 400) and found.censored
+
+
+def test_a_run_that_only_falls_is_censored_and_goes_on():
+    steps = np.arange(1, 101)
+    losses = 1 + 1 / steps
+    assert halting(steps, losses).censored and not over(steps, losses)
+
+
+def test_a_plateau_is_no_minimum():
+    steps = np.arange(10, 1010, 10)
+    losses = np.where(steps == 100, 5.2, 5.3)
+    assert not halting(steps, losses).censored
+    assert halting(steps, losses, ceiling=5.0).censored
+
+
+def test_a_run_that_diverged_has_no_time_and_is_over():
+    steps, losses = np.arange(3), np.array([1.0, np.nan, np.nan])
+    assert np.isnan(halting(steps, losses).step) and halting(steps, losses).censored and over(steps, losses)
+
+
+def test_a_level_that_is_never_reached_has_no_time():
+    assert np.isnan(reached(np.arange(3), np.array([3.0, 2.0, 2.5]), 1.9))
+    assert reached(np.arange(5, 8), np.array([3.0, 2.0, 2.5]), 4.0) == 5
+
+
+curves = st.lists(st.floats(0.1, 10), min_size=2, max_size=60).map(np.array)
+
+
+@given(curves, st.integers(1, 50), st.floats(0.01, 100))
+def test_laws(losses, every, unit):
+    """No later than the minimum, at a loss within 1 % of it, whatever the unit; stopping is certain."""
+    steps = every * np.arange(1, len(losses) + 1)
+    found = halting(steps, losses)
+    assert steps[0] <= found.step <= found.minimum_step <= steps[-1]
+    assert np.interp(found.step, steps, losses) <= (1 + TOLERANCE) * found.minimum * (1 + 1e-9)
+    assert halting(steps, unit * losses).step == pytest.approx(found.step, rel=1e-6)
+    if over(steps, losses):
+        assert not found.censored and len(losses) > EVALUATIONS and steps[-1] >= BEYOND * found.minimum_step
+
+
+@given(curves, st.floats(1.0, 3.0))
+def test_a_higher_level_is_reached_earlier(losses, factor):
+    steps = np.arange(1, len(losses) + 1)
+    level = losses.min()
+    assert reached(steps, losses, factor * level) <= reached(steps, losses, level)
+
+
+# Stopping: 23 examples with random labels are learned by heart, and the loss of the 5 held out rises.
+
+SPEC = tiny.spec(stop="minimum", validation_samples=5, epochs=60, eval_every=2)
+GROUP = Group((SPEC,), (0, 2))
+
+
+def trained(group: Group, resume=None):
+    """(moment, snapshot) of every evaluation."""
+    moments = train.train(group, tiny.SPLITS, placement=tiny.SINGLE, resume=resume)
+    return [(moment, moment.snapshot()) for moment in moments]
+
+
+@pytest.fixture(scope="module")
+def stopped():
+    return trained(GROUP)
+
+
+def test_training_ends_when_the_last_member_is_past_its_minimum(stopped):
+    def done(moment) -> list[bool]:
+        return [over(moment.history.step, x) for x in moment.history.curves["validation_loss"].T]
+
+    *earlier, (last, _) = stopped
+    assert last.last and last.share == 1.0 and last.step < last.steps and all(done(last))
+    for moment, _ in earlier:
+        assert not moment.last and moment.share == moment.step / moment.steps < 1 and not all(done(moment))
+    assert any(any(done(moment)) for moment, _ in earlier)  # one waits for the other
+
+
+def test_up_to_there_it_is_the_training_that_goes_on(stopped):
+    whole = trained(Group((dataclasses.replace(SPEC, stop="epochs"),), GROUP.seeds))
+    assert [m.last for m, _ in whole] == [m.step == m.steps for m, _ in whole]
+    history = stopped[-1][0].history
+    for name, values in history.curves.items():
+        np.testing.assert_array_equal(whole[-1][0].history.curves[name][: history.rows], values)
+
+
+def test_a_resumed_run_stops_at_the_same_step_with_the_same_bits(stopped):
+    final, state = stopped[-1]
+    again, resumed = trained(GROUP, resume=stopped[len(stopped) // 2][1])[-1]
+    np.testing.assert_array_equal(again.history.step, final.history.step)
+    for name, values in final.history.curves.items():
+        np.testing.assert_array_equal(again.history.curves[name], values)
+    for place, leaf in state.state.items():
+        np.testing.assert_array_equal(resumed.state[place], leaf)
+    assert trained(GROUP, resume=state) == []
+
+
+def test_a_record_of_it_ends_there_and_its_share_is_whole(stopped, tmp_path):
+    shares = []
+    runs.run(
+        [GROUP], tmp_path, lambda spec: tiny.SPLITS, watch=lambda group, share, history: shares.append(share)
+    )
+    found = record.read(runs.record_path(tmp_path, GROUP)).results
+    for result in found:
+        np.testing.assert_array_equal(result.steps, stopped[-1][0].history.step)
+    assert shares == sorted(shares) and shares[-1] == 1.0 and shares.count(1.0) == 1
+
+
+def test_test_data_may_not_choose_the_minimum():
+    with pytest.raises(UserError, match="^--stop=minimum[^\n]*--validation_samples[^\n]*$"):
+        check(dataclasses.replace(SPEC, validation_samples=0))
