@@ -124,10 +124,6 @@ CHANGES = {
     "stop": "minimum",
     "eval_every": 2,
     "probes": ("path",),
-    "sequence": 16,
-    "vocabulary": 100,
-    "depth": 3,
-    "gate_bias": -2.0,
 }
 
 
