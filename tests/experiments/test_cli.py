@@ -59,7 +59,7 @@ def experiment(told, tmp_path, trained):
 
 def last(curves: dict[str, np.ndarray]) -> train.Moment:
     """The last moment of a pretended training with one evaluation."""
-    return train.Moment(1, 1, History(np.array([1]), curves), lambda: None)
+    return train.Moment(1, 1, True, History(np.array([1]), curves), lambda: None)
 
 
 # Bad input.

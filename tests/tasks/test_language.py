@@ -139,7 +139,14 @@ BATCH2, BATCH4 = (Placement("batch", DEVICES[:count]) for count in (2, 4))
 MEMBERS = Placement("members", DEVICES[:2])
 
 
-@pytest.mark.parametrize(("model", "placements"), [("rhn", [BATCH4]), ("lstm", [BATCH2, BATCH4, MEMBERS])])
+@pytest.mark.parametrize(
+    ("model", "placements"),
+    [
+        pytest.param("rhn", [BATCH4], marks=pytest.mark.slow),
+        ("lstm", [BATCH4, MEMBERS]),
+        pytest.param("lstm", [BATCH2], marks=pytest.mark.slow),
+    ],
+)
 def test_results_do_not_depend_on_the_devices(model, placements):
     """6 streams on 1, 2 and 4 devices, which 6 does not divide: curves, parameters and what is carried."""
     group = Group((spec(model=model, probes=("path",)),), (0, 1))
@@ -153,7 +160,7 @@ def test_results_do_not_depend_on_the_devices(model, placements):
         assert_equal(other_snapshot.state, snapshot.state, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("order", ["shared", "seed"])
+@pytest.mark.parametrize("order", [pytest.param("shared", marks=pytest.mark.slow), "seed"])
 def test_members_train_as_they_do_alone(order, monkeypatch):
     """In a group of their own; step by step from Python, or one after the other."""
     sparse = dataclasses.replace(spec(), kept=tuple(kept_counts(spec(), 20).items()))
@@ -189,7 +196,11 @@ def test_a_sparse_lstm_keeps_its_weights():
     assert sum(dict(one.kept).values()) == 2 * 4 * SYMBOLS + 8 * 4**2
 
 
-@pytest.mark.parametrize(("placement", "stop"), [(SINGLE, 3), (BATCH4, 6)], ids=["one", "four devices"])
+@pytest.mark.parametrize(
+    ("placement", "stop"),
+    [pytest.param(SINGLE, 3, marks=pytest.mark.slow), (BATCH4, 6)],
+    ids=["one", "four devices"],
+)
 def test_a_resumed_lstm_repeats_the_uninterrupted_run_bit_for_bit(placement, stop, tmp_path):
     """From a checkpoint on disk, in the middle of an epoch, with its hidden state and the sums of its probes."""
     group = Group((spec(probes=("path",), momentum=0.9, hidden_layers=2),), (0, 1))
@@ -214,7 +225,7 @@ def test_the_identity_of_path_geometry():
 # The floor.
 
 
-@pytest.mark.parametrize("model", models.RECURRENT)
+@pytest.mark.parametrize("model", [pytest.param("rhn", marks=pytest.mark.slow), "lstm"])
 def test_the_loss_approaches_the_entropy_from_above(model):
     """A source of order 2: no network beats the true chances on a text that it has not seen, and these come close."""
     held_out, surprise = markov(6000, 1)
