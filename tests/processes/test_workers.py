@@ -1,4 +1,7 @@
-"""One command that starts several processes, for real: stopped, killed and interrupted, it leaves what one would."""
+"""One command that starts several processes, for real: stopped, killed and interrupted, it leaves what one would.
+
+Minutes; with pretended training the same is in tests/records/test_workers.py.
+"""
 
 import os
 import signal
@@ -103,6 +106,7 @@ def alone(tmp_path) -> dict[str, bytes]:
     return outcome(tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_two_workers_that_were_stopped_give_what_one_process_does(tmp_path, alone):
     """Bit for bit, and a worker that is killed on the way is replaced."""
     place = tmp_path / "shared"
