@@ -81,6 +81,12 @@ class Network:
     activation: str = setting("Nonlinearity of the MLP.", "relu")
     bias: bool = setting("Whether the MLP has biases.", False)
     parameterization: str = setting("Scales of initial weights, forward pass and learning rate.", "standard")
+    rate_width: int = setting(
+        "Width of the dense network whose kernels have the learning rate itself: that of others goes with one over"
+        " the kept inputs of a unit; 0: one rate for all.",
+        0,
+        least=0,
+    )
     # (layer, kept weights) of every layer; () is the dense network.
     kept: tuple[tuple[str, int], ...] = setting("Kept weights of every layer.", ())
     mask: str = setting("Pattern of the masks: which weights are kept.", "elementwise")

@@ -50,6 +50,7 @@ class Model(NamedTuple):
     # In training, statistics are those of the batch; returns the logits and the updated running statistics.
     apply_training: Callable[[Params, Stats, Array, Weighing], tuple[Array, Stats]]
     recurrent: Recurrent | None = None  # of a network that reads tokens; `apply` begins without a past there
+    reference: Shapes = {}  # the kernels of the dense network of the spec's `rate_width`, if it has one
 
 
 def functional(

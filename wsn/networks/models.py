@@ -4,6 +4,7 @@
 a file with `shapes`, `narrowed`, `group` and `module`, and one line in `MODELS`.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from types import ModuleType
@@ -31,8 +32,10 @@ def build(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
     groups = {layer: family.group(layer) for layer in shapes}
     module = family.module(spec, tuple(layers), shapes)
     if spec.model in RECURRENT:
-        return recurrent.functional(module, shapes, groups)
-    return functional(module, shapes, groups, input_shape)
+        model = recurrent.functional(module, shapes, groups)
+    else:
+        model = functional(module, shapes, groups, input_shape)
+    return model._replace(reference=reference_shapes(spec, input_shape, classes))
 
 
 def plain_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:
@@ -48,6 +51,18 @@ def plain_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shap
             f"--model={spec.model}: --dataset={spec.dataset} is {kind}: choose --model from {', '.join(others)}"
         )
     return family.shapes(spec, input_shape, classes)
+
+
+def reference_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:
+    """The kernels of the dense network of `rate_width`; none without one. Raises UserError for bottlenecks."""
+    if not spec.rate_width:
+        return {}
+    if spec.bottleneck != "none":
+        raise UserError(
+            f"--rate_width={spec.rate_width}: --bottleneck={spec.bottleneck} has kernels that no dense network has;"
+            " leave one of them out"
+        )
+    return plain_shapes(dataclasses.replace(spec, width=spec.rate_width), input_shape, classes)
 
 
 def narrowed(spec: Spec, layers: Sequence[str]) -> Sequence[str]:
@@ -67,24 +82,33 @@ def has_convolutions(model: Model) -> bool:
     return any(len(shape) > 2 for shape in model.shapes.values())
 
 
-def scalings(spec: Spec, shapes: Shapes, params: Params) -> dict[str, Scaling]:
+def scalings(spec: Spec, model: Model, params: Params) -> dict[str, Scaling]:
     """The `Scaling` of every parameter by its path, with each layer's connectivity as kept in the spec.
 
     fan_in and fan_out are those of the kernel in the same layer, also for its bias. Batch normalisation has neither:
-    its parameters are as they were initialised.
+    its parameters are as they were initialised. Where the spec has a `rate_width`, the rate of a kernel goes with one
+    over its effective fan-in, so that a unit's inputs together move it as in the dense network of that width.
     """
     kept = dict(spec.kept)
+    rule = parameterization(spec.parameterization).scaling
     leaves = {}
     for path in flatten_dict(params, sep="/"):
         layer, _, leaf = path.rpartition("/")
-        if layer not in shapes:
+        if layer not in model.shapes:
             leaves[path] = Scaling(1.0, 1.0, 1.0)
             continue
-        *taps, inputs, outputs = shapes[layer]
-        area = math.prod(taps)
-        connectivity = kept[layer] / (area * inputs * outputs) if kept else 1.0
+        shape = model.shapes[layer]
+        connectivity = kept[layer] / math.prod(shape) if kept else 1.0
         role: Role = "bias" if leaf == "bias" else "kernel"
-        rule = parameterization(spec.parameterization).scaling
-        fan_in = 1 if layer == recurrent.EMBEDDING else area * inputs  # one row is read
-        leaves[path] = rule(fan_in, area * outputs, connectivity, role)
+        inputs = fan_in(layer, shape)
+        scaling = rule(inputs, math.prod(shape) // shape[-2], connectivity, role)
+        if model.reference and role == "kernel":
+            factor = fan_in(layer, model.reference[layer]) / (inputs * connectivity)
+            scaling = scaling._replace(learning_rate=factor * scaling.learning_rate)
+        leaves[path] = scaling
     return leaves
+
+
+def fan_in(layer: str, shape: Sequence[int]) -> int:
+    """The inputs of a unit of a dense kernel; of an embedding one row is read."""
+    return 1 if layer == recurrent.EMBEDDING else math.prod(shape[:-1])
