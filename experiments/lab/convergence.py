@@ -43,31 +43,44 @@ PLATEAU = 0.95  # of the unigram entropy: a loss above it has learned little but
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(presets.Common):
-    """Dense networks of every width × depth × fraction × learning rate, and with Adam beside them."""
+class Settings(presets.Common):
+    """Of experiments that train networks to the minimum of their validation loss."""
 
     dataset: str = presets.of_spec("dataset", help=f"Data set: one of {', '.join([*TEXTS, *DATASETS])}.")
     widths: tuple[int, ...] = setting("Widths to train, comma-separated.")
     model: str = presets.of_spec("model", "rhn")
-    depths: tuple[int, ...] = setting(
-        "Recurrence depths of the recurrent highway network, else numbers of hidden layers.", (1,)
-    )
     gate_bias: float | None = presets.of_spec("gate_bias", None)
     sequence: int | None = presets.of_spec("sequence", None)
     vocabulary: int | None = presets.of_spec("vocabulary", None)
-    fractions: tuple[float, ...] = setting("Shares of --train_samples to train on, up to 1.", (1.0,))
     validation_samples: int = presets.of_spec("validation_samples")
     epochs: int = presets.of_spec(
         "epochs", help="Passes over --train_samples at the most; over a fraction so many more."
     )
-    learning_rates: tuple[float, ...] = setting(
-        "Several learning rates in one figure, instead of that of --learning_rate.", ()
-    )
-    adam_rate: float | None = setting("Adam at this learning rate beside the optimizer.", None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_list("widths", self.widths)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset(Settings):
+    """Dense networks of every width: a curve, and further ones that differ from it in one thing each."""
+
+    depths: tuple[int, ...] = setting(
+        "Recurrence depths of the recurrent highway network, else numbers of hidden layers; the first is that of"
+        " the other curves.",
+        (1,),
+    )
+    fractions: tuple[float, ...] = setting(
+        "Shares of --train_samples to train on, up to 1; the last is that of the other curves.", (1.0,)
+    )
+    learning_rates: tuple[float, ...] = setting(
+        "Learning rates, instead of that of --learning_rate; the first is that of the other curves.", ()
+    )
+    adam_rate: float | None = setting("Adam at this learning rate beside the optimizer (0: no).", None, none=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check_list("depths", self.depths)
         check_list("fractions", self.fractions)
         if not all(0 < fraction <= 1 for fraction in self.fractions) or min(self.depths) < 1:
@@ -102,15 +115,17 @@ QUICK = Preset(
 )
 PRESETS = {
     "quick": QUICK,
-    # Weights over a factor of 118; Adam's and further rates by flags.
+    # Weights over a factor of 101, all curves of Figures 1 to 3: an hour of one core.
     "small": dataclasses.replace(
         QUICK,
         dataset="tiny_shakespeare",
-        widths=(16, 32, 64, 128, 256),
-        fractions=(0.25, 1.0),
+        widths=(12, 24, 48, 96, 192),
+        depths=(2, 1, 4),
+        fractions=(0.25, 0.5, 1.0),
         train_samples=100_000,
-        validation_samples=48_000,
-        epochs=150,
+        validation_samples=32_000,
+        learning_rates=(0.8, 0.3),
+        adam_rate=0.002,
         seeds=3,
     ),
     # Sections 3 and 4.3: 0.79 to 13 million weights, 0.4 to 10.8 million characters of `train.txt`.
@@ -125,7 +140,7 @@ PRESETS = {
         validation_samples=400_000,
         sequence=150,
         batch_size=128,
-        learning_rate=0.8,
+        learning_rates=(0.8, 0.3),
         eval_every=500,
         epochs=100,
         seeds=10,
@@ -133,7 +148,7 @@ PRESETS = {
 }
 
 
-def template(preset: Preset) -> Spec:
+def template(preset: Settings) -> Spec:
     """What all networks of a preset share. Every seed has its own streams, so that the spread over seeds is whole."""
     if preset.probes and PROBE not in preset.probes:
         raise UserError(f"--probes={','.join(preset.probes)}: this experiment reads {PROBE}; name it as well")
@@ -154,11 +169,18 @@ def networks(preset: Preset, run: Run) -> list[Network]:
             preset.seeds,
             {"fraction": fraction, "depth": depth},
         )
-        for rule in rules(preset, base)
-        for depth in preset.depths
-        for fraction in preset.fractions
+        for rule, fraction, depth in variants(preset, base)
         for width in preset.widths
     ]
+
+
+def variants(preset: Preset, base: Spec) -> Iterator[tuple[Spec, float, int]]:
+    """(optimiser and rate, share of the data, depth) of every curve: each differs from the first rate, last share, first depth in one."""
+    first, *rest = rules(preset, base)
+    fraction, depth = preset.fractions[-1], preset.depths[0]
+    yield from ((first, other, depth) for other in preset.fractions)
+    yield from ((other, fraction, depth) for other in rest)
+    yield from ((first, fraction, other) for other in preset.depths[1:])
 
 
 def rules(preset: Preset, base: Spec) -> Iterator[Spec]:
@@ -239,7 +261,7 @@ def names(curves: Sequence[Curve]) -> list[str]:
     return [", ".join(shown[name](row[name]) for name in differ) for row in firsts]
 
 
-def caption(preset: Preset, run: Run) -> str:
+def caption(preset: Settings, run: Run) -> str:
     """What was trained, in a line."""
     base = template(preset)
     whole = trained_on(run.source_of(base), base)
