@@ -1,17 +1,18 @@
 """The way through weight space over the number of weights: Figures 6, 7 and 8 of the convergence paper, and a split.
 
     python -m experiments.path_geometry --workdir=results/halting_time      # on its records
-    python -m experiments.path_geometry --preset=small --seeds=10           # on records of its own
+    python -m experiments.path_geometry --preset=small                      # ten seeds, on records of its own
 
 Per group of layers (embedding, hidden, softmax, all), up to the halting time T: the direct distance from start to end;
 the length of the path, which the paper speaks of and does not show; the mean step; the mean angle between the gradient
 and the way from the start. Exactly T = distance × tortuosity ÷ step, with tortuosity = length ÷ distance, so the
 exponents in the number of weights add up: they say which of them makes wider networks faster.
-It trains what `experiments.halting_time` trains, but for what that left in the same folder.
+It trains the first curve of `experiments.halting_time`, but for what that left in the same folder.
 Writes WORKDIR/path_geometry.csv, a row per network and group, path_geometry_seeds.csv, one for every seed, in which
 2·projection_start = distance² − sum_squared_steps, and path_geometry.png.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -113,7 +114,19 @@ def main(preset: Preset, run: Run) -> None:
     print("wrote", *written)
 
 
-COMMAND = Command(main, convergence.PRESETS, Run(f"results/{EXPERIMENT}"), convergence.template)
+# One curve of each preset, with the paper's ten seeds where that takes minutes.
+PRESETS = {
+    name: dataclasses.replace(
+        preset,
+        fractions=preset.fractions[-1:],
+        depths=preset.depths[:1],
+        learning_rates=preset.learning_rates[:1],
+        adam_rate=None,
+        seeds=10 if name == "small" else preset.seeds,
+    )
+    for name, preset in convergence.PRESETS.items()
+}
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), convergence.template)
 
 if __name__ == "__main__":
     launch.run(COMMAND)

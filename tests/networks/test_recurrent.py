@@ -179,8 +179,26 @@ def test_a_sparse_family_keeps_exact_counts(model):
             alive = np.count_nonzero(made.state.params[layer]["kernel"], axis=(1, 2))
             assert alive.tolist() == [count, count]
     assert dict(tied.kept)["embedding"] == dict(tied.kept)["softmax"] == 10 * SYMBOLS
-    with pytest.raises(UserError, match="^--sparsify: of a budget of .* take a smaller width"):
+    with pytest.raises(
+        UserError, match=r"^--sparsify: of a budget of \d+ weights the layers that stay whole[^\n]*$"
+    ):
         family.sparse(template, 2, [16], of_width(template), "largest_first", ("embedding", "softmax"))
+
+
+@pytest.mark.parametrize("model", models.MODELS)
+def test_every_network_says_which_layers_lose_weights(model):
+    """Those of the groups that are named; by default all but the tables of symbols."""
+    one = spec(model, hidden_layers=2)
+    shapes = models.plain_shapes(one, () if model in models.RECURRENT else (8, 8, 3), SYMBOLS)
+    groups = models.groups_of(one, shapes)
+    for group in set(groups.values()):
+        whole = family.whole_layers(groups, (group,))
+        assert set(whole) == {layer for layer in groups if groups[layer] != group}
+    assert family.whole_layers(groups, tuple(set(groups.values()))) == ()
+    tables = ("embedding", "softmax") if model in models.RECURRENT else ()
+    assert family.whole_layers(groups) == tables
+    with pytest.raises(UserError, match="^--sparsify=nonsense is unknown: this network has [^\n]*$"):
+        family.whole_layers(groups, ("nonsense",))
 
 
 def test_an_embedding_reads_one_row():

@@ -6,7 +6,7 @@ a file with `shapes`, `narrowed`, `group` and `module`, and one line in `MODELS`
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 
 from flax.traverse_util import flatten_dict
@@ -29,7 +29,7 @@ def build(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
     layers = plain_shapes(spec, input_shape, classes)
     shapes = bottleneck.transformed(layers, spec.bottleneck, dict(spec.inner))
     family = MODELS[spec.model]
-    groups = {layer: family.group(layer) for layer in shapes}
+    groups = groups_of(spec, shapes)
     module = family.module(spec, tuple(layers), shapes)
     if spec.model in RECURRENT:
         model = recurrent.functional(module, shapes, groups)
@@ -63,6 +63,11 @@ def reference_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> 
             " leave one of them out"
         )
     return plain_shapes(dataclasses.replace(spec, width=spec.rate_width), input_shape, classes)
+
+
+def groups_of(spec: Spec, layers: Iterable[str]) -> dict[str, str]:
+    """The group of every layer: in which probes report it, and families make it sparse."""
+    return {layer: MODELS[spec.model].group(layer) for layer in layers}
 
 
 def narrowed(spec: Spec, layers: Sequence[str]) -> Sequence[str]:

@@ -85,8 +85,8 @@ def kept_counts(
     rest = total - sum(sizes.values()) + sum(others.values())
     if rest < len(others):
         raise UserError(
-            f"--sparsify: of a budget of {total} weights the layers that stay whole leave {rest} for the"
-            f" {len(others)} others: take a smaller width, or let all layers lose weights"
+            f"--sparsify: of a budget of {total} weights the layers that stay whole take {total - rest}, which leaves"
+            f" too few for {', '.join(others)}: take a smaller width, or name more groups"
         )
     kept = dict(sizes) | rule(others, rest)
     assert list(kept) == list(sizes) and sum(kept.values()) == total

@@ -13,6 +13,9 @@ from wsn.spec import Spec
 
 ShapesOfWidth = Callable[[int], Shapes]
 
+# Groups of layers that lose no weights unless they are named: their size goes with the vocabulary.
+WHOLE = ("embedding", "softmax")
+
 
 def check_widths(base_width: int, widths: Sequence[int]) -> None:
     """Raises UserError for a width that is listed twice, or below the base width."""
@@ -47,6 +50,18 @@ def sparse(
         kept = patterns.rounded(template.mask, kept, shapes(width))
         specs.append(with_kept(template, width, kept, shapes(width)))
     return specs
+
+
+def whole_layers(groups: Mapping[str, str], sparsify: Sequence[str] = ()) -> tuple[str, ...]:
+    """The layers that lose no weights: all but those of the groups of `sparsify`; where it names none, `WHOLE`.
+
+    `groups` has the group of every layer. Raises UserError for a group that the network does not have.
+    """
+    known = tuple(dict.fromkeys(groups.values()))
+    if unknown := [name for name in sparsify if name not in known]:
+        raise UserError(f"--sparsify={unknown[0]} is unknown: this network has {', '.join(known)}")
+    whole = set(known) - set(sparsify) if sparsify else set(WHOLE)
+    return tuple(layer for layer, group in groups.items() if group in whole)
 
 
 def linear_bottleneck(
