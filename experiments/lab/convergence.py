@@ -77,7 +77,9 @@ class Preset(Settings):
     learning_rates: tuple[float, ...] = setting(
         "Learning rates, instead of that of --learning_rate; the first is that of the other curves.", ()
     )
-    adam_rate: float | None = setting("Adam at this learning rate beside the optimizer (0: no).", None, none=0)
+    adam_rate: float | None = setting(
+        "Adam at this learning rate beside the optimizer (0: no).", None, none=0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -175,7 +177,7 @@ def networks(preset: Preset, run: Run) -> list[Network]:
 
 
 def variants(preset: Preset, base: Spec) -> Iterator[tuple[Spec, float, int]]:
-    """(optimiser and rate, share of the data, depth) of every curve: each differs from the first rate, last share, first depth in one."""
+    """(optimiser and rate, share of the data, depth) of every curve: each but the first differs in one."""
     first, *rest = rules(preset, base)
     fraction, depth = preset.fractions[-1], preset.depths[0]
     yield from ((first, other, depth) for other in preset.fractions)

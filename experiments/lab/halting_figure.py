@@ -69,17 +69,18 @@ def points(
     label: str,
     line: str = "-",
     everyone: bool = False,
+    x: str = "weights",
 ) -> None:
     """Seeds as dots, means of those that count (of all, with `everyone`) as a line."""
-    weights = np.array(curve.told("weights"))
+    places = np.array(curve.told(x))
     means = []
-    for weight, point in zip(weights, curve.points, strict=True):
+    for place, point in zip(places, curve.points, strict=True):
         certain = [run for run in point.runs if run.counts or everyone] or point.runs
         means.append(mean([of(run) for run in certain]))
         axes.plot(
-            [weight] * len(point.runs), [of(run) for run in point.runs], ".", ms=3, color=colour, alpha=0.6
+            [place] * len(point.runs), [of(run) for run in point.runs], ".", ms=3, color=colour, alpha=0.6
         )
-    axes.plot(weights, means, line, color=colour, lw=1.3, label=label)
+    axes.plot(places, means, line, color=colour, lw=1.3, label=label)
     hollow = np.array([not everyone and not all(run.counts for run in p.runs) for p in curve.points])
     for chosen, face in ((hollow, "white"), (~hollow, colour)):
-        axes.plot(weights[chosen], np.array(means)[chosen], "o", ms=5.5, color=colour, mfc=face)
+        axes.plot(places[chosen], np.array(means)[chosen], "o", ms=5.5, color=colour, mfc=face)

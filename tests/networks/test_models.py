@@ -136,7 +136,7 @@ def test_a_sparse_layer_starts_as_large_as_a_dense_one_of_its_effective_fan_in(
 
 @pytest.mark.parametrize("name", MODELS)
 def test_rates_follow_the_kept_inputs_of_a_unit(name):
-    """Of every kernel, rate × kept inputs of a unit is that of the dense network of `rate_width`, which keeps its own."""
+    """Rate × kept inputs of a unit is that of the dense network of `rate_width`, whose rates stay."""
     image = () if name in RECURRENT else (8, 8, 3)
 
     def kernels(spec):
