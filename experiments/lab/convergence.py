@@ -93,7 +93,7 @@ class Preset(Settings):
         return super().but(**({"learning_rates": ()} if "learning_rate" in told else {}) | told)
 
 
-def check_list(name: str, values: tuple[float, ...]) -> None:
+def check_list(name: str, values: tuple[Any, ...]) -> None:
     """Raises UserError for an empty list, and for a value that is listed twice."""
     if not values or len(set(values)) < len(values):
         raise UserError(f"--{name}={','.join(map(str, values))}: give at least one value, and none twice")

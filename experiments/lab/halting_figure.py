@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.lab.families import PALETTE
-from experiments.lab.halting import COMMON, Curve, Halted, mean, minimum, slope, steps
+from experiments.lab.halting import COMMON, Curve, Halted, Point, mean, minimum, slope, steps
 
 LABELS = (
     "steps to 1 % above the own minimum",
@@ -22,8 +22,10 @@ LABELS = (
 
 
 def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
-    figure = Figure(figsize=(14, 4.9), layout="constrained")
-    own, common, loss = figure.subplots(1, 3)
+    data = over_data(curves)
+    panels = 3 + (len(data) > 0)
+    figure = Figure(figsize=(4.7 * panels, 4.9), layout="constrained")
+    own, common, loss, *rest = figure.subplots(1, panels)
     for i, (curve, name) in enumerate(zip(curves, names, strict=True)):
         colour = PALETTE[i % len(PALETTE)]
         points(own, curve, steps, colour, f"{name}: {exponent(curve, steps)}")
@@ -45,9 +47,36 @@ def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+    for axes in rest:
+        draw_data(axes, data)
     own.set_title(f"{caption}\nhollow: a minimum that is not certain", fontsize=9, loc="left")
     common.set_title("legends: exponent in weights [95 % by bootstrap]", fontsize=9, loc="left")
     return figure
+
+
+def over_data(curves: Sequence[Curve]) -> dict[int, list[Point]]:
+    """Width → its networks on several shares of the data, all else being equal; empty where there is one share."""
+    first = curves[0].points[0].row
+    same = ("depth", "optimizer", "learning_rate")
+    own = [c for c in curves if all(c.points[0].row[name] == first[name] for name in same)]
+    widths = dict.fromkeys(point.row["width"] for curve in own for point in curve.points)
+    found = {wide: [p for curve in own for p in curve.points if p.row["width"] == wide] for wide in widths}
+    return {wide: some for wide, some in found.items() if len(some) > 1}
+
+
+def draw_data(axes: Axes, data: dict[int, list[Point]]) -> None:
+    """T over the share of the data, a line a width: Figure 3b of the convergence paper."""
+    for i, (wide, some) in enumerate(data.items()):
+        curve = Curve(sorted(some, key=lambda point: point.row["fraction"]))
+        label = f"width {wide}: {curve.by('fraction', steps).show(form='+.2f')}"
+        points(axes, curve, steps, PALETTE[i % len(PALETTE)], label, x="fraction")
+    axes.set(xscale="log", yscale="log", xlabel="share of the training data", ylabel=LABELS[0])
+    plain(axes.xaxis)
+    plain(axes.yaxis)
+    axes.set_title("legend: exponent in the share", fontsize=9, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))
 
 
 def plain(axis: Axis) -> None:

@@ -63,6 +63,8 @@ class Preset(convergence.Settings):
         super().__post_init__()
         convergence.check_list("base_widths", self.base_widths)
         convergence.check_list("arms", self.arms)
+        if max(self.base_widths) > max(self.widths) or min(self.base_widths) < 1:
+            raise UserError("--base_widths: give widths of at least 1, none above all of --widths")
         for name in self.arms:
             choose(ARMS, "arms", name)
         if self.rate_width < 1:

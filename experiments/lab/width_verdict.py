@@ -119,7 +119,7 @@ def collapse(curves: Sequence[Curve]) -> Collapse:
     rest = means - means.mean() - (alone[0] @ means) * (effective - effective.mean())
     return Collapse(
         intervals.bootstrap(lambda y: y @ alone[0], times),
-        float(1 - rest.var() / means.var()),
+        float(1 - rest.var() / means.var()) if means.var() else np.nan,
         intervals.bootstrap(lambda y: y @ both[0], times),
         intervals.bootstrap(lambda y: y @ both[1], times),
     )
