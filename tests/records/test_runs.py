@@ -123,6 +123,7 @@ CHANGES = {
     "gate_bias": -2.0,
     "stop": "minimum",
     "eval_every": 2,
+    "clip": 1.0,
     "probes": ("path",),
 }
 
