@@ -116,6 +116,9 @@ class Training:
     epsilon: float = setting(
         "Added to the root of the mean squared gradient, of Adam and AdamW.", 1e-8, least=0
     )
+    clip: float = setting(
+        "Largest norm of the gradient of all parameters, which is shrunk to it; 0: any.", 0.0, least=0
+    )
     schedule: str = setting("Factor of the learning rate over the steps.", "constant")
     # For "steps": multiply the rate by decay_factor at each of them.
     decay_epochs: tuple[int, ...] = setting("Epochs at which the schedule `steps` decays.", ())

@@ -14,6 +14,7 @@ from experiments.lab import families, presets
 from experiments.lab.families import Network
 from experiments.lab.halting import Curve, Point, halted
 from experiments.lab.launch import Run
+from experiments.lab.presets import SPEC_FIELDS
 from wsn.data.corpora import TEXTS
 from wsn.data.feeds import Source
 from wsn.data.images import DATASETS
@@ -24,6 +25,7 @@ from wsn.records.record import Result
 from wsn.sparsity import family
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec, setting
+from wsn.training import registries
 
 PROBE = "path"
 KEYS = [
@@ -89,8 +91,14 @@ class Preset(Settings):
             raise UserError("--fractions lie above 0 and up to 1, --depths are at least 1")
 
     def but(self, **told):
-        """As in every preset; a learning rate alone is the only one."""
-        return super().but(**({"learning_rates": ()} if "learning_rate" in told else {}) | told)
+        """As in every preset; a learning rate alone is the only one.
+
+        What the preset says for its own network or task is left out where another one does not read it.
+        """
+        model, task = told.get("model", self.model), told.get("task", self.task)
+        others = registries.unread(model, task or SPEC_FIELDS["task"].default)
+        unread = {name: None for name in ("gate_bias", "sequence", "vocabulary") if name in others}
+        return super().but(**({"learning_rates": ()} if "learning_rate" in told else {}) | unread | told)
 
 
 def check_list(name: str, values: tuple[Any, ...]) -> None:

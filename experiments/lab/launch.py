@@ -151,6 +151,8 @@ def train(run: Run, asked: Asked, labels: record.Labels | None = None) -> list[r
         raise UserError(f"--workdir: {run.folder} has no record of these networks; train them first")
     own = list(asked)[_share(run.shard)]
     groups = _cover(run, own)
+    if run.resume:
+        runs.check_texts(groups, run.folder, run.source_of)
     for specs, _ in asked:
         run.source_of(specs[0])  # bad data settings show before anything is computed
     costs = {group.name: plan.cost(group, run.source_of(group.specs[0])) for group in groups}
@@ -193,8 +195,9 @@ def _train(run: Run, groups: Sequence[Group], progress: Progress, labels: record
 
 def recorded(run: Run, asked: Asked) -> list[record.Result]:
     """The results in the folder of just these lists of specs and seeds; trains nothing."""
-    networks = _networks(asked)
-    return [r for r in runs.results(_cover(run, asked), run.folder) if (r.spec, r.seed) in networks]
+    networks, groups = _networks(asked), _cover(run, asked)
+    runs.check_texts(groups, run.folder, run.source_of)
+    return [r for r in runs.results(groups, run.folder) if (r.spec, r.seed) in networks]
 
 
 def _cover(run: Run, asked: Asked) -> list[Group]:

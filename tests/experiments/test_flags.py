@@ -38,6 +38,7 @@ OTHER = {
     "beta1": 0.8,
     "beta2": 0.98,
     "epsilon": 1e-5,
+    "clip": 2.5,
     "eval_every": 3,
     "probes": ("path", "norm"),
     "compute_dtype": "bfloat16",

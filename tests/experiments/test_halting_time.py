@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import hashlib
+import json
 import math
 import re
 
@@ -13,6 +15,7 @@ from experiments import halting_time, path_geometry
 from experiments.lab import convergence, halting, path
 from experiments.lab.halting import Curve, Point
 from wsn.errors import UserError
+from wsn.training.registries import check
 
 WIDTHS = (4, 8, 16, 32)
 
@@ -193,6 +196,9 @@ def test_both_commands_write_tables_that_keep_their_contract_from_the_same_recor
     }  # noise has no minimum, and this is no time to find one
     assert (run.folder / "halting_time.png").read_bytes().startswith(b"\x89PNG")
     records = sorted(run.folder.glob("runs/*/record.jsonl"))
+    texts = "".join((folder / f"{split}.txt").read_text() for split in ("train", "valid", "test"))
+    told_of = {json.loads(record.read_text().splitlines()[0])["text"] for record in records}
+    assert told_of == {hashlib.sha256(texts.encode()).hexdigest()}
     times = [record.stat().st_mtime_ns for record in records]
     path_geometry.main(preset, run)
     assert [record.stat().st_mtime_ns for record in sorted(run.folder.glob("runs/*/record.jsonl"))] == times
@@ -209,6 +215,18 @@ def test_both_commands_write_tables_that_keep_their_contract_from_the_same_recor
     assert list(groups[0])[:12] == [*list(table[0])[:11], "group"]
     printed = capsys.readouterr().out
     assert "C1 T falls" in printed and "C10 the angle opens" in printed and "wrote" in printed
+
+
+def test_another_network_or_task_leaves_out_what_the_preset_says_for_its_own(told):
+    preset, _ = told(halting_time.COMMAND, "--preset=paper", "--model=lstm")
+    assert (preset.gate_bias, preset.sequence) == (None, 150)
+    check(convergence.template(preset))
+    images = ("--dataset=digits", "--task=classification", "--model=mlp", "--depths=1")
+    preset, _ = told(halting_time.COMMAND, "--preset=paper", *images)
+    check(convergence.template(preset))
+    preset, _ = told(halting_time.COMMAND, *images, "--sequence=5")
+    with pytest.raises(UserError, match="^--sequence=5: --task=classification does not read it"):
+        check(convergence.template(preset))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 import wsn
+from wsn.data.text import Text
 from wsn.errors import UserError
 from wsn.records import claims, progress, record, runs
 from wsn.records.files import replacing
@@ -123,6 +124,7 @@ CHANGES = {
     "gate_bias": -2.0,
     "stop": "minimum",
     "eval_every": 2,
+    "clip": 1.0,
     "probes": ("path",),
 }
 
@@ -319,6 +321,25 @@ def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path, trained):
     (folder / ".record.jsonl.abc").write_bytes(b"half")
     run([group()], tmp_path)
     assert files(folder) == {"group.json", "record.jsonl"}
+
+
+def test_a_record_says_of_which_text_it_is_and_another_text_is_told(tmp_path, trained, monkeypatch):
+    """Finished or interrupted; what is no text, and what older versions wrote, says nothing."""
+    tokens = np.zeros(1, np.uint16)
+    now, later = (Text("text", tokens, tokens, ("a",), 1, digit * 64) for digit in "ab")
+    finished, half, images = (group(width=width) for width in (1, 2, 3))
+    runs.run([finished], tmp_path, lambda spec: now)
+    with pytest.raises(KeyboardInterrupt):
+        runs.run([half], tmp_path, lambda spec: now, watch=interrupted_after(1))
+    run([images], tmp_path)
+    headers = [record.read(runs.record_path(tmp_path, g)).header for g in (finished, images)]
+    assert headers[0]["text"] == "a" * 64 and "text" not in headers[1]
+    everything = [images, group(width=4), finished, half]
+    runs.check_texts(everything, tmp_path, lambda spec: now)
+    for one in (finished, half):
+        with pytest.raises(UserError) as error:
+            runs.check_texts([images, one], tmp_path, lambda spec: later)
+        one_line(error, "--workdir", one.name, "another text", "aaaaaaaaaaaa…", "--resume=false")
 
 
 def test_setting_aside_keeps_the_old_folders(tmp_path, trained):

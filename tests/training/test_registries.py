@@ -6,12 +6,13 @@ import pytest
 import tiny
 
 from wsn.errors import UserError
-from wsn.networks.models import RECURRENT
+from wsn.networks.models import MODELS, RECURRENT
 from wsn.records import plan
 from wsn.spec import Group, Spec
+from wsn.tasks import TASKS
 from wsn.tasks.language import LANGUAGE
 from wsn.training import train
-from wsn.training.registries import REGISTRIES, check
+from wsn.training.registries import REGISTRIES, check, unread
 
 FIELDS = {field.name: field for field in dataclasses.fields(Spec)}
 
@@ -55,6 +56,35 @@ def test_a_setting_of_another_optimizer_is_told_before_anything_is_done():
     for refused in (lambda: next(train.train(group, tiny.SPLITS)), lambda: plan.cost(group, tiny.SPLITS)):
         with pytest.raises(UserError, match="^--momentum=0.9: adam has none[^\n]*$"):
             refused()
+
+
+OTHER = {"bias": True, "activation": "linear", "normalization": "channel", "augmentation": "crop_flip"}
+
+
+def other(field: str):
+    """A value of a field that is not its default."""
+    return OTHER[field] if field in OTHER else FIELDS[field].default + 8
+
+
+@pytest.mark.parametrize(("flag", "name"), [*(("model", n) for n in MODELS), *(("task", n) for n in TASKS)])
+def test_a_setting_that_network_or_task_does_not_read_is_told_in_one_line(flag, name):
+    spec = of(flag, name)
+    fields = {field for field, chosen in unread(spec.model, spec.task).items() if chosen == flag}
+    assert fields.isdisjoint(MODELS[spec.model].fields if flag == "model" else ())
+    for field in fields:
+        with pytest.raises(UserError) as error:
+            check(dataclasses.replace(spec, **{field: other(field)}))
+        assert str(error.value) == f"--{field}={other(field)}: --{flag}={name} does not read it: leave it out"
+
+
+def test_networks_and_tasks_take_the_fields_that_are_their_own():
+    for name, network in MODELS.items():
+        assert set(network.fields) <= FIELDS.keys()
+        for field in network.fields:
+            check(dataclasses.replace(of("model", name), **{field: other(field)}))
+    with pytest.raises(UserError, match="^--vocabulary=99: --task=characters does not read it"):
+        check(dataclasses.replace(of("task", "characters"), vocabulary=99))
+    check(dataclasses.replace(of("task", "words"), vocabulary=99, sequence=9))
 
 
 def test_a_spec_takes_any_name():

@@ -80,6 +80,7 @@ class Text:
     held_out: UInt16[np.ndarray, " held_out"]
     symbols: tuple[str, ...]
     sequence: int
+    sha256: str | None = None  # of the whole text, its three splits
 
     streamed: ClassVar[bool] = False
     input_shape: ClassVar[tuple[int, ...]] = ()  # a token
@@ -174,7 +175,7 @@ def source_of(spec: Spec, data_dir: str | None = None) -> Text:
         held_out = subset("validation_samples", spec.validation_samples, tokens.validation)
     else:
         held_out = tokens.test
-    return Text(spec.dataset, train, held_out, tokens.symbols, spec.sequence)
+    return Text(spec.dataset, train, held_out, tokens.symbols, spec.sequence, tokens.sha256)
 
 
 def subset(flag: str, count: int | None, tokens: UInt16[np.ndarray, " _"]) -> UInt16[np.ndarray, " _"]:

@@ -19,6 +19,7 @@ from wsn.networks.recurrent import Core, Inputs, LanguageModel, Outputs, Weights
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
 
+fields = ("depth", "gate_bias")
 group, narrowed = recurrent.group, recurrent.narrowed
 
 State = Float[Array, "lanes width"]

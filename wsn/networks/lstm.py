@@ -18,6 +18,7 @@ from wsn.networks.recurrent import Core, Inputs, LanguageModel, Outputs, Weights
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
 
+fields = ("hidden_layers",)
 group, narrowed = recurrent.group, recurrent.narrowed
 
 FORGET_BIAS = 1.0

@@ -13,6 +13,7 @@ from wsn.networks.parameterization import Parameterization, parameterization
 from wsn.sparsity.shapes import Shapes, mlp_shapes
 from wsn.spec import Spec
 
+fields = ("hidden_layers", "activation", "bias")
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "linear": lambda x: x}
 
 

@@ -1,7 +1,7 @@
 """Networks: a spec → pure `init` and `apply`, and the shapes of its kernels. Models know nothing of masks.
 
 `init` draws weights of unit scale; `scalings` says by what the spec's parameterisation multiplies them. A new model is
-a file with `shapes`, `narrowed`, `group` and `module`, and one line in `MODELS`.
+a file with `shapes`, `narrowed`, `group`, `module`, the `fields` of the spec that are its own, and a line in `MODELS`.
 """
 
 import dataclasses

@@ -16,6 +16,7 @@ from wsn.networks.parameterization import Parameterization, parameterization
 from wsn.sparsity.shapes import Shapes, resnet18_shapes
 from wsn.spec import Spec
 
+fields = ("bn_group",)
 LARGE_IMAGE = 96  # pixels; from here on the stem of ImageNet
 
 

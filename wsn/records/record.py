@@ -61,8 +61,8 @@ class Record(NamedTuple):
     results: list[Result]
 
 
-def description(group: Group) -> dict[str, Any]:
-    """What the hash that names a group stands for."""
+def description(group: Group, text: str | None = None) -> dict[str, Any]:
+    """What the hash that names a group stands for, and the SHA-256 of the text that it is trained on, if it is one."""
     specs = [changed_fields(spec) for spec in group.specs]
     return {
         "format": FORMAT,
@@ -70,13 +70,20 @@ def description(group: Group) -> dict[str, Any]:
         "group": group.name,
         "specs": specs,
         "seeds": group.seeds,
-    }
+    } | ({"text": text} if text else {})
 
 
-def write(path: Path, group: Group, history: History, seconds: float, labels: Labels | None = None) -> None:
+def write(
+    path: Path,
+    group: Group,
+    history: History,
+    seconds: float,
+    labels: Labels | None = None,
+    text: str | None = None,
+) -> None:
     """Write the record of a finished group; `seconds` is the time since it was last started."""
     device = jax.devices()[0]
-    header = description(group) | {
+    header = description(group, text) | {
         "labels": [(labels or {}).get(spec, Label())._asdict() for spec in group.specs],
         "steps": history.step.tolist(),
         "code": {"version": _version("wsn"), "commit": _commit()},

@@ -79,8 +79,9 @@ def _train(
     for leftover in folder.glob(".*"):  # what a killed owner was writing
         leftover.unlink()
     started = saved = time.monotonic()
+    text = text_of(source)
     with replacing(folder / "group.json") as file:
-        json.dump(record.description(group), file, indent=1)
+        json.dump(record.description(group, text), file, indent=1)
     snapshot = checkpoints.load(folder / "checkpoints")
     hosts.tell((group, snapshot))
     if hosts.anywhere(False):
@@ -96,7 +97,8 @@ def _train(
             if not due:
                 checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot())
             raise Preempted
-    record.write(record_path(workdir, group), group, moment.history, time.monotonic() - started, labels)
+    seconds = time.monotonic() - started
+    record.write(record_path(workdir, group), group, moment.history, seconds, labels, text)
     _forget_checkpoints(workdir, group)
 
 
@@ -167,6 +169,30 @@ def results(groups: Iterable[Group], workdir: Path) -> list[Result]:
             for result in record.read(path).results:
                 found.setdefault((result.spec, result.seed), result)
     return list(found.values())
+
+
+def text_of(source: Source) -> str | None:
+    """The SHA-256 of the text that a source is, if it is one: a name does not say which."""
+    return getattr(source, "sha256", None)
+
+
+def check_texts(groups: Iterable[Group], workdir: Path, source_of: Callable[[Spec], Source]) -> None:
+    """Raises UserError where what is in the folder was trained on another text than there is now.
+
+    The text of a name may change: that of `python_docs` with Python, that of `text` with its folder.
+    """
+    for group in groups:
+        path = directory(workdir, group) / "group.json"
+        try:
+            before = json.loads(path.read_text()).get("text")
+        except (OSError, ValueError):
+            continue
+        now = text_of(source_of(group.specs[0])) if before else None
+        if now and now != before:
+            raise UserError(
+                f"--workdir: {path.parent} was trained on another text (SHA-256 {before[:12]}…, now {now[:12]}…):"
+                " take another folder, the text as it was, or --resume=false"
+            )
 
 
 def directory(workdir: Path, group: Group) -> Path:

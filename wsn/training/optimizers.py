@@ -1,15 +1,19 @@
 """Optimisers: a spec's training → updates at learning rate 1; the step applies the rates, which members may not share.
 
-A new one is a function of (training, schedule) and a line in `OPTIMIZERS`, with the fields of the spec that it reads.
+Before an optimiser sees a gradient, that may be clipped: g ← g · min(1, clip / ‖g‖), over all parameters at once. A new
+one is a function of (training, schedule) and a line in `OPTIMIZERS`, with the fields of the spec that it reads.
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from wsn.errors import UserError, choose
+from wsn.networks.layers import Params
 from wsn.spec import Training
 
 
@@ -81,5 +85,13 @@ def build(training: Training, horizon: Horizon) -> optax.GradientTransformation:
     """The optimiser of a spec, for learning rate 1. Raises UserError as `check` does."""
     check(training)
     schedule = choose(SCHEDULES, "schedule", training.schedule)(training, horizon)
-    parts = OPTIMIZERS[training.optimizer].parts(training)
+    clipping = [optax.clip_by_global_norm(training.clip)] if training.clip else []
+    parts = [*clipping, *OPTIMIZERS[training.optimizer].parts(training)]
     return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+
+
+def clipped(training: Training, gradient: Params) -> dict[str, Float[Array, ""]]:
+    """1 where the gradient is clipped, else 0, for a column of the steps at which it was; {} without clipping."""
+    if not training.clip:
+        return {}
+    return {"all/clipped": (optax.tree.norm(gradient) > training.clip).astype(jnp.float32)}

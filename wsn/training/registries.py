@@ -1,10 +1,12 @@
 """Every noun that a spec names, and what it may be: the one list that flags, errors and tests are made from."""
 
+import dataclasses
 from collections.abc import Collection, Mapping
 
 from wsn.data.batches import AUGMENTATIONS
 from wsn.data.normalization import NORMALIZATIONS
 from wsn.data.splits import ORDERS
+from wsn.data.vocabulary import TOKENS
 from wsn.errors import UserError
 from wsn.networks.layers import COMPUTE_DTYPES
 from wsn.networks.mlp import ACTIVATIONS
@@ -39,6 +41,15 @@ REGISTRIES: Mapping[str, Collection[str]] = {
 }
 
 
+def unread(model: str, task: str) -> dict[str, str]:
+    """The fields of a spec that a network or a task does not read → the flag that chose it."""
+    networks = {field for network in MODELS.values() for field in network.fields} - {*MODELS[model].fields}
+    tasks = {"normalization", "augmentation"} if task in LANGUAGE else {"sequence"}
+    if task not in TOKENS or not TOKENS[task].sized:
+        tasks.add("vocabulary")
+    return dict.fromkeys(sorted(networks), "model") | dict.fromkeys(sorted(tasks), "task")
+
+
 def check(spec: Spec) -> None:
     """Raises UserError for a name that no registry has, and for settings that do not go together."""
     for field, registry in REGISTRIES.items():
@@ -57,3 +68,9 @@ def check(spec: Spec) -> None:
         raise UserError(
             f"--task={spec.task}: --model={spec.model} cannot: choose one of {', '.join(sorted(fitting))}"
         )
+    defaults = {field.name: field.default for field in dataclasses.fields(Spec)}
+    for field, flag in unread(spec.model, spec.task).items():
+        if (value := getattr(spec, field)) != defaults[field]:
+            raise UserError(
+                f"--{field}={value}: --{flag}={getattr(spec, flag)} does not read it: leave it out"
+            )

@@ -65,7 +65,8 @@ def train(
 
     The history has `train_<metric>` (over the batches since the evaluation before, as training went) and
     `test_<metric>` (`validation_…` where the spec holds examples out) of the task's metrics, and the columns of the
-    probes. A member whose loss is not finite has diverged: its values are NaN from then on.
+    probes; with clipping `all/clipped`, the steps so far at which it acted. A member whose loss is not finite has
+    diverged: its values are NaN from then on.
     Raises UserError for a name that no registry has, and for data that do not fit.
     """
     spec, count = group.specs[0], len(group.members)
@@ -104,7 +105,12 @@ def prepare(group: Group, source: Source, placement: Placement | None = None) ->
     sums, reads = probes.measured(spec.probes, model.groups)
     program = programs.compile_program(
         model,
-        make_step(task, transformation, placement.axis, sums),
+        make_step(
+            task,
+            transformation,
+            placement.axis,
+            lambda step: sums(step) | optimizers.clipped(spec, step.gradient),
+        ),
         make_evaluation(task, placement.axis),
         reads,
         placement,

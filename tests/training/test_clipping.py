@@ -1,0 +1,127 @@
+"""Clipping by the norm of the whole gradient: what it does to steps, and how often, member by member."""
+
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from wsn.devices import Placement
+from wsn.errors import UserError
+from wsn.spec import ORDER, Group
+from wsn.training import train
+from wsn.training.optimizers import OPTIMIZERS, Horizon, build
+
+RATE, KEPT = 0.3, tiny.kept(20, 15)
+BOUND = 0.45  # of the norms of this run some are above it, and some below
+SEEDS = (0, 1, 2)
+
+
+def group(seeds=SEEDS, **changes) -> Group:
+    settings = {"activation": "linear", "kept": KEPT, "eval_every": 1, "probes": ("path",), "clip": BOUND}
+    return Group((tiny.spec(learning_rate=RATE, **settings | changes),), seeds)
+
+
+@cache
+def run(clip: float):
+    return tiny.fit(group(clip=clip))
+
+
+def replayed(seed: int) -> tuple[list[float], dict[str, np.ndarray]]:
+    """Of a linear network in float64: the norm of every gradient, and the parameters at the end."""
+    members = train.prepare(group((seed,)), tiny.SPLITS, tiny.SINGLE).members
+    first, last = (np.float64(members.state.params[layer]["kernel"][0]) for layer in ("hidden_0", "output"))
+    kept = [np.asarray(members.keep[f"{layer}/kernel"][0]) for layer in ("hidden_0", "output")]
+    inputs, labels = (tiny.SPLITS.train_images.reshape(tiny.TRAIN, -1) - 8.0) / 5, tiny.SPLITS.train_labels
+    key, norms = jax.random.fold_in(jax.random.key(0), ORDER), []
+    for epoch in range(tiny.spec().epochs):
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), tiny.TRAIN))
+        for rows in np.split(order, [8, 16]):
+            x, logits = inputs[rows], inputs[rows] @ first @ last
+            chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+            slope = (chances - np.eye(tiny.CLASSES)[labels[rows]]) / len(rows)
+            gradient = x.T @ slope @ last.T * kept[0], (x @ first).T @ slope * kept[1]
+            norms.append(float(np.sqrt(sum((g**2).sum() for g in gradient))))
+            factor = min(1, BOUND / norms[-1])
+            first, last = first - RATE * factor * gradient[0], last - RATE * factor * gradient[1]
+    return norms, {"hidden_0/kernel": first, "output/kernel": last}
+
+
+def test_steps_counts_and_the_gradient_that_probes_see_are_those_of_numpy():
+    curves, snapshot = run(BOUND)
+    for member, seed in enumerate(SEEDS):
+        norms, params = replayed(seed)
+        assert min(norms) < BOUND < max(norms)
+        assert min(abs(norm - BOUND) for norm in norms) > 1e-4
+        above = np.cumsum(np.array(norms) > BOUND)
+        np.testing.assert_array_equal(curves["all/clipped"][:, member], above)
+        np.testing.assert_allclose(curves["all/gradient"][:, member], np.cumsum(norms), rtol=1e-4)
+        length = RATE * np.minimum(norms, BOUND)
+        np.testing.assert_allclose(curves["all/path_length"][:, member], length.cumsum(), rtol=1e-4)
+        for path, expected in params.items():
+            np.testing.assert_allclose(
+                tiny.params(snapshot)[path][member], expected, rtol=1e-3, atol=1e-5, err_msg=path
+            )
+
+
+def test_members_of_one_program_count_by_themselves():
+    counts = run(BOUND)[0]["all/clipped"]
+    assert len({tuple(column) for column in counts.T}) > 1
+    alone, _ = tiny.fit(group((1,)))
+    np.testing.assert_array_equal(alone["all/clipped"][:, 0], counts[:, 1])
+
+
+def test_a_bound_that_is_never_reached_changes_no_bit():
+    (curves, snapshot), (plain, expected) = run(1e6), run(0.0)
+    for name in plain:
+        np.testing.assert_array_equal(curves[name], plain[name], err_msg=name)
+    assert not curves["all/clipped"].any() and curves.keys() - plain.keys() == {"all/clipped"}
+    for path, x in tiny.params(expected).items():
+        np.testing.assert_array_equal(tiny.params(snapshot)[path], x, err_msg=path)
+
+
+def test_under_a_tiny_bound_every_step_of_sgd_has_one_length():
+    curves, _ = run(1e-3)
+    steps = np.arange(1, 10)[:, None] * np.ones(len(SEEDS))
+    np.testing.assert_array_equal(curves["all/clipped"], steps)
+    np.testing.assert_allclose(curves["all/path_length"], RATE * 1e-3 * steps, rtol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_optimizer_sees_the_clipped_gradient_alone(optimizer):
+    """Gradients of any length above the bound have the same updates; below it clipping changes no bit of any."""
+    assert_same_updates(optimizer, (1.0, 1.0), scales=(5.0, 50.0), rtol=1e-5)
+    assert_same_updates(optimizer, (0.0, 1e6), scales=(1.0, 1.0), rtol=0)
+
+
+def assert_same_updates(optimizer: str, clips, scales, rtol: float) -> None:
+    """Of two optimisers over three steps, each with its bound, and gradients times its scale."""
+    rules = [build(tiny.spec(optimizer=optimizer, clip=clip), Horizon(1, 1)) for clip in clips]
+    params = {"a": np.ones(3, np.float32), "b": np.ones(2, np.float32)}
+    states = [rule.init(params) for rule in rules]
+    random = np.random.default_rng(0)
+    for _ in range(3):
+        gradient = jax.tree.map(lambda x: np.sign(random.normal(size=x.shape)).astype(np.float32), params)
+        found = []
+        for i, (rule, scale) in enumerate(zip(rules, scales, strict=True)):
+            own = jax.tree.map(lambda x, scale=scale: np.float32(scale) * x, gradient)
+            updates, states[i] = rule.update(own, states[i], params)
+            found.append(updates)
+        for name in params:
+            np.testing.assert_allclose(found[0][name], found[1][name], rtol=rtol, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["members", "batch"])
+def test_several_devices_agree(kind):
+    curves, snapshot = tiny.fit(group(), Placement(kind, tuple(jax.local_devices())[:2]))
+    expected, one = run(BOUND)
+    np.testing.assert_array_equal(curves["all/clipped"], expected["all/clipped"])
+    for path, x in tiny.params(one).items():
+        np.testing.assert_allclose(tiny.params(snapshot)[path], x, rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+def test_without_clipping_there_is_no_column_and_no_bound_is_negative():
+    assert "all/clipped" not in run(0.0)[0]
+    with pytest.raises(UserError, match="^--clip=-1.0 is too small"):
+        tiny.spec(clip=-1.0)
