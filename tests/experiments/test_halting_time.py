@@ -214,7 +214,7 @@ def test_both_commands_write_tables_that_keep_their_contract_from_the_same_recor
     assert [row["group"] for row in groups[:4]] == ["embedding", "hidden", "softmax", "all"]
     assert list(groups[0])[:12] == [*list(table[0])[:11], "group"]
     printed = capsys.readouterr().out
-    assert "C1 T falls" in printed and "C10 the angle opens" in printed and "wrote" in printed
+    assert "C1 T falls" in printed and "C10 angle opens" in printed and "wrote" in printed
 
 
 def test_another_network_or_task_leaves_out_what_the_preset_says_for_its_own(told):
