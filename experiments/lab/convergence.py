@@ -6,6 +6,7 @@ their validation loss and measure their path; so both experiments find their num
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from statistics import mode
 from typing import Any
 
 import numpy as np
@@ -259,7 +260,7 @@ def curves(networks: Sequence[Network], results: Sequence[Result], run: Run) -> 
 
 
 def names(curves: Sequence[Curve]) -> list[str]:
-    """What tells the curves apart, of each."""
+    """Of each curve what it differs in from most of them; all that any differ in, where it differs in nothing."""
     shown: dict[str, Callable[[Any], str]] = {
         "fraction": lambda x: f"{100 * x:g} % of the data",
         "depth": lambda x: f"depth {x}",
@@ -267,8 +268,13 @@ def names(curves: Sequence[Curve]) -> list[str]:
         "learning_rate": lambda x: f"rate {x:g}",
     }
     firsts = [curve.points[0].row for curve in curves]
+    usual = {name: mode(row[name] for row in firsts) for name in shown}
     differ = [name for name in shown if len({row[name] for row in firsts}) > 1] or ["fraction"]
-    return [", ".join(shown[name](row[name]) for name in differ) for row in firsts]
+    return [
+        ", ".join(shown[name](row[name]) for name in differ if row[name] != usual[name])
+        or ", ".join(shown[name](row[name]) for name in differ)
+        for row in firsts
+    ]
 
 
 def caption(preset: Settings, run: Run) -> str:

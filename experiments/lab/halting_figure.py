@@ -23,21 +23,22 @@ LABELS = (
 
 def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
     data = over_data(curves)
-    panels = 3 + (len(data) > 0)
-    figure = Figure(figsize=(4.7 * panels, 4.9), layout="constrained")
+    panels, thresholds = 3 + (len(data) > 0), COMMON if len(curves) < 4 else COMMON[:1]
+    lines = max(len(curves) * len(thresholds), len(data))
+    figure = Figure(figsize=(4.7 * panels, 4.3 + 0.18 * lines), layout="constrained")
     own, common, loss, *rest = figure.subplots(1, panels)
     for i, (curve, name) in enumerate(zip(curves, names, strict=True)):
-        colour = PALETTE[i % len(PALETTE)]
-        points(own, curve, steps, colour, f"{name}: {exponent(curve, steps)}")
-        for j, (factor, line) in enumerate(zip(COMMON, ("-", "--"), strict=True)):
+        colour, usual = PALETTE[i % len(PALETTE)], "-" if i < len(PALETTE) else ":"
+        points(own, curve, steps, colour, f"{name}: {exponent(curve, steps)}", usual)
+        for j, (factor, line) in enumerate(zip(thresholds, (usual, "--"), strict=False)):
 
             def reached(run: Halted, j: int = j) -> float:
                 return run.common[j]
 
             found = slope(curve.told("weights"), [[reached(run) for run in p.runs] for p in curve.points])
-            label = f"{name}, {factor:g} × the largest minimum: {found.show(form='+.2f')}"
+            label = f"{name}, {factor:g} ×: {found.show(form='+.2f')}"
             points(common, curve, reached, colour, label, line, everyone=True)
-        points(loss, curve, minimum, colour, name, everyone=True)
+        points(loss, curve, minimum, colour, name, usual, everyone=True)
     for axes, label in zip((own, common, loss), LABELS, strict=True):
         axes.set(xscale="log", xlabel="weights", ylabel=label)
         plain(axes.xaxis)
@@ -46,11 +47,16 @@ def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
             plain(axes.yaxis)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     for axes in rest:
         draw_data(axes, data)
     own.set_title(f"{caption}\nhollow: a minimum that is not certain", fontsize=9, loc="left")
-    common.set_title("legends: exponent in weights [95 % by bootstrap]", fontsize=9, loc="left")
+    common.set_title(
+        f"{' and '.join(f'{x:g}' for x in thresholds)} × the largest minimum of a curve;\n"
+        "legends: exponent in weights [95 % by bootstrap]",
+        fontsize=9,
+        loc="left",
+    )
     return figure
 
 
@@ -76,12 +82,13 @@ def draw_data(axes: Axes, data: dict[int, list[Point]]) -> None:
     axes.set_title("legend: exponent in the share", fontsize=9, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
 
 
 def plain(axis: Axis) -> None:
-    """Numbers without powers of ten, on a logarithmic axis."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """Numbers without powers of ten, on a logarithmic axis; few where it is long, so that they do not meet."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 40 * low else (1,)))
     axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
     axis.set_minor_formatter(NullFormatter())
 
