@@ -4,17 +4,19 @@ from collections.abc import Collection, Mapping
 
 from wsn.data.batches import AUGMENTATIONS
 from wsn.data.normalization import NORMALIZATIONS
+from wsn.data.speech import FRONT_ENDS
 from wsn.data.splits import ORDERS
 from wsn.errors import UserError
 from wsn.networks.layers import COMPUTE_DTYPES
 from wsn.networks.mlp import ACTIVATIONS
-from wsn.networks.models import MODELS, RECURRENT
+from wsn.networks.models import HEARING, MODELS, RECURRENT
 from wsn.networks.parameterization import PARAMETERIZATIONS
 from wsn.sparsity.bottleneck import BOTTLENECKS
 from wsn.sparsity.patterns import PATTERNS
 from wsn.spec import Spec
 from wsn.tasks import TASKS
 from wsn.tasks.language import LANGUAGE
+from wsn.tasks.speech import SPEECH
 from wsn.training.halting import STOPS
 from wsn.training.optimizers import OPTIMIZERS, SCHEDULES
 from wsn.training.optimizers import check as check_optimizer
@@ -26,6 +28,7 @@ REGISTRIES: Mapping[str, Collection[str]] = {
     "augmentation": AUGMENTATIONS,
     "order": ORDERS,
     "model": MODELS,
+    "front_end": FRONT_ENDS,
     "activation": ACTIVATIONS,
     "parameterization": PARAMETERIZATIONS,
     "mask": PATTERNS,
@@ -52,8 +55,10 @@ def check(spec: Spec) -> None:
             f"--stop={spec.stop} looks at the validation loss, since test data may not choose:"
             " give --validation_samples of at least 1"
         )
-    if (spec.task in LANGUAGE) != (spec.model in RECURRENT):
-        fitting = RECURRENT if spec.task in LANGUAGE else MODELS.keys() - RECURRENT.keys()
+    fitting = MODELS.keys() - RECURRENT.keys() - HEARING.keys()
+    for tasks, networks in ((LANGUAGE, RECURRENT), (SPEECH, HEARING)):
+        fitting = networks.keys() if spec.task in tasks else fitting
+    if spec.model not in fitting:
         raise UserError(
             f"--task={spec.task}: --model={spec.model} cannot: choose one of {', '.join(sorted(fitting))}"
         )
