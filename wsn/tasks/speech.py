@@ -13,23 +13,22 @@ from wsn.tasks.task import LOSS, Carry, Context, Metric, Task, Totals, nothing_c
 
 BLANK = 0
 LETTER_ERROR_RATE = Metric(
-    "letter_error_rate", lambda totals: totals["edits"] / totals["weight"], "low", "fraction"
+    "letter_error_rate", lambda totals: totals["edits"] / totals["weight"], "low", "fraction", in_training=False
 )
 
 
 def speech(model: Model) -> Task:
     """CTC loss in nats a letter, and the edits that turn the likeliest path into the transcript, a letter.
 
-    The weight of an utterance is its number of letters, or long ones would rule no less than their length.
+    The mean is over the letters of a batch: an utterance counts for as much as it says.
     """
 
     def totals(logits: Frames, batch: Utterances) -> Totals:
-        sums = {
-            "loss": ctc(logits, batch.labels, batch.label_lengths),
-            "edits": edits(logits, batch.labels, batch.label_lengths),
-            "weight": batch.label_lengths.astype(jnp.float32),
+        loss = ctc(logits, batch.labels, batch.label_lengths)
+        return {
+            "loss": jnp.sum(loss * batch.weight),
+            "weight": jnp.sum(batch.label_lengths * batch.weight),
         }
-        return {name: jnp.sum(values * batch.weight) for name, values in sums.items()}
 
     def training(
         params: Params, stats: Stats, carry: Carry, batch: Utterances, context: Context
@@ -41,7 +40,9 @@ def speech(model: Model) -> Task:
     def evaluation(
         params: Params, stats: Stats, carry: Carry, batch: Utterances, context: Context
     ) -> tuple[Totals, Carry]:
-        return totals(model.apply(params, stats, batch.inputs), batch), carry
+        logits = model.apply(params, stats, batch.inputs)
+        errors = edits(logits, batch.labels, batch.label_lengths)
+        return totals(logits, batch) | {"edits": jnp.sum(errors * batch.weight)}, carry
 
     return Task((LOSS, LETTER_ERROR_RATE), nothing_carried, training, evaluation)
 
