@@ -33,7 +33,7 @@ FRONT_ENDS = {"conv": 2, "stack": 3}
 
 
 class Frames(NamedTuple):
-    """Sequences side by side; those behind the `lengths` are padding, and 0."""
+    """Sequences side by side; what lies behind their `lengths` is padding, whatever its values."""
 
     values: Float[Array, "batch time features"]
     lengths: Int[Array, " batch"]
@@ -67,12 +67,9 @@ def take(longest: int, data: Spoken, indices: Indices) -> Utterances:
     """The batch of one row of `Indices`, filled up to `longest` frames."""
     chosen = indices.examples
     time = jnp.arange(longest)
-    lengths = data.lengths[chosen]
     values = data.frames[jnp.minimum(data.first[chosen][:, None] + time, len(data.frames) - 1)]
-    values = jnp.where((time < lengths[:, None])[..., None], values, 0.0)
-    return Utterances(
-        Frames(values, lengths), data.labels[chosen], data.label_lengths[chosen], indices.weight
-    )
+    inputs = Frames(values, data.lengths[chosen])
+    return Utterances(inputs, data.labels[chosen], data.label_lengths[chosen], indices.weight)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,7 @@ class DeepSpeech(nn.Module):
 
     @nn.compact
     def __call__(self, x: Frames, over: Weighing | None = None) -> Frames:
+        x = masked(x)
         x = stacked(x) if self.front_end == "stack" else self.convolved(x, over)
         for layer in range(self.hidden_layers):
             x = x if layer == 0 else self.normalised(f"norm_{layer}", x, over)

@@ -13,7 +13,11 @@ from wsn.tasks.task import LOSS, Carry, Context, Metric, Task, Totals, nothing_c
 
 BLANK = 0
 LETTER_ERROR_RATE = Metric(
-    "letter_error_rate", lambda totals: totals["edits"] / totals["weight"], "low", "fraction", in_training=False
+    "letter_error_rate",
+    lambda totals: totals["edits"] / totals["weight"],
+    "low",
+    "fraction",
+    in_training=False,
 )
 
 
