@@ -24,7 +24,7 @@ def fresh(tmp_path, monkeypatch):
     """A cache of its own, and sets opened anew."""
     monkeypatch.setenv("WSN_CACHE_DIR", str(tmp_path / "cache"))
     speech.opened.cache_clear()
-    speech.normalised.cache_clear()
+    speech.heard.cache_clear()
 
 
 def spec(**changes) -> Spec:
@@ -215,12 +215,12 @@ def test_what_ctc_cannot_align_is_dropped_and_counted(tmp_path, caplog):
         ({"train": np.ones(5, bool)}, "its test split is empty"),
         ({"texts": np.array(["AB", " ", "B", "A", "A"])}, "utterance 1 .* a transcript without letters"),
         ({"cepstra": np.full((43, 4), np.nan, np.float32)}, "utterance 0 of its train split is broken"),
-        ({"texts": np.array(["ABABABAB"] * 5)}, "CTC can align none of its training utterances"),
+        ({"texts": np.array(["ABABABAB"] * 5)}, "CTC can align no training utterance"),
     ],
 )
 def test_broken_packed_features_are_told_in_one_line(tmp_path, changes, said):
     path = pack(tmp_path, **changes)
-    with pytest.raises(UserError, match=f"^--(data_dir|dataset)=[^\n]*{said}[^\n]*$"):
+    with pytest.raises(UserError, match=f"^--(data_dir|dataset|front_end)=[^\n]*{said}[^\n]*$"):
         speech.source_of(spec(), str(path))
 
 
@@ -249,12 +249,17 @@ def test_files_that_are_not_there_or_no_npz_are_told(tmp_path):
         speech.source_of(spec(), str(tmp_path))
 
 
-def test_a_batch_that_needs_more_memory_than_there_is_is_refused(monkeypatch):
+def test_a_batch_that_needs_more_memory_than_there_is_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(speech, "memory", lambda: 6000)
     group = Group((spec(batch_size=8),), (0,))
     with pytest.raises(UserError, match="^--batch_size=8: the longest utterance has 9 frames"):
         tiny.SPEECH.feed(group, SINGLE)
     tiny.SPEECH.feed(Group((spec(batch_size=2),), (0,)), SINGLE)
+    monkeypatch.setattr(recordings, "memory", lambda: 1000)
+    with pytest.raises(
+        UserError, match="^--dataset=packed: the frames of its first [0-9]+ utterances fill half"
+    ):
+        speech.source_of(spec(), str(pack(tmp_path)))
 
 
 # Batches.

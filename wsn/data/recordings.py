@@ -232,10 +232,16 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
 def packed(name: str, utterances: Iterator[Utterance]) -> cache.Content:
     """Utterances in arrays. Raises UserError for a split without any, for frames that are not finite and for texts
     without letters."""
-    every = []
+    every, size = [], 0
     for number, utterance in enumerate(utterances):
         check(f"--dataset={name}: utterance {number} of its {utterance.split} split", utterance)
         every.append(utterance)
+        size += utterance.frames.nbytes
+        if 2 * size > memory():  # once in parts, and once joined
+            raise UserError(
+                f"--dataset={name}: the frames of its first {number} utterances fill half of the"
+                f" {memory() / 2**30:.1f} GiB of this machine; take another, or a part of it"
+            )
     for split in ("train", "test"):
         if not any(utterance.split == split for utterance in every):
             raise UserError(f"--dataset={name}: its {split} split is empty")
@@ -253,6 +259,11 @@ def packed(name: str, utterances: Iterator[Utterance]) -> cache.Content:
     }
     facts: dict[str, Any] = {"letters": tuple(letters)}
     return cache.Content(arrays, facts)
+
+
+def memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def check(where: str, utterance: Utterance) -> None:

@@ -6,7 +6,6 @@ utterances.
 """
 
 import dataclasses
-import os
 from functools import cache, partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,7 +20,7 @@ from wsn.data import feeds, recordings
 from wsn.data.batches import Indices
 from wsn.data.feeds import Feed, Part
 from wsn.data.images import permutation
-from wsn.data.recordings import SPLITS, UTTERANCES, Recordings
+from wsn.data.recordings import SPLITS, UTTERANCES, Recordings, memory
 from wsn.devices import Placement
 from wsn.errors import UserError
 from wsn.spec import Data, Group, Spec
@@ -144,29 +143,10 @@ def check_memory(speech: Speech, spec: Spec, lanes: int) -> None:
         )
 
 
-def memory() -> int:
-    """Bytes of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 @cache
 def opened(name: str, data_dir: str | None) -> Recordings:
     """The recordings, opened once a process."""
     return recordings.load(name, data_dir)
-
-
-@cache
-def normalised(
-    name: str, data_dir: str | None, bands: int, normalization: str
-) -> Float32[np.ndarray, "frames features"]:
-    """The frames of all recordings, by the statistics of the full training split. Raises UserError."""
-    found = opened(name, data_dir)
-    frames = np.asarray(found.frames)
-    if bands:
-        frames = log_bands(frames, bands)
-    trains = np.repeat(found.split == SPLITS.index("train"), found.lengths)
-    mean, deviation = statistics(frames[trains], normalization)
-    return ((frames - mean) / np.where(deviation > 0, deviation, 1)).astype(np.float32)
 
 
 def log_bands(cepstra: Float32[np.ndarray, "frames cepstra"], bands: int) -> Shaped[np.ndarray, "frames _"]:
@@ -197,22 +177,34 @@ def source_of(spec: Spec, data_dir: str | None = None) -> Speech:
     the training split as images are. What CTC cannot align after the front end is dropped, with a warning that says
     how many. Raises UserError.
     """
-    found = opened(spec.dataset, data_dir)
-    if spec.bands and not UTTERANCES[spec.dataset].cepstra:
-        raise UserError(f"--bands={spec.bands}: --dataset={spec.dataset} has no cepstra; leave it out")
-    frames = normalised(spec.dataset, data_dir, spec.bands, spec.normalization)
-    usable = alignable(found, FRONT_ENDS[spec.front_end])
+    data = Data(**{field.name: getattr(spec, field.name) for field in dataclasses.fields(Data)})
+    return heard(data, spec.front_end, data_dir)
+
+
+@cache
+def heard(data: Data, front_end: str, data_dir: str | None) -> Speech:
+    """`Speech` is large, so the same one serves every spec."""
+    found = opened(data.dataset, data_dir)
+    if data.bands and not UTTERANCES[data.dataset].cepstra:
+        raise UserError(f"--bands={data.bands}: --dataset={data.dataset} has no cepstra; leave it out")
+    usable = alignable(found, FRONT_ENDS[front_end])
     if not usable.all():
         logging.warning(
             "%s: %d of %d utterances dropped: too short for their transcripts with --front_end=%s, or with letters"
             " that no training transcript has",
-            spec.dataset,
+            data.dataset,
             (~usable).sum(),
             len(usable),
-            spec.front_end,
+            front_end,
         )
-    train, held_out = chosen(spec, found, usable)
-    return Speech(spec.dataset, cut(found, frames, train), cut(found, frames, held_out), found.letters)
+        if not usable[found.split == SPLITS.index("train")].any():
+            raise UserError(f"--front_end={front_end}: CTC can align no training utterance; choose another")
+    every = cut(found, data.bands, np.flatnonzero(found.split == SPLITS.index("train")))
+    mean, deviation = statistics(every.frames, data.normalization)
+    train, held_out = (cut(found, data.bands, part) for part in chosen(data, found, usable))
+    for part in (train, held_out):
+        part.frames[:] = (part.frames - mean) / np.where(deviation > 0, deviation, 1)
+    return Speech(data.dataset, train, held_out, found.letters)
 
 
 def alignable(found: Recordings, stride: int) -> Bool[np.ndarray, " utterances"]:
@@ -224,42 +216,36 @@ def alignable(found: Recordings, stride: int) -> Bool[np.ndarray, " utterances"]
 
 
 def chosen(
-    spec: Spec, found: Recordings, usable: Bool[np.ndarray, " utterances"]
+    data: Data, found: Recordings, usable: Bool[np.ndarray, " utterances"]
 ) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " held_out"]]:
     """Which utterances train and which are held out. Raises UserError for counts that do not fit."""
     own = [np.flatnonzero(usable & (found.split == number)) for number in range(len(SPLITS))]
-    train, validation, test = (part[permutation(len(part), spec.data_seed)] for part in own)
-    count = spec.validation_samples
-    if count:
-        apart = len(validation) > 0
-        most = len(validation) if apart else len(train) - 1
-        if count > most:
-            raise UserError(f"--validation_samples={count}: choose 0 to {most}")
-        held_out = validation[:count] if apart else train[len(train) - count :]
-        train = train if apart else train[: len(train) - count]
-    else:
-        held_out = test[np.argsort(test)]
-    for name, part in (("training", train), ("held-out", held_out)):
-        if not len(part):
-            raise UserError(
-                f"--dataset={spec.dataset}: CTC can align none of its {name} utterances with"
-                f" --front_end={spec.front_end}: choose another"
-            )
-    if spec.train_samples is not None and spec.train_samples > len(train):
-        raise UserError(f"--train_samples={spec.train_samples}: choose 1 to {len(train)}")
-    return train[: spec.train_samples], held_out
+    train, validation, test = (part[permutation(len(part), data.data_seed)] for part in own)
+    count, apart = data.validation_samples, len(validation) > 0
+    most = len(validation) if apart else len(train) - 1
+    if count > most:
+        raise UserError(f"--validation_samples={count}: choose 0 to {most}")
+    held_out = np.sort(test)
+    if count and apart:
+        held_out = validation[:count]
+    elif count:
+        train, held_out = train[:-count], train[-count:]
+    if not len(held_out):
+        raise UserError(
+            f"--dataset={data.dataset}: CTC can align no test utterance; give --validation_samples"
+        )
+    if data.train_samples is not None and data.train_samples > len(train):
+        raise UserError(f"--train_samples={data.train_samples}: choose 1 to {len(train)}")
+    return train[: data.train_samples], held_out
 
 
-def cut(
-    found: Recordings,
-    frames: Float32[np.ndarray, "frames features"],
-    utterances: Int[np.ndarray, " utterances"],
-) -> Spoken:
-    """The part of the recordings that those utterances are."""
+def cut(found: Recordings, bands: int, utterances: Int[np.ndarray, " utterances"]) -> Spoken:
+    """The part of the recordings that those utterances are, as `bands` where that is not 0."""
     first = np.cumsum(found.lengths, dtype=np.int64) - found.lengths
     lengths = np.asarray(found.lengths[utterances], np.int32)
+    frames = np.concatenate([found.frames[first[u] : first[u] + found.lengths[u]] for u in utterances])
     return Spoken(
-        np.concatenate([frames[first[u] : first[u] + found.lengths[u]] for u in utterances]),
+        log_bands(frames, bands) if bands else frames,
         np.cumsum(lengths, dtype=np.int32) - lengths,
         lengths,
         np.asarray(found.labels[utterances], np.int32),
