@@ -315,7 +315,8 @@ def ceiling(source: Source) -> float:
     if isinstance(source, Text):
         symbols = source.held_out
     elif isinstance(source, Speech):
-        symbols = source.held_out.labels[source.held_out.labels > 0]
+        labels = np.asarray(source.held_out.labels)
+        symbols = labels[labels > 0]
     else:
         return np.inf
     shares = np.bincount(symbols) / len(symbols)

@@ -226,7 +226,8 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
         _ARRAYS,
         {"letters": tuple},
     )
-    return Recordings(**content.arrays, **content.facts)
+    frames, lengths, labels, label_lengths, split = (content.arrays[name] for name in _ARRAYS)
+    return Recordings(frames, lengths, labels, label_lengths, split, **content.facts)
 
 
 def packed(name: str, utterances: Iterator[Utterance]) -> cache.Content:

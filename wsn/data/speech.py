@@ -200,7 +200,7 @@ def heard(data: Data, front_end: str, data_dir: str | None) -> Speech:
         if not usable[found.split == SPLITS.index("train")].any():
             raise UserError(f"--front_end={front_end}: CTC can align no training utterance; choose another")
     every = cut(found, data.bands, np.flatnonzero(found.split == SPLITS.index("train")))
-    mean, deviation = statistics(every.frames, data.normalization)
+    mean, deviation = statistics(np.asarray(every.frames), data.normalization)
     train, held_out = (cut(found, data.bands, part) for part in chosen(data, found, usable))
     for part in (train, held_out):
         part.frames[:] = (part.frames - mean) / np.where(deviation > 0, deviation, 1)

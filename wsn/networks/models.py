@@ -5,7 +5,7 @@ a file with `shapes`, `narrowed`, `group` and `module`, and one line in `MODELS`
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import ModuleType
 
 import jax.numpy as jnp
@@ -45,7 +45,8 @@ def plain_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shap
     UserError for an unknown model, and for one that cannot read such inputs.
     """
     family = choose(MODELS, "model", spec.model)
-    kind, fitting = "images", MODELS.keys() - RECURRENT.keys() - HEARING.keys()
+    kind = "images"
+    fitting: Collection[str] = MODELS.keys() - RECURRENT.keys() - HEARING.keys()
     if len(input_shape) in (0, 2):
         kind, fitting = ("text", RECURRENT.keys()) if input_shape == () else ("utterances", HEARING.keys())
     if spec.model not in fitting:

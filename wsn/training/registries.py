@@ -55,7 +55,7 @@ def check(spec: Spec) -> None:
             f"--stop={spec.stop} looks at the validation loss, since test data may not choose:"
             " give --validation_samples of at least 1"
         )
-    fitting = MODELS.keys() - RECURRENT.keys() - HEARING.keys()
+    fitting: Collection[str] = MODELS.keys() - RECURRENT.keys() - HEARING.keys()
     for tasks, networks in ((LANGUAGE, RECURRENT), (SPEECH, HEARING)):
         fitting = networks.keys() if spec.task in tasks else fitting
     if spec.model not in fitting:
