@@ -19,6 +19,8 @@ from experiments.lab.presets import SPEC_FIELDS
 from wsn.data.corpora import TEXTS
 from wsn.data.feeds import Source
 from wsn.data.images import DATASETS
+from wsn.data.recordings import UTTERANCES
+from wsn.data.speech import Speech
 from wsn.data.text import Text
 from wsn.errors import UserError
 from wsn.networks import models
@@ -49,12 +51,17 @@ PLATEAU = 0.95  # of the unigram entropy: a loss above it has learned little but
 class Settings(presets.Common):
     """Of experiments that train networks to the minimum of their validation loss."""
 
-    dataset: str = presets.of_spec("dataset", help=f"Data set: one of {', '.join([*TEXTS, *DATASETS])}.")
+    dataset: str = presets.of_spec(
+        "dataset", help=f"Data set: one of {', '.join([*TEXTS, *UTTERANCES, *DATASETS])}."
+    )
     widths: tuple[int, ...] = setting("Widths to train, comma-separated.")
     model: str = presets.of_spec("model", "rhn")
     gate_bias: float | None = presets.of_spec("gate_bias", None)
     sequence: int | None = presets.of_spec("sequence", None)
     vocabulary: int | None = presets.of_spec("vocabulary", None)
+    front_end: str | None = presets.of_spec("front_end", None)
+    channels: int | None = presets.of_spec("channels", None)
+    bands: int | None = presets.of_spec("bands", None)
     validation_samples: int = presets.of_spec("validation_samples")
     epochs: int = presets.of_spec(
         "epochs", help="Passes over --train_samples at the most; over a fraction so many more."
@@ -124,8 +131,59 @@ QUICK = Preset(
     epochs=300,
     seeds=2,
 )
+# Lines of handwritten digits, for CTC: a minute or two.
+DIGIT_LINES = Preset(
+    dataset="digit_lines",
+    task="speech",
+    model="deepspeech",
+    front_end="stack",
+    widths=(4, 8, 16, 32),
+    train_samples=None,
+    validation_samples=300,
+    batch_size=32,
+    optimizer="adam",
+    learning_rate=0.01,
+    eval_every=25,
+    epochs=40,
+    seeds=2,
+)
 PRESETS = {
     "quick": QUICK,
+    "digit_lines": DIGIT_LINES,
+    # --data_dir: the cepstra of CMU's census, 848 utterances less 100 to validate.
+    "an4": dataclasses.replace(
+        DIGIT_LINES,
+        dataset="packed",
+        normalization="pixel",
+        widths=(16, 32, 64, 128),
+        validation_samples=100,
+        epochs=120,
+        seeds=3,
+    ),
+    "spoken_digits": dataclasses.replace(
+        DIGIT_LINES,
+        dataset="spoken_digit",
+        normalization="pixel",
+        validation_samples=200,
+        epochs=60,
+        seeds=3,
+    ),
+    # Deep Speech 2 itself, on 960 hours: four layers, and the paper's rate.
+    "librispeech": dataclasses.replace(
+        DIGIT_LINES,
+        dataset="librispeech",
+        front_end="conv",
+        depths=(4,),
+        normalization="pixel",
+        widths=(64, 128, 256, 512, 1024),
+        fractions=(0.01, 0.04, 0.1),
+        validation_samples=2000,
+        learning_rate=3e-4,
+        clip=400.0,
+        eval_every=500,
+        epochs=50,
+        seeds=3,
+    ),
     # Weights over a factor of 101, all curves of Figures 1 to 3: an hour of one core.
     "small": dataclasses.replace(
         QUICK,
@@ -281,7 +339,8 @@ def caption(preset: Settings, run: Run) -> str:
     """What was trained, in a line."""
     base = template(preset)
     whole = trained_on(run.source_of(base), base)
-    what = "characters" if preset.task == "characters" else "words" if preset.task == "words" else "examples"
+    names = {"characters": "characters", "words": "words", "speech": "utterances"}
+    what = names.get(preset.task or "", "examples")
     seeds = f"{preset.seeds} seed{'s' * (preset.seeds > 1)}"
     return f"{preset.model}, {preset.dataset}, {whole:,} {what}, batches of {preset.batch_size}, {seeds}"
 
@@ -291,9 +350,14 @@ def steps_of_epoch(source: Source, spec: Spec) -> int:
 
 
 def ceiling(source: Source) -> float:
-    """The loss below which a minimum counts: of a text, its unigram entropy in nats less 5 %."""
-    if not isinstance(source, Text):
+    """The loss below which a minimum counts: of text and transcripts, their unigram entropy in nats less 5 %."""
+    if isinstance(source, Text):
+        symbols = source.held_out
+    elif isinstance(source, Speech):
+        labels = np.asarray(source.held_out.labels)
+        symbols = labels[labels > 0]
+    else:
         return np.inf
-    shares = np.bincount(source.held_out) / len(source.held_out)
+    shares = np.bincount(symbols) / len(symbols)
     shares = shares[shares > 0]
     return float(-PLATEAU * (shares * np.log(shares)).sum())

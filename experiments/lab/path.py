@@ -47,7 +47,7 @@ def groups(curves: Sequence[Curve]) -> list[str]:
     """The groups of layers, `all` last."""
     columns = curves[0].points[0].runs[0].result.curves
     own = [name.partition("/")[0] for name in columns if name.endswith("/distance")]
-    order = ("embedding", "hidden", "softmax")
+    order = ("convolutions", "embedding", "hidden", "softmax")
     return sorted(own, key=lambda name: (name == "all", order.index(name) if name in order else 9, name))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,11 @@ from flax.traverse_util import flatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsn.data.speech import Frames
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.networks.layers import Model
-from wsn.networks.models import MODELS, RECURRENT
+from wsn.networks.models import HEARING, MODELS, RECURRENT
 from wsn.networks.parameterization import PARAMETERIZATIONS, parameterization
 from wsn.sparsity import family
 from wsn.sparsity.shapes import mlp_shapes, sizes, weights
@@ -177,8 +179,7 @@ def test_kernels_of_every_shape_are_drawn_at_the_unit_scale_of_the_parameterisat
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_has_the_kernels_and_groups_of_its_shapes(name):
     spec = tiny.spec(model=name, width=8 if name in RECURRENT else 2, hidden_layers=3)
-    image = () if name in RECURRENT else (8, 8, 3)
-    model = models.build(spec, image, tiny.CLASSES)
+    model = models.build(spec, tiny.input_shape(name), tiny.CLASSES)
     assert model.groups.keys() == model.shapes.keys() and all(model.groups.values())
     # A function without optimisation compiles at once, whatever the network.
     init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
@@ -191,15 +192,18 @@ def test_every_model_has_the_kernels_and_groups_of_its_shapes(name):
     draws = np.concatenate([leaves[path].ravel() for path in kernels])
     assert np.abs(draws).max() <= 1 and draws.std() == pytest.approx(3**-0.5, rel=0.1)
     assert models.scalings(spec, model, params).keys() == leaves.keys()
-    inputs = (
-        jnp.zeros((3, 2), int) if name in RECURRENT else jnp.zeros((3, *image))
-    )  # (time, lanes) of tokens
+    inputs: Any = jnp.zeros((3, *tiny.input_shape(name)))
+    lanes: tuple[int, ...] = (3,)
+    if name in RECURRENT:
+        inputs, lanes = jnp.zeros((3, 2), int), (3, 2)  # (time, lanes) of tokens
+    if name in HEARING:
+        inputs, lanes = Frames(inputs, jnp.arange(3)), (3, -(-inputs.shape[1] // 2))
     logits = jax.eval_shape(model.apply, params, stats, inputs)
-    lanes = inputs.shape if name in RECURRENT else (3,)
+    logits = logits.values if name in HEARING else logits
     assert logits.shape == (*lanes, tiny.CLASSES) and logits.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in RECURRENT])
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in RECURRENT and name not in HEARING])
 def test_narrowed_layers_of_every_model_do_not_follow_each_other(name):
     spec = tiny.spec(model=name, hidden_layers=4)
     layers = list(models.plain_shapes(spec, (8, 8, 3), tiny.CLASSES))

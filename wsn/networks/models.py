@@ -6,22 +6,24 @@ a file with `shapes`, `narrowed`, `group`, `module`, the `fields` of the spec th
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from types import ModuleType
 
+import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from wsn.errors import UserError, choose
-from wsn.networks import highway, lstm, mlp, recurrent, resnet
+from wsn.networks import deepspeech, highway, lstm, mlp, recurrent, resnet
 from wsn.networks.layers import Model, Params, functional
 from wsn.networks.parameterization import Role, Scaling, parameterization
 from wsn.sparsity import bottleneck
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
 
-# Networks that read tokens, one after the other; the others see whole examples.
+# Networks that read tokens, one after the other, and those that hear utterances; the others see images.
 RECURRENT: dict[str, ModuleType] = {"rhn": highway, "lstm": lstm}
-MODELS: dict[str, ModuleType] = {"mlp": mlp, "resnet18": resnet} | RECURRENT
+HEARING: dict[str, ModuleType] = {"deepspeech": deepspeech}
+MODELS: dict[str, ModuleType] = {"mlp": mlp, "resnet18": resnet} | RECURRENT | HEARING
 
 
 def build(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
@@ -34,21 +36,26 @@ def build(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
     if spec.model in RECURRENT:
         model = recurrent.functional(module, shapes, groups)
     else:
-        model = functional(module, shapes, groups, input_shape)
+        example = deepspeech.example(input_shape) if spec.model in HEARING else jnp.zeros((1, *input_shape))
+        model = functional(module, shapes, groups, example)
     return model._replace(reference=reference_shapes(spec, input_shape, classes))
 
 
 def plain_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:
     """The kernels of the network of that width without bottlenecks.
 
-    `input_shape` is () for tokens. Raises UserError for an unknown model, and for one that cannot read such inputs.
+    `input_shape` is () for tokens, (frames, features) for utterances, (height, width, channels) for images. Raises
+    UserError for an unknown model, and for one that cannot read such inputs.
     """
     family = choose(MODELS, "model", spec.model)
-    if (spec.model in RECURRENT) != (input_shape == ()):
-        others = [name for name in MODELS if (name in RECURRENT) != (spec.model in RECURRENT)]
-        kind = "text" if input_shape == () else "no text"
+    kind = "images"
+    fitting: Collection[str] = MODELS.keys() - RECURRENT.keys() - HEARING.keys()
+    if len(input_shape) in (0, 2):
+        kind, fitting = ("text", RECURRENT.keys()) if input_shape == () else ("utterances", HEARING.keys())
+    if spec.model not in fitting:
+        names = ", ".join(name for name in MODELS if name in fitting)
         raise UserError(
-            f"--model={spec.model}: --dataset={spec.dataset} is {kind}: choose --model from {', '.join(others)}"
+            f"--model={spec.model}: --dataset={spec.dataset} is {kind}: choose --model from {names}"
         )
     return family.shapes(spec, input_shape, classes)
 
