@@ -16,8 +16,8 @@ in width), and path_geometry.png.
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from experiments.lab import convergence, families, launch, output, path, path_figure
-from experiments.lab.convergence import Preset
+from experiments.lab import convergence, convergence_presets, families, launch, output, path, path_figure
+from experiments.lab.convergence_presets import Preset
 from experiments.lab.flags import Command
 from experiments.lab.halting import Curve, Halted
 from experiments.lab.intervals import Estimate, sign
@@ -110,7 +110,7 @@ PRESETS = {
         adam_rate=None,
         seeds=10 if name == "small" else preset.seeds,
     )
-    for name, preset in convergence.PRESETS.items()
+    for name, preset in convergence_presets.PRESETS.items()
 }
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), convergence.template)
 

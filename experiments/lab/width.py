@@ -8,18 +8,20 @@ inputs of a unit (`rate_width`), and tuned network by network.
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.lab import convergence, halting, launch, output, path, presets
+from experiments.lab import convergence, convergence_presets, halting, launch, output, path, presets
 from experiments.lab.families import Network, Row
 from experiments.lab.halting import Curve, Halted, Point, deviation, mean
 from experiments.lab.launch import Run
 from kernels.trace import traces
 from wsn.data.feeds import Source
+from wsn.data.splits import Splits
 from wsn.data.text import Text
 from wsn.errors import UserError, choose
 from wsn.networks import models
@@ -41,7 +43,7 @@ SAMPLES, TRACED_SEEDS = 256, 3  # outputs, and networks, that a trace is a mean 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(convergence.Settings):
+class Preset(convergence_presets.Settings):
     """Dense networks of --widths, and for every base width one of each width above it, with its weights."""
 
     base_widths: tuple[int, ...] = setting("Widths of the dense networks whose weights are the budgets.")
@@ -61,8 +63,8 @@ class Preset(convergence.Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        convergence.check_list("base_widths", self.base_widths)
-        convergence.check_list("arms", self.arms)
+        convergence_presets.check_list("base_widths", self.base_widths)
+        convergence_presets.check_list("arms", self.arms)
         if max(self.base_widths) > max(self.widths) or min(self.base_widths) < 1:
             raise UserError("--base_widths: give widths of at least 1, none above all of --widths")
         for name in self.arms:
@@ -214,10 +216,13 @@ def start_traces(spec: Spec, run: Run) -> dict[str, float]:
 
     size = jax.eval_shape(apply, jax.tree.map(lambda x: x[0], members.state.params), inputs[0]).size
     chosen = jax.random.randint(jax.random.key(1), (len(inputs),), 0, size)
-    found = jax.jit(
-        lambda params, keep: jax.lax.map(lambda one: traces(apply, *one, inputs, chosen), (params, keep))
-    )
-    return {path: float(x.mean()) for path, x in found(members.state.params, members.keep).items()}
+
+    def member(one: tuple[Any, Any]) -> dict[str, Array]:
+        params, keep = one
+        return traces(apply, params, keep, inputs, chosen)
+
+    found = jax.jit(lambda members: jax.lax.map(member, members))((members.state.params, members.keep))
+    return {path: float(x.mean()) for path, x in found.items()}
 
 
 def samples(source: Source, count: int) -> Float[Array, "samples ..."] | Array:
@@ -226,6 +231,8 @@ def samples(source: Source, count: int) -> Float[Array, "samples ..."] | Array:
         first = jax.random.randint(jax.random.key(0), (count,), 0, len(source.held_out) - source.sequence)
         places = np.asarray(first)[:, None] + np.arange(source.sequence)
         return jnp.asarray(source.held_out[places], jnp.int32)[..., None]
+    if not isinstance(source, Splits):
+        raise UserError("--dataset: this experiment reads images and texts alone")
     images = (source.validation_images[:count] - source.mean) / source.deviation
     return jnp.asarray(images, jnp.float32)[:, None]
 

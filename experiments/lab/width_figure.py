@@ -29,7 +29,7 @@ def draw(curves: Sequence[Curve], caption: str) -> Figure:
     arms = [arm for arm in width.ARMS if any(c.points[0].row["arm"] == arm for c in curves)]
     colours = {place: PALETTE[i % len(PALETTE)] for i, place in enumerate(width.families_shown(curves))}
     figure = Figure(figsize=(4.1 * len(arms) + 5.4, 11), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[4.1 * len(arms), 5.4])
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[4.1 * len(arms), 5.4])[0]
     grid = left.subplots(3, len(arms), sharex=True, sharey="row", squeeze=False)
     for j, arm in enumerate(arms):
         own = [curve for curve in curves if curve.points[0].row["arm"] == arm]
