@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from experiments.lab import convergence, families, halting, halting_figure, launch, output
-from experiments.lab.convergence import Preset
+from experiments.lab.convergence_presets import PRESETS, Preset
 from experiments.lab.flags import Command
 from experiments.lab.halting import Curve, minimum, slope, steps
 from experiments.lab.intervals import Estimate, bootstrap, sign
@@ -155,7 +155,7 @@ def main(preset: Preset, run: Run) -> None:
     print("wrote", *written)
 
 
-COMMAND = Command(main, convergence.PRESETS, Run(f"results/{EXPERIMENT}"), convergence.template)
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), convergence.template)
 
 if __name__ == "__main__":
     launch.run(COMMAND)

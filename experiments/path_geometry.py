@@ -1,23 +1,23 @@
 """The way through weight space over the number of weights: Figures 6, 7 and 8 of the convergence paper, and a split.
 
     python -m experiments.path_geometry --workdir=results/halting_time      # on its records
-    python -m experiments.path_geometry --preset=small --seeds=10           # on records of its own
+    python -m experiments.path_geometry --preset=small                      # ten seeds, on records of its own
 
 Per group of layers (embedding, hidden, softmax, all), up to the halting time T: the direct distance from start to end;
 the length of the path, which the paper speaks of and does not show; the mean step; the mean angle between the gradient
 and the way from the start. Exactly T = distance × tortuosity ÷ step, with tortuosity = length ÷ distance, so the
 exponents in the number of weights add up: they say which of them makes wider networks faster.
-It trains what `experiments.halting_time` trains, but for what that left in the same folder.
+It trains the first curve of `experiments.halting_time`, but for what that left in the same folder.
 Writes WORKDIR/path_geometry.csv, a row per network and group, path_geometry_seeds.csv, one for every seed, in which
-2·projection_start = distance² − sum_squared_steps, and path_geometry.png.
+2·projection_start = distance² − sum_squared_steps, path_geometry_claims.csv, the paper's claims beside ours (exponents
+in width), and path_geometry.png.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from experiments.lab import convergence, families, launch, output, path, path_figure
-from experiments.lab.convergence import Preset
+from experiments.lab import convergence, convergence_presets, families, launch, output, path, path_figure
+from experiments.lab.convergence_presets import Preset
 from experiments.lab.flags import Command
 from experiments.lab.halting import Curve, Halted
 from experiments.lab.intervals import Estimate, sign
@@ -27,64 +27,48 @@ EXPERIMENT = "path_geometry"
 COLUMNS = [*convergence.KEYS, "group", *(f"{name}_mean" for name in path.QUANTITIES)]
 SEEDS = [*convergence.KEYS, "group", "seed", "censored", "steps", *path.QUANTITIES, "projection_start"]
 DIGITS = 9  # so that the identity can be checked
-# Section 4.3, the exponents in width of the mean step.
-PAPER_STEPS = {"softmax": "almost 0.5", "hidden": "0.21", "embedding": "0.07 (+10 %)"}
+CLAIMS = ["curve", "claim", "group", "paper", "exponent", "low", "high", "verdict"]
 
 
-def verdicts(curve: Curve, name: str) -> Iterator[str]:
-    """The paper's claims about the path, group by group."""
+def claims(curve: Curve, name: str) -> Iterator[families.Row]:
+    """The paper's claims about the path, group by group: its exponent in width beside ours, and a verdict."""
     own = path.groups([curve])
+    for claim, quantity, way in path.CLAIMS:
+        for group in own:
+            found = path.exponent(curve, group, quantity, "width")
+            yield row(name, claim, group, found, way, path.PAPER.get(quantity, {}).get(group))
+        if quantity == "distance" and "softmax" in own:
+            yield from most(curve, name, own)
+
+
+def row(
+    name: str, claim: str, group: str, found: Estimate, way: int, paper: float | None = None
+) -> families.Row:
+    """`way` is the sign that the claim gives the exponent."""
+    verdict = sign(found if way > 0 else Estimate(-found.value, -found.high, -found.low))
+    printed = "" if paper is None else round(paper, 2)
+    exponent = dict(zip(("exponent", "low", "high"), found, strict=True))
+    return {"curve": name, "claim": claim, "group": group, "paper": printed, "verdict": verdict} | exponent
+
+
+def most(curve: Curve, name: str, own: Sequence[str]) -> Iterator[families.Row]:
+    """Whether the last layer's distance falls more than that of each other group, run by run."""
     for group in own:
-        found = path.exponent(curve, group, "distance")
-        yield f"C7 distance falls ({name}, {group}): {falls(found)}, exponent {shown(found)}"
-    yield from most(curve, name, own)
-    for group in own:
-        length, bends = (path.exponent(curve, group, quantity) for quantity in ("path_length", "tortuosity"))
-        yield (
-            f"C8 the path gets shorter ({name}, {group}): {falls(length)}, exponent {shown(length)};"
-            f" faster than the distance: {falls(bends)}, exponent of tortuosity {shown(bends)}"
-        )
-    for group in own:
-        found = path.exponent(curve, group, "step", "width")
-        paper = f"; the paper: {PAPER_STEPS[group]}" if group in PAPER_STEPS else ""
-        yield f"C9 the mean step grows ({name}, {group}): {sign(found)}, exponent in width {shown(found)}{paper}"
-    for group in own:
-        found = path.exponent(curve, group, "angle_start")
-        first, last = ends(curve, group)
-        yield (
-            f"C10 the angle opens ({name}, {group}): {sign(found)}, exponent {found.show(form='+.4f')};"
-            f" {first:.3f} π to {last:.3f} π"
-        )
+        if group in ("embedding", "hidden"):
+
+            def over(run: Halted, group: str = group) -> float:
+                return path.geometry(run, "softmax")["distance"] / path.geometry(run, group)["distance"]
+
+            paper = path.PAPER["distance"]["softmax"] - path.PAPER["distance"][group]
+            yield row(name, "C7 most in softmax", f"softmax / {group}", curve.by("width", over), -1, paper)
 
 
 def split(curve: Curve, name: str) -> Iterator[str]:
+    """The exponents in weights, which add up."""
     for group in path.groups([curve]):
         time, *parts = path.split(curve, group).values()
         distance, bends, step = map(shown, parts)
         yield f"T {shown(time)} = distance {distance} + tortuosity {bends} − step {step} ({name}, {group})"
-
-
-def ends(curve: Curve, group: str) -> tuple[float, float]:
-    """The mean angle of the narrowest and the widest network that have one, in units of π."""
-    means = [np.mean(values) / np.pi for values in curve.values(path.of(group, "angle_start")) if values]
-    return (float(means[0]), float(means[-1])) if means else (np.nan, np.nan)
-
-
-def most(curve: Curve, name: str, own: Sequence[str]) -> Iterator[str]:
-    """Whether the last layer's distance falls more than that of each other group, run by run."""
-    if "softmax" in own:
-        for group in own:
-            if group in ("embedding", "hidden"):
-
-                def over(run: Halted, group: str = group) -> float:
-                    return path.geometry(run, "softmax")["distance"] / path.geometry(run, group)["distance"]
-
-                found = curve.by("weights", over)
-                yield f"C7 most in softmax, more than in {group} ({name}): {falls(found)}, by {shown(found)}"
-
-
-def falls(found: Estimate) -> str:
-    return sign(Estimate(-found.value, -found.high, -found.low))
 
 
 def shown(found: Estimate) -> str:
@@ -99,21 +83,36 @@ def main(preset: Preset, run: Run) -> None:
     curves = convergence.curves(asked, results, run)
     names = convergence.names(curves)
     rows, seeds = path.rows(curves), path.seeds(curves)
+    told = [one for curve, name in zip(curves, names, strict=True) for one in claims(curve, name)]
     output.print_table(rows, ["width", "weights", "fraction", *COLUMNS[len(convergence.KEYS) :]])
+    output.print_table(told, CLAIMS)
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
         output.write_table(run.folder, f"{EXPERIMENT}_seeds", seeds, SEEDS, DIGITS),
+        output.write_table(run.folder, f"{EXPERIMENT}_claims", told, CLAIMS),
         output.write_figure(
             run.folder, EXPERIMENT, path_figure.draw(curves, names, convergence.caption(preset, run))
         ),
     )
     for curve, name in zip(curves, names, strict=True):
-        for text in (*verdicts(curve, name), *split(curve, name)):
+        for text in split(curve, name):
             print(text)
     print("wrote", *written)
 
 
-COMMAND = Command(main, convergence.PRESETS, Run(f"results/{EXPERIMENT}"), convergence.template)
+# One curve of each preset, with the paper's ten seeds where that takes minutes.
+PRESETS = {
+    name: dataclasses.replace(
+        preset,
+        fractions=preset.fractions[-1:],
+        depths=preset.depths[:1],
+        learning_rates=preset.learning_rates[:1],
+        adam_rate=None,
+        seeds=10 if name == "small" else preset.seeds,
+    )
+    for name, preset in convergence_presets.PRESETS.items()
+}
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), convergence.template)
 
 if __name__ == "__main__":
     launch.run(COMMAND)

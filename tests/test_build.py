@@ -10,11 +10,14 @@ import tiny
 import wsn
 from experiments.lab import flags
 from wsn.data.images import DATASETS
+from wsn.data.recordings import UTTERANCES
+from wsn.data.speech import source_of
 from wsn.data.stream import STREAMS
 from wsn.networks import models
 from wsn.sparsity import family
 from wsn.sparsity.budget import DISTRIBUTIONS
 from wsn.spec import Group
+from wsn.training import train
 from wsn.training.registries import REGISTRIES
 
 TEXT = (Path(wsn.__file__).parents[1] / "BUILD.md").read_text()
@@ -25,7 +28,9 @@ SECTION = TEXT[TEXT.index("## How to add") : TEXT.index("## Theory")]
 @pytest.fixture(scope="module", autouse=True)
 def added():
     """Run all blocks; the registries are as they were afterwards."""
-    registries = [r for r in (*REGISTRIES.values(), DATASETS, STREAMS, DISTRIBUTIONS) if isinstance(r, dict)]
+    registries = [
+        r for r in (*REGISTRIES.values(), DATASETS, STREAMS, UTTERANCES, DISTRIBUTIONS) if isinstance(r, dict)
+    ]
     before = [dict(registry) for registry in registries]
     for block in BLOCKS:
         exec(block, {"__name__": "howto"})  # not __main__: nothing is launched
@@ -36,7 +41,7 @@ def added():
 
 
 def test_every_block_adds_an_entry(added):
-    assert sum(map(len, added)) == 10 and len(BLOCKS) == 9
+    assert sum(map(len, added)) == 11 and len(BLOCKS) == 10
 
 
 @pytest.mark.parametrize(
@@ -65,6 +70,13 @@ def test_what_was_added_trains_sparse_and_wide(changes):
     assert curves["train_loss"][-1, 0] < curves["train_loss"][0, 0]
     if "probes" in changes:
         assert np.isfinite(curves["all/signal"]).all() and np.isfinite(curves["hidden/largest"]).all()
+
+
+def test_the_utterances_train(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSN_CACHE_DIR", str(tmp_path))
+    spec = tiny.spec(dataset="tones", task="speech", model="deepspeech", front_end="stack", epochs=30)
+    *_, last = train.train(Group((spec,), (0,)), source_of(spec), placement=tiny.SINGLE)
+    assert last.history.curves["train_loss"][-1] < last.history.curves["train_loss"][0]
 
 
 def test_the_experiment_runs(tmp_path, capsys):

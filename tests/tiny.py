@@ -15,8 +15,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from wsn.data.speech import Speech, Spoken
 from wsn.data.splits import Splits
 from wsn.devices import Placement
+from wsn.networks.models import HEARING, RECURRENT
 from wsn.records import runs
 from wsn.spec import Group, Spec
 from wsn.training import train
@@ -40,6 +42,28 @@ def splits() -> Splits:
 
 
 SPLITS = splits()
+FRAMES, FEATURES = 9, 8  # of the longest utterance, of a frame
+HEARD, TESTED = 11, 5  # utterances
+
+
+def spoken(count: int, seed: int = 0, shortest: int = 5) -> Spoken:
+    """Utterances of 1 or 2 letters that differ, the first of them the longest."""
+    random = np.random.default_rng(seed)
+    lengths = np.r_[FRAMES, random.integers(shortest, FRAMES + 1, count - 1)].astype(np.int32)
+    label_lengths = random.integers(1, 3, count).astype(np.int32)
+    first = random.integers(1, CLASSES, count)
+    labels = np.stack([first, first % (CLASSES - 1) + 1], 1).astype(np.int32)
+    labels[np.arange(2) >= label_lengths[:, None]] = 0
+    frames = random.normal(size=(lengths.sum(), FEATURES)).astype(np.float32)
+    return Spoken(frames, np.cumsum(lengths, dtype=np.int32) - lengths, lengths, labels, label_lengths)
+
+
+SPEECH = Speech("tiny", spoken(HEARD), spoken(TESTED, 1), tuple("abc"))
+
+
+def input_shape(model: str) -> tuple[int, ...]:
+    """Inputs that a network takes."""
+    return () if model in RECURRENT else (FRAMES, FEATURES) if model in HEARING else (8, 8, 3)
 
 
 def spec(**changes) -> Spec:

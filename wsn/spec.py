@@ -63,6 +63,11 @@ class Data:
         10_000,
         least=3,
     )
+    bands: int = setting(
+        "Log-mel bands that cepstra become, by an inverse cosine transform; 0: cepstra as they are.",
+        0,
+        least=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,14 +78,26 @@ class Network:
     width: int = setting(
         "Units of each hidden layer (for a ResNet: channels of the first convolution).", least=1
     )
-    hidden_layers: int = setting("Hidden layers of the MLP; layers of the LSTM.", 1, least=1)
+    hidden_layers: int = setting(
+        "Hidden layers of the MLP; layers of the LSTM; bidirectional ones of deepspeech.", 1, least=1
+    )
     depth: int = setting("Recurrence depth of the recurrent highway network.", 2, least=1)
     gate_bias: float = setting(
         "Added to the inputs of the gates of the recurrent highway network: closed by a negative one.", -1.0
     )
+    front_end: str = setting(
+        "What deepspeech does with frames first: two convolutions, or three frames joined to one.", "conv"
+    )
+    channels: int = setting("Channels of each convolution of deepspeech.", 32, least=1)
     activation: str = setting("Nonlinearity of the MLP.", "relu")
     bias: bool = setting("Whether the MLP has biases.", False)
     parameterization: str = setting("Scales of initial weights, forward pass and learning rate.", "standard")
+    rate_width: int = setting(
+        "Width of the dense network whose kernels have the learning rate itself: that of others goes with one over"
+        " the kept inputs of a unit; 0: one rate for all.",
+        0,
+        least=0,
+    )
     # (layer, kept weights) of every layer; () is the dense network.
     kept: tuple[tuple[str, int], ...] = setting("Kept weights of every layer.", ())
     mask: str = setting("Pattern of the masks: which weights are kept.", "elementwise")

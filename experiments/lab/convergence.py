@@ -6,26 +6,25 @@ their validation loss and measure their path; so both experiments find their num
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from statistics import mode
 from typing import Any
 
 import numpy as np
 
 from experiments.lab import families, presets
+from experiments.lab.convergence_presets import Preset, Settings
 from experiments.lab.families import Network
 from experiments.lab.halting import Curve, Point, halted
 from experiments.lab.launch import Run
-from experiments.lab.presets import SPEC_FIELDS
-from wsn.data.corpora import TEXTS
 from wsn.data.feeds import Source
-from wsn.data.images import DATASETS
+from wsn.data.speech import Speech
 from wsn.data.text import Text
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.records.record import Result
 from wsn.sparsity import family
 from wsn.sparsity.shapes import Shapes
-from wsn.spec import Spec, setting
-from wsn.training import registries
+from wsn.spec import Spec
 
 PROBE = "path"
 KEYS = [
@@ -44,104 +43,7 @@ KEYS = [
 PLATEAU = 0.95  # of the unigram entropy: a loss above it has learned little but how frequent the symbols are
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(presets.Common):
-    """Dense networks of every width × depth × fraction × learning rate, and with Adam beside them."""
-
-    dataset: str = presets.of_spec("dataset", help=f"Data set: one of {', '.join([*TEXTS, *DATASETS])}.")
-    widths: tuple[int, ...] = setting("Widths to train, comma-separated.")
-    model: str = presets.of_spec("model", "rhn")
-    depths: tuple[int, ...] = setting(
-        "Recurrence depths of the recurrent highway network, else numbers of hidden layers.", (1,)
-    )
-    gate_bias: float | None = presets.of_spec("gate_bias", None)
-    sequence: int | None = presets.of_spec("sequence", None)
-    vocabulary: int | None = presets.of_spec("vocabulary", None)
-    fractions: tuple[float, ...] = setting("Shares of --train_samples to train on, up to 1.", (1.0,))
-    validation_samples: int = presets.of_spec("validation_samples")
-    epochs: int = presets.of_spec(
-        "epochs", help="Passes over --train_samples at the most; over a fraction so many more."
-    )
-    learning_rates: tuple[float, ...] = setting(
-        "Several learning rates in one figure, instead of that of --learning_rate.", ()
-    )
-    adam_rate: float | None = setting("Adam at this learning rate beside the optimizer.", None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_list("widths", self.widths)
-        check_list("depths", self.depths)
-        check_list("fractions", self.fractions)
-        if not all(0 < fraction <= 1 for fraction in self.fractions) or min(self.depths) < 1:
-            raise UserError("--fractions lie above 0 and up to 1, --depths are at least 1")
-
-    def but(self, **told):
-        """As in every preset; a learning rate alone is the only one.
-
-        What the preset says for its own network or task is left out where another one does not read it.
-        """
-        model, task = told.get("model", self.model), told.get("task", self.task)
-        others = registries.unread(model, task or SPEC_FIELDS["task"].default)
-        unread = {name: None for name in ("gate_bias", "sequence", "vocabulary") if name in others}
-        return super().but(**({"learning_rates": ()} if "learning_rate" in told else {}) | unread | told)
-
-
-def check_list(name: str, values: tuple[float, ...]) -> None:
-    """Raises UserError for an empty list, and for a value that is listed twice."""
-    if not values or len(set(values)) < len(values):
-        raise UserError(f"--{name}={','.join(map(str, values))}: give at least one value, and none twice")
-
-
-# Python's language reference: halting times in two minutes.
-QUICK = Preset(
-    dataset="python_docs",
-    task="characters",
-    depths=(2,),
-    widths=(8, 16, 32, 64),
-    fractions=(0.5, 1.0),
-    train_samples=20_000,
-    validation_samples=16_000,
-    sequence=32,
-    batch_size=32,
-    learning_rate=0.8,
-    eval_every=50,
-    epochs=300,
-    seeds=2,
-)
-PRESETS = {
-    "quick": QUICK,
-    # Weights over a factor of 118; Adam's and further rates by flags.
-    "small": dataclasses.replace(
-        QUICK,
-        dataset="tiny_shakespeare",
-        widths=(16, 32, 64, 128, 256),
-        fractions=(0.25, 1.0),
-        train_samples=100_000,
-        validation_samples=48_000,
-        epochs=150,
-        seeds=3,
-    ),
-    # Sections 3 and 4.3: 0.79 to 13 million weights, 0.4 to 10.8 million characters of `train.txt`.
-    "paper": Preset(
-        dataset="text",
-        task="characters",
-        depths=(10,),
-        gate_bias=-2.0,
-        widths=(185, 229, 319, 394, 472, 560, 764),
-        fractions=(0.04, 0.1, 0.2, 0.4, 1.0),
-        train_samples=None,
-        validation_samples=400_000,
-        sequence=150,
-        batch_size=128,
-        learning_rate=0.8,
-        eval_every=500,
-        epochs=100,
-        seeds=10,
-    ),
-}
-
-
-def template(preset: Preset) -> Spec:
+def template(preset: Settings) -> Spec:
     """What all networks of a preset share. Every seed has its own streams, so that the spread over seeds is whole."""
     if preset.probes and PROBE not in preset.probes:
         raise UserError(f"--probes={','.join(preset.probes)}: this experiment reads {PROBE}; name it as well")
@@ -162,11 +64,18 @@ def networks(preset: Preset, run: Run) -> list[Network]:
             preset.seeds,
             {"fraction": fraction, "depth": depth},
         )
-        for rule in rules(preset, base)
-        for depth in preset.depths
-        for fraction in preset.fractions
+        for rule, fraction, depth in variants(preset, base)
         for width in preset.widths
     ]
+
+
+def variants(preset: Preset, base: Spec) -> Iterator[tuple[Spec, float, int]]:
+    """(optimiser and rate, share of the data, depth) of every curve: each but the first differs in one."""
+    first, *rest = rules(preset, base)
+    fraction, depth = preset.fractions[-1], preset.depths[0]
+    yield from ((first, other, depth) for other in preset.fractions)
+    yield from ((other, fraction, depth) for other in rest)
+    yield from ((first, fraction, other) for other in preset.depths[1:])
 
 
 def rules(preset: Preset, base: Spec) -> Iterator[Spec]:
@@ -235,7 +144,7 @@ def curves(networks: Sequence[Network], results: Sequence[Result], run: Run) -> 
 
 
 def names(curves: Sequence[Curve]) -> list[str]:
-    """What tells the curves apart, of each."""
+    """Of each curve what it differs in from most of them; all that any differ in, where it differs in nothing."""
     shown: dict[str, Callable[[Any], str]] = {
         "fraction": lambda x: f"{100 * x:g} % of the data",
         "depth": lambda x: f"depth {x}",
@@ -243,15 +152,21 @@ def names(curves: Sequence[Curve]) -> list[str]:
         "learning_rate": lambda x: f"rate {x:g}",
     }
     firsts = [curve.points[0].row for curve in curves]
+    usual = {name: mode(row[name] for row in firsts) for name in shown}
     differ = [name for name in shown if len({row[name] for row in firsts}) > 1] or ["fraction"]
-    return [", ".join(shown[name](row[name]) for name in differ) for row in firsts]
+    return [
+        ", ".join(shown[name](row[name]) for name in differ if row[name] != usual[name])
+        or ", ".join(shown[name](row[name]) for name in differ)
+        for row in firsts
+    ]
 
 
-def caption(preset: Preset, run: Run) -> str:
+def caption(preset: Settings, run: Run) -> str:
     """What was trained, in a line."""
     base = template(preset)
     whole = trained_on(run.source_of(base), base)
-    what = "characters" if preset.task == "characters" else "words" if preset.task == "words" else "examples"
+    names = {"characters": "characters", "words": "words", "speech": "utterances"}
+    what = names.get(preset.task or "", "examples")
     seeds = f"{preset.seeds} seed{'s' * (preset.seeds > 1)}"
     return f"{preset.model}, {preset.dataset}, {whole:,} {what}, batches of {preset.batch_size}, {seeds}"
 
@@ -261,9 +176,14 @@ def steps_of_epoch(source: Source, spec: Spec) -> int:
 
 
 def ceiling(source: Source) -> float:
-    """The loss below which a minimum counts: of a text, its unigram entropy in nats less 5 %."""
-    if not isinstance(source, Text):
+    """The loss below which a minimum counts: of text and transcripts, their unigram entropy in nats less 5 %."""
+    if isinstance(source, Text):
+        symbols = source.held_out
+    elif isinstance(source, Speech):
+        labels = np.asarray(source.held_out.labels)
+        symbols = labels[labels > 0]
+    else:
         return np.inf
-    shares = np.bincount(source.held_out) / len(source.held_out)
+    shares = np.bincount(symbols) / len(symbols)
     shares = shares[shares > 0]
     return float(-PLATEAU * (shares * np.log(shares)).sum())

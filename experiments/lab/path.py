@@ -22,6 +22,24 @@ QUANTITIES = (
     "angle_start",
     "sum_squared_steps",
 )
+# Section 4.3: (claim, quantity, sign of its exponent); the paper says all of them of every group but C9, of which it
+# says that embeddings hardly change.
+CLAIMS = (
+    ("C7 distance falls", "distance", -1),
+    ("C8 path gets shorter", "path_length", -1),
+    ("C8 faster than distance", "tortuosity", -1),
+    ("C9 mean step grows", "step", 1),
+    ("C10 angle opens", "angle_start", 1),
+)
+# What it prints, as exponents in width: falls by 13, 15, 25 % and a rise of 10 % over weights of 0.79 to 13 million.
+PAPER_WIDTHS = 764 / 185
+PAPER = {
+    "distance": {
+        group: float(np.log(1 - fall) / np.log(PAPER_WIDTHS))
+        for group, fall in {"embedding": 0.13, "hidden": 0.15, "softmax": 0.25}.items()
+    },
+    "step": {"embedding": float(np.log(1.1) / np.log(PAPER_WIDTHS)), "hidden": 0.21, "softmax": 0.5},
+}
 FACTORS = {"distance": 1, "tortuosity": 1, "step": -1}  # of the time, with the sign of their exponents
 
 
@@ -29,7 +47,7 @@ def groups(curves: Sequence[Curve]) -> list[str]:
     """The groups of layers, `all` last."""
     columns = curves[0].points[0].runs[0].result.curves
     own = [name.partition("/")[0] for name in columns if name.endswith("/distance")]
-    order = ("embedding", "hidden", "softmax")
+    order = ("convolutions", "embedding", "hidden", "softmax")
     return sorted(own, key=lambda name: (name == "all", order.index(name) if name in order else 9, name))
 
 

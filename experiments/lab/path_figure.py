@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from experiments.lab import path
 from experiments.lab.families import PALETTE
-from experiments.lab.halting import Curve
+from experiments.lab.halting import Curve, mean
 
 PANELS = {
     "distance": "direct distance",
@@ -36,6 +36,8 @@ def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
         for line, (quantity, label) in enumerate(PANELS.items()):
             axes = panels[line, column]
             violins(axes, curves[-1], group, quantity)
+            if group in path.PAPER.get(quantity, {}):
+                papers(axes, curves[-1], group, quantity)
             axes.set(xlabel="width", ylabel=label if column == 0 else "")
         panels[0, column].set_title(group)
         bars(panels[-1, column], curves, names, group)
@@ -68,6 +70,19 @@ def violins(axes: Axes, curve: Curve, group: str, quantity: str) -> None:
             )
     axes.set_xticks(range(len(curve.points)), [f"{width:g}" for width in curve.told("width")])
     axes.grid(alpha=0.25, axis="y")
+
+
+def papers(axes: Axes, curve: Curve, group: str, quantity: str) -> None:
+    """The paper's exponent, through the geometric middle of the means."""
+    power = path.PAPER[quantity][group]
+    points = [(x, mean(values)) for x, values in enumerate(curve.values(path.of(group, quantity))) if values]
+    if len(points) < 2:
+        return
+    places, means = zip(*points, strict=True)
+    widths = np.log(np.array(curve.told("width"))[list(places)])
+    heights = np.exp(np.log(means).mean() + power * (widths - widths.mean()))
+    axes.plot(places, heights, "--", color=PALETTE[0], lw=1.2, label=f"the paper: width^{power:+.2f}")
+    axes.legend(frameon=False, fontsize=7)
 
 
 def bars(axes: Axes, curves: Sequence[Curve], names: Sequence[str], group: str) -> None:

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kernels.closed_forms import dense_kernels
 from kernels.empirical import gp_kernel, network_kernels
+from kernels.trace import traces
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.sparsity import family
@@ -167,3 +169,32 @@ def test_bad_input_is_told(y, readout, keep, message):
     apply, params, _ = network()
     with pytest.raises(UserError, match=message):
         network_kernels(apply, params, keep, X, y, readout=readout)
+
+
+def test_traces_over_all_outputs_add_up_to_the_tangent_kernel():
+    apply, params, keep = network(2, bias=True)
+    inputs = jnp.repeat(X[:, None], CLASSES, axis=0)
+    outputs = jnp.tile(jnp.arange(CLASSES), len(X))
+    found = traces(apply, params, keep, inputs, outputs)
+    assert found.keys() == flatten_dict(params, sep="/").keys()
+    kernel = network_kernels(apply, params, keep, X, X, readout="output/kernel").ntk
+    assert float(sum(found.values())) == pytest.approx(float(kernel.mean()), rel=1e-5)
+
+
+def test_a_small_step_moves_an_output_by_rate_times_trace():
+    apply, params, keep = network()
+    x, chosen = jnp.asarray(X[:1]), 2
+
+    def output(params):
+        return apply(params, x)[0, chosen]
+
+    found = traces(apply, params, keep, x[None], jnp.array([chosen]))
+    rate = 1e-3
+    gradient = jax.grad(output)(params)
+    masked = {path: g * keep.get(path, 1) for path, g in flatten_dict(gradient, sep="/").items()}
+    trace = sum(float(x) for x in found.values())
+    assert trace == pytest.approx(sum(float(np.sum(np.square(g))) for g in masked.values()), rel=1e-5)
+    moved = jax.tree.map(lambda p, g: p + rate * g, params, gradient)
+    again = {path: p * keep.get(path, 1) for path, p in flatten_dict(moved, sep="/").items()}
+    change = float(output(unflatten_dict(again, sep="/")) - output(params))
+    assert change == pytest.approx(rate * trace, rel=0.02)

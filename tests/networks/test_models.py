@@ -1,6 +1,8 @@
 """Networks: exact weight counts, the forward pass against NumPy, the scale of the initial draw."""
 
+import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +14,11 @@ from flax.traverse_util import flatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsn.data.speech import Frames
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.networks.layers import Model
-from wsn.networks.models import MODELS, RECURRENT
+from wsn.networks.models import HEARING, MODELS, RECURRENT
 from wsn.networks.parameterization import PARAMETERIZATIONS, parameterization
 from wsn.sparsity import family
 from wsn.sparsity.shapes import mlp_shapes, sizes, weights
@@ -133,6 +136,36 @@ def test_a_sparse_layer_starts_as_large_as_a_dense_one_of_its_effective_fan_in(
         assert all(math.isfinite(x) and x >= 0 for x in rule(fan_in, fan_out, connectivity, role))
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_rates_follow_the_kept_inputs_of_a_unit(name):
+    """Rate × kept inputs of a unit is that of the dense network of `rate_width`, whose rates stay."""
+    image = () if name in RECURRENT else (8, 8, 3)
+
+    def kernels(spec):
+        model = models.build(spec, image, tiny.CLASSES)
+        params = jax.eval_shape(lambda: model.init(jax.random.key(0))[0])
+        return model.shapes, models.scalings(spec, model, params)
+
+    reference = tiny.spec(model=name, width=2, rate_width=2)
+    base, own = kernels(reference)
+    assert own == kernels(dataclasses.replace(reference, rate_width=0))[1]
+    wide = dataclasses.replace(reference, width=6)
+    shapes = models.plain_shapes(wide, image, tiny.CLASSES)
+    kept = tuple((layer, max(1, math.prod(shape) // 3)) for layer, shape in shapes.items())
+    rules = kernels(dataclasses.replace(wide, kept=kept))[1]
+    for layer, count in kept:
+        units, inputs = shapes[layer][-1], 1 if layer == "embedding" else math.prod(base[layer][:-1])
+        kept_inputs = count / (shapes[layer][0] * units) if layer == "embedding" else count / units
+        assert rules[models.kernel_path(layer)].learning_rate * kept_inputs == pytest.approx(inputs)
+    others = rules.keys() - {models.kernel_path(layer) for layer in shapes}
+    assert {rules[path].learning_rate for path in others} <= {1.0}
+
+
+def test_bottlenecks_have_no_rates_over_their_inputs():
+    with pytest.raises(UserError, match="--rate_width=2: --bottleneck=linear"):
+        build((8, 8), 3, rate_width=2, hidden_layers=2, bottleneck="linear", inner=(("hidden_0", 1),))
+
+
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)
 def test_kernels_of_every_shape_are_drawn_at_the_unit_scale_of_the_parameterisation(name):
     draw = jax.jit(parameterization(name).draw, static_argnums=1)
@@ -146,8 +179,7 @@ def test_kernels_of_every_shape_are_drawn_at_the_unit_scale_of_the_parameterisat
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_has_the_kernels_and_groups_of_its_shapes(name):
     spec = tiny.spec(model=name, width=8 if name in RECURRENT else 2, hidden_layers=3)
-    image = () if name in RECURRENT else (8, 8, 3)
-    model = models.build(spec, image, tiny.CLASSES)
+    model = models.build(spec, tiny.input_shape(name), tiny.CLASSES)
     assert model.groups.keys() == model.shapes.keys() and all(model.groups.values())
     # A function without optimisation compiles at once, whatever the network.
     init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
@@ -159,16 +191,19 @@ def test_every_model_has_the_kernels_and_groups_of_its_shapes(name):
     assert all(leaf.ndim == 1 for path, leaf in leaves.items() if path not in kernels)
     draws = np.concatenate([leaves[path].ravel() for path in kernels])
     assert np.abs(draws).max() <= 1 and draws.std() == pytest.approx(3**-0.5, rel=0.1)
-    assert models.scalings(spec, model.shapes, params).keys() == leaves.keys()
-    inputs = (
-        jnp.zeros((3, 2), int) if name in RECURRENT else jnp.zeros((3, *image))
-    )  # (time, lanes) of tokens
+    assert models.scalings(spec, model, params).keys() == leaves.keys()
+    inputs: Any = jnp.zeros((3, *tiny.input_shape(name)))
+    lanes: tuple[int, ...] = (3,)
+    if name in RECURRENT:
+        inputs, lanes = jnp.zeros((3, 2), int), (3, 2)  # (time, lanes) of tokens
+    if name in HEARING:
+        inputs, lanes = Frames(inputs, jnp.arange(3)), (3, -(-inputs.shape[1] // 2))
     logits = jax.eval_shape(model.apply, params, stats, inputs)
-    lanes = inputs.shape if name in RECURRENT else (3,)
+    logits = logits.values if name in HEARING else logits
     assert logits.shape == (*lanes, tiny.CLASSES) and logits.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in RECURRENT])
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in RECURRENT and name not in HEARING])
 def test_narrowed_layers_of_every_model_do_not_follow_each_other(name):
     spec = tiny.spec(model=name, hidden_layers=4)
     layers = list(models.plain_shapes(spec, (8, 8, 3), tiny.CLASSES))

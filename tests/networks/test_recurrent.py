@@ -226,7 +226,7 @@ def test_text_needs_a_network_that_reads_tokens():
     ):
         network(spec("mlp"))
     with pytest.raises(
-        UserError, match="^--model=lstm: --dataset=tiny is no text: choose --model from mlp, "
+        UserError, match="^--model=lstm: --dataset=tiny is images: choose --model from mlp, resnet18$"
     ):
         models.build(spec("lstm"), (3, 3, 1), 4)
     with pytest.raises(UserError, match="^--task=characters: --model=mlp cannot: choose one of lstm, rhn$"):

@@ -9,11 +9,13 @@ import pytest
 import tiny
 from jax.test_util import check_grads
 
-from wsn.data.batches import Batch
+from wsn.data.batches import Batch, Indices
+from wsn.data.speech import Utterances, take
 from wsn.data.text import Tokens
 from wsn.networks import models
 from wsn.tasks import TASKS, Context, Task
 from wsn.tasks.language import LANGUAGE
+from wsn.tasks.speech import SPEECH
 
 CONTEXT = Context(jax.random.key(0), None)
 
@@ -23,38 +25,41 @@ TIME = 3  # tokens of a window
 
 def network(name: str):
     """(task, parameters) of a small network without kinks, so that differences are derivatives."""
-    text = name in LANGUAGE
-    spec = tiny.spec(activation="linear", task=name, model="lstm" if text else "mlp", width=3)
-    model = models.build(spec, () if text else tiny.IMAGE, tiny.CLASSES)
+    kind = "lstm" if name in LANGUAGE else "deepspeech" if name in SPEECH else "mlp"
+    spec = tiny.spec(activation="linear", task=name, model=kind, width=3, front_end="stack")
+    model = models.build(spec, tiny.IMAGE if kind == "mlp" else tiny.input_shape(kind), tiny.CLASSES)
     return TASKS[name](model), jax.tree.map(lambda x: x / 2, model.init(jax.random.key(1))[0])
 
 
-def batch(name: str, count: int) -> Batch | Tokens:
+def batch(name: str, count: int) -> Batch | Tokens | Utterances:
     """So many lanes: examples, or streams of text, which lie on the last axes."""
     random = np.random.default_rng(count)
     if name in LANGUAGE:
         inputs, targets = jnp.asarray(random.integers(0, tiny.CLASSES, (2, TIME, count), np.int32))
         return Tokens(inputs, targets, jnp.ones((TIME, count)), jnp.zeros(count, bool))
+    if name in SPEECH:
+        rows = Indices(jnp.arange(count), jnp.ones(count))
+        return take(tiny.FRAMES, jax.tree.map(jnp.asarray, tiny.spoken(count, seed=count)), rows)
     inputs = random.normal(size=(count, *tiny.IMAGE)).astype(np.float32)
     labels = random.integers(0, tiny.CLASSES, count).astype(np.int32)
     return Batch(jnp.asarray(inputs), jnp.asarray(labels), jnp.ones(count))
 
 
-def lanes_axis(batch: Batch | Tokens) -> int:
+def lanes_axis(batch: Batch | Tokens | Utterances) -> int:
     return -1 if isinstance(batch, Tokens) else 0
 
 
-def weighed(batch: Batch | Tokens, lanes: np.ndarray) -> Batch | Tokens:
+def weighed(batch: Batch | Tokens | Utterances, lanes: np.ndarray) -> Batch | Tokens | Utterances:
     return batch._replace(weight=jnp.broadcast_to(jnp.asarray(lanes, jnp.float32), batch.weight.shape))
 
 
-def totals(task: Task, params, batch: Batch | Tokens) -> dict[str, float]:
+def totals(task: Task, params, batch: Batch | Tokens | Utterances) -> dict[str, float]:
     """Those of training, which are those of evaluation where nothing depends on the batch as a whole."""
     lanes = batch.weight.shape[-1]
     trained, _, _ = task.training(params, {}, task.carry(lanes), batch, CONTEXT)
     evaluated, _ = task.evaluation(params, {}, task.carry(lanes), batch, CONTEXT)
-    assert_close(trained, evaluated)
-    return {name: float(value) for name, value in trained.items()}
+    assert_close(trained, {name: evaluated[name] for name in trained})
+    return {name: float(value) for name, value in evaluated.items()}
 
 
 def assert_close(left, right) -> None:
@@ -80,7 +85,8 @@ def test_totals_of_a_batch_are_the_sums_of_those_of_its_parts(name):
         for cut in (np.arange(3), np.arange(3, 8))
     ]
     assert_close(totals(task, params, whole), {n: sum(part[n] for part in parts) for n in parts[0]})
-    assert totals(task, params, whole)["weight"] == whole.weight.size
+    letters = whole.label_lengths.sum() if isinstance(whole, Utterances) else whole.weight.size
+    assert totals(task, params, whole)["weight"] == letters
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -9,7 +9,7 @@ import tiny
 from flax.traverse_util import flatten_dict
 
 from wsn.networks import models
-from wsn.networks.models import MODELS, RECURRENT
+from wsn.networks.models import HEARING, MODELS, RECURRENT
 from wsn.spec import Group
 from wsn.tasks import Task
 from wsn.tasks.task import LOSS, nothing_carried
@@ -58,8 +58,7 @@ def test_two_probes_give_the_columns_of_both():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_groups_partition_the_layers(name):
-    inputs = () if name in RECURRENT else (8, 8, 3)
-    model = models.build(tiny.spec(model=name, hidden_layers=3), inputs, tiny.CLASSES)
+    model = models.build(tiny.spec(model=name, hidden_layers=3), tiny.input_shape(name), tiny.CLASSES)
     shapes, _ = jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
     parts = probes.parts(params, model.groups)
@@ -71,6 +70,8 @@ def test_groups_partition_the_layers(name):
     assert set(paths) == layers >= {models.kernel_path(layer) for layer in model.shapes}
     if name in RECURRENT:
         assert list(parts) == ["embedding", "hidden", "softmax"]
+    if name in HEARING:
+        assert list(parts) == ["convolutions", "hidden", "softmax"]
 
 
 # A run.

@@ -6,11 +6,12 @@ import pytest
 import tiny
 
 from wsn.errors import UserError
-from wsn.networks.models import MODELS, RECURRENT
+from wsn.networks.models import HEARING, MODELS, RECURRENT
 from wsn.records import plan
 from wsn.spec import Group, Spec
 from wsn.tasks import TASKS
 from wsn.tasks.language import LANGUAGE
+from wsn.tasks.speech import SPEECH
 from wsn.training import train
 from wsn.training.registries import REGISTRIES, check, unread
 
@@ -20,6 +21,8 @@ FIELDS = {field.name: field for field in dataclasses.fields(Spec)}
 NEEDS = {
     **dict.fromkeys(LANGUAGE, {"model": "lstm"}),
     **dict.fromkeys(RECURRENT, {"task": "characters"}),
+    **dict.fromkeys(SPEECH, {"model": "deepspeech"}),
+    **dict.fromkeys(HEARING, {"task": "speech"}),
     "minimum": {"validation_samples": 1},
 }
 

@@ -5,14 +5,17 @@ is read from disk as it is needed.
 """
 
 from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from wsn.data.batches import Take
+from wsn import devices
+from wsn.data.batches import Take, batches, shuffled
 from wsn.devices import Placement
-from wsn.spec import Data, Group
+from wsn.spec import ORDER, Data, Group
 
 # The examples of one evaluation batch: large enough for the matrix product, small enough for the cache.
 EVALUATION_BATCH = 1000
@@ -70,3 +73,51 @@ def steps_of(epoch: Callable[[int], Any], steps: int, first: int, last: int) -> 
 
     parts = [part(number) for number in range(first // steps, -(-last // steps))]
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: np.concatenate(x, -2), *parts)
+
+
+class Part(NamedTuple):
+    """Examples on the host or on the device, so many of them, and how a row of `Indices` becomes a batch of them."""
+
+    examples: int
+    data: Any
+    take: Take
+
+
+def resident(
+    group: Group,
+    placement: Placement,
+    train: Part,
+    held_out: Part,
+    held_out_batch: int = EVALUATION_BATCH,
+    *,
+    noisy: bool = False,
+) -> Feed:
+    """Everything on the device; rows are indices, with random words where `noisy`.
+
+    The order of an epoch is a function of the seed and the epoch.
+    """
+    spec, shared = group.specs[0], group.specs[0].order == "shared"
+    train_data, held_out_data = (devices.replicate(placement, part.data) for part in (train, held_out))
+    size, batch_size = train.examples, min(spec.batch_size, train.examples)
+    held_out_batch = min(held_out_batch, held_out.examples)
+    order = partial(shuffled, examples=size, batch_size=batch_size, noisy=noisy)
+    key = jax.random.fold_in(jax.random.key(spec.data_seed), ORDER)
+    if not shared:
+        key = jnp.stack([jax.random.fold_in(jax.random.key(seed), ORDER) for _, seed in group.members])
+        order = jax.vmap(order, in_axes=(0, None))
+    epoch = lru_cache(2)(partial(order, key))
+    steps = -(-size // batch_size)
+    held_out_rows = devices.scatter_batches(placement, batches(jnp.arange(held_out.examples), held_out_batch))
+    return Feed(
+        steps,
+        batch_size,
+        held_out_batch,
+        lambda first, last: devices.scatter_batches(
+            placement, steps_of(epoch, steps, first, last), of_members=not shared
+        ),
+        lambda: held_out_rows,
+        train_data,
+        held_out_data,
+        train.take,
+        held_out.take,
+    )

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging as std_logging
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ def prepare(name: str, data_dir: str, instead: str) -> None:
     except Exception as error:  # network, disk, a missing package, a version that TFDS no longer has
         needs = '; to download: pip install -e ".[download]"' if isinstance(error, ImportError) else ""
         raise UserError(
-            f"--dataset={name.split(':')[0]}: no prepared copy of {name} under "
+            f"--dataset={re.split('[/:]', name)[0]}: no prepared copy of {name} under "
             f"--data_dir={data_dir} (TFDS_DATA_DIR), preparing one failed ({one_line(error)}{needs}); "
             f"point --data_dir at a folder that holds it, or use --dataset={instead}, which needs none"
         ) from error

@@ -1,14 +1,16 @@
 """Sources by name: what a spec trains on, opened once a process.
 
-In: the data of a spec, and the folder where prepared copies lie. Out: `Splits` or a `Text` in memory, or a `Stream`.
+In: the data of a spec, and the folder where prepared copies lie. Out: `Splits`, a
+`Text` or `Speech` in memory, or a `Stream`.
 """
 
 from functools import cache
 
-from wsn.data import images, text
+from wsn.data import images, speech, text
 from wsn.data.corpora import TEXTS
 from wsn.data.feeds import Source
 from wsn.data.images import DATASETS, Dataset
+from wsn.data.recordings import UTTERANCES
 from wsn.data.splits import Splits, split
 from wsn.data.stream import STREAMS, Stream
 from wsn.errors import UserError, choose
@@ -66,6 +68,8 @@ def source_of(spec: Spec, data_dir: str | None = None) -> Source:
     """The source that a spec trains on; default folder `$TFDS_DATA_DIR`. Raises UserError."""
     if spec.dataset in TEXTS:
         return text.source_of(spec, data_dir)
+    if spec.dataset in UTTERANCES:
+        return speech.source_of(spec, data_dir)
     if spec.dataset in STREAMS:
         return stream(spec.dataset, data_dir)
     return splits(

@@ -4,7 +4,6 @@ In: a `Dataset`, sample counts, a seed, a normalisation. Out: `Splits`, whose fe
 """
 
 import dataclasses
-from functools import lru_cache, partial
 from typing import ClassVar
 
 import jax
@@ -12,23 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from wsn import devices
+from wsn.data import feeds
 from wsn.data.batches import (
     AUGMENTATIONS,
     Batch,
     Examples,
-    batches,
     image_batch,
-    shuffled,
     take,
     take_augmented,
 )
-from wsn.data.feeds import EVALUATION_BATCH, Feed, steps_of
+from wsn.data.feeds import Feed, Part
 from wsn.data.images import Dataset, permutation
 from wsn.data.normalization import normalise, statistics
 from wsn.devices import Placement
 from wsn.errors import UserError, choose
-from wsn.spec import ORDER, Data, Group
+from wsn.spec import Data, Group
 
 ORDERS = ("shared", "seed")  # all members see the batches of data_seed, or each those of its own seed
 
@@ -133,33 +130,16 @@ def on_device(splits: Splits, held_out: str, *, raw: bool) -> tuple[Examples, Ex
 
 
 def resident(splits: Splits, group: Group, placement: Placement) -> Feed:
-    """Everything on the device; rows are indices. The order of an epoch is a function of the seed and the epoch."""
+    """Everything on the device, raw where it is augmented."""
     spec = group.specs[0]
-    augment, shared = choose(AUGMENTATIONS, "augmentation", spec.augmentation), spec.order == "shared"
+    augment = choose(AUGMENTATIONS, "augmentation", spec.augmentation)
     held_out = "validation" if spec.validation_samples else "test"
-    train_data, test_data = (
-        devices.replicate(placement, x) for x in on_device(splits, held_out, raw=augment is not None)
-    )
-    size, test_size = len(train_data.labels), len(test_data.labels)
-    batch_size, test_batch = min(spec.batch_size, size), min(EVALUATION_BATCH, test_size)
-    order = partial(shuffled, examples=size, batch_size=batch_size, noisy=augment is not None)
-    key = jax.random.fold_in(jax.random.key(spec.data_seed), ORDER)
-    if not shared:
-        key = jnp.stack([jax.random.fold_in(jax.random.key(seed), ORDER) for _, seed in group.members])
-        order = jax.vmap(order, in_axes=(0, None))
-    epoch = lru_cache(2)(partial(order, key))
-    steps = -(-size // batch_size)
-    test_rows = devices.scatter_batches(placement, batches(jnp.arange(test_size), test_batch))
-    return Feed(
-        steps,
-        batch_size,
-        test_batch,
-        lambda first, last: devices.scatter_batches(
-            placement, steps_of(epoch, steps, first, last), of_members=not shared
-        ),
-        lambda: test_rows,
-        train_data,
-        test_data,
-        take_augmented(augment, splits.mean, splits.deviation) if augment else take,
-        take,
+    train, test = on_device(splits, held_out, raw=augment is not None)
+    take_training = take_augmented(augment, splits.mean, splits.deviation) if augment else take
+    return feeds.resident(
+        group,
+        placement,
+        Part(len(train.labels), train, take_training),
+        Part(len(test.labels), test, take),
+        noisy=augment is not None,
     )

@@ -84,7 +84,8 @@ def scatter_members(placement: Placement, tree: Any) -> Any:
     if placement.kind == "batch":
         return replicate(placement, tree)
     if placement.kind == "single":
-        return jax.tree.map(jnp.asarray, tree)
+        # Bound to its device, as what a program returns is: or it would be compiled again for its own results.
+        return jax.device_put(tree, placement.devices[0])
     count = len(placement.devices)
 
     def cut(x):

@@ -20,26 +20,28 @@ SMALLEST_ROW, SMALLEST_WIDTH = (
 
 Images = Float[Array, "batch height width inputs"]
 Outputs = Float[Array, "batch new_height new_width outputs"]
-Kernel = Float[Array, "k k inputs outputs"]
+Kernel = Float[Array, "rows columns inputs outputs"]
+Stride = int | tuple[int, int]
 
 
-def convolve(x: Images, kernel: Kernel, stride: int, dtype: Any) -> Outputs:
+def convolve(x: Images, kernel: Kernel, stride: Stride, dtype: Any) -> Outputs:
     """Convolution padded by k // 2 on every side, as PyTorch's, in `dtype`."""
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     cpu = jax.default_backend() == "cpu" and x.dtype == jnp.float32
     return (convolve_in_blocks if cpu and _pays(x, kernel, stride) else _convolve)(x, kernel, stride)
 
 
-def _pays(x: Images, kernel: Kernel, stride: int) -> bool:
+def _pays(x: Images, kernel: Kernel, stride: Stride) -> bool:
     width, inputs = x.shape[2:]
     square = kernel.shape[:2] == (3, 3) and stride == 1 and width % BLOCK == 0
     return square and width >= SMALLEST_WIDTH and width * inputs >= SMALLEST_ROW
 
 
-def _convolve(x: Images, kernel: Kernel, stride: int) -> Outputs:
-    pad = kernel.shape[0] // 2
+def _convolve(x: Images, kernel: Kernel, stride: Stride) -> Outputs:
+    strides = (stride, stride) if isinstance(stride, int) else stride
+    padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), ((pad, pad), (pad, pad)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 

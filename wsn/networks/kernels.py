@@ -10,15 +10,16 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from wsn.networks.convolution import convolve
+from wsn.networks.convolution import Stride, convolve
 
 
 @singledispatch
-def apply(kernel: Any, x: Array, *, stride: int = 1, dtype: Any) -> Array:
+def apply(kernel: Any, x: Array, *, stride: Stride = 1, dtype: Any) -> Array:
     """The linear map of a kernel, with products in `dtype`.
 
-    (inputs, outputs): (batch, inputs) → (batch, outputs), accumulated and returned in float32. (k, k, inputs,
-    outputs): (batch, height, width, inputs) → (batch, ⌈height/stride⌉, ⌈width/stride⌉, outputs), in `dtype`.
+    (inputs, outputs): (batch, inputs) → (batch, outputs), accumulated and returned in float32. (rows, columns,
+    inputs, outputs), both odd: (batch, height, width, inputs) → (batch, ⌈height/stride⌉, ⌈width/stride⌉, outputs), in
+    `dtype`.
     """
     if kernel.ndim == 2:
         return jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)

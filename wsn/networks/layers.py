@@ -6,13 +6,14 @@ parameter tree. Layers know nothing of masks. Products are taken in the layer's 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from wsn.networks.convolution import Stride
 from wsn.networks.kernels import apply
 from wsn.networks.parameterization import Parameterization
 from wsn.sparsity.shapes import Shapes
@@ -46,29 +47,28 @@ class Model(NamedTuple):
     shapes: Shapes
     groups: dict[str, str]  # layer → the group of layers that probes report it in
     init: Callable[[PRNGKeyArray], tuple[Params, Stats]]
-    apply: Callable[[Params, Stats, Float[Array, "batch ..."]], Float[Array, "batch classes"]]
+    # (batch, …) → logits (batch, classes); of a network that hears, `Frames` → `Frames`.
+    apply: Callable[[Params, Stats, Any], Any]
     # In training, statistics are those of the batch; returns the logits and the updated running statistics.
-    apply_training: Callable[[Params, Stats, Array, Weighing], tuple[Array, Stats]]
+    apply_training: Callable[[Params, Stats, Any, Weighing], tuple[Any, Stats]]
     recurrent: Recurrent | None = None  # of a network that reads tokens; `apply` begins without a past there
+    reference: Shapes = {}  # the kernels of the dense network of the spec's `rate_width`, if it has one
 
 
-def functional(
-    module: nn.Module, shapes: Shapes, groups: dict[str, str], input_shape: tuple[int, ...]
-) -> Model:
-    """The pure functions of a linen module whose call takes (x, Weighing or None)."""
-    example = jnp.zeros((1, *input_shape))
+def functional(module: nn.Module, shapes: Shapes, groups: dict[str, str], example: Any) -> Model:
+    """The pure functions of a linen module whose call takes (x, Weighing or None), for x like `example`."""
 
     def init(key: PRNGKeyArray) -> tuple[Params, Stats]:
         variables = module.init(key, example)
         return variables["params"], variables.get("batch_stats", {})
 
-    def apply(params: Params, stats: Stats, x: Array) -> Array:
-        return cast(Array, module.apply({"params": params, "batch_stats": stats}, x))
+    def apply(params: Params, stats: Stats, x: Any) -> Any:
+        return module.apply({"params": params, "batch_stats": stats}, x)
 
-    def apply_training(params: Params, stats: Stats, x: Array, over: Weighing) -> tuple[Array, Stats]:
+    def apply_training(params: Params, stats: Stats, x: Any, over: Weighing) -> tuple[Any, Stats]:
         variables = {"params": params, "batch_stats": stats}
         logits, updated = module.apply(variables, x, over, mutable=["batch_stats"])
-        return cast(Array, logits), dict(updated.get("batch_stats", {}))
+        return logits, dict(updated.get("batch_stats", {}))
 
     return Model(shapes, groups, init, apply, apply_training)
 
@@ -91,10 +91,10 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution without bias, of a kernel `shape` (k, k, inputs, outputs)."""
+    """A convolution without bias, of a kernel `shape` (rows, columns, inputs, outputs)."""
 
     shape: Sequence[int]
-    stride: int
+    stride: Stride
     parameterization: Parameterization
     dtype: Any
 

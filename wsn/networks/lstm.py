@@ -42,19 +42,33 @@ def unroll(
     return tuple(last), x
 
 
-def unroll_layer(layer: Weights, state: State, x: Inputs, dtype: Any) -> tuple[State, Outputs]:
-    """One layer: its outputs at all times, and its last state."""
+def unroll_layer(
+    layer: Weights,
+    state: State,
+    x: Inputs,
+    dtype: Any,
+    *,
+    valid: Float[Array, "time lanes 1"] | None = None,
+    backward: bool = False,
+) -> tuple[State, Outputs]:
+    """One layer: its outputs at all times, and its last state; `backward` goes from the last time to the first.
+
+    Where `valid` is 0, outputs and state are 0: so lanes may end, and begin backward, at times of their own.
+    """
     inputs = x.shape[-1]
     entering = product(layer.kernel[:inputs], x, dtype) + layer.bias
 
-    def step(state: State, entering: Float[Array, "lanes four_widths"]) -> tuple[State, Array]:
+    def step(state: State, now: tuple[Array, Array | None]) -> tuple[State, Array]:
+        entering, valid = now
         z = product(layer.kernel[inputs:], state.h, dtype) + entering
         i, f, g, o = jnp.split(z, 4, axis=-1)
         c = jax.nn.sigmoid(f + FORGET_BIAS) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        if valid is not None:
+            h, c = h * valid, c * valid
         return State(h, c), h
 
-    return jax.lax.scan(step, state, entering)
+    return jax.lax.scan(step, state, (entering, valid), reverse=backward)
 
 
 def shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:

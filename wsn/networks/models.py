@@ -4,23 +4,26 @@
 a file with `shapes`, `narrowed`, `group`, `module`, the `fields` of the spec that are its own, and a line in `MODELS`.
 """
 
+import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from types import ModuleType
 
+import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from wsn.errors import UserError, choose
-from wsn.networks import highway, lstm, mlp, recurrent, resnet
+from wsn.networks import deepspeech, highway, lstm, mlp, recurrent, resnet
 from wsn.networks.layers import Model, Params, functional
 from wsn.networks.parameterization import Role, Scaling, parameterization
 from wsn.sparsity import bottleneck
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
 
-# Networks that read tokens, one after the other; the others see whole examples.
+# Networks that read tokens, one after the other, and those that hear utterances; the others see images.
 RECURRENT: dict[str, ModuleType] = {"rhn": highway, "lstm": lstm}
-MODELS: dict[str, ModuleType] = {"mlp": mlp, "resnet18": resnet} | RECURRENT
+HEARING: dict[str, ModuleType] = {"deepspeech": deepspeech}
+MODELS: dict[str, ModuleType] = {"mlp": mlp, "resnet18": resnet} | RECURRENT | HEARING
 
 
 def build(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
@@ -31,23 +34,42 @@ def build(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
     groups = groups_of(spec, shapes)
     module = family.module(spec, tuple(layers), shapes)
     if spec.model in RECURRENT:
-        return recurrent.functional(module, shapes, groups)
-    return functional(module, shapes, groups, input_shape)
+        model = recurrent.functional(module, shapes, groups)
+    else:
+        example = deepspeech.example(input_shape) if spec.model in HEARING else jnp.zeros((1, *input_shape))
+        model = functional(module, shapes, groups, example)
+    return model._replace(reference=reference_shapes(spec, input_shape, classes))
 
 
 def plain_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:
     """The kernels of the network of that width without bottlenecks.
 
-    `input_shape` is () for tokens. Raises UserError for an unknown model, and for one that cannot read such inputs.
+    `input_shape` is () for tokens, (frames, features) for utterances, (height, width, channels) for images. Raises
+    UserError for an unknown model, and for one that cannot read such inputs.
     """
     family = choose(MODELS, "model", spec.model)
-    if (spec.model in RECURRENT) != (input_shape == ()):
-        others = [name for name in MODELS if (name in RECURRENT) != (spec.model in RECURRENT)]
-        kind = "text" if input_shape == () else "no text"
+    kind = "images"
+    fitting: Collection[str] = MODELS.keys() - RECURRENT.keys() - HEARING.keys()
+    if len(input_shape) in (0, 2):
+        kind, fitting = ("text", RECURRENT.keys()) if input_shape == () else ("utterances", HEARING.keys())
+    if spec.model not in fitting:
+        names = ", ".join(name for name in MODELS if name in fitting)
         raise UserError(
-            f"--model={spec.model}: --dataset={spec.dataset} is {kind}: choose --model from {', '.join(others)}"
+            f"--model={spec.model}: --dataset={spec.dataset} is {kind}: choose --model from {names}"
         )
     return family.shapes(spec, input_shape, classes)
+
+
+def reference_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:
+    """The kernels of the dense network of `rate_width`; none without one. Raises UserError for bottlenecks."""
+    if not spec.rate_width:
+        return {}
+    if spec.bottleneck != "none":
+        raise UserError(
+            f"--rate_width={spec.rate_width}: --bottleneck={spec.bottleneck} has kernels that no dense network has;"
+            " leave one of them out"
+        )
+    return plain_shapes(dataclasses.replace(spec, width=spec.rate_width), input_shape, classes)
 
 
 def groups_of(spec: Spec, layers: Iterable[str]) -> dict[str, str]:
@@ -72,24 +94,33 @@ def has_convolutions(model: Model) -> bool:
     return any(len(shape) > 2 for shape in model.shapes.values())
 
 
-def scalings(spec: Spec, shapes: Shapes, params: Params) -> dict[str, Scaling]:
+def scalings(spec: Spec, model: Model, params: Params) -> dict[str, Scaling]:
     """The `Scaling` of every parameter by its path, with each layer's connectivity as kept in the spec.
 
     fan_in and fan_out are those of the kernel in the same layer, also for its bias. Batch normalisation has neither:
-    its parameters are as they were initialised.
+    its parameters are as they were initialised. Where the spec has a `rate_width`, the rate of a kernel goes with one
+    over its effective fan-in, so that a unit's inputs together move it as in the dense network of that width.
     """
     kept = dict(spec.kept)
+    rule = parameterization(spec.parameterization).scaling
     leaves = {}
     for path in flatten_dict(params, sep="/"):
         layer, _, leaf = path.rpartition("/")
-        if layer not in shapes:
+        if layer not in model.shapes:
             leaves[path] = Scaling(1.0, 1.0, 1.0)
             continue
-        *taps, inputs, outputs = shapes[layer]
-        area = math.prod(taps)
-        connectivity = kept[layer] / (area * inputs * outputs) if kept else 1.0
+        shape = model.shapes[layer]
+        connectivity = kept[layer] / math.prod(shape) if kept else 1.0
         role: Role = "bias" if leaf == "bias" else "kernel"
-        rule = parameterization(spec.parameterization).scaling
-        fan_in = 1 if layer == recurrent.EMBEDDING else area * inputs  # one row is read
-        leaves[path] = rule(fan_in, area * outputs, connectivity, role)
+        inputs = fan_in(layer, shape)
+        scaling = rule(inputs, math.prod(shape) // shape[-2], connectivity, role)
+        if model.reference and role == "kernel":
+            factor = fan_in(layer, model.reference[layer]) / (inputs * connectivity)
+            scaling = scaling._replace(learning_rate=factor * scaling.learning_rate)
+        leaves[path] = scaling
     return leaves
+
+
+def fan_in(layer: str, shape: Sequence[int]) -> int:
+    """The inputs of a unit of a dense kernel; of an embedding one row is read."""
+    return 1 if layer == recurrent.EMBEDDING else math.prod(shape[:-1])

@@ -11,12 +11,14 @@ from wsn.errors import choose
 from wsn.networks.layers import Model
 from wsn.tasks.classification import classification, regression
 from wsn.tasks.language import LANGUAGE
+from wsn.tasks.speech import SPEECH
 from wsn.tasks.task import Carry, Context, Metric, Task, Totals
 
 TASKS: dict[str, Callable[[Model], Task]] = {
     "classification": classification,
     "regression": regression,
     **LANGUAGE,
+    **SPEECH,
 }
 
 

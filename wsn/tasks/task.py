@@ -24,6 +24,7 @@ class Metric(NamedTuple):
     of: Callable[[Mapping[str, Any]], Any]  # totals, of JAX or NumPy → values
     better: Literal["low", "high"]
     unit: str
+    in_training: bool = True  # or of held-out examples alone, where training need not pay for it
 
 
 class Context(NamedTuple):

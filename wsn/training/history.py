@@ -56,6 +56,8 @@ def extended(history: History, step: int, task: Task, split: str, measured: Meas
         if history.rows:
             gone |= np.isnan(history.curves[f"{name}_loss"][-1])
         for metric in task.metrics:
+            if name == "train" and not metric.in_training:
+                continue
             row[f"{name}_{metric.name}"] = np.where(gone, np.nan, metric.of(totals)).astype(np.float32)
         lost |= gone
     for name, value in measured.reads.items():

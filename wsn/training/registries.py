@@ -5,18 +5,20 @@ from collections.abc import Collection, Mapping
 
 from wsn.data.batches import AUGMENTATIONS
 from wsn.data.normalization import NORMALIZATIONS
+from wsn.data.speech import FRONT_ENDS
 from wsn.data.splits import ORDERS
 from wsn.data.vocabulary import TOKENS
 from wsn.errors import UserError
 from wsn.networks.layers import COMPUTE_DTYPES
 from wsn.networks.mlp import ACTIVATIONS
-from wsn.networks.models import MODELS, RECURRENT
+from wsn.networks.models import HEARING, MODELS, RECURRENT
 from wsn.networks.parameterization import PARAMETERIZATIONS
 from wsn.sparsity.bottleneck import BOTTLENECKS
 from wsn.sparsity.patterns import PATTERNS
 from wsn.spec import Spec
 from wsn.tasks import TASKS
 from wsn.tasks.language import LANGUAGE
+from wsn.tasks.speech import SPEECH
 from wsn.training.halting import STOPS
 from wsn.training.optimizers import OPTIMIZERS, SCHEDULES
 from wsn.training.optimizers import check as check_optimizer
@@ -28,6 +30,7 @@ REGISTRIES: Mapping[str, Collection[str]] = {
     "augmentation": AUGMENTATIONS,
     "order": ORDERS,
     "model": MODELS,
+    "front_end": FRONT_ENDS,
     "activation": ACTIVATIONS,
     "parameterization": PARAMETERIZATIONS,
     "mask": PATTERNS,
@@ -45,6 +48,7 @@ def unread(model: str, task: str) -> dict[str, str]:
     """The fields of a spec that a network or a task does not read → the flag that chose it."""
     networks = {field for network in MODELS.values() for field in network.fields} - {*MODELS[model].fields}
     tasks = {"normalization", "augmentation"} if task in LANGUAGE else {"sequence"}
+    tasks.add("augmentation" if task in SPEECH else "bands")
     if task not in TOKENS or not TOKENS[task].sized:
         tasks.add("vocabulary")
     return dict.fromkeys(sorted(networks), "model") | dict.fromkeys(sorted(tasks), "task")
@@ -63,8 +67,10 @@ def check(spec: Spec) -> None:
             f"--stop={spec.stop} looks at the validation loss, since test data may not choose:"
             " give --validation_samples of at least 1"
         )
-    if (spec.task in LANGUAGE) != (spec.model in RECURRENT):
-        fitting = RECURRENT if spec.task in LANGUAGE else MODELS.keys() - RECURRENT.keys()
+    fitting: Collection[str] = MODELS.keys() - RECURRENT.keys() - HEARING.keys()
+    for tasks, networks in ((LANGUAGE, RECURRENT), (SPEECH, HEARING)):
+        fitting = networks.keys() if spec.task in tasks else fitting
+    if spec.model not in fitting:
         raise UserError(
             f"--task={spec.task}: --model={spec.model} cannot: choose one of {', '.join(sorted(fitting))}"
         )

@@ -108,7 +108,7 @@ def scaled_weights(
     spec: Spec, model: Model, unit: Params, keep: dict[str, np.ndarray]
 ) -> tuple[Params, Params]:
     """(weights at their initial scale, 0 where removed; learning rates) of one member."""
-    rule = models.scalings(spec, model.shapes, unit)
+    rule = models.scalings(spec, model, unit)
     leaves = flatten_dict(unit, sep="/")
     scaled = {p: np.float32(rule[p].initial) * x * keep.get(p, True) for p, x in leaves.items()}
     rates = {p: np.float32(spec.learning_rate * rule[p].learning_rate) for p in leaves}

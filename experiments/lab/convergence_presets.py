@@ -1,0 +1,186 @@
+"""What experiments that train to the minimum of the validation loss can be told, and their presets.
+
+In: flags, or a notebook. Out: `Settings`, and the `Preset` that `halting_time` and `path_geometry` share.
+"""
+
+import dataclasses
+from typing import Any
+
+from experiments.lab import presets
+from experiments.lab.presets import SPEC_FIELDS
+from wsn.data.corpora import TEXTS
+from wsn.data.images import DATASETS
+from wsn.data.recordings import UTTERANCES
+from wsn.errors import UserError
+from wsn.spec import setting
+from wsn.training import registries
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(presets.Common):
+    """Of experiments that train networks to the minimum of their validation loss."""
+
+    dataset: str = presets.of_spec(
+        "dataset", help=f"Data set: one of {', '.join([*TEXTS, *UTTERANCES, *DATASETS])}."
+    )
+    widths: tuple[int, ...] = setting("Widths to train, comma-separated.")
+    model: str = presets.of_spec("model", "rhn")
+    gate_bias: float | None = presets.of_spec("gate_bias", None)
+    sequence: int | None = presets.of_spec("sequence", None)
+    vocabulary: int | None = presets.of_spec("vocabulary", None)
+    front_end: str | None = presets.of_spec("front_end", None)
+    channels: int | None = presets.of_spec("channels", None)
+    bands: int | None = presets.of_spec("bands", None)
+    validation_samples: int = presets.of_spec("validation_samples")
+    epochs: int = presets.of_spec(
+        "epochs", help="Passes over --train_samples at the most; over a fraction so many more."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_list("widths", self.widths)
+
+    def but(self, **told):
+        """As in every preset; what it says for its own network or task is left out where another does not read it."""
+        model, task = told.get("model", self.model), told.get("task", self.task)
+        others = registries.unread(model, task or SPEC_FIELDS["task"].default)
+        return super().but(**{name: None for name in others if hasattr(self, name)} | told)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset(Settings):
+    """Dense networks of every width: a curve, and further ones that differ from it in one thing each."""
+
+    depths: tuple[int, ...] = setting(
+        "Recurrence depths of the recurrent highway network, else numbers of hidden layers; the first is that of"
+        " the other curves.",
+        (1,),
+    )
+    fractions: tuple[float, ...] = setting(
+        "Shares of --train_samples to train on, up to 1; the last is that of the other curves.", (1.0,)
+    )
+    learning_rates: tuple[float, ...] = setting(
+        "Learning rates, instead of that of --learning_rate; the first is that of the other curves.", ()
+    )
+    adam_rate: float | None = setting(
+        "Adam at this learning rate beside the optimizer (0: no).", None, none=0
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_list("depths", self.depths)
+        check_list("fractions", self.fractions)
+        if not all(0 < fraction <= 1 for fraction in self.fractions) or min(self.depths) < 1:
+            raise UserError("--fractions lie above 0 and up to 1, --depths are at least 1")
+
+    def but(self, **told):
+        """As in every preset; a learning rate alone is the only one."""
+        return super().but(**({"learning_rates": ()} if "learning_rate" in told else {}) | told)
+
+
+def check_list(name: str, values: tuple[Any, ...]) -> None:
+    """Raises UserError for an empty list, and for a value that is listed twice."""
+    if not values or len(set(values)) < len(values):
+        raise UserError(f"--{name}={','.join(map(str, values))}: give at least one value, and none twice")
+
+
+# Python's language reference: halting times in two minutes.
+QUICK = Preset(
+    dataset="python_docs",
+    task="characters",
+    depths=(2,),
+    widths=(8, 16, 32, 64),
+    fractions=(0.5, 1.0),
+    train_samples=20_000,
+    validation_samples=16_000,
+    sequence=32,
+    batch_size=32,
+    learning_rate=0.8,
+    eval_every=50,
+    epochs=300,
+    seeds=2,
+)
+# Lines of handwritten digits, for CTC: a minute or two.
+DIGIT_LINES = Preset(
+    dataset="digit_lines",
+    task="speech",
+    model="deepspeech",
+    front_end="stack",
+    widths=(4, 8, 16, 32),
+    train_samples=None,
+    validation_samples=300,
+    batch_size=32,
+    optimizer="adam",
+    learning_rate=0.01,
+    eval_every=25,
+    epochs=40,
+    seeds=2,
+)
+PRESETS = {
+    "quick": QUICK,
+    "digit_lines": DIGIT_LINES,
+    # --data_dir: the cepstra of CMU's census, 848 utterances less 100 to validate.
+    "an4": dataclasses.replace(
+        DIGIT_LINES,
+        dataset="packed",
+        normalization="pixel",
+        widths=(16, 32, 64, 128),
+        validation_samples=100,
+        epochs=120,
+        seeds=3,
+    ),
+    "spoken_digits": dataclasses.replace(
+        DIGIT_LINES,
+        dataset="spoken_digit",
+        normalization="pixel",
+        validation_samples=200,
+        epochs=60,
+        seeds=3,
+    ),
+    # Deep Speech 2 itself, on 960 hours: four layers, and the paper's rate.
+    "librispeech": dataclasses.replace(
+        DIGIT_LINES,
+        dataset="librispeech",
+        front_end="conv",
+        depths=(4,),
+        normalization="pixel",
+        widths=(64, 128, 256, 512, 1024),
+        fractions=(0.01, 0.04, 0.1),
+        validation_samples=2000,
+        learning_rate=3e-4,
+        clip=400.0,
+        eval_every=500,
+        epochs=50,
+        seeds=3,
+    ),
+    # Weights over a factor of 101, all curves of Figures 1 to 3: an hour of one core.
+    "small": dataclasses.replace(
+        QUICK,
+        dataset="tiny_shakespeare",
+        widths=(12, 24, 48, 96, 192),
+        depths=(2, 1, 4),
+        fractions=(0.25, 0.5, 1.0),
+        train_samples=100_000,
+        validation_samples=32_000,
+        learning_rates=(0.8, 0.3),
+        adam_rate=0.002,
+        seeds=3,
+    ),
+    # Sections 3 and 4.3: 0.79 to 13 million weights, 0.4 to 10.8 million characters of `train.txt`.
+    "paper": Preset(
+        dataset="text",
+        task="characters",
+        depths=(10,),
+        gate_bias=-2.0,
+        widths=(185, 229, 319, 394, 472, 560, 764),
+        fractions=(0.04, 0.1, 0.2, 0.4, 1.0),
+        train_samples=None,
+        validation_samples=400_000,
+        sequence=150,
+        batch_size=128,
+        learning_rates=(0.8, 0.3),
+        eval_every=500,
+        epochs=100,
+        seeds=10,
+    ),
+}

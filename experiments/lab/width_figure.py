@@ -1,0 +1,124 @@
+"""The figure of width apart from weights: times and losses over width by arm, what times are made of, and one axis.
+
+In: curves of every arm and family. Out: the figure. Families have colours, arms columns; hollow: not certain.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
+
+from experiments.lab import width, width_verdict
+from experiments.lab.families import PALETTE
+from experiments.lab.halting import Curve, mean, minimum, steps
+from experiments.lab.halting_figure import plain, points
+from experiments.lab.path import FACTORS, exponent
+
+ROWS = {
+    "steps to 1 % above the own minimum": steps,
+    "steps to a loss common to all": width.common,
+    "least validation loss, nats": minimum,
+}
+MARKERS = dict(zip(width.ARMS, "os^", strict=True))
+SHADES = {"distance": "#2f6397", "tortuosity": "#c08a1e", "step": "#3f8f5b"}
+
+
+def draw(curves: Sequence[Curve], caption: str) -> Figure:
+    arms = [arm for arm in width.ARMS if any(c.points[0].row["arm"] == arm for c in curves)]
+    colours = {place: PALETTE[i % len(PALETTE)] for i, place in enumerate(width.families_shown(curves))}
+    figure = Figure(figsize=(4.1 * len(arms) + 5.4, 11), layout="constrained")
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[4.1 * len(arms), 5.4])[0]
+    grid = left.subplots(3, len(arms), sharex=True, sharey="row", squeeze=False)
+    for j, arm in enumerate(arms):
+        own = [curve for curve in curves if curve.points[0].row["arm"] == arm]
+        for axes, (label, of) in zip(grid[:, j], ROWS.items(), strict=True):
+            over_width(axes, own, of, colours)
+            axes.set_ylabel(label if j == 0 else "")
+        grid[0, j].set_title(width.ARMS[arm], fontsize=10)
+        grid[-1, j].set_xlabel("width")
+    collapsed, split = right.subplots(2, 1)
+    one_axis(collapsed, curves, colours)
+    bars(split, curves)
+    figure.suptitle(f"{caption}; brackets: exponent in width [95 % by bootstrap]", fontsize=10)
+    return figure
+
+
+def over_width(axes: Axes, curves: Sequence[Curve], of, colours: dict) -> None:
+    """A line a family, its exponent in the legend."""
+    for curve in curves:
+        row = curve.points[0].row
+        found = width_verdict.by_width(curve, of)
+        form = "+.3f" if of is minimum else "+.2f"
+        label = f"{width.name(curve)}: {found.show(form=form)}"
+        colour = colours[row["kind"], row["base_width"]]
+        points(axes, curve, of, colour, label, everyone=of is not steps, x="width")
+    axes.set(xscale="log")
+    if of is not minimum:
+        axes.set_yscale("log")
+        plain(axes.yaxis)
+    told = sorted({point.row["width"] for curve in curves for point in curve.points})
+    axes.set_xticks(told, [str(one) for one in told])
+    axes.xaxis.set_minor_locator(NullLocator())
+    tidy(axes)
+    axes.legend(frameon=False, fontsize=7.5)
+
+
+def one_axis(axes: Axes, curves: Sequence[Curve], colours: dict) -> None:
+    """Common times over learning rate × trace of the tangent kernel, all networks."""
+    for curve in curves:
+        row = curve.points[0].row
+        x = [point.row["rate_trace"] for point in curve.points]
+        y = [mean([width.common(run) for run in point.runs]) for point in curve.points]
+        colour = colours[row["kind"], row["base_width"]]
+        label = f"{width.name(curve)}, {width.ARMS[row['arm']]}"
+        axes.plot(x, y, MARKERS[row["arm"]], color=colour, ms=5, label=label)
+        for at, high, point in zip(x, y, curve.points, strict=True):
+            axes.annotate(str(point.row["width"]), (at, high), (3, 3), textcoords="offset points", fontsize=6)
+    found = width_verdict.collapse(curves)
+    axes.set(xscale="log", yscale="log", xlabel="learning rate × trace of the tangent kernel, at the start")
+    axes.set_ylabel(list(ROWS)[1])
+    plain(axes.xaxis)
+    plain(axes.yaxis)
+    axes.set_title(
+        f"one axis for all: exponent {found.exponent.show(form='+.2f')}\nof the width beside it"
+        f" {found.width.show(form='+.2f')}; numbers are widths",
+        fontsize=9,
+        loc="left",
+    )
+    tidy(axes)
+    axes.legend(frameon=False, fontsize=6.5)
+
+
+def bars(axes: Axes, curves: Sequence[Curve]) -> None:
+    """The exponents in width of distance, tortuosity and (with the other sign) step: they add up to that of T."""
+    lines = [curve for curve in curves if len(curve.points) > 1]
+    for y, curve in enumerate(lines):
+        up = down = 0.0
+        for name, counts in FACTORS.items():
+            value = counts * exponent(curve, "all", name, "width").value
+            start = up if value > 0 else down
+            axes.barh(y, value, left=start, height=0.6, color=SHADES[name], label=name if y == 0 else None)
+            up, down = (up + value, down) if value > 0 else (up, down + value)
+        found = width_verdict.by_width(curve)
+        error = np.abs(np.array([[found.value - found.low], [found.high - found.value]]))
+        axes.errorbar(
+            found.value, y, xerr=error, fmt="D", color="black", ms=4, lw=1, label="T" if y == 0 else None
+        )
+    axes.axvline(0, color="black", lw=0.6)
+    axes.set_yticks(
+        range(len(lines)),
+        [f"{width.name(c)},\n{width.ARMS[c.points[0].row['arm']]}" for c in lines],
+        fontsize=7,
+    )
+    axes.invert_yaxis()
+    axes.set_xlabel("exponent in width of T = distance × tortuosity ÷ step")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    tidy(axes)
+    axes.legend(frameon=False, fontsize=7.5)
+
+
+def tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)

@@ -1,0 +1,129 @@
+"""Does width itself make learning faster? Halting times with weights growing and with weights fixed, in three arms.
+
+    python -m experiments.width_or_weights                          # MLPs on digits, two minutes on 2 cores
+    python -m experiments.width_or_weights --preset=mnist           # MLPs on MNIST, half an hour
+    python -m experiments.width_or_weights --preset=text            # recurrent highway networks, an hour or two
+
+The convergence paper lets width and weights grow together at one learning rate and sees training get shorter; the
+paper of this laboratory fixes the weights. Here are both: dense networks, and families of fixed weights (a width is in
+several of them). Learning rates are one for all as in the paper, or go with one over the kept inputs of a unit, or are
+tuned by the validation loss after a few epochs. Three answers have different signs: the weights decide, the width does,
+or the effective rate does; if the last, the steps to one loss lie on one line over rate × trace of the tangent kernel.
+T = distance × tortuosity ÷ step says what a time is made of.
+Writes WORKDIR/width_or_weights.csv, a row per network and arm, WORKDIR/width_or_weights.png, learning_rates.csv.
+"""
+
+import dataclasses
+
+from experiments.lab import convergence, families, launch, output, width, width_figure, width_verdict
+from experiments.lab.flags import Command
+from experiments.lab.launch import Run
+from experiments.lab.width import Preset
+
+EXPERIMENT = "width_or_weights"
+COLUMNS = [
+    "arm",
+    "base_width",
+    *(key for key in convergence.KEYS if key not in ("depth", "fraction")),
+    "rate_trace",
+    "seeds",
+    "censored",
+    "steps_mean",
+    "steps_std",
+    "common_steps_mean",
+    "common_steps_far_mean",
+    "epochs_mean",
+    "best_validation_loss_mean",
+    "best_validation_loss_std",
+    "distance_mean",
+    "distance_std",
+    "tortuosity_mean",
+    "tortuosity_std",
+    "step_mean",
+    "step_std",
+]
+MLP = Preset(
+    dataset="digits",
+    model="mlp",
+    task="classification",
+    widths=(8, 16, 32, 64),
+    base_widths=(8, 16),
+    rate_width=16,
+    train_samples=500,
+    validation_samples=700,
+    batch_size=50,
+    learning_rate=0.2,
+    eval_every=6,
+    epochs=400,
+    tuning_epochs=10,
+    seeds=3,
+)
+PRESETS = {
+    "quick": MLP,
+    # The network and the samples of Figure 8 of the first paper.
+    "mnist": dataclasses.replace(
+        MLP,
+        dataset="mnist",
+        widths=(8, 16, 32, 64, 128, 256, 512),
+        base_widths=(8, 32),
+        rate_width=32,
+        train_samples=2048,
+        validation_samples=4096,
+        batch_size=256,
+        learning_rate=0.1,
+        eval_every=8,
+        epochs=1500,
+        tuning_epochs=10,
+        seeds=5,
+    ),
+    "text": Preset(
+        dataset="tiny_shakespeare",
+        task="characters",
+        depth=2,
+        widths=(12, 24, 48, 96),
+        base_widths=(12, 24),
+        sparsify=("embedding", "hidden", "softmax"),
+        rate_width=24,
+        train_samples=100_000,
+        validation_samples=32_000,
+        sequence=32,
+        batch_size=32,
+        learning_rate=0.8,
+        eval_every=50,
+        epochs=300,
+        tuning_epochs=5,
+        seeds=5,
+    ),
+}
+
+
+def main(preset: Preset, run: Run) -> None:
+    plain = width.networks(preset, run)
+    asked = width.in_arms(preset, plain, width.tune(preset, plain, run, EXPERIMENT))
+    results = families.collect(asked, run, EXPERIMENT)
+    if results is None:
+        return
+    curves = width.curves(asked, results, run)
+    epoch = {n.spec: convergence.steps_of_epoch(run.source_of(n.spec), n.spec) for n in asked}
+    rows = list(width.rows(curves, epoch))
+    output.print_table(rows, COLUMNS)
+    written = (
+        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
+        output.write_figure(
+            run.folder, EXPERIMENT, width_figure.draw(curves, convergence.caption(preset, run))
+        ),
+    )
+    runs = {
+        (one.result.spec, one.result.seed): one for c in curves for point in c.points for one in point.runs
+    }
+    for line in (*width_verdict.exponents(curves), *width_verdict.hypotheses(curves)):
+        print(line)
+    print(width_verdict.together(width_verdict.collapse(curves)))
+    print(width_verdict.rest(list(runs.values())))
+    print("wrote", *written)
+
+
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), width.template)
+
+if __name__ == "__main__":
+    launch.run(COMMAND)

@@ -1,0 +1,145 @@
+"""Families and arms of the question whether width or weights make learning faster, and what is said of known curves."""
+
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+from known_curves import SPEC, result
+
+from experiments import width_or_weights
+from experiments.lab import halting, width, width_verdict
+from experiments.lab.halting import Curve, Point
+from experiments.lab.intervals import Estimate
+from wsn.errors import UserError
+
+WIDTHS = (8, 16, 32, 64)
+
+
+def curve(exponent: float, kind: str, arm: str, traces=(1.0,) * 4, scale=1e3, spread=0.01) -> Curve:
+    """Own and common times that go with a power of the width."""
+    points = []
+    for wide, trace in zip(WIDTHS, traces, strict=True):
+        spec = dataclasses.replace(SPEC, width=wide, dataset=f"{kind} {arm}")
+        runs = []
+        for seed in range(3):
+            time = scale * wide**exponent * (1 + spread * (seed - 1))
+            (one,) = halting.halted([dataclasses.replace(result(time, seed=seed), spec=spec)], np.inf)
+            runs.append(one)
+        row = {"kind": kind, "arm": arm, "base_width": 8, "width": wide, "weights": 10, "rate_trace": trace}
+        points.append(Point(row, runs))
+    return Curve(points)
+
+
+def four(dense: float, dense_over: float, sparse: float, sparse_over: float) -> list[Curve]:
+    return [
+        curve(dense, "dense", "one"),
+        curve(dense_over, "dense", "fan_in"),
+        curve(sparse, "sparse", "one"),
+        curve(sparse_over, "sparse", "fan_in"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("exponents", "right"),
+    [
+        ((-0.5, -0.5, 0.0, 0.0), "weights decide"),
+        ((-0.5, -0.5, -0.5, -0.5), "width decides"),
+        ((-0.5, 0.3, 0.5, 0.0), "the effective rate decides"),
+    ],
+)
+def test_curves_as_a_hypothesis_says_agree_with_it_and_contradict_the_others(exponents, right):
+    for line in width_verdict.hypotheses(four(*exponents)):
+        assert (line.startswith(right)) == line.endswith("of 4 curves agrees with 4"), line
+        assert line.startswith(right) or "contradicted by" in line
+
+
+@pytest.mark.parametrize("prediction", ["falls", "rises", "flat", "not down"])
+def test_an_interval_that_decides_nothing_is_undecided(prediction):
+    assert width_verdict.agrees(Estimate(0.0, -1.0, 1.0), prediction) == "undecided"
+    assert width_verdict.agrees(Estimate(0.0), prediction) == "undecided"  # one seed
+
+
+def test_times_that_go_with_one_over_the_effective_rate_lie_on_one_line():
+    traces = tuple(float(wide) for wide in WIDTHS)
+    inverse = tuple(1 / wide for wide in WIDTHS)
+    curves = [curve(-1.0, "dense", "one", traces), curve(1.0, "sparse", "one", inverse)]
+    found = width_verdict.collapse(curves)
+    assert found.exponent.value == pytest.approx(-1, abs=0.01) and found.explained > 0.999
+    assert found.width.value == pytest.approx(0, abs=0.01)
+    curves = [curve(-1.0, "dense", "one", tuple(np.sqrt(traces))), curve(1.0, "sparse", "one", inverse)]
+    beside = width_verdict.collapse(curves)
+    assert beside.explained < found.explained and abs(beside.width.value) > 0.01
+
+
+def told_networks(told, *arguments):
+    preset, run = told(width_or_weights.COMMAND, "--preset=quick", *arguments)
+    return preset, run, width.networks(preset, run)
+
+
+def test_families_have_the_weights_of_their_base_and_dense_networks_grow(told):
+    preset, run, asked = told_networks(told)
+    source = run.source_of(asked[0].spec)
+    weights = {
+        (n.kind, n.base_width, n.spec.width): width.convergence.describe(n, run)["weights"] for n in asked
+    }
+    assert {n.spec.width for n in asked if n.kind == "dense"} == set(preset.widths)
+    for (kind, base, wide), count in weights.items():
+        own = width.convergence.shapes_of(source, dataclasses.replace(asked[0].spec, width=wide, kept=()))
+        full = sum(int(np.prod(shape)) for shape in own.values())
+        assert count == (full if kind == "dense" else weights["sparse", base, base])
+        assert wide >= base
+
+
+def test_rates_go_with_the_arm_and_the_network_of_that_width_keeps_its_own(told):
+    preset, _, asked = told_networks(told)
+    tuned = {network.spec: 3.0 for network in asked}
+    arms = width.in_arms(preset, asked, tuned)
+    assert len(arms) == 3 * len(asked)
+    for network, plain in zip(arms, asked * 3, strict=True):
+        arm, spec = network.columns["arm"], network.spec
+        reference = spec.width == preset.rate_width and not spec.kept
+        assert spec.learning_rate == (3.0 if arm == "tuned" else plain.spec.learning_rate)
+        assert spec.rate_width == (preset.rate_width if arm == "fan_in" and not reference else 0)
+    assert {n.columns["arm"] for n in width.in_arms(preset, asked, {})} == {"one", "fan_in"}
+
+
+@pytest.mark.parametrize(
+    ("argument", "flag"),
+    [
+        ("--arms=two", "--arms"),
+        ("--base_widths=", "--base_widths"),
+        ("--rate_width=0", "--rate_width"),
+        ("--sparsify=softmax", "--sparsify"),
+        ("--base_widths=1000", "--base_widths"),
+    ],
+)
+def test_bad_input_names_its_flag(told, argument, flag):
+    with pytest.raises(UserError, match=f"{flag}[^\n]*$"):
+        told_networks(told, argument)
+
+
+def test_the_command_writes_its_table_and_figure(told, capsys):
+    preset, run = told(
+        width_or_weights.COMMAND,
+        "--widths=2,3",
+        "--base_widths=2",
+        "--rate_width=2",
+        "--seeds=2",
+        "--epochs=2",
+        "--tuning_epochs=1",
+        "--arms=tuned",
+        "--train_samples=100",
+    )
+    width_or_weights.main(preset, run)
+    table = list(csv.DictReader((run.folder / "width_or_weights.csv").read_text().splitlines()))
+    assert [(row["arm"], row["kind"], row["width"]) for row in table] == [
+        ("tuned", kind, wide) for kind in ("dense", "sparse") for wide in ("2", "3")
+    ]
+    assert all(float(row["rate_trace"]) > 0 for row in table)
+    base = [row | {"kind": ""} for row in table if row["width"] == "2"]
+    assert base[0] == base[1]  # a family is the dense network at its base
+    chosen = list(csv.DictReader((run.folder / "learning_rates.csv").read_text().splitlines()))
+    assert sum(int(row["chosen"]) for row in chosen) == 3  # networks
+    assert (run.folder / "width_or_weights.png").read_bytes().startswith(b"\x89PNG")
+    assert "T ~ width^" in capsys.readouterr().out

@@ -1,0 +1,62 @@
+"""Audio: what a prepared copy holds of it, and log-spectrograms.
+
+Records are parsed by the protocol buffers that tensorflow-datasets (TFDS) brings: its own decoder of audio would
+import TensorFlow.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Shaped
+
+from wsn.data.prepared import data_folder, unreadable, without_group_size_notice
+
+_BATCH = 256
+WINDOW, HOP = 0.020, 0.010  # seconds
+FLOOR = 1e-6  # of power, for its logarithm: 60 dB below the mean of the audio
+
+Fields = dict[str, list]  # a feature's values, by its name
+
+
+def log_spectrogram(
+    samples: Shaped[np.ndarray, " samples"], rate: int
+) -> Float32[np.ndarray, "frames frequencies"]:
+    """ln of the power in windows of 20 ms, 10 ms apart, of audio whose mean power is 1 (Amodei et al. 2016).
+
+    `rate` in Hz; frequencies from 0 to rate/2 in steps of 50 Hz: 81 at 8 kHz, 161 at 16 kHz. Audio without sound is
+    not finite, and audio shorter than a window has no frame.
+    """
+    window, hop = round(WINDOW * rate), round(HOP * rate)
+    x = samples.astype(np.float64)
+    if len(x) < window:
+        return np.zeros((0, window // 2 + 1), np.float32)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x = x / np.sqrt(np.mean(x**2))
+    frames = np.lib.stride_tricks.sliding_window_view(x, window)[::hop] * np.hanning(window)
+    power = np.abs(np.fft.rfft(frames)) ** 2 / window
+    return np.log(np.maximum(power, FLOOR)).astype(np.float32)
+
+
+def examples(name: str, split: str, data_dir: str | None) -> Iterator[Fields]:
+    """The examples of a split of the prepared copy of `name:version`. Raises UserError for a copy that is damaged."""
+    folder = Path(os.path.expanduser(data_folder(data_dir)))
+    pattern = f"*-{split}.array_record-*"
+    try:
+        yield from _read(sorted((folder / name.replace(":", "/")).glob(pattern)))
+    except Exception as error:  # array_record and the parser each raise their own kinds
+        raise unreadable(name, os.fspath(folder), error) from error
+
+
+def _read(files: list[Path]) -> Iterator[Fields]:
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    if not files:
+        return
+    with without_group_size_notice(), ArrayRecordDataSource([os.fspath(file) for file in files]) as source:
+        for start in range(0, len(source), _BATCH):
+            for record in source.__getitems__(list(range(start, min(start + _BATCH, len(source))))):
+                found = tf_example_pb2.Example.FromString(record).features.feature
+                yield {key: list(getattr(x, x.WhichOneof("kind")).value) for key, x in found.items()}
