@@ -160,6 +160,7 @@ def train(run: Run, asked: Asked, labels: record.Labels | None = None) -> list[r
         finished = [run.resume and runs.record_path(run.folder, group).exists() for group in groups]
         print(plan.describe(groups, costs.values(), finished))
         return None
+    plan.check_memory(groups, costs.values())
     if not run.resume:
         for group in groups:
             runs.set_aside(run.folder, group)

@@ -1,10 +1,16 @@
-"""The cost that is printed before training is that of the arithmetic."""
+"""The cost that is printed before training is that of the arithmetic, and the memory that of the compiled program."""
 
+import numpy as np
 import pytest
 import tiny
 
+from wsn import devices
+from wsn.data.text import Text
+from wsn.errors import UserError
+from wsn.networks.models import RECURRENT
 from wsn.records import plan
 from wsn.spec import Group
+from wsn.training import train
 
 WIDTH, INPUTS = 200, 9
 
@@ -48,3 +54,43 @@ def test_memory_holds_the_parameters_of_every_member_and_momentum():
     kernels = INPUTS * WIDTH + WIDTH * tiny.CLASSES
     assert cost(seeds=2).bytes - cost(seeds=1).bytes > 3 * 4 * kernels
     assert cost(momentum=0.9).bytes - cost().bytes == 4 * kernels
+
+
+# Recurrent networks, of which every turn of the scan is held for the way back.
+
+TOKENS = np.random.default_rng(0).integers(0, 9, 4001).astype(np.uint16)
+
+
+def of_text(sequence: int, seeds=(0, 1), model: str = "lstm") -> tuple[Group, Text]:
+    spec = tiny.spec(model=model, task="characters", width=16, batch_size=8, sequence=sequence, epochs=1)
+    return Group((spec,), seeds), Text("tiny", TOKENS, TOKENS[:500], tuple("abcdefghi"), sequence)
+
+
+@pytest.mark.parametrize("model", RECURRENT)
+def test_memory_of_a_recurrent_network_is_that_of_the_compiled_program(model):
+    group, text = of_text(60, model=model)
+    prepared = train.prepare(group, text, tiny.SINGLE)
+    members = train.scattered(tiny.SINGLE, prepared.members)
+    rows = prepared.feed.training(0, prepared.feed.steps)
+    found = prepared.program.advance.lower(members, rows, prepared.feed.training_data).compile()
+    sizes = found.memory_analysis()
+    taken = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes
+    assert plan.cost(group, text).bytes == pytest.approx(taken, rel=0.3)
+
+
+def test_a_sequence_that_memory_does_not_hold_is_told_before_it_is_trained(monkeypatch):
+    costs = {length: plan.cost(*of_text(length)) for length in (10, 100)}
+    assert costs[100].bytes > 5 * costs[10].bytes
+    monkeypatch.setattr(devices, "memory", lambda: (costs[10].bytes + costs[100].bytes) / 2)
+    plan.check_memory([of_text(10)[0]], [costs[10]])
+    with pytest.raises(
+        UserError, match="^--batch_size=8: 2 networks .* a shorter --sequence than 100, [^\n]*$"
+    ):
+        plan.check_memory([of_text(100)[0]], [costs[100]])
+    monkeypatch.setattr(devices, "memory", lambda: None)
+    plan.check_memory([of_text(100)[0]], [costs[100]])
+
+
+def test_the_memory_of_this_machine_is_told():
+    there = devices.memory()
+    assert there is None or there > 2**28

@@ -195,6 +195,16 @@ def replicate(placement: Placement, tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def memory() -> int | None:
+    """Bytes of all devices of the run; of CPUs, of their machine. None where that is not told."""
+    one = jax.devices()[0]
+    if one.platform != "cpu":
+        return jax.device_count() * (one.memory_stats() or {}).get("bytes_limit", 0) or None
+    if not hasattr(os, "sysconf"):
+        return None
+    return jax.process_count() * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def usable_cores() -> int:
     """The cores that this process may run on, which a scheduler may have limited."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,22 +2,27 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core
 import jax.numpy as jnp
 
-from wsn.data import feeds
-from wsn.data.feeds import Source
-from wsn.errors import choose
+from wsn import devices
+from wsn.data.feeds import EVALUATION_BATCH, Source
+from wsn.data.text import EVALUATION_LANES, Text
+from wsn.data.vocabulary import TOKENS
+from wsn.errors import UserError, choose
 from wsn.networks import models
 from wsn.sparsity.family import kept_weights
 from wsn.spec import Group
 from wsn.tasks import TASKS, Context
 from wsn.training import optimizers, registries
 from wsn.training.optimizers import Horizon
+from wsn.training.strategy import goes_step_by_step, trains_together
+
+PRODUCTS = "dot_general", "conv_general_dilated"
 
 
 class Cost(NamedTuple):
@@ -48,7 +53,8 @@ def cost(group: Group, source: Source) -> Cost:
         return task.training(params, stats, carry, batch, context)[0]["loss"]
 
     shapes = params, stats, carry, batch
-    train_flops, test_flops = (_flops(f, *shapes) / batch_size for f in (jax.grad(loss), evaluation))
+    training, testing = (jax.make_jaxpr(f)(*shapes) for f in (jax.grad(loss), evaluation))
+    train_flops, test_flops = (counted(program) / batch_size for program in (training, testing))
     horizon = Horizon(-(-examples // batch_size), -(-examples // batch_size) * spec.epochs)
     evaluations = -(-horizon.total // (spec.eval_every or horizon.epoch))
     trained = spec.epochs * train_flops * examples + evaluations * test_flops * held_out
@@ -56,23 +62,44 @@ def cost(group: Group, source: Source) -> Cost:
     # Parameters, masked parameters, gradients in float32, masks in bytes; the optimiser; what layers put out; data.
     entries = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
     optimizer = jax.eval_shape(optimizers.build(spec, horizon).init, params)
-    outputs = sum(
-        math.prod(variable.aval.shape)
-        for equation in jax.make_jaxpr(evaluation)(*shapes).eqns
-        if equation.primitive.name in ("dot_general", "conv_general_dilated")
-        for variable in equation.outvars
-    )
-    hidden = 4 * outputs * max(1, feeds.EVALUATION_BATCH // batch_size)
-    own = (3 * 4 + 1) * entries + 4 * sum(x.size for x in jax.tree.leaves(optimizer)) + hidden
-    resident = 0 if source.streamed else 4 * math.prod(source.input_shape) * (examples + held_out)
+    larger = (EVALUATION_LANES if isinstance(source, Text) else EVALUATION_BATCH) / batch_size
+    own = (3 * 4 + 1) * entries + 4 * sum(x.size for x in jax.tree.leaves(optimizer))
     members = len(group.members)
+    at_once = members if trains_together(model) and not goes_step_by_step(model) else 1
     weights = tuple(kept_weights(s, model.shapes) for s in group.specs)
-    return Cost(members, weights, members * trained, members * own + resident)
+    held = members * own + at_once * 4 * activations(training, testing, larger)
+    return Cost(members, weights, members * trained, held + resident(source, examples + held_out))
 
 
-def _flops(function: Callable, *shapes: Any) -> float:
-    """FLOPs of one call."""
-    return counted(jax.make_jaxpr(function)(*shapes))
+def activations(training: Any, testing: Any, larger: float) -> float:
+    """How many numbers a network holds at the peak, beside its parameters.
+
+    A step holds what every product puts out, and every scan: there that is what the way back needs of each turn. An
+    evaluation, whose batch is so many times `larger`, lets go of all but two layers.
+    """
+    outputs = [size for equation in equations(testing, *PRODUCTS) for size in sizes_of(equation)]
+    saved = [size for equation in equations(training, "scan") for size in sizes_of(equation)]
+    return max(sum(outputs) + sum(saved), 2 * larger * max(outputs, default=0))
+
+
+def resident(source: Source, examples: int) -> int:
+    """Bytes of the data on the device."""
+    if isinstance(source, Text):
+        return source.train.nbytes + source.held_out.nbytes
+    return 0 if source.streamed else 4 * math.prod(source.input_shape) * examples
+
+
+def check_memory(groups: Iterable[Group], costs: Iterable[Cost]) -> None:
+    """Raises UserError for a group that needs more memory than all devices have."""
+    there = devices.memory()
+    for group, c in zip(groups, costs, strict=True):
+        if there is not None and c.bytes > there:
+            spec = group.specs[0]
+            window = f", a shorter --sequence than {spec.sequence}" if spec.task in TOKENS else ""
+            raise UserError(
+                f"--batch_size={spec.batch_size}: {c.members} networks of width {spec.width} take about"
+                f" {c.bytes / 2**30:.3g} GiB of {there / 2**30:.3g}: take a smaller batch{window}, or fewer --seeds"
+            )
 
 
 def counted(program: Any) -> float:
@@ -82,17 +109,23 @@ def counted(program: Any) -> float:
     """
     lowered = jax.jit(jax.extend.core.jaxpr_as_fun(program)).lower(*program.in_avals)
     flops = (lowered.cost_analysis() or {}).get("flops", 1.0)
-    return flops + sum((scan["length"] - 1) * counted(scan["jaxpr"]) for scan in scans(program))
+    scans = (scan.params for scan in equations(program, "scan"))
+    return flops + sum((scan["length"] - 1) * counted(scan["jaxpr"]) for scan in scans)
 
 
-def scans(program: Any) -> Iterator[dict[str, Any]]:
-    """The parameters of every scan of a program, those of inner programs included, but not those inside a scan."""
+def equations(program: Any, *primitives: str) -> Iterator[Any]:
+    """Of those kinds in a program and its inner programs, but not inside a scan."""
     for equation in program.eqns:
-        if equation.primitive.name == "scan":
-            yield equation.params
-        else:
+        if equation.primitive.name in primitives:
+            yield equation
+        elif equation.primitive.name != "scan":
             for inner in equation.params.values():
-                yield from scans(inner) if hasattr(inner, "eqns") else ()
+                yield from equations(inner, *primitives) if hasattr(inner, "eqns") else ()
+
+
+def sizes_of(equation: Any) -> list[int]:
+    """How many numbers each of its results has."""
+    return [math.prod(variable.aval.shape) for variable in equation.outvars]
 
 
 def matrix_rate(seconds: float = 0.5) -> float:
