@@ -73,6 +73,13 @@ def functional(
     return Model(shapes, groups, init, apply, apply_training)
 
 
+def kernel_of(module: nn.Module, draw: Any, shape: Sequence[int]) -> Any:
+    """The kernel of a layer, in whatever storage its parameters have it; drawn dense where there is none yet."""
+    if module.has_variable("params", "kernel"):
+        return module.get_variable("params", "kernel")
+    return module.param("kernel", draw, tuple(shape), jnp.float32)
+
+
 class Dense(nn.Module):
     """A fully connected layer of a kernel `shape` (inputs, outputs): (batch, inputs) → (batch, outputs)."""
 
@@ -83,7 +90,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
-        kernel = self.param("kernel", self.parameterization.draw, tuple(self.shape), jnp.float32)
+        kernel = kernel_of(self, self.parameterization.draw, self.shape)
         y = apply(kernel, x, dtype=self.dtype) * forward_multiplier(self.parameterization, self.shape)
         if self.bias:
             y = y + self.param("bias", self.parameterization.draw, (self.shape[-1],), jnp.float32)
@@ -100,7 +107,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Array:
-        kernel = self.param("kernel", self.parameterization.draw, tuple(self.shape), jnp.float32)
+        kernel = kernel_of(self, self.parameterization.draw, self.shape)
         multiplier = forward_multiplier(self.parameterization, self.shape)
         scaled = kernel if multiplier == 1 else kernel * multiplier
         return apply(scaled, x, stride=self.stride, dtype=self.dtype)

@@ -41,6 +41,13 @@ class Label(NamedTuple):
 Labels = Mapping[Spec, Label]
 
 
+class Execution(NamedTuple):
+    """How layers that lose weights were run: as it was asked, and which of them sparse in the end."""
+
+    asked: str = "masked"
+    sparse: tuple[str, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """One trained network: its spec, seed, status and a value per evaluation of each curve (NaN after divergence)."""
@@ -73,7 +80,14 @@ def description(group: Group) -> dict[str, Any]:
     }
 
 
-def write(path: Path, group: Group, history: History, seconds: float, labels: Labels | None = None) -> None:
+def write(
+    path: Path,
+    group: Group,
+    history: History,
+    seconds: float,
+    labels: Labels | None = None,
+    execution: Execution = Execution(),
+) -> None:
     """Write the record of a finished group; `seconds` is the time since it was last started."""
     device = jax.devices()[0]
     header = description(group) | {
@@ -86,6 +100,7 @@ def write(path: Path, group: Group, history: History, seconds: float, labels: La
             "kind": device.device_kind,
             "count": jax.device_count(),
         },
+        "execution": execution._asdict(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
     }
