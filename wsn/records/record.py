@@ -68,6 +68,9 @@ class Record(NamedTuple):
     results: list[Result]
 
 
+MASKED = Execution()
+
+
 def description(group: Group) -> dict[str, Any]:
     """What the hash that names a group stands for."""
     specs = [changed_fields(spec) for spec in group.specs]
@@ -86,7 +89,7 @@ def write(
     history: History,
     seconds: float,
     labels: Labels | None = None,
-    execution: Execution = Execution(),
+    execution: Execution = MASKED,
 ) -> None:
     """Write the record of a finished group; `seconds` is the time since it was last started."""
     device = jax.devices()[0]

@@ -43,7 +43,9 @@ def compile_program(
 ) -> Program:
     """The way that suits the network, the device and the data.
 
-    shared: whether all members see the same batches; together: whether they share the steps of one program.    step: (member, batch) → (member, totals); evaluation: (member, carry, batch) → (carry, totals); reads: (params,
+
+    shared: whether all members see the same batches; together: whether they share the steps of one program.
+    step: (member, batch) → (member, totals); evaluation: (member, carry, batch) → (carry, totals); reads: (params,
     start) → numbers; carry: lanes → what is carried into the first batch. With `streamed`, rows are an iterator of
     what the batches are made from, one by one.
     """

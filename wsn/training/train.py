@@ -73,7 +73,8 @@ def train(
     The history has `train_<metric>` (over the batches since the evaluation before, as training went) and
     `test_<metric>` (`validation_…` where the spec holds examples out) of the task's metrics, and the columns of the
     probes. `execution` says how layers that lose weights are run (`strategy.EXECUTIONS`), which changes rounding alone,
-    and may differ from that before a resume. A member whose loss is not finite has diverged: its values are NaN from then on.
+    and may differ from that before a resume. A member whose loss is not finite has diverged: its values are NaN from
+    then on.
     Raises UserError for a name that no registry has, and for data that do not fit.
     """
     spec, count = group.specs[0], len(group.members)
