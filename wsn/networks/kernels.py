@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from wsn.networks.convolution import convolve
-from wsn.networks.sparse import apply_sparse
+from wsn.networks.sparse import apply_sparse, apply_sparse_to_planes
 from wsn.sparsity.lists import SparseKernel
 
 
@@ -27,4 +27,11 @@ def apply(kernel: Any, x: Array, *, stride: int = 1, dtype: Any) -> Array:
     return convolve(x, kernel, stride, dtype)
 
 
+@singledispatch
+def apply_to_planes(kernel: Any, x: Array, *, stride: int = 1, dtype: Any) -> Array:
+    """A convolution of planes: as `apply`, with images (inputs, height, width, batch)."""
+    return apply(kernel, x.transpose(3, 1, 2, 0), stride=stride, dtype=dtype).transpose(3, 1, 2, 0)
+
+
 apply.register(SparseKernel, apply_sparse)
+apply_to_planes.register(SparseKernel, apply_sparse_to_planes)

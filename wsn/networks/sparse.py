@@ -29,13 +29,22 @@ class Layer(NamedTuple):
 
 def apply_sparse(kernel: SparseKernel, x: Array, *, stride: int = 1, dtype: Any) -> Array:
     """The linear map of a sparse kernel; products are those of `dtype`, sums in float32 as those of a dense one."""
-    narrow = jnp.dtype(dtype) != jnp.float64
-    values, x = (a.astype(dtype).astype(jnp.float32 if narrow else dtype) for a in (kernel.values, x))
-    kept = jax.tree.map(jnp.asarray, kernel.kept)
     if x.ndim == 2:
-        return linear(values, kept, x.T[:, None, None, :], Layer(1, 1, kernel.rows))[:, 0, 0].T
-    layer = Layer(kernel.kept.shape[0], stride, kernel.rows)
-    return linear(values, kept, x.transpose(3, 1, 2, 0), layer).transpose(3, 1, 2, 0).astype(dtype)
+        return _in_planes(kernel, x.T[:, None, None, :], 1, dtype)[:, 0, 0].T
+    planes = apply_sparse_to_planes(kernel, x.transpose(3, 1, 2, 0), stride=stride, dtype=dtype)
+    return planes.transpose(3, 1, 2, 0)
+
+
+def apply_sparse_to_planes(kernel: SparseKernel, x: Planes, *, stride: int = 1, dtype: Any) -> Planes:
+    """The convolution of planes, in `dtype`."""
+    return _in_planes(kernel, x, stride, dtype).astype(dtype)
+
+
+def _in_planes(kernel: SparseKernel, x: Planes, stride: int, dtype: Any) -> Planes:
+    wide = dtype if jnp.dtype(dtype) == jnp.float64 else jnp.float32
+    values, x = (a.astype(dtype).astype(wide) for a in (kernel.values, x))
+    size = kernel.kept.shape[0] if len(kernel.kept.shape) > 2 else 1
+    return linear(values, jax.tree.map(jnp.asarray, kernel.kept), x, Layer(size, stride, kernel.rows))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
