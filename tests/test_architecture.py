@@ -15,6 +15,7 @@ ROOMS = [
     "folders",
     "spec",
     "devices",
+    "native",
     "sparsity",
     "data",
     "networks",

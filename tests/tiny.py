@@ -81,10 +81,11 @@ def fit(
     placement: Placement = SINGLE,
     resume: Snapshot | None = None,
     until: int | None = None,
+    execution: str = "masked",
 ):
     """Train to the end, or to epoch `until`: (curves, snapshot)."""
     epochs = group.specs[0].epochs
-    for moment in train.train(group, SPLITS, resume=resume, placement=placement):
+    for moment in train.train(group, SPLITS, resume=resume, placement=placement, execution=execution):
         if moment.step * epochs == moment.steps * (until or epochs):
             return moment.history.curves, moment.snapshot()
     raise AssertionError("no epoch was trained")
@@ -99,7 +100,9 @@ def params(snapshot: Snapshot) -> dict[str, np.ndarray]:
     return found
 
 
-def pretended(group: Group, splits=None, *, resume=None, placement=None, seconds: float = 0.0):
+def pretended(
+    group: Group, splits=None, *, resume=None, placement=None, execution="masked", seconds: float = 0.0
+):
     """In the place of `train.train`, without a network: each epoch depends on the last through the state."""
     state = resume.state[".x"] if resume else np.array([seed for _, seed in group.members], np.float32)
     empty = {name: np.empty((0, len(state)), np.float32) for name in CURVES}

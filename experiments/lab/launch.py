@@ -29,6 +29,7 @@ from wsn.errors import Preempted, UserError
 from wsn.records import plan, record, runs, workers
 from wsn.records.progress import Progress
 from wsn.spec import Group, Spec, setting
+from wsn.training.strategy import EXECUTIONS
 
 absl.disclaim_key_flags()  # as in `flags`
 
@@ -56,6 +57,12 @@ class Run(Output):
     checkpoint_seconds: float = setting(
         "Least time between two checkpoints of a group. SIGTERM makes one after the epoch, and exit code 75.",
         30.0,
+    )
+    execution: str = setting(
+        "How layers that lose weights are run: masked (dense products), sparse (a cost that follows what is kept), or"
+        " auto, as is faster on this device.",
+        "auto",
+        choices=EXECUTIONS,
     )
     workers: str = setting(
         "Processes on this machine that share the networks, each with a core or a GPU of its own. auto: one for each"
@@ -187,6 +194,7 @@ def _train(run: Run, groups: Sequence[Group], progress: Progress, labels: record
                 costs=progress.costs,
                 labels=labels,
                 checkpoint_seconds=run.checkpoint_seconds,
+                execution=run.execution,
                 watch=progress,
                 stop=stop,
             )

@@ -13,16 +13,20 @@ from jaxtyping import Float
 REST_SECONDS = 0.02
 
 
-def interleaved(candidates: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, np.ndarray]:
+def interleaved(
+    candidates: Mapping[str, Callable[[], None]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, np.ndarray]:
     """Seconds of each candidate, a value per repeat; they take turns, after one warm-up each."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for repeat in range(repeats + 1):
         for name, candidate in candidates.items():
             time.sleep(REST_SECONDS)
-            start = time.perf_counter()
+            start = clock()
             candidate()
             if repeat:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: np.array(values) for name, values in times.items()}
 
 

@@ -1,4 +1,5 @@
 import math
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -271,3 +272,12 @@ def test_every_pattern_draws_another_mask_for_another_seed_or_layer(name):
     first, second = (patterns.draw(jax.random.key(seed), shapes, counts, name) for seed in (0, 1))
     for left, right in ((first["a"], second["a"]), (first["a"], first["b"])):
         assert not np.array_equal(left, right)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 30), st.integers(0, 2**31))
+def test_positions_drawn_in_pieces_are_those_drawn_at_once(size, kept, piece, seed):
+    key, kept = jax.random.key(seed), min(size, kept)
+    with mock.patch.object(patterns, "PIECE", piece):
+        in_pieces = patterns.uniform_positions(key, size, kept)
+    np.testing.assert_array_equal(in_pieces, patterns.uniform_positions(key, size, kept))

@@ -13,7 +13,16 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from wsn.errors import UserError
 from wsn.networks.kernels import apply
-from wsn.networks.layers import Dense, Model, Params, Recurrent, Stats, Weighing, forward_multiplier
+from wsn.networks.layers import (
+    Dense,
+    Model,
+    Params,
+    Recurrent,
+    Stats,
+    Weighing,
+    forward_multiplier,
+    kernel_of,
+)
 from wsn.networks.parameterization import Parameterization
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
@@ -28,7 +37,7 @@ Outputs = Float[Array, "time lanes width"]
 class Weights(NamedTuple):
     """Of one hidden layer."""
 
-    kernel: Float[Array, "inputs units"]
+    kernel: Any  # (inputs, units), in any storage; its rows may be sliced
     bias: Float[Array, " units"]
 
 
@@ -48,7 +57,7 @@ class Affine(nn.Module):
     @nn.compact
     def __call__(self) -> Weights:
         draw = self.parameterization.draw
-        kernel = self.param("kernel", draw, tuple(self.shape), jnp.float32)
+        kernel = kernel_of(self, draw, self.shape)
         multiplier = forward_multiplier(self.parameterization, self.shape)
         bias = self.param("bias", draw, (self.shape[-1],), jnp.float32)
         return Weights(kernel if multiplier == 1 else kernel * multiplier, bias)
@@ -104,9 +113,7 @@ def functional(module: LanguageModel, shapes: Shapes, groups: dict[str, str]) ->
     return Model(shapes, groups, init, logits, training, Recurrent(fresh, go_on))
 
 
-def product(
-    kernel: Float[Array, "inputs units"], x: Float[Array, "*batch inputs"], dtype: Any
-) -> Float[Array, "*batch units"]:
+def product(kernel: Any, x: Float[Array, "*batch inputs"], dtype: Any) -> Float[Array, "*batch units"]:
     """The linear map of a kernel along the last axis."""
     return apply(kernel, x.reshape(-1, x.shape[-1]), dtype=dtype).reshape(*x.shape[:-1], -1)
 

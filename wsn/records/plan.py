@@ -65,7 +65,11 @@ def cost(group: Group, source: Source) -> Cost:
     larger = (EVALUATION_LANES if isinstance(source, Text) else EVALUATION_BATCH) / batch_size
     own = (3 * 4 + 1) * entries + 4 * sum(x.size for x in jax.tree.leaves(optimizer))
     members = len(group.members)
-    at_once = members if trains_together(model) and not goes_step_by_step(model) else 1
+    at_once = (
+        members
+        if trains_together(model, sum(map(math.prod, model.shapes.values()))) and not goes_step_by_step(model)
+        else 1
+    )
     weights = tuple(kept_weights(s, model.shapes) for s in group.specs)
     held = members * own + at_once * 4 * activations(training, testing, larger)
     return Cost(members, weights, members * trained, held + resident(source, examples + held_out))

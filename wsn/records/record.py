@@ -41,6 +41,13 @@ class Label(NamedTuple):
 Labels = Mapping[Spec, Label]
 
 
+class Execution(NamedTuple):
+    """How layers that lose weights were run: as it was asked, and which of them sparse in the end."""
+
+    asked: str = "masked"
+    sparse: tuple[str, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """One trained network: its spec, seed, status and a value per evaluation of each curve (NaN after divergence)."""
@@ -59,6 +66,9 @@ class Record(NamedTuple):
     path: Path
     header: dict[str, Any]
     results: list[Result]
+
+
+MASKED = Execution()
 
 
 def description(group: Group, text: str | None = None) -> dict[str, Any]:
@@ -80,6 +90,7 @@ def write(
     seconds: float,
     labels: Labels | None = None,
     text: str | None = None,
+    execution: Execution = MASKED,
 ) -> None:
     """Write the record of a finished group; `seconds` is the time since it was last started."""
     device = jax.devices()[0]
@@ -93,6 +104,7 @@ def write(
             "kind": device.device_kind,
             "count": jax.device_count(),
         },
+        "execution": execution._asdict(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
     }

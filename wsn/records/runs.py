@@ -36,12 +36,14 @@ def run(
     *,
     labels: Labels | None = None,
     checkpoint_seconds: float = 30.0,
+    execution: str = "masked",
     watch: Watch = lambda group, share, history: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train every group that has no record yet; returns when all have one.
 
-    Several processes may run the same groups in one folder: they share the work. `labels` go into the records.
+    Several processes may run the same groups in one folder: they share the work. `labels` go into the records;
+    `execution` is how `train` runs layers that lose weights.
     `watch` is called after every evaluation with (group, share done, history), and once with None for a group that is
     done already, or that another process finished. `stop` is asked after every evaluation; when it is true there is a
     checkpoint, and Preempted is raised.
@@ -57,7 +59,7 @@ def run(
                     blocked.append(group)
                 elif not record_path(workdir, group).exists():
                     source = source_of(group.specs[0])
-                    _train(group, workdir, source, labels, checkpoint_seconds, watch, stop)
+                    _train(group, workdir, source, labels, checkpoint_seconds, execution, watch, stop)
                 else:
                     watch(group, 1.0, None)
                     _forget_checkpoints(workdir, group)
@@ -72,6 +74,7 @@ def _train(
     source: Source,
     labels: Labels | None,
     checkpoint_seconds: float,
+    execution: str,
     watch: Watch,
     stop: Callable[[], bool],
 ) -> None:
@@ -83,10 +86,10 @@ def _train(
     with replacing(folder / "group.json") as file:
         json.dump(record.description(group, text), file, indent=1)
     snapshot = checkpoints.load(folder / "checkpoints")
-    hosts.tell((group, snapshot))
+    hosts.tell((group, snapshot, execution))
     if hosts.anywhere(False):
         raise UserError("--data_dir: another process of this run cannot read its data; its output says why")
-    for moment in train.train(group, source, resume=snapshot):
+    for moment in train.train(group, source, resume=snapshot, execution=execution):
         with hosts.followers_stop_on_error():
             watch(group, moment.share, moment.history)
             due = not moment.last and time.monotonic() - saved >= checkpoint_seconds
@@ -97,15 +100,15 @@ def _train(
             if not due:
                 checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot())
             raise Preempted
-    seconds = time.monotonic() - started
-    record.write(record_path(workdir, group), group, moment.history, seconds, labels, text)
+    seconds, how = time.monotonic() - started, record.Execution(execution, moment.sparse)
+    record.write(record_path(workdir, group), group, moment.history, seconds, labels, text, how)
     _forget_checkpoints(workdir, group)
 
 
 def follow(source_of: Callable[[Spec], Source], stop: Callable[[], bool]) -> int:
     """What every process but the leader does in a run over several: train what it tells; returns its exit code."""
     while not isinstance(message := hosts.tell(), int):
-        group, snapshot = message
+        group, snapshot, execution = message
         source = None
         try:
             source = source_of(group.specs[0])
@@ -113,7 +116,7 @@ def follow(source_of: Callable[[Spec], Source], stop: Callable[[], bool]) -> int
             print(f"error: {error}", file=sys.stderr)
         if hosts.anywhere(source is None) or source is None:
             continue
-        for _ in train.train(group, source, resume=snapshot):
+        for _ in train.train(group, source, resume=snapshot, execution=execution):
             if hosts.anywhere(stop()):
                 break
     return message

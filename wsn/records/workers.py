@@ -42,6 +42,7 @@ class Job:
     source_of: Callable[[Spec], Source]  # of a module, since it is pickled
     labels: Labels | None
     checkpoint_seconds: float
+    execution: str
 
 
 def prepare(asked: str, *, several_hosts: bool) -> None:
@@ -73,6 +74,7 @@ def run(
     costs: Mapping[str, float],
     labels: Labels | None = None,
     checkpoint_seconds: float = 30.0,
+    execution: str = "masked",
     watch: runs.Watch = lambda group, share, history: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -89,15 +91,29 @@ def run(
     own = (
         groups if alone else [group for group in groups if group not in left]
     )  # what is finished is reported here
-    seconds = checkpoint_seconds
-    runs.run(own, workdir, source_of, labels=labels, checkpoint_seconds=seconds, watch=watch, stop=stop)
+    job = Job(own, workdir, source_of, labels, checkpoint_seconds, execution)
+    _train(job, watch, stop)
     if alone:
         return
     for parts in (shares(count), shares(1)):  # the second takes over what dead workers left
         if left := _unfinished(left, workdir):
-            _run(Job(left, workdir, source_of, labels, seconds), parts, watch, stop)
+            _run(dataclasses.replace(job, groups=left), parts, watch, stop)
     if _unfinished(left, workdir):
         raise UserError("--workers: all were killed; the same command goes on from what is saved")
+
+
+def _train(job: Job, watch: runs.Watch, stop: Callable[[], bool]) -> None:
+    """Do a job in this process."""
+    runs.run(
+        job.groups,
+        job.workdir,
+        job.source_of,
+        labels=job.labels,
+        checkpoint_seconds=job.checkpoint_seconds,
+        execution=job.execution,
+        watch=watch,
+        stop=stop,
+    )
 
 
 def _unfinished(groups: Sequence[Group], workdir: Path) -> list[Group]:
@@ -241,15 +257,7 @@ def work() -> None:
 
     code = 0
     try:
-        runs.run(
-            job.groups,
-            job.workdir,
-            job.source_of,
-            labels=job.labels,
-            checkpoint_seconds=job.checkpoint_seconds,
-            watch=watch,
-            stop=noted.is_set,
-        )
+        _train(job, watch, noted.is_set)
     except UserError as error:
         tell(str(error))
         code = 1

@@ -25,6 +25,9 @@ from jaxtyping import Int64, PRNGKeyArray, UInt64
 from wsn.errors import UserError, choose
 from wsn.sparsity.shapes import Shapes
 
+# Random words that are held at once.
+PIECE = 1 << 22
+
 Counts = dict[str, int]
 Positions = Int64[np.ndarray, " kept"]
 
@@ -85,12 +88,22 @@ def elementwise(key: PRNGKeyArray, shape: tuple[int, ...], kept: int) -> Positio
 def uniform_positions(key: PRNGKeyArray, size: int, kept: int) -> Int64[np.ndarray, " kept"]:
     """`kept` of `range(size)`, uniform without replacement, sorted; exact in number for every key.
 
-    Takes the smallest of `size` random 64-bit words. Host memory: about 16 bytes an entry at the peak.
+    Takes the smallest of `size` random 64-bit words, drawn piece by piece. Host memory: a piece, and what is kept.
     """
     if not 0 <= kept <= size:
         raise ValueError(f"cannot keep {kept} of {size} weights")
     seed = int.from_bytes(np.asarray(jax.random.key_data(key), "<u4").tobytes(), "little")
-    return smallest(np.random.Philox(key=seed).random_raw(size), kept)
+    random = np.random.Philox(key=seed)
+    words, places = np.empty(0, np.uint64), np.empty(0, np.int64)
+    for first in range(0, size, PIECE):
+        piece = random.random_raw(min(PIECE, size - first))
+        # A word above the largest of enough smaller ones is not kept, whatever follows.
+        near = np.flatnonzero(piece < words.max()) if 0 < kept <= words.size else np.arange(piece.size)
+        words, places = np.concatenate([words, piece[near]]), np.concatenate([places, first + near])
+        if words.size > kept:
+            chosen = smallest(words, kept)
+            words, places = words[chosen], places[chosen]
+    return places
 
 
 def kernel_positions(key: PRNGKeyArray, shape: tuple[int, ...], kept: int) -> Int64[np.ndarray, " kept"]:
