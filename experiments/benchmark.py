@@ -29,7 +29,7 @@ from wsn import data, devices
 from wsn.records import plan
 from wsn.sparsity import family
 from wsn.sparsity.shapes import mlp_shapes
-from wsn.spec import Group, Spec, check_least, setting
+from wsn.spec import Group, Spec, check_bounds, setting
 from wsn.training import train
 
 EXPERIMENT = "benchmark"
@@ -49,7 +49,7 @@ class Settings:
     repeats: int = setting("Repeats of each measurement (medians are reported).", 7, least=5)
 
     def __post_init__(self) -> None:
-        check_least(self)
+        check_bounds(self)
 
 
 def network(width: int) -> Spec:

@@ -29,7 +29,7 @@ from experiments.lab.launch import Output
 from wsn.data import crops, stream
 from wsn.devices import usable_cores
 from wsn.errors import UserError
-from wsn.spec import check_least, setting
+from wsn.spec import check_bounds, setting
 
 EXPERIMENT = "benchmark_input"
 COLUMNS = ["what", "threads", "cpu_milliseconds", "images_per_second_per_core", "images_per_second"]
@@ -48,7 +48,7 @@ class Settings:
     repeats: int = setting("Repeats of each measurement (medians are reported).", 5, least=5)
 
     def __post_init__(self) -> None:
-        check_least(self)
+        check_bounds(self)
         if min(self.threads, default=1) < 1:
             raise UserError(f"--threads={','.join(map(str, self.threads))}: give at least 1")
 

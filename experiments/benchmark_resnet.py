@@ -28,7 +28,7 @@ from wsn.data import batches
 from wsn.networks import models
 from wsn.records import plan
 from wsn.sparsity import family
-from wsn.spec import Group, Spec, check_least, setting
+from wsn.spec import Group, Spec, check_bounds, setting
 from wsn.tasks.classification import classification
 from wsn.training import optimizers
 from wsn.training.state import initial_members
@@ -61,7 +61,7 @@ class Settings:
     repeats: int = setting("Repeats of each measurement (medians are reported).", 7, least=5)
 
     def __post_init__(self) -> None:
-        check_least(self)
+        check_bounds(self)
 
 
 def network(width: int, batch: int, dtype: Any) -> Spec:

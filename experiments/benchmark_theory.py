@@ -27,7 +27,7 @@ from kernels.sampling import sample_masks
 from kernels.theorem1 import SparseKernels, sparse_kernels
 from wsn.data import sources
 from wsn.errors import UserError
-from wsn.spec import check_least, setting
+from wsn.spec import check_bounds, setting
 
 EXPERIMENT = "benchmark_theory"
 COLUMNS = [
@@ -66,7 +66,7 @@ class Settings:
     tolerance: float = setting("Estimated scaled error to refine to.", 2e-7)
 
     def __post_init__(self) -> None:
-        check_least(self)
+        check_bounds(self)
         if not 0 < self.tolerance < 1:
             raise UserError(
                 f"--tolerance={self.tolerance:g} is no scaled error: give a number between 0 and 1"

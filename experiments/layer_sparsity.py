@@ -26,7 +26,7 @@ from wsn.networks import models
 from wsn.sparsity import family
 from wsn.sparsity.budget import DISTRIBUTIONS
 from wsn.sparsity.shapes import Shapes, sizes
-from wsn.spec import Spec, check_least, setting
+from wsn.spec import Spec, check_bounds, setting
 
 EXPERIMENT = "layer_sparsity"
 COLUMNS = ["width", "layer", "size", "kept", "sparsity_percent"]
@@ -47,7 +47,7 @@ class Settings:
     mask: str = presets.of_spec("mask", "elementwise")
 
     def __post_init__(self) -> None:
-        check_least(self)
+        check_bounds(self)
         if not self.widths:
             raise UserError("--widths: give at least one width")
 

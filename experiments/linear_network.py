@@ -43,7 +43,7 @@ from experiments.lab.flags import Command
 from experiments.lab.launch import Output
 from kernels import linear_network as theory
 from wsn.errors import UserError
-from wsn.spec import check_least, setting
+from wsn.spec import check_bounds, setting
 
 EXPERIMENT = "linear_network"
 
@@ -61,7 +61,7 @@ class Settings:
     seeds: int = setting("How many of these networks at each width.", 10, least=1)
 
     def __post_init__(self) -> None:
-        check_least(self)
+        check_bounds(self)
         if not self.radii or min(self.radii) <= 0:
             raise UserError("--radii: give positive numbers")
         if len(set(self.widths)) < 2 or min(self.widths) < 1:

@@ -32,7 +32,7 @@ from experiments.lab.intervals import METHOD, estimate, sign
 from experiments.lab.launch import Output
 from wsn import data, sparsity
 from wsn.errors import UserError
-from wsn.spec import check_least, setting
+from wsn.spec import check_bounds, setting
 
 EXPERIMENT = "own_network"
 COLUMNS = [
@@ -61,7 +61,7 @@ class Settings:
     learning_rate: float = setting("AdamW's, of every network.", 0.01)
 
     def __post_init__(self) -> None:
-        check_least(self)
+        check_bounds(self)
         if any(width % HEAD for width in (self.base_width, *self.widths)):
             raise UserError(
                 f"--widths, --base_width: every width must be a multiple of {HEAD}, the size of a head"

@@ -15,7 +15,7 @@ from kernels.theorem1 import SparseKernels, sparse_kernels
 from wsn import data
 from wsn.data import sources
 from wsn.errors import UserError
-from wsn.spec import check_least, setting
+from wsn.spec import check_bounds, setting
 
 GAUSSIAN, UNNORMALIZED = "gaussian", "none"
 CHUNK = 500  # pairs between two steps of the progress bar
@@ -56,7 +56,7 @@ class Settings:
     seed: int = setting("Draws everything that is random here.", 0, least=0)
 
     def __post_init__(self) -> None:
-        check_least(self)
+        check_bounds(self)
 
 
 def label(columns: Mapping[str, Any]) -> str:

@@ -152,12 +152,12 @@ def train(run: Run, asked: Asked, labels: record.Labels | None = None) -> list[r
     own = list(asked)[_share(run.shard)]
     groups = _cover(run, own)
     if run.resume:
-        runs.check_texts(groups, run.folder, run.source_of)
+        runs.check(groups, run.folder, run.source_of, mend=not run.dry_run)
     for specs, _ in asked:
         run.source_of(specs[0])  # bad data settings show before anything is computed
     costs = {group.name: plan.cost(group, run.source_of(group.specs[0])) for group in groups}
     if run.dry_run:
-        finished = [run.resume and runs.record_path(run.folder, group).exists() for group in groups]
+        finished = [run.resume and runs.has_record(run.folder, group) for group in groups]
         print(plan.describe(groups, costs.values(), finished))
         return None
     if not run.resume:
@@ -196,7 +196,7 @@ def _train(run: Run, groups: Sequence[Group], progress: Progress, labels: record
 def recorded(run: Run, asked: Asked) -> list[record.Result]:
     """The results in the folder of just these lists of specs and seeds; trains nothing."""
     networks, groups = _networks(asked), _cover(run, asked)
-    runs.check_texts(groups, run.folder, run.source_of)
+    runs.check(groups, run.folder, run.source_of)
     return [r for r in runs.results(groups, run.folder) if (r.spec, r.seed) in networks]
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from wsn.data import DATASETS
 from wsn.data.stream import STREAMS
 from wsn.errors import UserError
-from wsn.spec import Spec, check_least, setting
+from wsn.spec import Spec, check_bounds, setting
 from wsn.training.optimizers import OPTIMIZERS
 
 Told = TypeVar("Told", bound="Common")
@@ -48,7 +48,7 @@ class Common:
     compute_dtype: str | None = of_spec("compute_dtype", None)
 
     def __post_init__(self) -> None:
-        check_least(self)
+        check_bounds(self)
         if not self.widths or min(self.widths) < 1:
             raise UserError("--widths: give at least one width, all of at least 1")
 

@@ -271,6 +271,14 @@ DAMAGES = {
     "truncated manifest": ("manifest.json", truncate),
     "garbage": ("manifest.json", lambda path: path.write_bytes(b"\xff\x00garbage")),
     "other JSON": ("manifest.json", lambda path: path.write_text("[1, 2]")),
+    "another number of classes": (
+        "manifest.json",
+        lambda path: path.write_text(path.read_text().replace('"classes": 40', '"classes": 41')),
+    ),
+    "manifest of an older version": (
+        "manifest.json",
+        lambda path: path.write_text(path.read_text().replace('"digest"', '"digits"')),
+    ),
     "half a manifest": ("manifest.json", lambda path: path.write_text('{"classes": 40, "files": {}}')),
 }
 
@@ -285,6 +293,14 @@ def test_damaged_cache_is_rebuilt(damage, tmp_path, source, caplog):
     assert "damaged" in warning and "\n" not in warning
     assert_equal(data.load("fake", cache_dir=str(tmp_path)), fake_dataset())
     assert source.decoded == 2
+
+
+def test_the_cache_of_another_set_is_rebuilt(tmp_path, source, caplog):
+    """Which `cp` puts in its place: whole, and of other data."""
+    data.load("fake", cache_dir=str(tmp_path))
+    (tmp_path / "fake-1").rename(tmp_path / "other")
+    entry = cache.cached(tmp_path / "other", lambda: cache.Content({}, {"classes": 3}), (), {"classes": int})
+    assert entry.facts == {"classes": 3} and "it is fake-1" in warnings_in(caplog)[0]
     assert [path.name for path in tmp_path.iterdir()] == ["fake-1"]
 
 

@@ -185,8 +185,9 @@ def test_groups_hold_specs_of_one_shape_once():
 @settings(deadline=None, max_examples=50)
 @given(npst.arrays(np.float32, (3, 2), elements=st.floats(width=32, allow_infinity=False)))
 def test_a_record_gives_every_bit_back(tmp_path_factory, values):
-    path = tmp_path_factory.mktemp("record") / "record.jsonl"
-    record.write(path, group(), History(np.array([3, 6, 9]), dict.fromkeys(tiny.CURVES, values)), 1.0)
+    path = tmp_path_factory.mktemp("record") / group().name / "record.jsonl"
+    curves = dict.fromkeys(("train_measure", "test_measure"), values)  # no metric, so of any value
+    record.write(path, group(), History(np.array([3, 6, 9]), curves), 1.0)
     for i, result in enumerate(record.read(path).results):
         assert result.status == ("diverged" if np.isnan(values[:, i]).any() else "finished")
         for curve in result.curves.values():
@@ -318,9 +319,10 @@ def test_an_interrupted_group_goes_on_to_the_same_record(tmp_path, trained, chec
 def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path, trained):
     folder = runs.directory(tmp_path, group())
     folder.mkdir(parents=True)
-    (folder / ".record.jsonl.abc").write_bytes(b"half")
+    (folder / ".record.jsonl.abcdefgh").write_bytes(b"half")
+    (folder / ".ipynb_checkpoints").mkdir()  # somebody else's
     run([group()], tmp_path)
-    assert files(folder) == {"group.json", "record.jsonl"}
+    assert files(folder) == {"group.json", "record.jsonl", ".ipynb_checkpoints"}
 
 
 def test_a_record_says_of_which_text_it_is_and_another_text_is_told(tmp_path, trained, monkeypatch):
@@ -335,10 +337,10 @@ def test_a_record_says_of_which_text_it_is_and_another_text_is_told(tmp_path, tr
     headers = [record.read(runs.record_path(tmp_path, g)).header for g in (finished, images)]
     assert headers[0]["text"] == "a" * 64 and "text" not in headers[1]
     everything = [images, group(width=4), finished, half]
-    runs.check_texts(everything, tmp_path, lambda spec: now)
+    runs.check(everything, tmp_path, lambda spec: now)
     for one in (finished, half):
         with pytest.raises(UserError) as error:
-            runs.check_texts([images, one], tmp_path, lambda spec: later)
+            runs.check([images, one], tmp_path, lambda spec: later)
         one_line(error, "--workdir", one.name, "another text", "aaaaaaaaaaaa…", "--resume=false")
 
 

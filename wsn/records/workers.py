@@ -101,7 +101,7 @@ def run(
 
 
 def _unfinished(groups: Sequence[Group], workdir: Path) -> list[Group]:
-    return [group for group in groups if not runs.record_path(workdir, group).exists()]
+    return [group for group in groups if not runs.has_record(workdir, group)]
 
 
 def number(asked: str, left: Sequence[Group], source_of: Callable[[Spec], Source]) -> int:
