@@ -6,6 +6,8 @@ from pathlib import Path
 
 from wsn.errors import UserError
 
+NETWORK_BYTES = 1000  # of any network that is trained, at least: its weights, gradients and curves
+
 
 def limit(root: Path = Path("/")) -> float:
     """Bytes of the machine's memory, or of the control group that this process is in where that has less."""

@@ -21,6 +21,7 @@ from wsn.errors import UserError
 SEMANTICS = 1
 
 LARGEST = 2**63 - 1  # whole number that an array holds
+WIDEST, DEEPEST = 2**24, 100  # networks: a layer of 2**56 weights, and programs that still compile
 
 
 def setting(
@@ -32,15 +33,16 @@ def setting(
     most: float | None = None,
     below: float | None = None,
     bytes: float | None = None,
+    some: bool = False,
     **more: Any,
 ) -> Any:
     """A field of a dataclass that a flag of its name may set, and the numbers that it takes.
 
     `least` and `most` are the ends of its range, `above` and `below` ends that are not in it; of a tuple they bound
-    every item. `bytes`: the memory that each one more needs, at least. `more` is for the one who makes the flag, such
-    as the `choices` that there are.
+    every item, and `some` says that there must be one. `bytes`: the memory that each one more needs, at least.
+    `more` is for the one who makes the flag, such as the `choices` that there are.
     """
-    bounds = {"least": least, "above": above, "most": most, "below": below, "bytes": bytes}
+    bounds = {"least": least, "above": above, "most": most, "below": below, "bytes": bytes, "some": some}
     return dataclasses.field(default=default, metadata={"help": help} | bounds | more)
 
 
@@ -51,6 +53,8 @@ def check_bounds(settings: Any) -> None:
     """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
+        if value == () and field.metadata.get("some"):
+            raise UserError(f"--{field.name}: give at least one")
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not isinstance(number, bool):
                 _check(f"--{field.name}={number}", number, field.metadata)
@@ -114,10 +118,10 @@ class Network:
 
     model: str = setting("Network.", "mlp")
     width: int = setting(
-        "Units of each hidden layer (for a ResNet: channels of the first convolution).", least=1
+        "Units of each hidden layer (for a ResNet: channels of the first convolution).", least=1, most=WIDEST
     )
-    hidden_layers: int = setting("Hidden layers of the MLP; layers of the LSTM.", 1, least=1)
-    depth: int = setting("Recurrence depth of the recurrent highway network.", 2, least=1)
+    hidden_layers: int = setting("Hidden layers of the MLP; layers of the LSTM.", 1, least=1, most=DEEPEST)
+    depth: int = setting("Recurrence depth of the recurrent highway network.", 2, least=1, most=DEEPEST)
     gate_bias: float = setting(
         "Added to the inputs of the gates of the recurrent highway network: closed by a negative one.", -1.0
     )
@@ -180,7 +184,8 @@ class Spec(Data, Network, Training):
         check_bounds(self)
         if self.bn_group and self.batch_size % self.bn_group:
             raise UserError(
-                f"--bn_group={self.bn_group} does not divide the batch of {self.batch_size}: give 0 or a divisor"
+                f"--batch_size={self.batch_size} is no multiple of the {self.bn_group} that share batch statistics"
+                " (bn_group): give one"
             )
 
 

@@ -19,16 +19,16 @@ import jax
 from absl import app, logging
 from absl import flags as absl
 
-from experiments.lab import flags
+from experiments.lab import endings, flags
 from experiments.lab.flags import Command
 from wsn import folders
 from wsn.data import sources
 from wsn.data.feeds import Source
 from wsn.devices import compiled, hosts
-from wsn.errors import Preempted, UserError
+from wsn.errors import Preempted, UserError, of_system, one_line
 from wsn.records import plan, record, runs, workers
 from wsn.records.progress import Progress
-from wsn.spec import Group, Spec, setting
+from wsn.spec import Group, Spec, check_bounds, setting
 
 absl.disclaim_key_flags()  # as in `flags`
 
@@ -38,6 +38,9 @@ class Output:
     """Where an experiment writes."""
 
     workdir: str = setting("Folder of everything written: the table (.csv), the figure (.png), …")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
     @property
     def folder(self) -> Path:
@@ -56,6 +59,7 @@ class Run(Output):
     checkpoint_seconds: float = setting(
         "Least time between two checkpoints of a group. SIGTERM makes one after the epoch, and exit code 75.",
         30.0,
+        least=0,
     )
     workers: str = setting(
         "Processes on this machine that share the networks, each with a core or a GPU of its own. auto: one for each"
@@ -69,8 +73,10 @@ class Run(Output):
         choices=("auto", "on", "off"),
     )
     coordinator: str | None = setting("HOST:PORT of process 0, where nothing is found out by itself.", None)
-    process_id: int | None = setting("Which of the processes this is, from 0; with --coordinator.", None)
-    num_processes: int | None = setting("How many processes there are; with --coordinator.", None)
+    process_id: int | None = setting(
+        "Which of the processes this is, from 0; with --coordinator.", None, least=0
+    )
+    num_processes: int | None = setting("How many processes there are; with --coordinator.", None, least=1)
 
     def source_of(self, spec: Spec) -> Source:
         """The data that a spec trains on."""
@@ -82,6 +88,13 @@ def run(command: Command) -> None:
     flags.define(command)
 
     def guarded(argv: Sequence[str]) -> int:
+        endings.begin()
+        with endings.streams():
+            code = begun(argv)
+        endings.ended()
+        return code
+
+    def begun(argv: Sequence[str]) -> int:
         if not absl.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # jax's search for absent accelerators is no news
         try:
@@ -92,7 +105,8 @@ def run(command: Command) -> None:
                 workers.prepare(how.workers, several_hosts=several)
                 hosts.join(how.distributed, how.coordinator, how.process_id, how.num_processes)
         except UserError as error:
-            sys.exit(f"error: {error}")
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         compiled.keep(folders.cache() / "compiled")
         if hosts.lead():
             code = _lead(partial(command.main, settings, how))
@@ -111,14 +125,19 @@ def _lead(main: Callable[[], None]) -> int:
     code = 0
     try:
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {of_system(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        code = 1
+    except MemoryError as error:
+        print(f"error: not enough memory ({one_line(error)}): give less of what is largest", file=sys.stderr)
         code = 1
     except Preempted:
-        print(f"stopped by SIGTERM; the same command goes on (exit code {os.EX_TEMPFAIL})", file=sys.stderr)
+        print(endings.STOPPED, file=sys.stderr)
         code = os.EX_TEMPFAIL
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == endings.INTERRUPTED:
+            raise  # at once, as after a kill
+        code = int(ended.code or 0)
     return hosts.tell(code)
 
 
@@ -130,7 +149,7 @@ def _sigterm() -> Iterator[Callable[[], bool]]:
     try:
         yield noted.is_set
     finally:
-        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)  # none where C code had installed one
+        signal.signal(signal.SIGTERM, previous or endings.terminated)  # none where C code had installed one
 
 
 Asked = Sequence[
@@ -160,6 +179,7 @@ def train(run: Run, asked: Asked, labels: record.Labels | None = None) -> list[r
         finished = [run.resume and runs.has_record(run.folder, group) for group in groups]
         print(plan.describe(groups, costs.values(), finished))
         return None
+    plan.check(groups, costs.values())
     if not run.resume:
         for group in groups:
             runs.set_aside(run.folder, group)

@@ -28,7 +28,8 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
         clear(path, os.fstat(descriptor).st_mtime - ABANDONED_SECONDS)
-        with os.fdopen(descriptor, mode, newline="" if "b" not in mode else None) as file:
+        text = {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+        with os.fdopen(descriptor, mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

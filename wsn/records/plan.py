@@ -9,6 +9,7 @@ import jax
 import jax.extend.core
 import jax.numpy as jnp
 
+from wsn import memory
 from wsn.data import feeds
 from wsn.data.feeds import Source
 from wsn.errors import choose
@@ -27,6 +28,7 @@ class Cost(NamedTuple):
     weights: tuple[int, ...]  # of each spec
     flops: float  # dense arithmetic: masked weights are multiplied too
     bytes: float  # on the device, at the peak
+    held: float = 0.0  # of these, what is there all the time: parameters, masks, the optimiser, the data
 
 
 def cost(group: Group, source: Source) -> Cost:
@@ -63,11 +65,21 @@ def cost(group: Group, source: Source) -> Cost:
         for variable in equation.outvars
     )
     hidden = 4 * outputs * max(1, feeds.EVALUATION_BATCH // batch_size)
-    own = (3 * 4 + 1) * entries + 4 * sum(x.size for x in jax.tree.leaves(optimizer)) + hidden
+    state = (4 + 1) * entries + 4 * sum(x.size for x in jax.tree.leaves(optimizer))
     resident = 0 if source.streamed else 4 * math.prod(source.input_shape) * (examples + held_out)
     members = len(group.members)
     weights = tuple(kept_weights(s, model.shapes) for s in group.specs)
-    return Cost(members, weights, members * trained, members * own + resident)
+    held = members * state + resident
+    return Cost(members, weights, members * trained, held + members * (8 * entries + hidden), held)
+
+
+def check(groups: Iterable[Group], costs: Iterable[Cost]) -> None:
+    """Raises UserError for a group that needs more memory all the time than the devices have."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.local_devices()]
+    have = sum(limits) if all(limits) else None  # None: the machine's
+    for group, c in zip(groups, costs, strict=True):
+        what = f"--seeds, --widths: {c.members} networks of width {group.specs[0].width}: training them"
+        memory.check(what, c.held, have)
 
 
 def _flops(function: Callable, *shapes: Any) -> float:

@@ -24,7 +24,7 @@ from wsn import folders
 from wsn.data.feeds import Source
 from wsn.devices import compiled
 from wsn.devices.shares import Share, gpus, most, pinned, shares
-from wsn.errors import Preempted, UserError
+from wsn.errors import Preempted, UserError, of_system
 from wsn.networks import models
 from wsn.records import runs
 from wsn.records.record import Labels
@@ -250,8 +250,8 @@ def work() -> None:
             watch=watch,
             stop=noted.is_set,
         )
-    except UserError as error:
-        tell(str(error))
+    except (UserError, OSError) as error:
+        tell(str(of_system(error) if isinstance(error, OSError) else error))
         code = 1
     except Preempted:
         code = os.EX_TEMPFAIL
