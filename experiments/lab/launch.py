@@ -104,10 +104,10 @@ def run(command: Command) -> None:
                 several = how.coordinator is not None or how.distributed == "on" or hosts.started_as_several()
                 workers.prepare(how.workers, several_hosts=several)
                 hosts.join(how.distributed, how.coordinator, how.process_id, how.num_processes)
+            compiled.keep(folders.cache() / "compiled")
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-        compiled.keep(folders.cache() / "compiled")
         if hosts.lead():
             code = _lead(partial(command.main, settings, how))
         else:
