@@ -26,7 +26,7 @@ import wsn
 from wsn.data.text import Text
 from wsn.errors import UserError
 from wsn.records import claims, progress, record, runs
-from wsn.records.files import replacing
+from wsn.records.files import cannot_write, replacing
 from wsn.spec import Group, Spec, changed_fields, from_fields
 from wsn.training import train
 from wsn.training.history import History
@@ -430,6 +430,37 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, cal
         file.write("new")
     one_line(error, "--workdir", str(path), "No space left")
     assert files(tmp_path) == {"table.csv"} and path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("error", "parts", "absent"),
+    [
+        (
+            ValueError("{json: 1}" * 200 + " No space left on device [errno=28]"),
+            ("No space left", "free space"),
+            "json",
+        ),
+        (OSError(errno.EACCES, "Permission denied"), ("Permission denied", "choose another"), "free space"),
+        (RuntimeError("x" * 1000 + "\n" + "y" * 1000), ("RuntimeError", "..."), "y"),
+    ],
+    ids=["another library's", "locked", "unknown"],
+)
+def test_what_cannot_be_written_is_told_by_its_cause_alone(tmp_path, error, parts, absent):
+    message = str(cannot_write(tmp_path, error))
+    assert message.startswith("--workdir: cannot write ") and "\n" not in message and len(message) < 500
+    assert all(part in message for part in parts) and absent not in message.replace(str(tmp_path), "")
+
+
+def test_what_a_killed_process_was_writing_goes_with_the_next_writing(tmp_path):
+    """Not what somebody is writing at this moment, nor what is somebody else's."""
+    old, fresh, other = (tmp_path / name for name in (".a.csv.abcdefgh", ".a.csv.hgfedcba", ".a.csv.mine"))
+    for path in (old, fresh, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (time.time() - 1e4,) * 2)
+    with replacing(tmp_path / "a.csv") as file:
+        file.write("whole")
+    assert files(tmp_path) == {"a.csv", fresh.name, other.name}
 
 
 def test_training_goes_on_once_there_is_space_again(tmp_path, trained, monkeypatch):
