@@ -36,7 +36,7 @@ from experiments.lab.timing import interleaved
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.sparsity.family import kept_weights
-from wsn.spec import check_least, setting
+from wsn.spec import check_bounds, setting
 
 EXPERIMENT = "benchmark_sparse"
 COLUMNS = [
@@ -75,7 +75,7 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        check_least(self)
+        check_bounds(self)
 
 
 WIDTHS = {"mlp": (8, 32, 216, 512), "conv": (8, 40, 91), "resnet18": (8, 18, 40)}

@@ -19,6 +19,7 @@ from experiments.lab.families import Network
 from experiments.lab.flags import Command
 from experiments.lab.launch import Run
 from wsn.data import sources
+from wsn.errors import UserError
 from wsn.sparsity import family
 from wsn.spec import Spec, setting
 
@@ -51,9 +52,14 @@ class Preset(presets.Preset):
     rates: Mapping[str, learning_rates.Rates]
     tune_lr: bool = setting("Find the learning rates first, on held-out training samples.", False)
     tuning_samples: int  # held out then
-    pairs: int = setting("Pairs of test images, drawn by --data_seed, that D is a mean over.", 10000, least=1)
+    pairs: int = setting(
+        "Pairs of test images, drawn by --data_seed, that D is a mean over.",
+        10000,
+        least=1,
+        bytes=inputs.PAIR_BYTES,
+    )
     initialisations: int = setting(
-        "Seeds 0, 1, … of every network that D is a mean over; --seeds are trained.", 100, least=2
+        "Seeds 0, 1, … of every network that D is a mean over; --seeds are trained.", 100, least=2, bytes=8
     )
     reference: str = setting(
         "The kernel that D of the networks is a distance to: of infinite width, or as in the paper of a dense network"
@@ -61,6 +67,13 @@ class Preset(presets.Preset):
         "exact",
         choices=("exact", "finite"),
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tune_lr and self.learning_rate is not None:
+            raise UserError(
+                "--tune_lr finds the rates that --learning_rate would give: leave out one of them"
+            )
 
 
 PRESETS = {

@@ -112,7 +112,7 @@ def pretended(
         time.sleep(seconds)
         state = np.float32(0.7) * state + np.float32(group.specs[0].learning_rate) / np.float32(epoch + 1)
         step = STEPS * (epoch + 1)
-        curves = {name: np.vstack([x, state / np.float32(3)]) for name, x in history.curves.items()}
+        curves = {name: np.vstack([x, state / (1 + state)]) for name, x in history.curves.items()}
         history = History(np.append(history.step, np.int64(step)), curves)
         take = partial(Snapshot, {".x": state}, history)
         yield train.Moment(step, STEPS * epochs, step == STEPS * epochs, history, take)

@@ -24,7 +24,7 @@ from wsn import folders
 from wsn.data.feeds import Source
 from wsn.devices import compiled
 from wsn.devices.shares import Share, gpus, most, pinned, shares
-from wsn.errors import Preempted, UserError
+from wsn.errors import Preempted, UserError, of_system
 from wsn.networks import models
 from wsn.records import runs
 from wsn.records.record import Labels
@@ -117,7 +117,7 @@ def _train(job: Job, watch: runs.Watch, stop: Callable[[], bool]) -> None:
 
 
 def _unfinished(groups: Sequence[Group], workdir: Path) -> list[Group]:
-    return [group for group in groups if not runs.record_path(workdir, group).exists()]
+    return [group for group in groups if not runs.has_record(workdir, group)]
 
 
 def number(asked: str, left: Sequence[Group], source_of: Callable[[Spec], Source]) -> int:
@@ -258,8 +258,8 @@ def work() -> None:
     code = 0
     try:
         _train(job, watch, noted.is_set)
-    except UserError as error:
-        tell(str(error))
+    except (UserError, OSError) as error:
+        tell(str(of_system(error) if isinstance(error, OSError) else error))
         code = 1
     except Preempted:
         code = os.EX_TEMPFAIL

@@ -24,7 +24,9 @@ def largest_first(sizes: Mapping[str, int], total: int) -> dict[str, int]:
     """
     _check_range(sizes, total)
     highest = max(sizes.values(), default=0)
-    level = bisect_left(range(highest), total, key=lambda level: sum(min(n, level) for n in sizes.values()))
+    level = bisect_left(
+        range(min(highest, total)), total, key=lambda level: sum(min(n, level) for n in sizes.values())
+    )
     kept = {name: min(n, level) for name, n in sizes.items()}
     excess = sum(kept.values()) - total
     if excess:
@@ -54,9 +56,13 @@ def last_layer_fraction(sizes: Mapping[str, int], total: int, fraction: float) -
         raise UserError(f"--last_connectivity: {fraction:g} is outside (0, 1]")
     *others, last = sizes
     in_last = round(fraction * sizes[last])
+    if in_last < 1:
+        raise UserError(
+            f"--last_connectivity={fraction:g} keeps none of the {sizes[last]} weights of the last layer: give more"
+        )
     rest = total - in_last
     room = sum(sizes[name] for name in others)
-    if not (in_last >= 1 and len(others) <= rest <= room):
+    if not len(others) <= rest <= room:
         raise UserError(
             f"--widths: the last layer keeps {in_last} weights of a budget of {total}, leaving {rest} for"
             f" the layers before it, which hold {len(others)} to {room}:"
