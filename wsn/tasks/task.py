@@ -25,9 +25,9 @@ class Metric(NamedTuple):
     of: Callable[[Mapping[str, Any]], Any]  # totals, of JAX or NumPy → values
     better: Literal["low", "high"]
     unit: str
-    in_training: bool = True  # or of held-out examples alone, where training need not pay for it
     least: float = -math.inf  # the range of its values: a record with another is damaged
     most: float = math.inf
+    in_training: bool = True  # or of held-out examples alone, where training need not pay for it
 
 
 class Context(NamedTuple):
