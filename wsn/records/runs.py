@@ -196,7 +196,7 @@ def check(
             if mend:
                 _mend(path, group, header, text_of(source_of(group.specs[0])), error)
         now = text_of(source_of(group.specs[0])) if before else None
-        if now and now != before:
+        if before and now and now != before:
             raise UserError(
                 f"--workdir: {path.parent} was trained on another text (SHA-256 {before[:12]}…, now {now[:12]}…):"
                 " take another folder, the text as it was, or --resume=false"
