@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from wsn.errors import UserError, one_line
 
@@ -28,7 +28,9 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
         clear(path, os.fstat(descriptor).st_mtime - ABANDONED_SECONDS)
-        text = {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+        text: dict[str, Any] = (
+            {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+        )
         with os.fdopen(descriptor, mode, **text) as file:
             yield file
             file.flush()
