@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from wsn.networks import recurrent
 from wsn.networks.parameterization import parameterization
-from wsn.networks.recurrent import Core, Inputs, LanguageModel, Outputs, Weights, product
+from wsn.networks.recurrent import Core, Inputs, LanguageModel, Outputs, Product, Weights, over_time
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
 
@@ -29,19 +29,17 @@ def unroll(
     weights: Sequence[Weights], state: State, x: Inputs, *, gate_bias: float, dtype: Any
 ) -> tuple[State, Outputs]:
     """The states at all times, and the last."""
-    inputs = x.shape[-1]
     gates = jnp.repeat(jnp.array([0.0, gate_bias]), state.shape[-1])
-    offsets = [bias + gates for _, bias in weights]
-    kernels = [weights[0].kernel[inputs:], *(kernel for kernel, _ in weights[1:])]
-    entering = product(weights[0].kernel[:inputs], x, dtype) + offsets[0]
+    biased = [Weights(kernel, bias + gates) for kernel, bias in weights]
+    return over_time(cell, biased, state, x, dtype=dtype)
 
-    def step(state: State, entering: Float[Array, "lanes twice_width"]) -> tuple[State, State]:
-        for kernel, offset in zip(kernels, [entering, *offsets[1:]], strict=True):
-            h, t = jnp.split(product(kernel, state, dtype) + offset, 2, axis=-1)
-            state = state + jax.nn.sigmoid(t) * (jnp.tanh(h) - state)
-        return state, state
 
-    return jax.lax.scan(step, state, entering)
+def cell(state: State, products: Sequence[Product], valid: Array | None) -> tuple[State, State]:
+    """One turn: all depths."""
+    for gates in products:
+        h, t = jnp.split(gates(state), 2, axis=-1)
+        state = state + jax.nn.sigmoid(t) * (jnp.tanh(h) - state)
+    return state, state
 
 
 def shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:

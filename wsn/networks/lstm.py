@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from wsn.networks import recurrent
 from wsn.networks.parameterization import parameterization
-from wsn.networks.recurrent import Core, Inputs, LanguageModel, Outputs, Weights, product
+from wsn.networks.recurrent import Core, Inputs, LanguageModel, Outputs, Product, Weights, over_time
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
 
@@ -55,20 +55,18 @@ def unroll_layer(
 
     Where `valid` is 0, outputs and state are 0: so lanes may end, and begin backward, at times of their own.
     """
-    inputs = x.shape[-1]
-    entering = product(layer.kernel[:inputs], x, dtype) + layer.bias
+    return over_time(cell, [layer], state, x, dtype=dtype, valid=valid, backward=backward)
 
-    def step(state: State, now: tuple[Array, Array | None]) -> tuple[State, Array]:
-        entering, valid = now
-        z = product(layer.kernel[inputs:], state.h, dtype) + entering
-        i, f, g, o = jnp.split(z, 4, axis=-1)
-        c = jax.nn.sigmoid(f + FORGET_BIAS) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
-        if valid is not None:
-            h, c = h * valid, c * valid
-        return State(h, c), h
 
-    return jax.lax.scan(step, state, (entering, valid), reverse=backward)
+def cell(state: State, products: Sequence[Product], valid: Array | None) -> tuple[State, Array]:
+    """One turn."""
+    [gates] = products
+    i, f, g, o = jnp.split(gates(state.h), 4, axis=-1)
+    c = jax.nn.sigmoid(f + FORGET_BIAS) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    if valid is not None:
+        h, c = h * valid, c * valid
+    return State(h, c), h
 
 
 def shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:
