@@ -52,7 +52,8 @@ def training(spec: Spec, image: tuple[int, ...], classes: int, count: int, execu
     model = models.build(spec, image, classes)
     task, optimizer = classification(model), optimizers.build(spec, optimizers.Horizon(1, 1))
     group = Group((spec,), tuple(range(count)))
-    sparse = () if execution == "masked" else strategy.sparse_layers(group, model, "sparse")
+    losing, chosen = (strategy.sparse_layers(group, model, way) for way in ("sparse", "auto"))
+    sparse = () if execution == "masked" else chosen or losing
     members = jax.tree.map(jnp.asarray, initial_members(group, model, optimizer, (), sparse))
     step, evaluation = make_step(task, optimizer), make_evaluation(task)
     random = np.random.default_rng(0)

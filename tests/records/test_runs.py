@@ -39,7 +39,7 @@ def trained(monkeypatch) -> list[str]:
     """Pretend training; the names of the groups that were trained, a name per start."""
     started = []
 
-    def pretend(group, splits, *, resume=None):
+    def pretend(group, splits, *, resume=None, execution="masked"):
         started.append(group.name)
         return tiny.pretended(group, splits, resume=resume)
 
@@ -220,7 +220,7 @@ def test_the_commit_of_an_enclosing_repository_is_not_ours(tmp_path, monkeypatch
 
 
 def test_a_group_that_diverges_in_part_is_finished(tmp_path, monkeypatch):
-    def diverging(group, splits, *, resume=None):
+    def diverging(group, splits, *, resume=None, execution="masked"):
         for moment in tiny.pretended(group, resume=resume):
             curves = {
                 name: np.where([[False, True]], np.nan, x).astype(np.float32)
