@@ -111,14 +111,13 @@ def case(network: str, width: int, settings: Settings) -> Case:
         steps = []
         if torch:
             loop = benchmark.torch_epoch(spec, count) if mlp else benchmark_resnet.torch_step(spec)
-            steps = [] if loop is None else [None, Candidate(loop)]
+            steps = [] if loop is None else [Candidate(loop)]
     programs = {
         kind: {name: both[place] for name, both in found.items()}
         for place, kind in enumerate(("forward", "step"))
     }
-    for kind, candidate in zip(programs, steps, strict=False):
-        if candidate is not None:
-            programs[kind]["pytorch"] = candidate
+    for kind, candidate in zip(reversed(programs), reversed(steps), strict=False):  # the step, at least
+        programs[kind]["pytorch"] = candidate
     return Case({"network": network, "width": width} | columns, programs)
 
 

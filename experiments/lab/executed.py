@@ -19,7 +19,7 @@ from wsn.sparsity.keep import apply_masks, keep_array
 from wsn.spec import Group, Spec
 from wsn.tasks.classification import classification
 from wsn.training import optimizers, strategy
-from wsn.training.state import initial_members
+from wsn.training.state import Members, initial_members
 from wsn.training.step import make_evaluation, make_step
 
 CONV_WEIGHTS, CONV_PIXELS = 9500, 32
@@ -35,13 +35,13 @@ class Candidate(NamedTuple):
 def compiled(function: Callable, state: Any, *arguments: Any) -> Candidate:
     """A program (state, …) → state, or anything where it keeps none; it goes on from call to call."""
     program = jax.jit(function).lower(state, *arguments).compile()
-    memory = program.memory_analysis()
+    memory: Any = program.memory_analysis()
     sizes = memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes
     held = [state]
 
     def run() -> None:
         result = jax.block_until_ready(program(held[0], *arguments))
-        if jax.tree.structure(result) == jax.tree.structure(held[0]):
+        if isinstance(result, Members):
             held[0] = result
 
     return Candidate(run, sum(sizes) / 2**20)
@@ -52,7 +52,8 @@ def training(spec: Spec, image: tuple[int, ...], classes: int, count: int, execu
     model = models.build(spec, image, classes)
     task, optimizer = classification(model), optimizers.build(spec, optimizers.Horizon(1, 1))
     group = Group((spec,), tuple(range(count)))
-    sparse = () if execution == "masked" else strategy.sparse_layers(group, model, "sparse")
+    losing, chosen = (strategy.sparse_layers(group, model, way) for way in ("sparse", "auto"))
+    sparse = () if execution == "masked" else chosen or losing
     members = jax.tree.map(jnp.asarray, initial_members(group, model, optimizer, (), sparse))
     step, evaluation = make_step(task, optimizer), make_evaluation(task)
     random = np.random.default_rng(0)

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from wsn.native import library
 from wsn.networks import kernels
@@ -88,3 +90,44 @@ def test_in_float64_the_portable_form_is_exact(name):
     random = np.random.default_rng(0)
     with jax.enable_x64(True):
         compare(random, shape, drawn(random, shape, kept), inputs, stride, "float64", 1e-12)
+
+
+@st.composite
+def kernels_and_positions(draw):
+    size = draw(st.sampled_from([None, 1, 3]))
+    shape = (draw(st.integers(1, 5)), draw(st.integers(1, 5)))
+    shape = shape if size is None else (size, size, *shape)
+    entries = int(np.prod(shape))
+    positions = draw(st.lists(st.integers(0, entries - 1), unique=True, max_size=entries))
+    return shape, np.sort(np.array(positions, np.int64))
+
+
+@settings(deadline=None)
+@given(kernels_and_positions(), kernels_and_positions())
+def test_lists_give_the_positions_back(one, other):
+    stacked = lists.stacked([lists.lists(*one), lists.lists(one[0], one[1][::2])])
+    np.testing.assert_array_equal(lists.positions(stacked, 0), one[1])
+    np.testing.assert_array_equal(lists.positions(stacked, 1), one[1][::2])
+    values = np.arange(1.0, other[1].size + 1)
+    dense = lists.dense_kernel(values, other[1], other[0])
+    np.testing.assert_array_equal(lists.values_at(dense, other[1], other[1].size), values)
+    assert np.count_nonzero(dense) == other[1].size
+
+
+@pytest.mark.parametrize("positions", [[0, 0], [3, 1], [-1], [6]])
+def test_lists_refuse_positions_that_lead_outside(positions):
+    with pytest.raises(ValueError):
+        lists.lists((2, 3), np.array(positions, np.int64))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not library.available(), reason="no C++ compiler")
+@settings(max_examples=25, deadline=None)
+@given(
+    kernels_and_positions(), st.integers(1, 40), st.integers(1, 7), st.integers(1, 3), st.integers(0, 2**31)
+)
+def test_native_sums_equal_masked_products_of_any_shape(kernel, batch, pixels, stride, seed):
+    shape, positions = kernel
+    inputs = (batch, shape[-2]) if len(shape) == 2 else (batch, pixels, pixels + 1, shape[-2])
+    stride = 1 if len(shape) == 2 else stride
+    compare(np.random.default_rng(seed), shape, positions, inputs, stride, "float32", 1e-5)

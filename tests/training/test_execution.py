@@ -104,6 +104,19 @@ def test_convolutions_go_together():
     model = Model(shapes, {}, None, None, None)
     assert strategy.faster_sparse(model, {"conv1": 1.0, "conv2": 0.1, "linear": 1.0}) == ("conv1", "conv2")
     assert strategy.faster_sparse(model, dict.fromkeys(shapes, 1.0)) == ()
+    narrow = Model({"conv1": (3, 3, 3, 8)}, {}, None, None, None)
+    assert strategy.faster_sparse(narrow, {"conv1": 1.0}) == ("conv1",)
+
+
+RESNET = tiny.spec(model="resnet18", width=2, learning_rate=0.1, momentum=0.9, batch_size=8, epochs=1)
+
+
+def test_a_resnet_runs_sparse():
+    """In planes, batch statistics included: the parameters after an epoch."""
+    shapes = models.build(RESNET, tiny.IMAGE, tiny.CLASSES).shapes
+    kept = tuple((layer, math.ceil(0.6 * math.prod(shape))) for layer, shape in shapes.items())
+    group = Group((dataclasses.replace(RESNET, kept=kept),), (0,))
+    close(group, tiny.fit(group, execution="sparse"), tiny.fit(group))
 
 
 RECURRENT = dict(dataset="tiny", epochs=1, batch_size=4, learning_rate=0.1, width=6, task="characters")

@@ -86,7 +86,7 @@ class Native:
         values: Values,
         terms: Terms,
         x: Planes,
-        planes: tuple[int, int, int],
+        planes: tuple[int, ...],
         most: int,
         layer: Layer,
         transposed: bool = False,
@@ -123,7 +123,7 @@ class Portable:
         values: Values,
         terms: Terms,
         x: Planes,
-        planes: tuple[int, int, int],
+        planes: tuple[int, ...],
         most: int,
         layer: Layer,
         transposed: bool = False,
@@ -173,7 +173,7 @@ def _nth(terms: Terms, number: Array, layer: Layer) -> tuple[Array, Array, Array
     return there, jnp.where(there, plane, 0), jnp.where(there, tap, 0), terms.value[at]
 
 
-def _padded(x: Planes, layer: Layer, planes: tuple[int, int, int], transposed: bool) -> Planes:
+def _padded(x: Planes, layer: Layer, planes: tuple[int, ...], transposed: bool) -> Planes:
     """Planes on which every window lies inside; those of a transposed strided layer are spread by its stride."""
     step = layer.stride if transposed else 1
     pad = layer.size // 2
@@ -186,7 +186,7 @@ def _padded(x: Planes, layer: Layer, planes: tuple[int, int, int], transposed: b
 
 
 def _windows(
-    padded: Planes, plane: Array, tap: Array, size: int, stride: int, pixels: tuple[int, int]
+    padded: Planes, plane: Array, tap: Array, size: int, stride: int, pixels: tuple[int, ...]
 ) -> Planes:
     """Of every unit the window of that plane at that tap."""
     if size == 1 and stride == 1:

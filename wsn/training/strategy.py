@@ -24,6 +24,9 @@ EXECUTIONS = ("auto", "masked", "sparse")
 # The dense layers of few outputs that go with them are spared the change of layout.
 LARGEST_CONNECTIVITY = {"dense": 0.2, "convolution": 0.5}
 MOST_OUTPUTS = 16
+# Of the narrowest convolution of a network that native sums are faster for even where it keeps everything (ResNet-18 of
+# width 8, batch 128: 187 ms of one core instead of 241).
+NARROW = 8
 
 
 def goes_step_by_step(model: Model) -> bool:
@@ -80,11 +83,13 @@ def faster_sparse(model: Model, connectivity: Mapping[str, float]) -> tuple[str,
     convolutions = [layer for layer, shape in shapes.items() if len(shape) > 2]
     total = sum(math.prod(shapes[layer]) for layer in convolutions)
     share = sum(connectivity[layer] * math.prod(shapes[layer]) for layer in convolutions) / max(total, 1)
+    narrow = min((shapes[layer][-1] for layer in convolutions), default=0) <= NARROW
     found = {
         layer
         for layer, shape in shapes.items()
-        if (share if len(shape) > 2 else connectivity[layer])
-        <= LARGEST_CONNECTIVITY["convolution" if len(shape) > 2 else "dense"]
+        if connectivity[layer] <= LARGEST_CONNECTIVITY["dense"] and len(shape) == 2
     }
+    if narrow or share <= LARGEST_CONNECTIVITY["convolution"]:
+        found |= set(convolutions)
     few = {layer for layer, shape in shapes.items() if len(shape) == 2 and shape[1] <= MOST_OUTPUTS}
     return tuple(layer for layer in shapes if layer in (found | few if found else found))
