@@ -14,7 +14,7 @@ from wsn.sparsity.keep import apply_masks, keep_array
 from wsn.sparsity.shapes import resnet18_shapes, sizes
 
 SHAPES = resnet18_shapes(12, 100)
-COUNTS = kept_counts("largest_first", sizes(SHAPES), sum(sizes(resnet18_shapes(8, 100)).values()))
+COUNTS = kept_counts("largest_first", SHAPES, sum(sizes(resnet18_shapes(8, 100)).values()))
 SPARSE = {name for name in SHAPES if COUNTS[name] < sizes(SHAPES)[name]}
 
 RECORDED = [10, 23, 30, 36, 52]  # of 100, five, for key 0 and path hidden_0/kernel
