@@ -194,7 +194,9 @@ def test_counts_in_proportion_lie_within_one_weight_of_one_level(budget, data):
     kept = in_proportion(shares, layers, total)
     assert sum(kept.values()) == total and all(1 <= kept[name] <= layers[name] for name in layers)
     lowest = max([(kept[name] - 1) / shares[name] for name in layers if kept[name] > 1], default=0)
-    highest = min([(kept[name] + 1) / shares[name] for name in layers if kept[name] < layers[name]], default=1e9)
+    highest = min(
+        [(kept[name] + 1) / shares[name] for name in layers if kept[name] < layers[name]], default=1e9
+    )
     assert lowest < highest * (1 + 1e-12)
 
 

@@ -75,11 +75,9 @@ def uniform(shapes: Shapes, total: int) -> dict[str, int]:
 
 
 def erdos_renyi(shapes: Shapes, total: int) -> dict[str, int]:
-    """Connectivity in proportion to (inputs + outputs) / (inputs · outputs), which are the channels of a convolution."""
+    """Connectivity in proportion to (inputs + outputs) / (inputs · outputs); of a convolution its channels."""
     size = sizes_of(shapes)
-    shares = {
-        name: size[name] // math.prod(shape[-2:]) * sum(shape[-2:]) for name, shape in shapes.items()
-    }
+    shares = {name: size[name] // math.prod(shape[-2:]) * sum(shape[-2:]) for name, shape in shapes.items()}
     return in_proportion(shares, size, total)
 
 
@@ -136,9 +134,7 @@ DISTRIBUTIONS: dict[str, Distribution] = {
 }
 
 
-def kept_counts(
-    distribution: str, shapes: Shapes, total: int, whole: Collection[str] = ()
-) -> dict[str, int]:
+def kept_counts(distribution: str, shapes: Shapes, total: int, whole: Collection[str] = ()) -> dict[str, int]:
     """Kept count of each layer under a named distribution; exact, asserted.
 
     Layers of `whole` keep all of their weights, and the others share the rest of the total. Raises UserError for an
