@@ -46,7 +46,7 @@ USUAL = ("elementwise", "largest_first")  # what the others are compared to
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset(presets.Preset):
-    """Settings of one figure; `widths` are wider than the base."""
+    """Settings of one figure; the base width is the dense network's."""
 
     model: str = presets.of_spec("model", "mlp")
     hidden_layers: int = presets.of_spec("hidden_layers", 1)
@@ -66,12 +66,12 @@ MLP = Preset(
     distributions=tuple(
         name for name in DISTRIBUTIONS if name != "erdos_renyi_kernel"
     ),  # the same as erdos_renyi
-    base_width=12,
-    widths=(64,),
-    learning_rate=0.3,
+    base_width=8,
+    widths=(32,),
+    learning_rate=0.1,
     train_samples=1000,
     batch_size=50,
-    epochs=30,
+    epochs=60,
     seeds=5,
 )
 PRESETS = {
@@ -101,12 +101,12 @@ def networks(preset: Preset) -> list[Network]:
     """
     dense = template(preset)
     shapes = families.shapes_of(dense)
-    family.check_widths(preset.base_width + 1, preset.widths)
+    family.check_widths(preset.base_width, preset.widths)
     columns = {"pattern": "dense", "distribution": "dense"}
     found = [Network(preset.base_width, "dense", dense, preset.seeds, columns)]
     for pattern in preset.patterns:
         masked = dataclasses.replace(dense, mask=pattern)
-        for width in preset.widths:
+        for width in (width for width in preset.widths if width > preset.base_width):
             for distribution in preset.distributions:
                 columns = {"pattern": pattern, "distribution": distribution}
                 try:
