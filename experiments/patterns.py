@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from experiments.lab import families, launch, output, presets, recipe, timing
 from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
-from experiments.lab.intervals import METHOD, Estimate, estimate
+from experiments.lab.intervals import Estimate, estimate
 from experiments.lab.launch import Run
 from wsn.errors import UserError
 from wsn.sparsity import family
@@ -57,7 +57,7 @@ class Preset(presets.Preset):
     distributions: tuple[str, ...] = setting(
         "How the budget is shared among layers.", tuple(DISTRIBUTIONS), choices=tuple(DISTRIBUTIONS)
     )
-    repeats: int = setting("Epochs that the time of a step is a median of.", 5, least=1)
+    repeats: int = setting("Epochs of which the fastest gives the time of a step.", 9, least=1)
 
 
 MLP = Preset(
@@ -134,7 +134,7 @@ def step_milliseconds(asked: Sequence[Network], run: Run, repeats: int) -> dict[
         epochs[str(key)] = timing.epoch(prepared)
         steps[key] = prepared.feed.steps * len(specs)
     seconds = timing.interleaved(epochs, repeats)
-    return {key: 1e3 * float(np.median(seconds[str(key)])) / count for key, count in steps.items()}
+    return {key: 1e3 * float(np.min(seconds[str(key)])) / count for key, count in steps.items()}
 
 
 def gains(rows: Sequence[Row], by: str) -> dict[str, Estimate]:
@@ -143,20 +143,14 @@ def gains(rows: Sequence[Row], by: str) -> dict[str, Estimate]:
     Over the pairs that differ in nothing else and of which both have a finished seed.
     """
     usual = USUAL[("pattern", "distribution").index(by)]
-    finished = [row for row in rows if row["test"]]
-    place = {_place(row, row[by], by): i for i, row in enumerate(finished)}
+    place = {_place(row, row[by], by): row["test"] for row in rows if row["test"]}
     found = {}
-    for name in dict.fromkeys(row[by] for row in finished if row["pattern"] != "dense"):
-        pairs = [
-            (place[_place(row, name, by)], place[_place(row, usual, by)])
-            for row in finished
-            if row[by] == name and _place(row, usual, by) in place
-        ]
+    for name in dict.fromkeys(row[by] for row in rows if row["pattern"] != "dense"):
+        keys = [(_place(row, name, by), _place(row, usual, by)) for row in rows if row[by] == name]
+        pairs = [(place[own], place[other]) for own, other in keys if own in place and other in place]
         if name != usual and pairs:
-            own, other = np.array(pairs).T
             found[name] = estimate(
-                lambda test, own=own, other=other: (test[:, own] - test[:, other]).mean(1),
-                [row["test"] for row in finished],
+                lambda own, other: (own - other).mean(1), *map(list, zip(*pairs, strict=True))
             )
     return found
 
@@ -168,15 +162,16 @@ def _place(row: Row, name: str, by: str) -> tuple:
 
 def over_dense(rows: Sequence[Row]) -> dict[str, Estimate]:
     """Best test accuracy of every pattern, a mean over distributions and widths, less that of the dense network."""
-    finished = [row for row in rows if row["test"]]
-    dense = [i for i, row in enumerate(finished) if row["pattern"] == "dense"]
-    tests = [row["test"] for row in finished]
-    found = {}
-    for name in dict.fromkeys(row["pattern"] for row in finished):
-        own = [i for i, row in enumerate(finished) if row["pattern"] == name]
-        if dense and name != "dense":
-            found[name] = estimate(lambda test, own=own: test[:, own].mean(1) - test[:, dense].mean(1), tests)
-    return found
+    tests: dict[str, list[list[float]]] = {}
+    for row in rows:
+        if row["test"]:
+            tests.setdefault(row["pattern"], []).append(row["test"])
+    dense = tests.pop("dense", [])
+    return {
+        name: estimate(lambda own, base: own.mean(1) - base.mean(1), own, dense)
+        for name, own in tests.items()
+        if dense
+    }
 
 
 def draw(rows: Sequence[Row], preset: Preset) -> Figure:
@@ -236,7 +231,7 @@ def main(preset: Preset, run: Run) -> None:
     for by, usual in zip(("pattern", "distribution"), USUAL, strict=True):
         for name, gain in gains(rows, by).items():
             print(f"{by} {name} over {usual}: {gain.show(100)} points")
-    print(METHOD)
+    print("intervals: 95 %, Student's t, the deviation over seeds pooled over the networks of each side")
     print("wrote", *written)
 
 

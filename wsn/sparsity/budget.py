@@ -108,9 +108,9 @@ def in_proportion(shares: Mapping[str, int], sizes: Mapping[str, int], total: in
     # Between two of these the sum is a line in the level.
     bends = {Fraction(bound, share) for name, share in shares.items() for bound in (1, sizes[name])}
     levels = sorted(bends | {Fraction(0)})
-    right = bisect_left(levels, total, key=lambda level: sum(at(level).values()))
+    right = bisect_left(levels, total, key=lambda level: sum(at(level).values(), Fraction(0)))
     low, high = levels[right - 1], levels[right]
-    below, above = (sum(at(level).values()) for level in (low, high))
+    below, above = (sum(at(level).values(), Fraction(0)) for level in (low, high))
     exact = at(low + (high - low) * (total - below) / (above - below))
     kept = {name: math.floor(count) for name, count in exact.items()}
     left = total - sum(kept.values())
