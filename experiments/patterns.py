@@ -57,7 +57,7 @@ class Preset(presets.Preset):
     distributions: tuple[str, ...] = setting(
         "How the budget is shared among layers.", tuple(DISTRIBUTIONS), choices=tuple(DISTRIBUTIONS)
     )
-    repeats: int = setting("Epochs of which the fastest gives the time of a step.", 9, least=1)
+    repeats: int = setting("Epochs of which the fastest gives the time of a step.", 50, least=1)
 
 
 MLP = Preset(
@@ -77,12 +77,13 @@ MLP = Preset(
 PRESETS = {
     "quick": MLP,
     "mnist": dataclasses.replace(
-        MLP, dataset="mnist", widths=(128,), train_samples=10_000, batch_size=100, epochs=20
+        MLP, dataset="mnist", widths=(128,), train_samples=10_000, batch_size=100, epochs=20, repeats=5
     ),
     "cifar": Preset(
         **{key: value for key, value in vars(families.SMALL).items() if key not in ("widths", "base_widths")},
         model="resnet18",
         widths=(18,),
+        repeats=1,
         patterns=("elementwise", "io", "fan_in", "n_m", "block"),
     ),
 }
