@@ -143,8 +143,9 @@ class Network:
     bias: bool = setting("Whether the MLP has biases.", False)
     parameterization: str = setting("Scales of initial weights, forward pass and learning rate.", "standard")
     rate_width: int = setting(
-        "Width of the dense network whose kernels have the learning rate itself: that of others goes with one over"
-        " the kept inputs of a unit; 0: one rate for all.",
+        "Width of the dense network that has the learning rate itself, and the initial scale of mup and smup: rates of"
+        " others go as the parameterisation says (standard, ntk: with one over the kept inputs of a unit); 0: one rate"
+        " for all.",
         0,
         least=0,
     )

@@ -6,8 +6,11 @@ In: candidates by name, functions without arguments. Out: seconds of each, a val
 import time
 from collections.abc import Callable, Mapping
 
+import jax
 import numpy as np
 from jaxtyping import Float
+
+from wsn.training import train
 
 # Rests between candidates, so that no thread pool still spins when the next one starts.
 REST_SECONDS = 0.02
@@ -28,6 +31,18 @@ def interleaved(
             if repeat:
                 times[name].append(clock() - start)
     return {name: np.array(values) for name, values in times.items()}
+
+
+def epoch(prepared: train.Prepared) -> Callable[[], None]:
+    """An epoch of training without evaluations; the networks go on from call to call."""
+    feed, program = prepared.feed, prepared.program
+    state = [train.scattered(prepared.placement, prepared.members)]
+
+    def run() -> None:
+        state[0], _ = program.advance(state[0], feed.training(0, feed.steps), feed.training_data)
+        jax.block_until_ready(state[0])
+
+    return run
 
 
 def comparison(
