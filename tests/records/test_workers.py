@@ -81,9 +81,10 @@ def test_workers_share_the_groups_each_on_its_own_core(tmp_path):
         "and every epoch once"
     )
     *_, moment = tiny.pretended(GROUPS[4])
+    expected = moment.history
     last = [history for group, epoch, history in seen if (group, epoch) == (GROUPS[4], 20)][0]
-    assert last.curves.keys() == moment.history.curves.keys() and last.step == expected.step[-1:]
-    np.testing.assert_array_equal(last.curves["test_accuracy"], moment.history.curves["test_accuracy"][-1:])
+    assert last.curves.keys() == expected.curves.keys() and last.step == expected.step[-1:]
+    np.testing.assert_array_equal(last.curves["test_accuracy"], expected.curves["test_accuracy"][-1:])
     assert {group.specs[0].width for group, _, _ in seen[1:3]} <= {4, 5}, "the longest first"
     told = [json.loads((tmp_path / f"{pid}.share").read_text()) for pid in pids(tmp_path) if pid not in own]
     assert sorted(share["cores"] for share in told) == [sorted(part.cores) for part in shares.shares(2)]
