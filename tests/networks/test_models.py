@@ -140,7 +140,7 @@ def test_a_sparse_layer_starts_as_large_as_a_dense_one_of_its_effective_fan_in(
 @pytest.mark.parametrize("name", MODELS)
 def test_rates_follow_the_kept_inputs_of_a_unit(name):
     """Rate × kept inputs of a unit is that of the dense network of `rate_width`, whose rates stay."""
-    image = () if name in RECURRENT else (8, 8, 3)
+    image = tiny.input_shape(name)
 
     def kernels(spec):
         model = models.build(spec, image, tiny.CLASSES)
@@ -164,7 +164,7 @@ def test_rates_follow_the_kept_inputs_of_a_unit(name):
 
 def test_bottlenecks_have_no_rates_over_their_inputs():
     with pytest.raises(UserError, match="--rate_width=2: --bottleneck=linear"):
-        build((8, 8), 3, rate_width=2, hidden_layers=2, bottleneck="linear", inner=(("hidden_0", 1),))
+        build((8, 8, 3), 3, rate_width=2, hidden_layers=2, bottleneck="linear", inner=(("hidden_0", 1),))
 
 
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)
