@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax.traverse_util import flatten_dict
 
 from wsn.errors import UserError
