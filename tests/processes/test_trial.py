@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TRIAL = Path(__file__).parents[1] / "trial.py"
 
 
+@pytest.mark.slow
 def test_nothing_hostile_ends_badly(tmp_path):
     """Kills, damages and nonsense on the command line: told, mended or unmoved."""
     ended = subprocess.run(
