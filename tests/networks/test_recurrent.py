@@ -1,13 +1,16 @@
 """Recurrent networks against NumPy and PyTorch on the same weights, and their counts by hand."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax.traverse_util import flatten_dict
 
 from wsn.errors import UserError
-from wsn.networks import highway, lstm, models
+from wsn.networks import highway, lstm, models, recurrent
 from wsn.networks.recurrent import Weights
 from wsn.sparsity import family
 from wsn.sparsity.shapes import weights
@@ -112,6 +115,45 @@ def test_states_of_a_highway_network_of_one_unit():
     np.testing.assert_array_equal(last, states[-1])
 
 
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("core", ["rhn", "lstm"])
+def test_gradients_are_those_of_a_loop_in_python(core, backward):
+    """Of kernels, biases, inputs and the first state, through outputs and the last state, with lanes that end."""
+
+    def draw(*shape):
+        return jnp.asarray(RANDOM.normal(size=shape), jnp.float32)
+
+    cell, fans = (highway.cell, (5, 3, 3)) if core == "rhn" else (lstm.cell, (5,))
+    units, x = 3 * (2 if core == "rhn" else 4), draw(6, 2, 2)
+    layers = [Weights(draw(fan, units), draw(units)) for fan in fans]
+    start = draw(2, 3) if core == "rhn" else lstm.State(draw(2, 3), draw(2, 3))
+    valid = None if core == "rhn" else jnp.asarray([[1, 1]] * 4 + [[1, 0]] * 2, jnp.float32)[..., None]
+    told = dict(dtype="float32", valid=valid, backward=backward)
+
+    def loop(layers, state, x):
+        outputs = [None] * len(x)
+        for t in reversed(range(len(x))) if backward else range(len(x)):
+            first, *others = (lambda s, w=w: s @ w.kernel + w.bias for w in layers)
+            products = [lambda s, t=t, first=first: first(jnp.concatenate([x[t], s], 1)), *others]
+            state, outputs[t] = cell(state, products, None if valid is None else valid[t])
+        return state, jnp.stack(outputs)
+
+    weighing = draw(6, 2, 3), draw(2, 3)
+
+    def loss(of):
+        def value(*args):
+            last, y = of(*args)
+            return (y * weighing[0]).sum() + sum((leaf * weighing[1]).sum() for leaf in jax.tree.leaves(last))
+
+        return jax.value_and_grad(value, (0, 1, 2))
+
+    found = jax.jit(loss(partial(recurrent.over_time, cell, **told)))(layers, start, x)
+    expected = jax.jit(loss(loop))(layers, start, x)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_the_lstm_equals_pytorch():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     theirs = torch.nn.LSTM(3, 4, 2)
@@ -189,14 +231,13 @@ def test_a_sparse_family_keeps_exact_counts(model):
 def test_every_network_says_which_layers_lose_weights(model):
     """Those of the groups that are named; by default all but the tables of symbols."""
     one = spec(model, hidden_layers=2)
-    shapes = models.plain_shapes(one, () if model in models.RECURRENT else (8, 8, 3), SYMBOLS)
+    shapes = models.plain_shapes(one, tiny.input_shape(model), SYMBOLS)
     groups = models.groups_of(one, shapes)
     for group in set(groups.values()):
         whole = family.whole_layers(groups, (group,))
         assert set(whole) == {layer for layer in groups if groups[layer] != group}
     assert family.whole_layers(groups, tuple(set(groups.values()))) == ()
-    tables = ("embedding", "softmax") if model in models.RECURRENT else ()
-    assert family.whole_layers(groups) == tables
+    assert family.whole_layers(groups) == tuple(n for n in groups if n in ("embedding", "softmax"))
     with pytest.raises(UserError, match="^--sparsify=nonsense is unknown: this network has [^\n]*$"):
         family.whole_layers(groups, ("nonsense",))
 
