@@ -36,7 +36,7 @@ from experiments.lab.timing import interleaved
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.sparsity.family import kept_weights
-from wsn.spec import check_bounds, setting
+from wsn.spec import WIDEST, check_bounds, setting
 
 EXPERIMENT = "benchmark_sparse"
 COLUMNS = [
@@ -65,7 +65,9 @@ class Settings:
         "What is compared, comma-separated: sparse, portable, masked, pytorch.",
         ("sparse", "portable", "masked", "pytorch"),
     )
-    widths: tuple[int, ...] = setting("Widths to measure; empty: those of each network.", ())
+    widths: tuple[int, ...] = setting(
+        "Widths to measure; empty: those of each network.", (), least=1, most=WIDEST
+    )
     members: int = setting("Networks of a program of `mlp`.", 10, least=1)
     repeats: int = setting("Repeats of each measurement (medians are reported).", 5, least=3)
     clock: str = setting(

@@ -1,5 +1,7 @@
 """Recurrent networks against NumPy and PyTorch on the same weights, and their counts by hand."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import tiny
 from flax.traverse_util import flatten_dict
 
 from wsn.errors import UserError
-from wsn.networks import highway, lstm, models
+from wsn.networks import highway, lstm, models, recurrent
 from wsn.networks.recurrent import Weights
 from wsn.sparsity import family
 from wsn.sparsity.shapes import weights
@@ -111,6 +113,45 @@ def test_states_of_a_highway_network_of_one_unit():
     last, states = highway.unroll(layers, jnp.zeros((1, 1)), x, gate_bias=-1.0, dtype="float32")
     np.testing.assert_allclose(states.ravel(), [0.05978546795, -0.15062613635, -0.02482078025], rtol=1e-6)
     np.testing.assert_array_equal(last, states[-1])
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("core", ["rhn", "lstm"])
+def test_gradients_are_those_of_a_loop_in_python(core, backward):
+    """Of kernels, biases, inputs and the first state, through outputs and the last state, with lanes that end."""
+
+    def draw(*shape):
+        return jnp.asarray(RANDOM.normal(size=shape), jnp.float32)
+
+    cell, fans = (highway.cell, (5, 3, 3)) if core == "rhn" else (lstm.cell, (5,))
+    units, x = 3 * (2 if core == "rhn" else 4), draw(6, 2, 2)
+    layers = [Weights(draw(fan, units), draw(units)) for fan in fans]
+    start = draw(2, 3) if core == "rhn" else lstm.State(draw(2, 3), draw(2, 3))
+    valid = None if core == "rhn" else jnp.asarray([[1, 1]] * 4 + [[1, 0]] * 2, jnp.float32)[..., None]
+    told = dict(dtype="float32", valid=valid, backward=backward)
+
+    def loop(layers, state, x):
+        outputs = [None] * len(x)
+        for t in reversed(range(len(x))) if backward else range(len(x)):
+            first, *others = (lambda s, w=w: s @ w.kernel + w.bias for w in layers)
+            products = [lambda s, t=t, first=first: first(jnp.concatenate([x[t], s], 1)), *others]
+            state, outputs[t] = cell(state, products, None if valid is None else valid[t])
+        return state, jnp.stack(outputs)
+
+    weighing = draw(6, 2, 3), draw(2, 3)
+
+    def loss(of):
+        def value(*args):
+            last, y = of(*args)
+            return (y * weighing[0]).sum() + sum((leaf * weighing[1]).sum() for leaf in jax.tree.leaves(last))
+
+        return jax.value_and_grad(value, (0, 1, 2))
+
+    found = jax.jit(loss(partial(recurrent.over_time, cell, **told)))(layers, start, x)
+    expected = jax.jit(loss(loop))(layers, start, x)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_the_lstm_equals_pytorch():

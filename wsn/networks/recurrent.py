@@ -155,19 +155,33 @@ def _turns(
 ) -> tuple[tuple[State, Outputs], list[Array]]:
     """(last state, outputs) and what every kernel met at each time; `entering` is added to their products."""
 
+    transposed = [jax.lax.optimization_barrier(kernel.T) for kernel in kernels]  # once, not in every turn
+
     def turn(state: State, now: Any) -> tuple[State, Any]:
         entering, valid = now
         met: dict[int, Array] = {}
 
         def product_of(i: int, x: Array) -> Array:
             met[i] = x
-            return product(kernels[i], x, dtype) + entering[i]
+            return _inside(dtype, kernels[i], transposed[i], x) + entering[i]
 
         state, y = cell(state, [partial(product_of, i) for i in range(len(kernels))], valid)
         return state, (y, [met[i] for i in range(len(kernels))])
 
     last, (y, met) = jax.lax.scan(turn, state, (entering, valid), reverse=backward)
     return (last, y), met
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _inside(dtype: Any, kernel: Array, transposed: Array, x: Array) -> Array:
+    """The product of a kernel inside a scan; its slope is that of x alone."""
+    return product(kernel, x, dtype)
+
+
+_inside.defvjp(
+    lambda dtype, kernel, transposed, x: (product(kernel, x, dtype), transposed),
+    lambda dtype, transposed, slope: (None, None, product(transposed, slope, dtype)),
+)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
