@@ -7,6 +7,8 @@ Per group of layers (embedding, hidden, softmax, all), up to the halting time T:
 the length of the path, which the paper speaks of and does not show; the mean step; the mean angle between the gradient
 and the way from the start. Exactly T = distance × tortuosity ÷ step, with tortuosity = length ÷ distance, so the
 exponents in the number of weights add up: they say which of them makes wider networks faster.
+`--second_pass` trains everything twice more, for the angle between the gradient and the way to the end (cosine_end and
+angle_end; 2·projection_end = −distance² − sum_squared_steps), since the end is known when it is reached.
 It trains the first curve of `experiments.halting_time`, but for what that left in the same folder.
 Writes WORKDIR/path_geometry.csv, a row per network and group, path_geometry_seeds.csv, one for every seed, in which
 2·projection_start = distance² − sum_squared_steps, path_geometry_claims.csv, the paper's claims beside ours (exponents
@@ -16,18 +18,36 @@ in width), and path_geometry.png.
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from experiments.lab import convergence, convergence_presets, families, launch, output, path, path_figure
-from experiments.lab.convergence_presets import Preset
+from experiments.lab import (
+    convergence,
+    convergence_presets,
+    families,
+    launch,
+    output,
+    path,
+    path_figure,
+    second_pass,
+)
 from experiments.lab.flags import Command
 from experiments.lab.halting import Curve, Halted
 from experiments.lab.intervals import Estimate, sign
 from experiments.lab.launch import Run
+from wsn.spec import setting
 
 EXPERIMENT = "path_geometry"
 COLUMNS = [*convergence.KEYS, "group", *(f"{name}_mean" for name in path.QUANTITIES)]
 SEEDS = [*convergence.KEYS, "group", "seed", "censored", "steps", *path.QUANTITIES, "projection_start"]
 DIGITS = 9  # so that the identity can be checked
 CLAIMS = ["curve", "claim", "group", "paper", "exponent", "low", "high", "verdict"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset(convergence_presets.Preset):
+    """As of halting times."""
+
+    second_pass: bool = setting(
+        "Train everything twice more, for the angle between the gradient and the way to the end.", False
+    )
 
 
 def claims(curve: Curve, name: str) -> Iterator[families.Row]:
@@ -82,13 +102,15 @@ def main(preset: Preset, run: Run) -> None:
         return
     curves = convergence.curves(asked, results, run)
     names = convergence.names(curves)
-    rows, seeds = path.rows(curves), path.seeds(curves)
+    ends = second_pass.ends(curves, run) if preset.second_pass else {}
+    more = second_pass.COLUMNS if preset.second_pass else []
+    rows, seeds = path.rows(curves, ends), path.seeds(curves, ends)
     told = [one for curve, name in zip(curves, names, strict=True) for one in claims(curve, name)]
     output.print_table(rows, ["width", "weights", "fraction", *COLUMNS[len(convergence.KEYS) :]])
     output.print_table(told, CLAIMS)
     written = (
-        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_table(run.folder, f"{EXPERIMENT}_seeds", seeds, SEEDS, DIGITS),
+        output.write_table(run.folder, EXPERIMENT, rows, [*COLUMNS, *(f"{name}_mean" for name in more)]),
+        output.write_table(run.folder, f"{EXPERIMENT}_seeds", seeds, [*SEEDS, *more], DIGITS),
         output.write_table(run.folder, f"{EXPERIMENT}_claims", told, CLAIMS),
         output.write_figure(
             run.folder, EXPERIMENT, path_figure.draw(curves, names, convergence.caption(preset, run))
@@ -102,13 +124,15 @@ def main(preset: Preset, run: Run) -> None:
 
 # One curve of each preset, with the paper's ten seeds where that takes minutes.
 PRESETS = {
-    name: dataclasses.replace(
-        preset,
-        fractions=preset.fractions[-1:],
-        depths=preset.depths[:1],
-        learning_rates=preset.learning_rates[:1],
-        adam_rate=None,
-        seeds=10 if name == "small" else preset.seeds,
+    name: Preset(
+        **vars(preset)
+        | {
+            "fractions": preset.fractions[-1:],
+            "depths": preset.depths[:1],
+            "learning_rates": preset.learning_rates[:1],
+            "adam_rate": None,
+            "seeds": 10 if name == "small" else preset.seeds,
+        }
     )
     for name, preset in convergence_presets.PRESETS.items()
 }

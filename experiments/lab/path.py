@@ -4,13 +4,14 @@ In: runs with the sums of the probe `path`. Out: numbers of every group of layer
 step, whose exponents add up. The probes are cumulative: they are read at T, not at the end of a run that over-fitted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from experiments.lab.families import Row
 from experiments.lab.halting import Curve, Halted, at, deviation, mean, steps
 from experiments.lab.intervals import Estimate
+from wsn.spec import Spec
 
 QUANTITIES = (
     "distance",
@@ -103,28 +104,36 @@ def split(curve: Curve, group: str) -> dict[str, Estimate]:
     return {"T": curve.by("weights", steps)} | {name: exponent(curve, group, name) for name in FACTORS}
 
 
-def rows(curves: Sequence[Curve]) -> list[Row]:
+Ends = Mapping[tuple[Spec, int, str], Row]  # network, seed, group → what `second_pass` adds
+
+
+def rows(curves: Sequence[Curve], ends: Ends) -> list[Row]:
     """A row per network and group: means over the seeds whose time is certain; over all, where none is."""
     found = []
     for curve in curves:
         for point in curve.points:
             certain = [run for run in point.runs if run.counts] or point.runs
             for group in groups(curves):
-                values = [geometry(run, group) for run in certain]
+                values = [geometry(run, group) | of_end(run, group, ends) for run in certain]
                 row: Row = point.row | {"group": group, "seeds": len(certain)}
-                for name in QUANTITIES:
+                for name in (*QUANTITIES, *(name for name in values[0] if name.endswith("_end"))):
                     row[f"{name}_mean"] = mean([one[name] for one in values])
                     row[f"{name}_std"] = deviation([one[name] for one in values])
                 found.append(row)
     return found
 
 
-def seeds(curves: Sequence[Curve]) -> list[Row]:
+def of_end(run: Halted, group: str, ends: Ends) -> Row:
+    return ends.get((run.result.spec, run.result.seed, group), {})
+
+
+def seeds(curves: Sequence[Curve], ends: Ends) -> list[Row]:
     """A row per network, seed and group."""
     return [
         point.row
         | {"seed": run.result.seed, "censored": int(not run.counts), "steps": steps(run), "group": group}
         | geometry(run, group)
+        | of_end(run, group, ends)
         for curve in curves
         for point in curve.points
         for run in point.runs

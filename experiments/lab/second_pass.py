@@ -1,0 +1,84 @@
+"""The angle to the end of the way: what is known only when training is over, by training the same once more.
+
+In: runs whose halting time is known. Out: per group of layers the mean cosine and angle between the gradient and
+W(t) − W*, where W* are the parameters at the first evaluation at which the loss is within 1 % of its minimum. A replay
+has the same bits: the first finds W*, the second measures from there.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from experiments.lab.families import Row
+from experiments.lab.halting import Curve, Halted, evaluations
+from experiments.lab.launch import Run
+from experiments.lab.path import ratio
+from wsn.data.feeds import Source
+from wsn.records import runs
+from wsn.spec import Group, Spec
+from wsn.training import train
+from wsn.training.train import PARAMS
+
+COLUMNS = ["cosine_end", "angle_end", "projection_end"]
+
+
+def ends(curves: Sequence[Curve], run: Run) -> dict[tuple[Spec, int, str], Row]:
+    """What it adds to the runs of all curves whose time is certain, by network, seed and group of layers."""
+    return {
+        (point.runs[0].result.spec, row["seed"], row["group"]): {name: row[name] for name in COLUMNS}
+        for curve in curves
+        for point in curve.points
+        for row in angles(run, point.runs)
+    }
+
+
+def angles(run: Run, halted: Sequence[Halted]) -> Iterator[Row]:
+    """A row for every seed and group of layers of one network, of the runs whose time is certain."""
+    ends = {one.result.seed: end(one) for one in halted if one.counts}
+    if ends:
+        spec = halted[0].result.spec
+        for group in runs.cover(run.folder, [[spec]], ends):
+            yield from of_group(group, run.source_of(spec), ends)
+
+
+def end(run: Halted) -> int:
+    """The step of the first evaluation at or after the halting time."""
+    steps = evaluations(run.result)
+    return int(steps[np.searchsorted(steps, run.halting.step)])
+
+
+def of_group(group: Group, source: Source, ends: Mapping[int, int]) -> Iterator[Row]:
+    """Two replays of a group; `ends` has the last step of every seed that is asked for.
+
+    Exactly 2·projection_end = −distance² − sum_squared_steps, with the distance from start to end.
+    """
+    places = {place: ends[seed] for place, (_, seed) in enumerate(group.members) if seed in ends}
+    last = max(places.values())
+    found: dict[str, np.ndarray] = {}
+    for moment in train.train(group, source):
+        state = moment.snapshot().state if moment.step in places.values() or not found else {}
+        for key, leaf in state.items():
+            if key.startswith(PARAMS):
+                known = found.setdefault(key, leaf.copy())  # of members that are not asked for: any
+                for place, step in places.items():
+                    if step == moment.step:
+                        known[place] = leaf[place]
+        if moment.step >= last:
+            break
+    for moment in train.train(group, source, reference=found):
+        if moment.step >= last:
+            break
+    history = moment.history
+    parts = [name.partition("/")[0] for name in history.curves if name.endswith("/angles")]
+    for place, step in places.items():
+        at = int(np.searchsorted(history.step, step))
+        for part in parts:
+            sums = {name: history.curves[f"{part}/{name}_start"][at, place] for name in ("cosine", "angle")}
+            count = history.curves[f"{part}/angles"][at, place]
+            yield {
+                "seed": group.members[place][1],
+                "group": part,
+                "cosine_end": ratio(sums["cosine"], count),
+                "angle_end": ratio(sums["angle"], count),
+                "projection_end": float(history.curves[f"{part}/projection_start"][at, place]),
+            }
