@@ -26,10 +26,11 @@ from experiments.lab.flags import Command
 from experiments.lab.launch import Output
 from experiments.lab.timing import comparison, interleaved
 from wsn import data, devices
+from wsn.memory import NETWORK_BYTES
 from wsn.records import plan
 from wsn.sparsity import family
 from wsn.sparsity.shapes import mlp_shapes
-from wsn.spec import Group, Spec, check_least, setting
+from wsn.spec import WIDEST, Group, Spec, check_bounds, setting
 from wsn.training import train
 
 EXPERIMENT = "benchmark"
@@ -44,12 +45,14 @@ SPEC = Spec(
 class Settings:
     """What is measured. Raises UserError for numbers out of range."""
 
-    widths: tuple[int, ...] = setting("Widths to measure, comma-separated.", (8, 32, 216, 635))
-    seeds: int = setting("Seeds that train as one program.", 10, least=1)
+    widths: tuple[int, ...] = setting(
+        "Widths to measure, comma-separated.", (8, 32, 216, 635), least=1, most=WIDEST, some=True
+    )
+    seeds: int = setting("Seeds that train as one program.", 10, least=1, bytes=NETWORK_BYTES)
     repeats: int = setting("Repeats of each measurement (medians are reported).", 7, least=5)
 
     def __post_init__(self) -> None:
-        check_least(self)
+        check_bounds(self)
 
 
 def network(width: int) -> Spec:

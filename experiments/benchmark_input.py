@@ -28,8 +28,7 @@ from experiments.lab.flags import Command
 from experiments.lab.launch import Output
 from wsn.data import crops, stream
 from wsn.devices import usable_cores
-from wsn.errors import UserError
-from wsn.spec import check_least, setting
+from wsn.spec import check_bounds, setting
 
 EXPERIMENT = "benchmark_input"
 COLUMNS = ["what", "threads", "cpu_milliseconds", "images_per_second_per_core", "images_per_second"]
@@ -42,15 +41,15 @@ class Settings:
     """What is measured. Raises UserError for numbers out of range."""
 
     threads: tuple[int, ...] = setting(
-        "Threads of the stream, comma-separated (default: 1 and all cores).", ()
+        "Threads of the stream, comma-separated (default: 1 and all cores).", (), least=1, most=1024
     )
-    images: int = setting("How many images to make; a batch at least.", 128, least=BATCH)
+    images: int = setting(
+        "How many images to make; a batch at least.", 128, least=BATCH, bytes=3 * HEIGHT * WIDTH / 20
+    )
     repeats: int = setting("Repeats of each measurement (medians are reported).", 5, least=5)
 
     def __post_init__(self) -> None:
-        check_least(self)
-        if min(self.threads, default=1) < 1:
-            raise UserError(f"--threads={','.join(map(str, self.threads))}: give at least 1")
+        check_bounds(self)
 
 
 def photo(seed: int, width: int = WIDTH, height: int = HEIGHT) -> UInt8[np.ndarray, "height width 3"]:

@@ -28,7 +28,7 @@ from wsn.networks import models
 from wsn.networks.models import RECURRENT
 from wsn.records import plan
 from wsn.sparsity.shapes import weights
-from wsn.spec import Group, Spec, check_least, setting
+from wsn.spec import WIDEST, Group, Spec, check_bounds, setting
 from wsn.training import train
 
 EXPERIMENT = "benchmark_recurrent"
@@ -52,15 +52,19 @@ NAMES = {"lstm": "LSTM", "rhn": "recurrent highway network"}
 class Settings:
     """What is measured. Raises UserError for numbers out of range."""
 
-    widths: tuple[int, ...] = setting("Widths to measure, comma-separated.", (64, 256, 1024))
-    members: tuple[int, ...] = setting("Networks that train at once, comma-separated.", (1, 10))
+    widths: tuple[int, ...] = setting(
+        "Widths to measure, comma-separated.", (64, 256, 1024), least=1, most=WIDEST, some=True
+    )
+    members: tuple[int, ...] = setting(
+        "Networks that train at once, comma-separated.", (1, 10), least=1, some=True
+    )
     repeats: int = setting("Repeats of each measurement (medians are reported).", 3, least=3)
     threads: int = setting(
         "Threads of PyTorch; 0: as many as it takes. XLA has one for each core.", 0, least=0
     )
 
     def __post_init__(self) -> None:
-        check_least(self)
+        check_bounds(self)
 
 
 def network(model: str, width: int) -> Spec:
@@ -89,11 +93,12 @@ def wsn_steps(spec: Spec, members: int, steps: int) -> Callable[[], None]:
     tokens = np.random.default_rng(0).integers(0, SYMBOLS, steps * LANES * SEQUENCE + 1).astype(np.uint16)
     symbols = tuple(map(str, range(SYMBOLS)))
     text = Text("random", tokens, tokens[: SEQUENCE + 1], symbols, SEQUENCE)
-    placement, _, feed, started, program, _ = train.prepare(Group((spec,), tuple(range(members))), text)
-    state, rows = [train.scattered(placement, started)], feed.training(0, steps)
+    prepared = train.prepare(Group((spec,), tuple(range(members))), text)
+    feed = prepared.feed
+    state, rows = [train.scattered(prepared.placement, prepared.members)], feed.training(0, steps)
 
     def run() -> None:
-        state[0], totals = program.advance(state[0], rows, feed.training_data)
+        state[0], totals = prepared.program.advance(state[0], rows, feed.training_data)
         jax.block_until_ready(totals)
 
     return run

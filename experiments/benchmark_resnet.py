@@ -28,7 +28,7 @@ from wsn.data import batches
 from wsn.networks import models
 from wsn.records import plan
 from wsn.sparsity import family
-from wsn.spec import Group, Spec, check_least, setting
+from wsn.spec import WIDEST, Group, Spec, check_bounds, setting
 from wsn.tasks.classification import classification
 from wsn.training import optimizers
 from wsn.training.state import initial_members
@@ -55,13 +55,15 @@ IMAGE, CLASSES, TRAIN, BASE_WIDTH, EPOCH = (32, 32, 3), 100, 2048, 8, 50_000
 class Settings:
     """What is measured; lists that are empty are as the device is. Raises UserError for numbers out of range."""
 
-    widths: tuple[int, ...] = setting("Widths to measure, comma-separated.", ())
-    batch_sizes: tuple[int, ...] = setting("Examples of a step, comma-separated.", ())
+    widths: tuple[int, ...] = setting("Widths to measure, comma-separated.", (), least=1, most=WIDEST)
+    batch_sizes: tuple[int, ...] = setting(
+        "Examples of a step, comma-separated.", (), least=1, bytes=4 * 3 * 32 * 32
+    )
     dtypes: tuple[str, ...] = setting("Types of the products: float32, bfloat16.", ())
     repeats: int = setting("Repeats of each measurement (medians are reported).", 7, least=5)
 
     def __post_init__(self) -> None:
-        check_least(self)
+        check_bounds(self)
 
 
 def network(width: int, batch: int, dtype: Any) -> Spec:

@@ -27,7 +27,7 @@ from kernels.sampling import sample_masks
 from kernels.theorem1 import SparseKernels, sparse_kernels
 from wsn.data import sources
 from wsn.errors import UserError
-from wsn.spec import check_least, setting
+from wsn.spec import check_bounds, setting
 
 EXPERIMENT = "benchmark_theory"
 COLUMNS = [
@@ -60,17 +60,13 @@ class Settings:
 
     dataset: str | None = setting("Images, or gaussian (default: MNIST if it is there, else gaussian).", None)
     data_dir: str | None = setting("Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None)
-    pairs: int = setting("Pairs to compute.", 1000)
+    pairs: int = setting("Pairs to compute.", 1000, least=1, bytes=inputs.PAIR_BYTES)
     checked: int = setting("How many of them to compare with the finest setting.", 100, least=1)
     # The estimate that refinement goes by is up to three times too low on images.
-    tolerance: float = setting("Estimated scaled error to refine to.", 2e-7)
+    tolerance: float = setting("Estimated scaled error to refine to.", 2e-7, above=0, below=1)
 
     def __post_init__(self) -> None:
-        check_least(self)
-        if not 0 < self.tolerance < 1:
-            raise UserError(
-                f"--tolerance={self.tolerance:g} is no scaled error: give a number between 0 and 1"
-            )
+        check_bounds(self)
 
 
 def draw_pairs(name: str | None, count: int, data_dir: str | None = None) -> tuple[str, inputs.Pairs]:

@@ -2,6 +2,7 @@
 
     python -m experiments.halting_time                        # Python's own reference, two minutes on 2 quiet cores
     python -m experiments.halting_time --preset=small         # tiny_shakespeare, hours; --workers=2
+    python -m experiments.halting_time --preset=words --data_dir=FOLDER_OF_TEXT      # an hour
     python -m experiments.halting_time --preset=paper --data_dir=FOLDER_OF_TEXT      # a GPU
 
 "Empirically Characterizing Overparameterization Impact on Convergence" trains recurrent networks of growing width at
@@ -17,12 +18,15 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
+import numpy as np
+
 from experiments.lab import convergence, families, halting, halting_figure, launch, output
 from experiments.lab.convergence_presets import PRESETS, Preset
 from experiments.lab.flags import Command
-from experiments.lab.halting import Curve, minimum, slope, steps
+from experiments.lab.halting import Curve, Halted, minimum, slope, steps
 from experiments.lab.intervals import Estimate, bootstrap, sign
 from experiments.lab.launch import Run
+from wsn.tasks import metrics
 
 EXPERIMENT = "halting_time"
 COLUMNS = [
@@ -136,6 +140,25 @@ def overfitting(curve: Curve, name: str) -> Iterator[str]:
         )
 
 
+def at_minimum(curve: Curve, name: str) -> Iterator[str]:
+    """What else the task measures on held-out data, where the loss is least: a mean over the seeds of each width."""
+    for metric in metrics(curve.points[0].row["task"]):
+        if metric.name != "loss":
+            column = f"validation_{metric.name}"
+            means = [
+                halting.mean([float(run.result.curves[column][best(run)]) for run in point.runs])
+                for point in curve.points
+            ]
+            told = ", ".join(f"{x:.3g} (width {w})" for w, x in zip(curve.told("width"), means, strict=True))
+            yield f"{metric.name.replace('_', ' ')} at the least loss ({name}): {told}"
+
+
+def best(run: Halted) -> int:
+    """The place of the least loss; any of a run that diverged, which has none."""
+    losses = run.result.curves[halting.LOSS]
+    return 0 if np.isnan(losses).any() else int(np.argmin(losses))
+
+
 def main(preset: Preset, run: Run) -> None:
     asked = convergence.networks(preset, run)
     results = families.collect(asked, run, EXPERIMENT)
@@ -152,6 +175,9 @@ def main(preset: Preset, run: Run) -> None:
     )
     for line in verdicts(curves, names):
         print(line)
+    for curve, name in zip(curves, names, strict=True):
+        for line in at_minimum(curve, name):
+            print(line)
     print("wrote", *written)
 
 

@@ -2,27 +2,33 @@
 
     python -m experiments.kernel_distance                                    # digits, a minute on 2 cores
     python -m experiments.kernel_distance --preset=paper --dataset=mnist     # the paper's Figure 8, about 40 minutes
+    python -m experiments.kernel_distance --parameterization=smup            # one learning rate for all widths
 
 MLPs with one hidden layer. Sparse networks have the weight count of the dense network of base width, however wide they
 are (the last layer stays dense); dense networks of the same widths beside them. No biases, ReLU, NTK parameterisation,
-SGD without momentum. What D is, and how it is found, is in `experiments.lab.distances`.
+SGD without momentum. Another parameterisation has one learning rate for all networks, and the tuned ones of Figure 8
+are trained beside it (kind `tuned`), to say what one rate costs. What D is, and how it is found, is in
+`experiments.lab.distances`.
 Writes WORKDIR/kernel_distance.csv, a row per network, and WORKDIR/kernel_distance.png.
 Expect on MNIST (10 seeds): 0.863 at width 8, 0.893–0.899 at widths 32 to 328, 0.868 at 512; dense 0.932 at width 635.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from experiments.lab import distances, families, figure8, inputs, launch, output, presets
 from experiments.lab import rates as learning_rates
 from experiments.lab.families import Network
 from experiments.lab.flags import Command
+from experiments.lab.intervals import estimate
 from experiments.lab.launch import Run
 from wsn.data import sources
+from wsn.errors import UserError
 from wsn.sparsity import family
 from wsn.spec import Spec, setting
 
 EXPERIMENT = "kernel_distance"
+FIGURE_8 = "ntk"  # its parameterisation
 COLUMNS = [
     "kind",
     "width",
@@ -49,11 +55,18 @@ class Preset(presets.Preset):
         "learning_rate", None, help="One learning rate for every network.", otherwise="the preset's, by width"
     )
     rates: Mapping[str, learning_rates.Rates]
+    parameterization: str = presets.of_spec("parameterization", FIGURE_8)
+    one_rate: float  # of all networks in another parameterisation, found at the base width
     tune_lr: bool = setting("Find the learning rates first, on held-out training samples.", False)
     tuning_samples: int  # held out then
-    pairs: int = setting("Pairs of test images, drawn by --data_seed, that D is a mean over.", 10000, least=1)
+    pairs: int = setting(
+        "Pairs of test images, drawn by --data_seed, that D is a mean over.",
+        10000,
+        least=1,
+        bytes=inputs.PAIR_BYTES,
+    )
     initialisations: int = setting(
-        "Seeds 0, 1, … of every network that D is a mean over; --seeds are trained.", 100, least=2
+        "Seeds 0, 1, … of every network that D is a mean over; --seeds are trained.", 100, least=2, bytes=8
     )
     reference: str = setting(
         "The kernel that D of the networks is a distance to: of infinite width, or as in the paper of a dense network"
@@ -61,6 +74,13 @@ class Preset(presets.Preset):
         "exact",
         choices=("exact", "finite"),
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tune_lr and self.learning_rate is not None:
+            raise UserError(
+                "--tune_lr finds the rates that --learning_rate would give: leave out one of them"
+            )
 
 
 PRESETS = {
@@ -77,6 +97,7 @@ PRESETS = {
             "sparse": {3: 2.5, 4: 3.5, 6: 6, 9: 11, 12: 16, 15: 17, 18: 18},
             "dense": {3: 2.5, 4: 5, 6: 5, 9: 5, 12: 5, 15: 5, 18: 5},
         },
+        one_rate=0.25,
         tuning_samples=297,
         pairs=1000,
         initialisations=100,
@@ -94,6 +115,7 @@ PRESETS = {
             "sparse": {8: 5, 32: 136, 128: 260, 216: 361, 328: 491, 512: 736, 635: 875},
             "dense": {8: 5, 32: 80, 128: 173, 216: 228, 328: 306, 512: 445, 635: 460},
         },
+        one_rate=0.25,
         tuning_samples=10000,
         pairs=10000,
         initialisations=100,
@@ -103,7 +125,8 @@ PRESETS = {
 
 def template(preset: Preset) -> Spec:
     """The network of Figure 8 on the data of a preset; width, masks and learning rate are filled in later."""
-    return presets.spec(preset, parameterization="ntk", learning_rate=1.0)
+    reference = preset.base_width if preset.parameterization in ("mup", "smup") else 0
+    return presets.spec(preset, learning_rate=1.0, rate_width=reference)
 
 
 def networks(preset: Preset) -> list[Network]:
@@ -121,27 +144,62 @@ def networks(preset: Preset) -> list[Network]:
     ]
 
 
-def main(preset: Preset, run: Run) -> None:
+def rates_of(preset: Preset) -> learning_rates.RatesOfKind:
+    """Those of Figure 8 by width; in another parameterisation one for all."""
+    if preset.parameterization == FIGURE_8:
+        return preset.rates
+    return {kind: dict.fromkeys(preset.widths, preset.one_rate) for kind in preset.rates}
+
+
+def compared_to_tuned(rows: Sequence[Mapping]) -> list[str]:
+    """Best test accuracy with one learning rate for all widths less that with the tuned ones, by width, sparse."""
+    tests = {(row["kind"], row["width"]): row["test"] for row in rows if row["test"]}
+    lines = []
+    for kind, width in tests:
+        if kind == "sparse" and ("tuned", width) in tests:
+            pair = [tests[kind, width]], [tests["tuned", width]]
+            gain = estimate(lambda one, tuned: (one - tuned)[:, 0], *pair)
+            lines.append(f"width {width}: one learning rate over the tuned one: {gain.show(100)} points")
+    return [*lines, "intervals: 95 %, Student's t over seeds"] if lines else []
+
+
+def with_rates(preset: Preset, run: Run) -> list[Network] | None:
+    """The networks that are asked for, each with its learning rate; None after the dry run of tuning."""
     asked = networks(preset)
+    rates: learning_rates.RatesOfKind | None = rates_of(preset)
+    if preset.tune_lr:
+        rates = learning_rates.tune(asked, rates_of(preset), preset.tuning_samples, run, EXPERIMENT)
+    if rates is None:
+        return None
+    asked = learning_rates.with_rates(asked, rates, preset.learning_rate)
+    if preset.parameterization != FIGURE_8:
+        tuned = [n for n in networks(preset.but(parameterization=FIGURE_8)) if n.kind == "sparse"]
+        asked += [n._replace(kind="tuned") for n in learning_rates.with_rates(tuned, preset.rates)]
+    return asked
+
+
+def main(preset: Preset, run: Run) -> None:
     base = template(preset)
-    run.source_of(base)  # bad settings of the data show first
+    networks(preset)  # widths that no budget fits show first, and bad settings of the data
+    run.source_of(base)
     images = sources.dataset(preset.dataset, run.data_dir)
     pairs = inputs.of_images(images, base.normalization, preset.pairs, base.data_seed)
-    rates: learning_rates.RatesOfKind | None = preset.rates
-    if preset.tune_lr:
-        rates = learning_rates.tune(asked, preset.rates, preset.tuning_samples, run, EXPERIMENT)
-    if rates is None:  # the dry run of tuning ends with its own plan
+    asked = with_rates(preset, run)
+    if asked is None:
         return
-    asked = learning_rates.with_rates(asked, rates, preset.learning_rate)
     results = families.collect(asked, run, EXPERIMENT)
     if results is None:
         return
     trained = {result.spec for result in results}
     there = [network for network in asked if network.spec in trained]
     theta = distances.references(pairs)
-    measured = distances.measure(
-        [network.spec for network in there], pairs, images.classes, preset.initialisations, theta
-    )
+    # D is that of the NTK parameterisation, whatever was trained.
+    initial = {
+        n.spec: dataclasses.replace(n.spec, parameterization=FIGURE_8, rate_width=0, learning_rate=1.0)
+        for n in there
+    }
+    found = distances.measure(initial.values(), pairs, images.classes, preset.initialisations, theta)
+    measured = {spec: found[plain] for spec, plain in initial.items()}
     rows = [
         row | distances.columns(measured[network.spec], preset.reference)
         for network, row in zip(there, families.table(there, results), strict=True)
@@ -153,6 +211,8 @@ def main(preset: Preset, run: Run) -> None:
     )
     sparse = [network.spec for network in there if network.kind == "sparse"]
     print(figure8.verdict(rows))
+    for line in compared_to_tuned(rows):
+        print(line)
     print(figure8.agreement(rows))
     print(distances.compared(measured, pairs, theta))
     print(distances.least(pairs, preset.base_width, images.classes))

@@ -21,12 +21,12 @@ from experiments.lab import figure10, launch, output, presets
 from experiments.lab.figure10 import Member, Printed
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
-from wsn.errors import UserError, choose
+from wsn.errors import choose
 from wsn.networks import models
 from wsn.sparsity import family
 from wsn.sparsity.budget import DISTRIBUTIONS
 from wsn.sparsity.shapes import Shapes, sizes
-from wsn.spec import Spec, check_least, setting
+from wsn.spec import WIDEST, Spec, check_bounds, setting
 
 EXPERIMENT = "layer_sparsity"
 COLUMNS = ["width", "layer", "size", "kept", "sparsity_percent"]
@@ -38,18 +38,22 @@ class Settings:
     """A family of networks. The defaults are Figure 10's."""
 
     model: str = presets.of_spec("model", "resnet18")
-    base_width: int = setting("Width of the dense network whose weights are the budget.", 8, least=1)
-    widths: tuple[int, ...] = setting(
-        "Widths, comma-separated, none below the base width.", (8, 12, 18, 27, 40, 60, 91)
+    base_width: int = setting(
+        "Width of the dense network whose weights are the budget.", 8, least=1, most=WIDEST
     )
-    num_classes: int = setting("Number of classes.", 100, least=1)
+    widths: tuple[int, ...] = setting(
+        "Widths, comma-separated, none below the base width.",
+        (8, 12, 18, 27, 40, 60, 91),
+        least=1,
+        most=WIDEST,
+        some=True,
+    )
+    num_classes: int = setting("Number of classes.", 100, least=1, most=WIDEST)
     distribution: str = setting(f"Budget over layers: {' or '.join(DISTRIBUTIONS)}.", "largest_first")
     mask: str = presets.of_spec("mask", "elementwise")
 
     def __post_init__(self) -> None:
-        check_least(self)
-        if not self.widths:
-            raise UserError("--widths: give at least one width")
+        check_bounds(self)
 
 
 def shapes(settings: Settings, width: int) -> Shapes:

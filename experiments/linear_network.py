@@ -43,7 +43,8 @@ from experiments.lab.flags import Command
 from experiments.lab.launch import Output
 from kernels import linear_network as theory
 from wsn.errors import UserError
-from wsn.spec import check_least, setting
+from wsn.memory import NETWORK_BYTES
+from wsn.spec import WIDEST, check_bounds, setting
 
 EXPERIMENT = "linear_network"
 
@@ -53,19 +54,20 @@ class Settings:
     """Which networks. Raises UserError for numbers out of range."""
 
     radii: tuple[float, ...] = setting(
-        "Radii R of the ball that the start is drawn from; C is 2.", (0.5, 2.0, 4.0)
+        "Radii R of the ball that the start is drawn from; C is 2.", (0.5, 2.0, 4.0), above=0, some=True
     )
     widths: tuple[int, ...] = setting(
-        "Widths of the network with two trained layers, comma-separated.", (20, 40, 80, 160, 320)
+        "Widths of the network with two trained layers, comma-separated.",
+        (20, 40, 80, 160, 320),
+        least=1,
+        most=WIDEST,
     )
-    seeds: int = setting("How many of these networks at each width.", 10, least=1)
+    seeds: int = setting("How many of these networks at each width.", 10, least=1, bytes=NETWORK_BYTES)
 
     def __post_init__(self) -> None:
-        check_least(self)
-        if not self.radii or min(self.radii) <= 0:
-            raise UserError("--radii: give positive numbers")
-        if len(set(self.widths)) < 2 or min(self.widths) < 1:
-            raise UserError("--widths: give at least two widths of at least 1")
+        check_bounds(self)
+        if len(set(self.widths)) < 2:
+            raise UserError("--widths: give at least two widths")
 
 
 def word(claim: bool) -> str:

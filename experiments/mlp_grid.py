@@ -45,13 +45,16 @@ class Preset(presets.Preset):
 
     activations: tuple[str, ...] = setting("Panels to train.", ("relu", "linear"), choices=("relu", "linear"))
     last_connectivity: tuple[float, ...] = setting(
-        "Rows of the grid, fractions in (0, 1].", (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+        "Rows of the grid, fractions in (0, 1].",
+        (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
+        above=0,
+        most=1,
+        some=True,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fractions = self.last_connectivity
-        if not fractions or len(set(fractions)) != len(fractions) or not all(0 < f <= 1 for f in fractions):
+        if len(set(self.last_connectivity)) < len(self.last_connectivity):
             raise UserError("--last_connectivity: give different numbers in (0, 1], such as 1.0,0.5,0.1")
 
 

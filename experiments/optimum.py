@@ -34,7 +34,6 @@ from kernels.optimum import (
     minimum,
     share_of_pairs,
 )
-from wsn.errors import UserError
 from wsn.spec import setting
 
 EXPERIMENT = "optimum"
@@ -67,23 +66,29 @@ TOLERANCE = (
 class Settings(kinds.Settings):
     """Where the optimum is looked for. Raises UserError for numbers out of range."""
 
-    pairs: int | None = setting("How many pairs of test images (default: 10,000, of digits 200).", None)
-    gaussian_pairs: int = setting("How many pairs of Gaussian inputs, at most.", 1000, least=1)
-    features: tuple[int, ...] = setting("Further numbers of features d of Gaussian inputs.", (16, 256))
-    np: tuple[float, ...] = setting("Weights per input n p to hold fixed.", (2.0, 8.0, 32.0, 128.0, 512.0))
-    lowest_p: float = setting("The lower end of the searched connectivities.", 1e-3)
-    points: int = setting("How many connectivities, evenly spaced in the logarithm.", 31, least=3)
-    bootstrap: int = setting("Bootstrap samples of the images.", 1000, least=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not min(self.np, default=0.0) >= 1:
-            low = min(self.np, default=0.0)
-            raise UserError(f"--np={low:g}: give 1 or more, so that there is a width n = np/p up to p = 1")
-        if not 0 < self.lowest_p < 1:
-            raise UserError(f"--lowest_p={self.lowest_p:g}: give a connectivity between 0 and 1")
-        if min(self.features, default=1) < 1:
-            raise UserError(f"--features={min(self.features)} is too small: give at least 1")
+    pairs: int | None = setting(
+        "How many pairs of test images (default: 10,000, of digits 200).",
+        None,
+        least=1,
+        bytes=kinds.PAIR_BYTES,
+    )
+    gaussian_pairs: int = setting(
+        "How many pairs of Gaussian inputs, at most.", 1000, least=1, bytes=kinds.PAIR_BYTES
+    )
+    features: tuple[int, ...] = setting(
+        "Further numbers of features d of Gaussian inputs.", (16, 256), least=1, bytes=8
+    )
+    np: tuple[float, ...] = setting(
+        "Weights per input n p to hold fixed, 1 or more each.",
+        (2.0, 8.0, 32.0, 128.0, 512.0),
+        least=1,
+        some=True,
+    )
+    lowest_p: float = setting("The lower end of the searched connectivities.", 1e-3, above=0, below=1)
+    points: int = setting(
+        "How many connectivities, evenly spaced in the logarithm.", 31, least=3, most=10_000
+    )
+    bootstrap: int = setting("Bootstrap samples of the images.", 1000, least=1, bytes=8)
 
 
 def kurtosis(x: Float[np.ndarray, "vectors features"]) -> float:

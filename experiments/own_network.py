@@ -32,7 +32,8 @@ from experiments.lab.intervals import METHOD, estimate, sign
 from experiments.lab.launch import Output
 from wsn import data, sparsity
 from wsn.errors import UserError
-from wsn.spec import check_least, setting
+from wsn.memory import NETWORK_BYTES
+from wsn.spec import WIDEST, check_bounds, setting
 
 EXPERIMENT = "own_network"
 COLUMNS = [
@@ -53,20 +54,22 @@ class Settings:
     """A family of transformers. Raises UserError for widths that heads do not divide."""
 
     base_width: int = setting(
-        "Width of the narrow, dense network whose weights are the budget.", 4, least=HEAD
+        "Width of the narrow, dense network whose weights are the budget.", 4, least=HEAD, most=WIDEST
     )
-    widths: tuple[int, ...] = setting("Wider ones, comma-separated.", (8, 16, 32))
+    widths: tuple[int, ...] = setting(
+        "Wider ones, comma-separated.", (8, 16, 32), least=HEAD, most=WIDEST, some=True
+    )
     epochs: int = setting("Passes over the training samples.", 30, least=1)
-    seeds: int = setting("How many seeds (0, 1, …) of every network.", 5, least=1)
-    learning_rate: float = setting("AdamW's, of every network.", 0.01)
+    seeds: int = setting("How many seeds (0, 1, …) of every network.", 5, least=1, bytes=NETWORK_BYTES)
+    learning_rate: float = setting("AdamW's, of every network.", 0.01, above=0)
 
     def __post_init__(self) -> None:
-        check_least(self)
+        check_bounds(self)
         if any(width % HEAD for width in (self.base_width, *self.widths)):
             raise UserError(
                 f"--widths, --base_width: every width must be a multiple of {HEAD}, the size of a head"
             )
-        if not self.widths or min(self.widths) <= self.base_width or len(set(self.widths)) < len(self.widths):
+        if min(self.widths) <= self.base_width or len(set(self.widths)) < len(self.widths):
             raise UserError(f"--widths: give different widths above the base width {self.base_width}")
 
 

@@ -24,7 +24,9 @@ from experiments.lab import families, figure6, launch, output, recipe
 from experiments.lab.families import PAPER, QUICK, SMALL, Network, Row
 from experiments.lab.flags import Command
 from experiments.lab.launch import Run
-from wsn.errors import UserError
+from wsn.data import DATASETS
+from wsn.data.stream import STREAMS
+from wsn.errors import UserError, choose
 from wsn.sparsity import family
 from wsn.spec import setting
 
@@ -46,6 +48,11 @@ class Preset(families.WithDense):
     """Settings of one figure."""
 
     compare: tuple[str, ...] = setting("Other data sets in this folder: do harder data gain more?", ())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.compare:
+            choose({**DATASETS, **STREAMS}, "compare", name)
 
 
 PRESETS = {

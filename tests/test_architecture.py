@@ -13,8 +13,11 @@ ROOT = Path(wsn.__file__).parents[1]
 ROOMS = [
     "errors",
     "folders",
+    "stored",
+    "memory",
     "spec",
     "devices",
+    "native",
     "sparsity",
     "data",
     "networks",

@@ -63,7 +63,7 @@ def test_what_was_added_trains_sparse_and_wide(changes):
     def of_width(width: int) -> dict[str, tuple[int, ...]]:
         return models.plain_shapes(tiny.spec(**changes, width=width), tiny.IMAGE, tiny.CLASSES)
 
-    [spec] = family.sparse(template, 5, [10], of_width, "even")
+    [spec] = family.sparse(template, 5, [10], of_width, "roots")
     curves, snapshot = tiny.fit(Group((spec,), (0,)))
     kept = {name: np.count_nonzero(x) for name, x in tiny.params(snapshot).items() if name.endswith("kernel")}
     assert sum(kept.values()) == family.kept_weights(spec, of_width(10))

@@ -81,10 +81,11 @@ def fit(
     placement: Placement = SINGLE,
     resume: Snapshot | None = None,
     until: int | None = None,
+    execution: str = "masked",
 ):
     """Train to the end, or to epoch `until`: (curves, snapshot)."""
     epochs = group.specs[0].epochs
-    for moment in train.train(group, SPLITS, resume=resume, placement=placement):
+    for moment in train.train(group, SPLITS, resume=resume, placement=placement, execution=execution):
         if moment.step * epochs == moment.steps * (until or epochs):
             return moment.history.curves, moment.snapshot()
     raise AssertionError("no epoch was trained")
@@ -99,7 +100,9 @@ def params(snapshot: Snapshot) -> dict[str, np.ndarray]:
     return found
 
 
-def pretended(group: Group, splits=None, *, resume=None, placement=None, seconds: float = 0.0):
+def pretended(
+    group: Group, splits=None, *, resume=None, placement=None, execution="masked", seconds: float = 0.0
+):
     """In the place of `train.train`, without a network: each epoch depends on the last through the state."""
     state = resume.state[".x"] if resume else np.array([seed for _, seed in group.members], np.float32)
     empty = {name: np.empty((0, len(state)), np.float32) for name in CURVES}
@@ -109,7 +112,7 @@ def pretended(group: Group, splits=None, *, resume=None, placement=None, seconds
         time.sleep(seconds)
         state = np.float32(0.7) * state + np.float32(group.specs[0].learning_rate) / np.float32(epoch + 1)
         step = STEPS * (epoch + 1)
-        curves = {name: np.vstack([x, state / np.float32(3)]) for name, x in history.curves.items()}
+        curves = {name: np.vstack([x, state / (1 + state)]) for name, x in history.curves.items()}
         history = History(np.append(history.step, np.int64(step)), curves)
         take = partial(Snapshot, {".x": state}, history)
         yield train.Moment(step, STEPS * epochs, step == STEPS * epochs, history, take)

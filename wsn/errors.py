@@ -18,6 +18,14 @@ class Preempted(Exception):
     """Training was told to stop, and is saved: the same command goes on from there."""
 
 
+def of_system(error: OSError) -> UserError:
+    """An error of the system about a file or folder, of which nothing else was said."""
+    where = f"{error.filename}: " if error.filename else ""
+    return UserError(
+        f"{where}{error.strerror or one_line(error)}: look at what --workdir, --data_dir and WSN_CACHE_DIR name"
+    )
+
+
 def one_line(error: Exception) -> str:
     """Kind and message of an error, of at most 160 characters, without line breaks."""
     text = " ".join(f"{type(error).__name__}: {error}".split())

@@ -11,28 +11,73 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
+from wsn import memory
 from wsn.errors import UserError
 
 # Raise it when a fix of the numerics makes old records wrong: it is hashed into every group's name.
 SEMANTICS = 1
 
+LARGEST = 2**63 - 1  # whole number that an array holds
+WIDEST, DEEPEST = 2**24, 100  # networks: a layer of 2**56 weights, and programs that still compile
 
-def setting(help: str, default: Any = dataclasses.MISSING, *, least: float | None = None, **more: Any) -> Any:
-    """A field of a dataclass that a flag of its name may set; `least` is the smallest value that it takes.
 
+def setting(
+    help: str,
+    default: Any = dataclasses.MISSING,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    bytes: float | None = None,
+    some: bool = False,
+    **more: Any,
+) -> Any:
+    """A field of a dataclass that a flag of its name may set, and the numbers that it takes.
+
+    `least` and `most` are the ends of its range, `above` and `below` ends that are not in it; of a tuple they bound
+    every item, and `some` says that there must be one. `bytes`: the memory that each one more needs, at least.
     `more` is for the one who makes the flag, such as the `choices` that there are.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "least": least} | more)
+    bounds = {"least": least, "above": above, "most": most, "below": below, "bytes": bytes, "some": some}
+    return dataclasses.field(default=default, metadata={"help": help} | bounds | more)
 
 
-def check_least(settings: Any) -> None:
-    """Raises UserError for a field of a dataclass that is below the smallest value that it takes, or infinite."""
+def check_bounds(settings: Any) -> None:
+    """Raises UserError for a number of a dataclass that is out of the range of its field, infinite or no number.
+
+    Also for one that the machine has no memory for, and for whole numbers of more than 63 bits, which no array takes.
+    """
     for field in dataclasses.fields(settings):
-        value, least = getattr(settings, field.name), field.metadata.get("least")
-        if value is not None and least is not None and not least <= value < math.inf:
-            raise UserError(f"--{field.name}={value} is too small: give at least {least}")
+        value = getattr(settings, field.name)
+        if value == () and field.metadata.get("some"):
+            raise UserError(f"--{field.name}: give at least one")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                _check(f"--{field.name}={number}", number, field.metadata)
+
+
+def _check(what: str, number: float, bounds: Mapping[str, Any]) -> None:
+    least, above, most, below = (bounds.get(name) for name in ("least", "above", "most", "below"))
+    if isinstance(number, int) and most is None:
+        most = LARGEST
+    if above is not None and not above < number < math.inf:
+        raise UserError(
+            f"{what} is not a positive number" if above == 0 else f"{what}: give more than {above}"
+        )
+    if isinstance(number, float) and not math.isfinite(number):
+        raise UserError(f"{what} is not a finite number")
+    if least is not None and number < least:
+        raise UserError(f"{what} is too small: give at least {least}")
+    if (most is not None and number > most) or (below is not None and number >= below):
+        raise UserError(
+            f"{what} is too large: give {f'less than {below}' if most is None else f'at most {most}'}"
+        )
+    if bounds.get("bytes"):
+        memory.check(what, number * bounds["bytes"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +96,9 @@ class Data:
         least=0,
     )
     data_seed: int = setting(
-        "Draws the subset, what is held out, the order of the batches and their augmentation.", 0
+        "Draws the subset, what is held out, the order of the batches and their augmentation.",
+        0,
+        least=0,
     )
     augmentation: str = setting("What is done to the images of a batch.", "none")
     order: str = setting(
@@ -76,12 +123,15 @@ class Network:
 
     model: str = setting("Network.", "mlp")
     width: int = setting(
-        "Units of each hidden layer (for a ResNet: channels of the first convolution).", least=1
+        "Units of each hidden layer (for a ResNet: channels of the first convolution).", least=1, most=WIDEST
     )
     hidden_layers: int = setting(
-        "Hidden layers of the MLP; layers of the LSTM; bidirectional ones of deepspeech.", 1, least=1
+        "Hidden layers of the MLP; layers of the LSTM; bidirectional ones of deepspeech.",
+        1,
+        least=1,
+        most=DEEPEST,
     )
-    depth: int = setting("Recurrence depth of the recurrent highway network.", 2, least=1)
+    depth: int = setting("Recurrence depth of the recurrent highway network.", 2, least=1, most=DEEPEST)
     gate_bias: float = setting(
         "Added to the inputs of the gates of the recurrent highway network: closed by a negative one.", -1.0
     )
@@ -93,8 +143,9 @@ class Network:
     bias: bool = setting("Whether the MLP has biases.", False)
     parameterization: str = setting("Scales of initial weights, forward pass and learning rate.", "standard")
     rate_width: int = setting(
-        "Width of the dense network whose kernels have the learning rate itself: that of others goes with one over"
-        " the kept inputs of a unit; 0: one rate for all.",
+        "Width of the dense network that has the learning rate itself, and the initial scale of mup and smup: rates of"
+        " others go as the parameterisation says (standard, ntk: with one over the kept inputs of a unit); 0: one rate"
+        " for all.",
         0,
         least=0,
     )
@@ -119,7 +170,7 @@ class Training:
     )
     batch_size: int = setting("Examples (of a text: streams) of a step, over all devices.", least=1)
     optimizer: str = setting("Rule of the updates.", "sgd")
-    learning_rate: float = setting("Learning rate.")
+    learning_rate: float = setting("Learning rate.", above=0)
     momentum: float = setting("Momentum of SGD.", 0.0, least=0)
     weight_decay: float = setting("Weight decay: of SGD as PyTorch's, of AdamW decoupled.", 0.0, least=0)
     beta1: float = setting("Decay of the mean gradient, of Adam and AdamW.", 0.9, least=0)
@@ -145,13 +196,12 @@ class Spec(Data, Network, Training):
     """One network and how it is trained, all but the seed. Raises UserError for numbers out of range."""
 
     def __post_init__(self) -> None:
-        check_least(self)
+        check_bounds(self)
         if self.bn_group and self.batch_size % self.bn_group:
             raise UserError(
-                f"--bn_group={self.bn_group} does not divide the batch of {self.batch_size}: give 0 or a divisor"
+                f"--batch_size={self.batch_size} is no multiple of the {self.bn_group} that share batch statistics"
+                " (bn_group): give one"
             )
-        if not 0 < self.learning_rate < math.inf:
-            raise UserError(f"--learning_rate={self.learning_rate} is not a positive number")
 
 
 # Folded into the key of a seed, one number a use, so that no two uses share their randomness.

@@ -10,6 +10,7 @@ from statistics import mode
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int, UInt16
 
 from experiments.lab import families, presets
 from experiments.lab.convergence_presets import Preset, Settings
@@ -17,7 +18,7 @@ from experiments.lab.families import Network
 from experiments.lab.halting import Curve, Point, halted
 from experiments.lab.launch import Run
 from wsn.data.feeds import Source
-from wsn.data.speech import Speech
+from wsn.data.speech import Speech, Spoken
 from wsn.data.text import Text
 from wsn.errors import UserError
 from wsn.networks import models
@@ -176,14 +177,21 @@ def steps_of_epoch(source: Source, spec: Spec) -> int:
 
 
 def ceiling(source: Source) -> float:
-    """The loss below which a minimum counts: of text and transcripts, their unigram entropy in nats less 5 %."""
-    if isinstance(source, Text):
-        symbols = source.held_out
-    elif isinstance(source, Speech):
-        labels = np.asarray(source.held_out.labels)
-        symbols = labels[labels > 0]
-    else:
+    """The loss below which a minimum counts: less 5 %, that of who knows how frequent the symbols are, and no more.
+
+    In nats a symbol of the held-out text, or transcripts, by the frequencies of what trains, each symbol counted once
+    more. (The entropy of the held-out text itself is too low a bar where it is short for its vocabulary.)
+    """
+    if not isinstance(source, Text | Speech):
         return np.inf
-    shares = np.bincount(symbols) / len(symbols)
-    shares = shares[shares > 0]
-    return float(-PLATEAU * (shares * np.log(shares)).sum())
+    train, held_out = (symbols_of(part) for part in (source.train, source.held_out))
+    counts = 1 + np.bincount(train, minlength=source.classes)
+    return float(-PLATEAU * np.log(counts / counts.sum())[held_out].mean())
+
+
+def symbols_of(part: Spoken | UInt16[np.ndarray, " tokens"]) -> Int[np.ndarray, " symbols"]:
+    """The tokens of a text; the letters of all transcripts."""
+    if not isinstance(part, Spoken):
+        return np.asarray(part, np.int64)
+    labels = np.asarray(part.labels)
+    return labels[labels > 0]

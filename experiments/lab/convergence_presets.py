@@ -12,7 +12,7 @@ from wsn.data.corpora import TEXTS
 from wsn.data.images import DATASETS
 from wsn.data.recordings import UTTERANCES
 from wsn.errors import UserError
-from wsn.spec import setting
+from wsn.spec import DEEPEST, WIDEST, setting
 from wsn.training import registries
 
 
@@ -23,7 +23,7 @@ class Settings(presets.Common):
     dataset: str = presets.of_spec(
         "dataset", help=f"Data set: one of {', '.join([*TEXTS, *UTTERANCES, *DATASETS])}."
     )
-    widths: tuple[int, ...] = setting("Widths to train, comma-separated.")
+    widths: tuple[int, ...] = setting("Widths to train, comma-separated.", least=1, most=WIDEST, some=True)
     model: str = presets.of_spec("model", "rhn")
     gate_bias: float | None = presets.of_spec("gate_bias", None)
     sequence: int | None = presets.of_spec("sequence", None)
@@ -55,15 +55,22 @@ class Preset(Settings):
         "Recurrence depths of the recurrent highway network, else numbers of hidden layers; the first is that of"
         " the other curves.",
         (1,),
+        least=1,
+        most=DEEPEST,
     )
     fractions: tuple[float, ...] = setting(
-        "Shares of --train_samples to train on, up to 1; the last is that of the other curves.", (1.0,)
+        "Shares of --train_samples to train on, up to 1; the last is that of the other curves.",
+        (1.0,),
+        above=0,
+        most=1,
     )
     learning_rates: tuple[float, ...] = setting(
-        "Learning rates, instead of that of --learning_rate; the first is that of the other curves.", ()
+        "Learning rates, instead of that of --learning_rate; the first is that of the other curves.",
+        (),
+        above=0,
     )
     adam_rate: float | None = setting(
-        "Adam at this learning rate beside the optimizer (0: no).", None, none=0
+        "Adam at this learning rate beside the optimizer (0: no).", None, none=0, above=0
     )
 
     def __post_init__(self) -> None:
@@ -164,6 +171,24 @@ PRESETS = {
         validation_samples=32_000,
         learning_rates=(0.8, 0.3),
         adam_rate=0.002,
+        seeds=3,
+    ),
+    # Section 3.1: the word LM, on 100,000 words. The paper's rate of 0.3 stays on the plateau of frequent words; this
+    # one, with its clipping, is Zaremba's (2014) for a loss that is a mean over 20 steps and not their sum.
+    "words": Preset(
+        dataset="text",
+        task="words",
+        model="lstm",
+        depths=(2,),
+        widths=(16, 32, 64, 128),
+        train_samples=100_000,
+        validation_samples=10_000,
+        sequence=20,
+        batch_size=20,
+        learning_rate=20.0,
+        clip=0.25,
+        eval_every=50,
+        epochs=40,
         seeds=3,
     ),
     # Sections 3 and 4.3: 0.79 to 13 million weights, 0.4 to 10.8 million characters of `train.txt`.

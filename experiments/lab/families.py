@@ -16,11 +16,12 @@ from experiments.lab import launch, presets, recipe
 from experiments.lab.launch import Run
 from wsn.data import sources
 from wsn.errors import UserError
+from wsn.memory import NETWORK_BYTES
 from wsn.networks import models
 from wsn.records.record import Label, Result
 from wsn.sparsity import family
 from wsn.sparsity.shapes import Shapes
-from wsn.spec import Spec, setting
+from wsn.spec import WIDEST, Spec, setting
 from wsn.tasks import metrics
 
 OUTCOME = [
@@ -43,7 +44,7 @@ class Preset(presets.Preset):
     """`base_widths` are those of one figure; where there are none, `base_width` is the only one."""
 
     base_widths: tuple[int, ...] = setting(
-        "Several families in one figure, instead of that of --base_width.", ()
+        "Several families in one figure, instead of that of --base_width.", (), least=1, most=WIDEST
     )
 
     def but(self: Told, **told: Any) -> Told:
@@ -55,7 +56,9 @@ class Preset(presets.Preset):
 class WithDense(Preset):
     """`seeds` of every network of a family, `dense_seeds` of every dense one that is wider than the base."""
 
-    dense_seeds: int = setting("How many seeds of every dense network wider than the base.", 0, least=0)
+    dense_seeds: int = setting(
+        "How many seeds of every dense network wider than the base.", 0, least=0, bytes=NETWORK_BYTES
+    )
 
 
 # ResNet-18 in minutes on digits, in hours on two cores, and as in Appendix A.

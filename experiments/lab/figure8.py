@@ -16,7 +16,7 @@ from wsn.spec import Spec
 # The ranges of the axes of Figure 8; its points are not printed as numbers.
 PAPER_AXIS = (0.86, 0.94)
 PAPER_DISTANCES = (0, 0.03)
-COLOURS = {"sparse": "#b5482f", "dense": "#2f6397", "theory": "0.35", "error": "#c2588f"}
+COLOURS = {"sparse": "#b5482f", "dense": "#2f6397", "tuned": "#c08a1e", "theory": "0.35", "error": "#c2588f"}
 
 
 def base_of(rows: Sequence[dict]) -> float:
@@ -47,7 +47,7 @@ def draw(rows: Sequence[dict], preset: Preset, pairs: int) -> Figure:
 def draw_accuracy(axes: Axes, rows: Sequence[dict], preset: Preset) -> None:
     """Figure 8a: test accuracy over width, dense (circles) and sparse (crosses), bars of one deviation over seeds."""
     base, floor = base_of(rows), floor_of(rows)
-    for kind, marker in (("dense", "o"), ("sparse", "x")):
+    for kind, marker in (("dense", "o"), ("sparse", "x"), ("tuned", "+")):
         points = [row for row in rows if row["kind"] == kind]
         if not points:
             continue

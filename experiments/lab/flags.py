@@ -131,6 +131,10 @@ def _given(cls: type, values: flags.FlagValues) -> dict[str, Any]:
         flag = values[field.name]
         if flag.present:
             value = _converted(field.name, item, flag.value) if many else flag.value
+            if isinstance(value, str) and value.startswith("--"):
+                raise UserError(
+                    f"--{field.name}={value}: a flag in the place of a value: give --{field.name}=VALUE"
+                )
             found[field.name] = None if value == field.metadata.get("none", math.nan) else value
     return found
 

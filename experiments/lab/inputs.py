@@ -12,12 +12,13 @@ from jaxtyping import Float32, Int64
 
 from experiments.lab import output
 from kernels.theorem1 import SparseKernels, sparse_kernels
-from wsn import data
+from wsn import data, memory
 from wsn.data import sources
 from wsn.errors import UserError
-from wsn.spec import check_least, setting
+from wsn.spec import check_bounds, setting
 
 GAUSSIAN, UNNORMALIZED = "gaussian", "none"
+PAIR_BYTES = 64  # of any pair, at least
 CHUNK = 500  # pairs between two steps of the progress bar
 
 
@@ -56,7 +57,7 @@ class Settings:
     seed: int = setting("Draws everything that is random here.", 0, least=0)
 
     def __post_init__(self) -> None:
-        check_least(self)
+        check_bounds(self)
 
 
 def label(columns: Mapping[str, Any]) -> str:
@@ -78,6 +79,7 @@ def gaussian(features: int, pairs: int, seed: int) -> Pairs:
     """Independent N(0, 1) vectors; every vector is in one pair only."""
     if features < 1 or pairs < 1:
         raise UserError(f"--pairs={pairs} of {features} features: give at least 1 of each")
+    memory.check(f"--pairs={pairs} of {features} features", 8 * pairs * features)
     rng = np.random.Generator(np.random.Philox(key=seed))
     x, y = rng.standard_normal((2, pairs, features), np.float32)
     return Pairs(x, y, np.arange(2 * pairs).reshape(2, pairs).T)
@@ -85,6 +87,9 @@ def gaussian(features: int, pairs: int, seed: int) -> Pairs:
 
 def of_images(dataset: data.Dataset, normalization: str, pairs: int, seed: int) -> Pairs:
     """Pairs of different test images, normalised by the statistics of the full training split."""
+    memory.check(
+        f"--pairs={pairs} of {dataset.test_images[0].size} features", 8 * pairs * dataset.test_images[0].size
+    )
     images = distinct(len(dataset.test_images), pairs, seed)
     used, place = np.unique(images, return_inverse=True)
     statistics = data.statistics(dataset.train_images, normalization)
@@ -121,6 +126,10 @@ def exact_kernels(
 ) -> SparseKernels:
     """`sparse_kernels` of all pairs, some at a time so that progress shows."""
     x, y = pairs.x, pairs.y
+    points = np.size(connectivity)
+    memory.check(
+        f"--pairs={len(x)} at {points} connectivities", 8 * len(SparseKernels._fields) * len(x) * points
+    )
     parts = []
     with output.progress(len(x), f"exact: {name}") as bar:
         for start in range(0, len(x), CHUNK):

@@ -19,16 +19,17 @@ import jax
 from absl import app, logging
 from absl import flags as absl
 
-from experiments.lab import flags
+from experiments.lab import endings, flags
 from experiments.lab.flags import Command
 from wsn import folders
 from wsn.data import sources
 from wsn.data.feeds import Source
 from wsn.devices import compiled, hosts
-from wsn.errors import Preempted, UserError
+from wsn.errors import Preempted, UserError, of_system, one_line
 from wsn.records import plan, record, runs, workers
 from wsn.records.progress import Progress
-from wsn.spec import Group, Spec, setting
+from wsn.spec import Group, Spec, check_bounds, setting
+from wsn.training.strategy import EXECUTIONS
 
 absl.disclaim_key_flags()  # as in `flags`
 
@@ -38,6 +39,9 @@ class Output:
     """Where an experiment writes."""
 
     workdir: str = setting("Folder of everything written: the table (.csv), the figure (.png), …")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
     @property
     def folder(self) -> Path:
@@ -56,6 +60,13 @@ class Run(Output):
     checkpoint_seconds: float = setting(
         "Least time between two checkpoints of a group. SIGTERM makes one after the epoch, and exit code 75.",
         30.0,
+        least=0,
+    )
+    execution: str = setting(
+        "How layers that lose weights are run: masked (dense products), sparse (a cost that follows what is kept), or"
+        " auto, as is faster on this device.",
+        "auto",
+        choices=EXECUTIONS,
     )
     workers: str = setting(
         "Processes on this machine that share the networks, each with a core or a GPU of its own. auto: one for each"
@@ -69,8 +80,10 @@ class Run(Output):
         choices=("auto", "on", "off"),
     )
     coordinator: str | None = setting("HOST:PORT of process 0, where nothing is found out by itself.", None)
-    process_id: int | None = setting("Which of the processes this is, from 0; with --coordinator.", None)
-    num_processes: int | None = setting("How many processes there are; with --coordinator.", None)
+    process_id: int | None = setting(
+        "Which of the processes this is, from 0; with --coordinator.", None, least=0
+    )
+    num_processes: int | None = setting("How many processes there are; with --coordinator.", None, least=1)
 
     def source_of(self, spec: Spec) -> Source:
         """The data that a spec trains on."""
@@ -82,6 +95,13 @@ def run(command: Command) -> None:
     flags.define(command)
 
     def guarded(argv: Sequence[str]) -> int:
+        endings.begin()
+        with endings.streams():
+            code = begun(argv)
+        endings.ended()
+        return code
+
+    def begun(argv: Sequence[str]) -> int:
         if not absl.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # jax's search for absent accelerators is no news
         try:
@@ -91,9 +111,10 @@ def run(command: Command) -> None:
                 several = how.coordinator is not None or how.distributed == "on" or hosts.started_as_several()
                 workers.prepare(how.workers, several_hosts=several)
                 hosts.join(how.distributed, how.coordinator, how.process_id, how.num_processes)
+            compiled.keep(folders.cache() / "compiled")
         except UserError as error:
-            sys.exit(f"error: {error}")
-        compiled.keep(folders.cache() / "compiled")
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         if hosts.lead():
             code = _lead(partial(command.main, settings, how))
         else:
@@ -111,14 +132,19 @@ def _lead(main: Callable[[], None]) -> int:
     code = 0
     try:
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {of_system(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        code = 1
+    except MemoryError as error:
+        print(f"error: not enough memory ({one_line(error)}): give less of what is largest", file=sys.stderr)
         code = 1
     except Preempted:
-        print(f"stopped by SIGTERM; the same command goes on (exit code {os.EX_TEMPFAIL})", file=sys.stderr)
+        print(endings.STOPPED, file=sys.stderr)
         code = os.EX_TEMPFAIL
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == endings.INTERRUPTED:
+            raise  # at once, as after a kill
+        code = int(ended.code or 0)
     return hosts.tell(code)
 
 
@@ -130,7 +156,7 @@ def _sigterm() -> Iterator[Callable[[], bool]]:
     try:
         yield noted.is_set
     finally:
-        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)  # none where C code had installed one
+        signal.signal(signal.SIGTERM, previous or endings.terminated)  # none where C code had installed one
 
 
 Asked = Sequence[
@@ -152,20 +178,22 @@ def train(run: Run, asked: Asked, labels: record.Labels | None = None) -> list[r
     own = list(asked)[_share(run.shard)]
     groups = _cover(run, own)
     if run.resume:
-        runs.check_texts(groups, run.folder, run.source_of)
+        runs.check(groups, run.folder, run.source_of, mend=not run.dry_run)
     for specs, _ in asked:
         run.source_of(specs[0])  # bad data settings show before anything is computed
-    costs = {group.name: plan.cost(group, run.source_of(group.specs[0])) for group in groups}
+    costs = {group.name: plan.cost(group, run.source_of(group.specs[0]), run.execution) for group in groups}
     if run.dry_run:
-        finished = [run.resume and runs.record_path(run.folder, group).exists() for group in groups]
+        finished = [run.resume and runs.has_record(run.folder, group) for group in groups]
         print(plan.describe(groups, costs.values(), finished))
         return None
-    plan.check_memory(groups, costs.values())
+    plan.check(groups, costs.values())
     if not run.resume:
         for group in groups:
             runs.set_aside(run.folder, group)
         groups = _cover(run, own)
-        costs = {group.name: plan.cost(group, run.source_of(group.specs[0])) for group in groups}
+        costs = {
+            group.name: plan.cost(group, run.source_of(group.specs[0]), run.execution) for group in groups
+        }
     _train(run, groups, Progress({name: cost.flops for name, cost in costs.items()}), labels)
     results = recorded(run, asked)
     networks = _networks(asked)
@@ -187,6 +215,7 @@ def _train(run: Run, groups: Sequence[Group], progress: Progress, labels: record
                 costs=progress.costs,
                 labels=labels,
                 checkpoint_seconds=run.checkpoint_seconds,
+                execution=run.execution,
                 watch=progress,
                 stop=stop,
             )
@@ -197,7 +226,7 @@ def _train(run: Run, groups: Sequence[Group], progress: Progress, labels: record
 def recorded(run: Run, asked: Asked) -> list[record.Result]:
     """The results in the folder of just these lists of specs and seeds; trains nothing."""
     networks, groups = _networks(asked), _cover(run, asked)
-    runs.check_texts(groups, run.folder, run.source_of)
+    runs.check(groups, run.folder, run.source_of)
     return [r for r in runs.results(groups, run.folder) if (r.spec, r.seed) in networks]
 
 

@@ -49,7 +49,8 @@ def write_figure(folder: Path, name: str, figure: Figure) -> Path:
 
 def command() -> str:
     """The command line of this process, as one would type it."""
-    return shlex.join(["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    text = shlex.join(["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    return text.encode(errors="backslashreplace").decode()  # of names of files that are no text
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

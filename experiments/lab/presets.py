@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from wsn.data import DATASETS
 from wsn.data.stream import STREAMS
-from wsn.errors import UserError
-from wsn.spec import Spec, check_least, setting
+from wsn.memory import NETWORK_BYTES
+from wsn.spec import WIDEST, Spec, check_bounds, setting
 from wsn.training.optimizers import OPTIMIZERS
 
 Told = TypeVar("Told", bound="Common")
@@ -27,7 +27,7 @@ class Common:
     """Settings that every training experiment has; its own has more. Raises UserError for numbers out of range."""
 
     widths: tuple[int, ...]
-    seeds: int = setting("How many seeds (0, 1, …) of every network.", least=1)
+    seeds: int = setting("How many seeds (0, 1, …) of every network.", least=1, bytes=NETWORK_BYTES)
     train_samples: int | None = of_spec("train_samples", help="Size of the training subset (0: all).", none=0)
     data_seed: int | None = of_spec("data_seed", None)
     order: str | None = of_spec("order", None)
@@ -48,9 +48,7 @@ class Common:
     compute_dtype: str | None = of_spec("compute_dtype", None)
 
     def __post_init__(self) -> None:
-        check_least(self)
-        if not self.widths or min(self.widths) < 1:
-            raise UserError("--widths: give at least one width, all of at least 1")
+        check_bounds(self)
 
     def but(self: Told, **told: Any) -> Told:
         """The preset with those settings in the place of its own."""
@@ -62,8 +60,12 @@ class Preset(Common):
     """Of experiments with a budget, on images."""
 
     dataset: str = of_spec("dataset", help=f"Data set: one of {', '.join([*DATASETS, *STREAMS])}.")
-    base_width: int = setting("Width of the dense network whose weight count is the budget.", least=1)
-    widths: tuple[int, ...] = setting("Widths to train, comma-separated, none below the base width.")
+    base_width: int = setting(
+        "Width of the dense network whose weight count is the budget.", least=1, most=WIDEST
+    )
+    widths: tuple[int, ...] = setting(
+        "Widths to train, comma-separated, none below the base width.", least=1, most=WIDEST, some=True
+    )
 
 
 def spec(preset: Common, **recipe: Any) -> Spec:

@@ -6,24 +6,43 @@ In: candidates by name, functions without arguments. Out: seconds of each, a val
 import time
 from collections.abc import Callable, Mapping
 
+import jax
 import numpy as np
 from jaxtyping import Float
+
+from wsn.training import train
 
 # Rests between candidates, so that no thread pool still spins when the next one starts.
 REST_SECONDS = 0.02
 
 
-def interleaved(candidates: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, np.ndarray]:
+def interleaved(
+    candidates: Mapping[str, Callable[[], None]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, np.ndarray]:
     """Seconds of each candidate, a value per repeat; they take turns, after one warm-up each."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for repeat in range(repeats + 1):
         for name, candidate in candidates.items():
             time.sleep(REST_SECONDS)
-            start = time.perf_counter()
+            start = clock()
             candidate()
             if repeat:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: np.array(values) for name, values in times.items()}
+
+
+def epoch(prepared: train.Prepared) -> Callable[[], None]:
+    """An epoch of training without evaluations; the networks go on from call to call."""
+    feed, program = prepared.feed, prepared.program
+    state = [train.scattered(prepared.placement, prepared.members)]
+
+    def run() -> None:
+        state[0], _ = program.advance(state[0], feed.training(0, feed.steps), feed.training_data)
+        jax.block_until_ready(state[0])
+
+    return run
 
 
 def comparison(

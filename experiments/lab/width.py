@@ -28,7 +28,7 @@ from wsn.networks import models
 from wsn.records.record import Label, Result
 from wsn.sparsity import family
 from wsn.sparsity.budget import DISTRIBUTIONS
-from wsn.spec import Group, Spec, setting
+from wsn.spec import WIDEST, Group, Spec, setting
 from wsn.training import optimizers
 from wsn.training.state import initial_members
 
@@ -46,7 +46,9 @@ SAMPLES, TRACED_SEEDS = 256, 3  # outputs, and networks, that a trace is a mean 
 class Preset(convergence_presets.Settings):
     """Dense networks of --widths, and for every base width one of each width above it, with its weights."""
 
-    base_widths: tuple[int, ...] = setting("Widths of the dense networks whose weights are the budgets.")
+    base_widths: tuple[int, ...] = setting(
+        "Widths of the dense networks whose weights are the budgets.", least=1, most=WIDEST
+    )
     distribution: str = setting(
         "How a budget is shared among layers.", "largest_first", choices=tuple(DISTRIBUTIONS)
     )

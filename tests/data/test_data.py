@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsn import data
+from wsn import data, folders
 from wsn.data import cache, prepared
 from wsn.errors import UserError
 
@@ -271,6 +272,14 @@ DAMAGES = {
     "truncated manifest": ("manifest.json", truncate),
     "garbage": ("manifest.json", lambda path: path.write_bytes(b"\xff\x00garbage")),
     "other JSON": ("manifest.json", lambda path: path.write_text("[1, 2]")),
+    "another number of classes": (
+        "manifest.json",
+        lambda path: path.write_text(path.read_text().replace('"classes": 40', '"classes": 41')),
+    ),
+    "manifest of an older version": (
+        "manifest.json",
+        lambda path: path.write_text(path.read_text().replace('"digest"', '"digits"')),
+    ),
     "half a manifest": ("manifest.json", lambda path: path.write_text('{"classes": 40, "files": {}}')),
 }
 
@@ -285,6 +294,14 @@ def test_damaged_cache_is_rebuilt(damage, tmp_path, source, caplog):
     assert "damaged" in warning and "\n" not in warning
     assert_equal(data.load("fake", cache_dir=str(tmp_path)), fake_dataset())
     assert source.decoded == 2
+
+
+def test_the_cache_of_another_set_is_rebuilt(tmp_path, source, caplog):
+    """Which `cp` puts in its place: whole, and of other data."""
+    data.load("fake", cache_dir=str(tmp_path))
+    (tmp_path / "fake-1").rename(tmp_path / "other")
+    entry = cache.cached(tmp_path / "other", lambda: cache.Content({}, {"classes": 3}), (), {"classes": int})
+    assert entry.facts == {"classes": 3} and "it is fake-1" in warnings_in(caplog)[0]
     assert [path.name for path in tmp_path.iterdir()] == ["fake-1"]
 
 
@@ -424,3 +441,19 @@ def test_cifar(name, classes, real_cache):
     assert cifar.classes == classes
     assert np.bincount(cifar.train_labels).tolist() == [50_000 // classes] * classes
     assert np.bincount(cifar.test_labels).tolist() == [10_000 // classes] * classes
+
+
+def test_a_cache_that_cannot_be_looked_at_is_gone_without(source, caplog):
+    """As in the home of somebody else: every question of the system about it is an error."""
+    for _ in range(2):
+        assert_equal(data.load("fake", cache_dir="x" * 300), fake_dataset())
+    assert source.decoded == 2 and "going on without" in warnings_in(caplog)[0]
+
+
+def test_without_a_home_the_folder_of_the_cache_is_asked_for(monkeypatch):
+    def nobody(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    with pytest.raises(UserError, match="^WSN_CACHE_DIR: there is no home"):
+        folders.cache()

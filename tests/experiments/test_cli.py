@@ -415,6 +415,21 @@ def test_tuning_takes_the_best_rate_on_held_out_samples(experiment, trained, mon
     assert len(table) == 26 and {row["kind"] for row in table} == {"sparse", "dense"}
 
 
+def test_another_parameterisation_has_one_rate_and_the_tuned_networks_beside_it(experiment, trained, capsys):
+    rows = experiment("--parameterization=smup", "--widths=3,6", "--epochs=2", "--seeds=2")
+    preset = kernel_distance.PRESETS["quick"]
+    by_kind = {(row["kind"], int(row["width"])): float(row["learning_rate"]) for row in rows}
+    assert by_kind == {
+        (kind, width): preset.rates["sparse"][width] if kind == "tuned" else preset.one_rate
+        for kind in ("sparse", "dense", "tuned")
+        for width in (3, 6)
+    }
+    found = {(s.parameterization, s.rate_width) for group in trained for s in group.specs}
+    assert found == {("smup", 3), ("ntk", 0)}
+    printed = capsys.readouterr().out
+    assert "width 6: one learning rate over the tuned one: " in printed and "interpolated" not in printed
+
+
 # Summaries and files.
 
 

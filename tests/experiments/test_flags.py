@@ -44,6 +44,7 @@ OTHER = {
     "compute_dtype": "bfloat16",
     "model": "resnet18",
     "hidden_layers": 5,
+    "parameterization": "mup",
 }
 FIELDS = [
     (script, field.name)
@@ -70,8 +71,9 @@ def test_every_setting_of_a_spec_reaches_it_by_flag_and_in_a_notebook(script, fi
 def test_every_experiment_can_be_told_the_same():
     for script in TRAINING:
         named = {name for other, name in FIELDS if other is script}
-        own = {"model", "hidden_layers"} if script is bottleneck else set()
-        assert named == OTHER.keys() - {"model", "hidden_layers"} | own
+        own = {bottleneck: {"model", "hidden_layers"}, kernel_distance: {"parameterization"}}
+        some = {"model", "hidden_layers", "parameterization"}
+        assert named == OTHER.keys() - some | own.get(script, set())
 
 
 @pytest.mark.parametrize("script", TRAINING, ids=lambda script: script.EXPERIMENT)

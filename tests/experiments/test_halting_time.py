@@ -14,6 +14,7 @@ from known_curves import SPEC, result
 from experiments import halting_time, path_geometry
 from experiments.lab import convergence, halting, path
 from experiments.lab.halting import Curve, Point
+from wsn.data.text import Text
 from wsn.errors import UserError
 from wsn.training.registries import check
 
@@ -251,3 +252,18 @@ def test_the_vocabulary_and_the_most_steps_do_not_depend_on_the_fraction():
     for fraction in (0.1, 0.3, 1.0):
         cut = convergence.fraction_of(base, fraction, 1000)
         assert (cut.train_samples or 1000) * cut.epochs >= 10_000
+
+
+def test_a_minimum_counts_below_the_loss_of_who_knows_the_frequencies_of_the_training_text():
+    random = np.random.default_rng(0)
+    shares = np.array([0.6, 0.3, 0.1])
+    train, held_out = (random.choice(3, n, p=shares).astype(np.uint16) for n in (200_000, 50_000))
+    entropy = -(shares * np.log(shares)).sum()
+    found = convergence.ceiling(Text("abc", train, held_out, ("a", "b", "c"), 5))
+    assert found == pytest.approx(convergence.PLATEAU * entropy, rel=0.01)
+    # A short text of many symbols hardly repeats one: its own entropy would be ln 50 at the most.
+    many = random.integers(0, 10_000, 50).astype(np.uint16)
+    longer = random.integers(0, 10_000, 200_000).astype(np.uint16)
+    symbols = tuple(map(str, range(10_000)))
+    rare = convergence.ceiling(Text("rare", longer, many, symbols, 5))
+    assert rare == pytest.approx(convergence.PLATEAU * np.log(10_000), rel=0.02)

@@ -158,10 +158,20 @@ def test_a_wrong_case_exits_with_1_unless_it_is_within_the_tolerance(cases, caps
     assert cases([ONE_HOT, off], tolerance=1e-5)[0] == 0
 
 
+def test_the_distance_of_a_case_counts_too(cases, capsys):
+    right = ONE_HOT | {"D": (60 - 1) / 4 / 3}
+    assert cases([ONE_HOT, right])[0] == 0
+    code, rows = cases([ONE_HOT, right | {"D": right["D"] * (1 + 1e-3)}])
+    assert code == 1 and [row["scaled_error_D"] == "" for row in rows] == [True, False]
+    assert "not all within" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "content",
     [
         "no JSON",
+        "[" * 100_000,
+        '[{"name": "\\ud800", "x": [1], "y": [1], "p": 1, "n": NaN, "K1p": 1, "K2p": 1}]',
         "{}",
         "[]",
         "[1]",

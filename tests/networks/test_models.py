@@ -21,6 +21,7 @@ from wsn.networks.layers import Model
 from wsn.networks.models import HEARING, MODELS, RECURRENT
 from wsn.networks.parameterization import PARAMETERIZATIONS, parameterization
 from wsn.sparsity import family
+from wsn.sparsity.patterns import PATTERNS
 from wsn.sparsity.shapes import mlp_shapes, sizes, weights
 from wsn.spec import Group
 from wsn.training import optimizers, registries
@@ -132,14 +133,14 @@ def test_a_sparse_layer_starts_as_large_as_a_dense_one_of_its_effective_fan_in(
     dense, sparse = (rule(fan_in, fan_out, c, "kernel") for c in (1.0, connectivity))
     assert sparse.initial**2 * connectivity == pytest.approx(dense.initial**2)
     assert sparse[1:] == dense[1:] and min(dense) > 0
-    for role in ("kernel", "bias"):
+    for role in ("kernel", "output", "bias"):
         assert all(math.isfinite(x) and x >= 0 for x in rule(fan_in, fan_out, connectivity, role))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_rates_follow_the_kept_inputs_of_a_unit(name):
     """Rate × kept inputs of a unit is that of the dense network of `rate_width`, whose rates stay."""
-    image = () if name in RECURRENT else (8, 8, 3)
+    image = tiny.input_shape(name)
 
     def kernels(spec):
         model = models.build(spec, image, tiny.CLASSES)
@@ -163,7 +164,7 @@ def test_rates_follow_the_kept_inputs_of_a_unit(name):
 
 def test_bottlenecks_have_no_rates_over_their_inputs():
     with pytest.raises(UserError, match="--rate_width=2: --bottleneck=linear"):
-        build((8, 8), 3, rate_width=2, hidden_layers=2, bottleneck="linear", inner=(("hidden_0", 1),))
+        build((8, 8, 3), 3, rate_width=2, hidden_layers=2, bottleneck="linear", inner=(("hidden_0", 1),))
 
 
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)
@@ -268,6 +269,19 @@ def test_a_sparse_network_is_its_dense_one_masked_and_rescaled(name):
     np.testing.assert_array_equal(ours["output/kernel"], theirs["output/kernel"])
 
 
+@pytest.mark.parametrize("mask", PATTERNS)
+def test_inputs_of_a_unit_have_the_variance_of_the_dense_network_under_every_pattern(mask):
+    """On the average over units, to 6 deviations of kept uniform weights: Σ w² = 1/3 of standard, 1/p · p of ntk."""
+    count = 600
+    for name, variance in (("standard", 1 / 3), ("ntk", 64)):
+        kept = (("hidden_0", count), ("output", 128))
+        members = initial(input_shape=(8, 8, 1), width=32, mask=mask, kept=kept, parameterization=name)
+        kernel = np.asarray(members.state.params["hidden_0"]["kernel"][0], np.float64)
+        assert np.count_nonzero(kernel) == count
+        spread = 6 * math.sqrt((2 if name == "ntk" else 0.8) / count)
+        assert np.square(kernel).sum(0).mean() == pytest.approx(variance, rel=spread)
+
+
 def test_masks_of_seeds_and_layers_differ():
     keep = initial(
         0, 1, hidden_layers=3, kept=(("hidden_0", 20), ("hidden_1", 9), ("hidden_2", 9), ("output", 9))
@@ -309,7 +323,7 @@ def test_every_parameter_has_the_learning_rate_of_its_spec():
 def test_unknown_names_are_refused():
     for name, value in {
         "activation": "gelu",
-        "parameterization": "mup",
+        "parameterization": "muP",
         "normalization": "whole",
         "schedule": "warm",
         "order": "none",
@@ -322,9 +336,9 @@ def test_unknown_names_are_refused():
     with pytest.raises(UserError, match="^--model=vgg is unknown: choose one of .*mlp"):
         build(model="vgg")
     with pytest.raises(UserError, match="--mask"):
-        initial(kept=tiny.kept(11, 20), mask="block")
-    with pytest.raises(UserError, match="--parameterization=mup"):
-        parameterization("mup")
+        initial(kept=tiny.kept(11, 20), mask="bent")
+    with pytest.raises(UserError, match="--parameterization=muP"):
+        parameterization("muP")
 
 
 @pytest.mark.parametrize("name", ["width", "hidden_layers", "epochs", "batch_size", "train_samples"])

@@ -109,6 +109,13 @@ def test_damage_of_any_file_of_the_newest_is_told_and_the_one_before_is_used(thr
         assert names(folder) == {"2", "2.sha256", "3", "3.sha256"}
 
 
+def test_nobody_goes_on_from_the_checkpoint_of_another(tmp_path, caplog):
+    checkpoints.save(tmp_path, 3, snapshot(3), "mine")
+    assert_equal(checkpoints.load(tmp_path, "mine"), snapshot(3))
+    assert not caplog.messages and checkpoints.load(tmp_path, "yours") is None
+    assert "it is of mine" in caplog.messages[0]
+
+
 def test_without_a_whole_one_training_starts_from_the_first_epoch(three, tmp_path, caplog):
     shutil.copytree(three, tmp_path / "checkpoints")
     for digest in (tmp_path / "checkpoints").glob("*.sha256"):

@@ -82,13 +82,9 @@ def test_a_sequence_that_memory_does_not_hold_is_told_before_it_is_trained(monke
     costs = {length: plan.cost(*of_text(length)) for length in (10, 100)}
     assert costs[100].bytes > 5 * costs[10].bytes
     monkeypatch.setattr(devices, "memory", lambda: (costs[10].bytes + costs[100].bytes) / 2)
-    plan.check_memory([of_text(10)[0]], [costs[10]])
-    with pytest.raises(
-        UserError, match="^--batch_size=8: 2 networks .* a shorter --sequence than 100, [^\n]*$"
-    ):
-        plan.check_memory([of_text(100)[0]], [costs[100]])
-    monkeypatch.setattr(devices, "memory", lambda: None)
-    plan.check_memory([of_text(100)[0]], [costs[100]])
+    plan.check([of_text(10)[0]], [costs[10]])
+    with pytest.raises(UserError, match="^--batch_size, --sequence, --seeds, --widths: 2 networks [^\n]*$"):
+        plan.check([of_text(100)[0]], [costs[100]])
 
 
 def test_the_memory_of_this_machine_is_told():

@@ -26,7 +26,7 @@ import wsn
 from wsn.data.text import Text
 from wsn.errors import UserError
 from wsn.records import claims, progress, record, runs
-from wsn.records.files import replacing
+from wsn.records.files import cannot_write, replacing
 from wsn.spec import Group, Spec, changed_fields, from_fields
 from wsn.training import train
 from wsn.training.history import History
@@ -40,7 +40,7 @@ def trained(monkeypatch) -> list[str]:
     """Pretend training; the names of the groups that were trained, a name per start."""
     started = []
 
-    def pretend(group, splits, *, resume=None):
+    def pretend(group, splits, *, resume=None, execution="masked"):
         started.append(group.name)
         return tiny.pretended(group, splits, resume=resume)
 
@@ -122,6 +122,10 @@ CHANGES = {
     "vocabulary": 500,
     "depth": 3,
     "gate_bias": -2.0,
+    "front_end": "stack",
+    "channels": 8,
+    "bands": 16,
+    "rate_width": 4,
     "stop": "minimum",
     "eval_every": 2,
     "clip": 1.0,
@@ -185,8 +189,9 @@ def test_groups_hold_specs_of_one_shape_once():
 @settings(deadline=None, max_examples=50)
 @given(npst.arrays(np.float32, (3, 2), elements=st.floats(width=32, allow_infinity=False)))
 def test_a_record_gives_every_bit_back(tmp_path_factory, values):
-    path = tmp_path_factory.mktemp("record") / "record.jsonl"
-    record.write(path, group(), History(np.array([3, 6, 9]), dict.fromkeys(tiny.CURVES, values)), 1.0)
+    path = tmp_path_factory.mktemp("record") / group().name / "record.jsonl"
+    curves = dict.fromkeys(("train_measure", "test_measure"), values)  # no metric, so of any value
+    record.write(path, group(), History(np.array([3, 6, 9]), curves), 1.0)
     for i, result in enumerate(record.read(path).results):
         assert result.status == ("diverged" if np.isnan(values[:, i]).any() else "finished")
         for curve in result.curves.values():
@@ -222,7 +227,7 @@ def test_the_commit_of_an_enclosing_repository_is_not_ours(tmp_path, monkeypatch
 
 
 def test_a_group_that_diverges_in_part_is_finished(tmp_path, monkeypatch):
-    def diverging(group, splits, *, resume=None):
+    def diverging(group, splits, *, resume=None, execution="masked"):
         for moment in tiny.pretended(group, resume=resume):
             curves = {
                 name: np.where([[False, True]], np.nan, x).astype(np.float32)
@@ -318,9 +323,10 @@ def test_an_interrupted_group_goes_on_to_the_same_record(tmp_path, trained, chec
 def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path, trained):
     folder = runs.directory(tmp_path, group())
     folder.mkdir(parents=True)
-    (folder / ".record.jsonl.abc").write_bytes(b"half")
+    (folder / ".record.jsonl.abcdefgh").write_bytes(b"half")
+    (folder / ".ipynb_checkpoints").mkdir()  # somebody else's
     run([group()], tmp_path)
-    assert files(folder) == {"group.json", "record.jsonl"}
+    assert files(folder) == {"group.json", "record.jsonl", ".ipynb_checkpoints"}
 
 
 def test_a_record_says_of_which_text_it_is_and_another_text_is_told(tmp_path, trained, monkeypatch):
@@ -335,10 +341,10 @@ def test_a_record_says_of_which_text_it_is_and_another_text_is_told(tmp_path, tr
     headers = [record.read(runs.record_path(tmp_path, g)).header for g in (finished, images)]
     assert headers[0]["text"] == "a" * 64 and "text" not in headers[1]
     everything = [images, group(width=4), finished, half]
-    runs.check_texts(everything, tmp_path, lambda spec: now)
+    runs.check(everything, tmp_path, lambda spec: now)
     for one in (finished, half):
         with pytest.raises(UserError) as error:
-            runs.check_texts([images, one], tmp_path, lambda spec: later)
+            runs.check([images, one], tmp_path, lambda spec: later)
         one_line(error, "--workdir", one.name, "another text", "aaaaaaaaaaaa…", "--resume=false")
 
 
@@ -428,6 +434,37 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, cal
         file.write("new")
     one_line(error, "--workdir", str(path), "No space left")
     assert files(tmp_path) == {"table.csv"} and path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("error", "parts", "absent"),
+    [
+        (
+            ValueError("{json: 1}" * 200 + " No space left on device [errno=28]"),
+            ("No space left", "free space"),
+            "json",
+        ),
+        (OSError(errno.EACCES, "Permission denied"), ("Permission denied", "choose another"), "free space"),
+        (RuntimeError("x" * 1000 + "\n" + "y" * 1000), ("RuntimeError", "..."), "y"),
+    ],
+    ids=["another library's", "locked", "unknown"],
+)
+def test_what_cannot_be_written_is_told_by_its_cause_alone(tmp_path, error, parts, absent):
+    message = str(cannot_write(tmp_path, error))
+    assert message.startswith("--workdir: cannot write ") and "\n" not in message and len(message) < 500
+    assert all(part in message for part in parts) and absent not in message.replace(str(tmp_path), "")
+
+
+def test_what_a_killed_process_was_writing_goes_with_the_next_writing(tmp_path):
+    """Not what somebody is writing at this moment, nor what is somebody else's."""
+    old, fresh, other = (tmp_path / name for name in (".a.csv.abcdefgh", ".a.csv.hgfedcba", ".a.csv.mine"))
+    for path in (old, fresh, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (time.time() - 1e4,) * 2)
+    with replacing(tmp_path / "a.csv") as file:
+        file.write("whole")
+    assert files(tmp_path) == {"a.csv", fresh.name, other.name}
 
 
 def test_training_goes_on_once_there_is_space_again(tmp_path, trained, monkeypatch):

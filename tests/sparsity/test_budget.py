@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,11 +9,15 @@ from wsn.sparsity.budget import (
     DISTRIBUTIONS,
     connectivity,
     dense_last,
+    erdos_renyi,
+    erdos_renyi_kernel,
+    in_proportion,
     kept_counts,
     largest_first,
     last_layer_fraction,
+    uniform,
 )
-from wsn.sparsity.shapes import mlp_shapes, sizes
+from wsn.sparsity.shapes import mlp_shapes, resnet18_shapes, sizes
 
 BASE_WIDTH, FIGURE8_BUDGET, FIGURE5_BUDGET = 8, 6352, 3970
 
@@ -22,6 +28,15 @@ def named(numbers):
 
 def mlp(width):
     return sizes(mlp_shapes(784, [width], 10))
+
+
+@st.composite
+def budgets_of_shapes(draw):
+    """Shapes of convolutions and dense layers, and a total that they can meet."""
+    side = st.sampled_from([(), (1, 1), (3, 3), (7, 7)])
+    channels = st.tuples(st.integers(1, 600), st.integers(1, 600))
+    shapes = draw(st.lists(st.builds(tuple.__add__, side, channels), min_size=1, max_size=12))
+    return named(shapes), draw(st.integers(len(shapes), sum(map(math.prod, shapes))))
 
 
 @st.composite
@@ -49,14 +64,15 @@ def as_appendix_b_says(layers, total):
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @settings(deadline=None, max_examples=200)
-@given(budget=budgets())
+@given(budget=budgets_of_shapes())
 def test_counts_are_exact_and_no_layer_is_empty_or_overfull(distribution, budget):
     """Ten budgets each, from the one drawn to the whole network."""
-    layers, fewest = budget
+    shapes, fewest = budget
+    layers = sizes(shapes)
     step = max(1, (sum(layers.values()) - fewest) // 9)
     for total in range(fewest, sum(layers.values()) + 1, step):
         try:
-            kept = kept_counts(distribution, layers, total)
+            kept = kept_counts(distribution, shapes, total)
         except UserError:
             *others, last = layers
             assert distribution == "dense_last" and total - layers[last] < len(others)
@@ -158,8 +174,72 @@ def test_figure5_refuses_cells_that_do_not_fit():
 )
 def test_bad_input_is_one_line_that_names_the_flag(distribution, total, flag):
     with pytest.raises(UserError, match=flag) as caught:
-        kept_counts(distribution, mlp(8), total)
+        kept_counts(distribution, mlp_shapes(784, [8], 10), total)
     assert "\n" not in str(caught.value)
+
+
+# In proportion.
+
+
+def densities(shapes, kept):
+    return {name: kept[name] / math.prod(shape) for name, shape in shapes.items()}
+
+
+@settings(deadline=None, max_examples=200)
+@given(budgets(largest=1000), st.data())
+def test_counts_in_proportion_lie_within_one_weight_of_one_level(budget, data):
+    """Layers that are neither whole nor down to a weight share one level, up to the rounding."""
+    layers, total = budget
+    shares = {name: data.draw(st.integers(1, 50)) for name in layers}
+    kept = in_proportion(shares, layers, total)
+    assert sum(kept.values()) == total and all(1 <= kept[name] <= layers[name] for name in layers)
+    lowest = max([(kept[name] - 1) / shares[name] for name in layers if kept[name] > 1], default=0)
+    highest = min(
+        [(kept[name] + 1) / shares[name] for name in layers if kept[name] < layers[name]], default=1e9
+    )
+    assert lowest < highest * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("rule", [uniform, erdos_renyi, erdos_renyi_kernel])
+@settings(deadline=None, max_examples=100)
+@given(budgets_of_shapes())
+def test_the_order_of_the_layers_decides_no_more_than_a_weight(rule, budget):
+    shapes, total = budget
+    kept, back = rule(shapes, total), rule(dict(reversed(shapes.items())), total)
+    assert all(abs(kept[name] - back[name]) <= 1 for name in shapes)
+
+
+def test_uniform_has_one_connectivity():
+    shapes = resnet18_shapes(12, 100)
+    for total in (40_000, 180_952):
+        connectivities = densities(shapes, uniform(shapes, total))
+        of_all = total / sum(sizes(shapes).values())
+        assert all(abs(p - of_all) <= 1 / math.prod(shapes[name]) for name, p in connectivities.items())
+
+
+def test_erdos_renyi_has_the_connectivities_of_its_formula_where_no_layer_is_whole():
+    shapes = {"a": (3, 3, 40, 60), "b": (1, 1, 60, 80), "c": (80, 50)}
+    own = {
+        erdos_renyi: {"a": 100 / 2400, "b": 140 / 4800, "c": 130 / 4000},
+        erdos_renyi_kernel: {"a": 106 / 21600, "b": 142 / 4800, "c": 130 / 4000},
+    }
+    for rule, formula in own.items():
+        found = densities(shapes, rule(shapes, 2000))
+        for name in shapes:
+            assert found[name] / found["c"] == pytest.approx(formula[name] / formula["c"], rel=0.01)
+
+
+def test_layers_that_would_exceed_their_size_are_whole_and_the_rest_is_rescaled():
+    """By hand: shares 32, 42, 50; at 90 of 40 + 80 + 400 weights the level is (90 − 40)/92 as soon as a is whole."""
+    shapes = {"a": (2, 20), "b": (2, 40), "c": (10, 40)}
+    shares = {"a": 60, "b": 42, "c": 50}
+    assert in_proportion(shares, sizes(shapes), 90) == {"a": 35, "b": 25, "c": 30}  # 35.5, 24.9, 29.6
+    assert in_proportion(shares, sizes(shapes), 132) == {"a": 40, "b": 42, "c": 50}
+    assert erdos_renyi({"a": (1, 2), "b": (50, 50)}, 52) == {"a": 2, "b": 50}
+
+
+def test_a_layer_that_would_be_empty_keeps_a_weight():
+    assert in_proportion({"a": 1, "b": 1000}, {"a": 1000, "b": 1000}, 500) == {"a": 1, "b": 499}
 
 
 def test_connectivity_is_the_kept_share_of_the_network():

@@ -115,7 +115,7 @@ def test_the_draw_is_that_of_wsns_own_models(distribution, pattern):
     params, _ = model.init(KEY)
     keep = sparsity.draw_keep(params, total=300, key=KEY, distribution=distribution, pattern=pattern)
     shapes = {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
-    counts = sparsity.kept_counts(distribution, sizes(shapes), 300)
+    counts = sparsity.kept_counts(distribution, shapes, 300)
     drawn = patterns.draw(KEY, shapes, counts, pattern)
     flat = flatten_dict(keep, sep="/")
     assert sparsity.counts(keep) == counts

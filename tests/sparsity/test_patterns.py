@@ -1,4 +1,5 @@
 import math
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from wsn.sparsity.keep import apply_masks, keep_array
 from wsn.sparsity.shapes import resnet18_shapes, sizes
 
 SHAPES = resnet18_shapes(12, 100)
-COUNTS = kept_counts("largest_first", sizes(SHAPES), sum(sizes(resnet18_shapes(8, 100)).values()))
+COUNTS = kept_counts("largest_first", SHAPES, sum(sizes(resnet18_shapes(8, 100)).values()))
 SPARSE = {name for name in SHAPES if COUNTS[name] < sizes(SHAPES)[name]}
 
 RECORDED = [10, 23, 30, 36, 52]  # of 100, five, for key 0 and path hidden_0/kernel
@@ -226,6 +227,80 @@ def test_io_refuses_a_layer_without_a_kernel():
         patterns.rounded("io", {"a": 8, "b": 20}, {"a": (3, 3, 4, 4), "b": (4, 5)})
 
 
+# Balanced groups of inputs, and blocks.
+
+MATRICES = st.tuples(st.sampled_from([(), (1, 1), (3, 3)]), st.integers(1, 13), st.integers(1, 9))
+
+
+@st.composite
+def kernels(draw):
+    """(key, shape, kept, the kernel as a matrix of kept weights by pattern)."""
+    area, inputs, units = draw(MATRICES)
+    shape = (*area, inputs, units)
+    kept = draw(st.integers(1, math.prod(shape)))
+    key = jax.random.key(draw(st.integers(0, 2**31 - 1)))
+    return kept, lambda name: keep_array(patterns.PATTERNS[name].draw(key, shape, kept), shape).reshape(
+        -1, units
+    )
+
+
+@settings(deadline=None, max_examples=100)
+@given(kernels())
+def test_fan_in_keeps_as_many_inputs_of_every_unit_or_one_more(case):
+    kept, matrix = case
+    of_unit = matrix("fan_in").sum(0)
+    assert set(of_unit) <= {kept // of_unit.size, kept // of_unit.size + 1}
+
+
+@settings(deadline=None, max_examples=100)
+@given(kernels())
+def test_n_m_keeps_as_many_of_every_four_inputs_or_one_more(case):
+    kept, matrix = case
+    found = matrix("n_m")
+    units, inputs = found.shape[1], len(found)
+    of_group = np.add.reduceat(found, range(0, inputs, 4), dtype=int)
+    size = np.minimum(4, inputs - np.arange(0, inputs, 4))[:, None]
+    least = max(n for n in range(4) if units * np.minimum(size, n).sum() <= kept)
+    assert np.all((of_group == np.minimum(size, least)) | (of_group == least + 1))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_count_of_whole_groups_is_n_of_m(n):
+    for shape in ((16, 10), (3, 3, 8, 5)):
+        positions = patterns.PATTERNS["n_m"].draw(jax.random.key(n), shape, n * math.prod(shape) // 4)
+        assert np.all(keep_array(positions, shape).reshape(-1, 4, shape[-1]).sum(1) == n)
+
+
+@settings(deadline=None, max_examples=100)
+@given(kernels())
+def test_blocks_are_whole_but_one(case):
+    _, matrix = case
+    found = matrix("block")
+
+    def of_block(x):
+        x = np.pad(x.astype(int), [(0, -n % 4) for n in x.shape])
+        return x.reshape(len(x) // 4, 4, -1, 4).sum((1, 3))
+
+    kept, size = of_block(found), of_block(np.ones_like(found))
+    assert np.count_nonzero((kept > 0) & (kept < size)) <= 1
+
+
+def test_random_words_are_the_same_in_pieces(monkeypatch):
+    whole = patterns.balanced_positions(jax.random.key(0), 30, 40, 30, 500)
+    monkeypatch.setattr(patterns, "PIECE", 100)
+    assert np.array_equal(patterns.balanced_positions(jax.random.key(0), 30, 40, 30, 500), whole)
+
+
+@pytest.mark.parametrize("name", patterns.PATTERNS)
+def test_every_weight_is_as_likely_as_any_other(name):
+    """Over many seeds, to 6 deviations; 16 × 8 weights, so no group and no block is smaller."""
+    draws, size, kept = 600, 128, 40
+    keys = jax.random.split(jax.random.key(1), draws)
+    hits = np.bincount(np.concatenate([patterns.PATTERNS[name].draw(key, (16, 8), kept) for key in keys]))
+    p = kept / size
+    assert hits.size == size and np.abs(hits - draws * p).max() < 6 * math.sqrt(draws * p * (1 - p))
+
+
 # Every pattern.
 
 
@@ -271,3 +346,12 @@ def test_every_pattern_draws_another_mask_for_another_seed_or_layer(name):
     first, second = (patterns.draw(jax.random.key(seed), shapes, counts, name) for seed in (0, 1))
     for left, right in ((first["a"], second["a"]), (first["a"], first["b"])):
         assert not np.array_equal(left, right)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 30), st.integers(0, 2**31))
+def test_positions_drawn_in_pieces_are_those_drawn_at_once(size, kept, piece, seed):
+    key, kept = jax.random.key(seed), min(size, kept)
+    with mock.patch.object(patterns, "PIECE", piece):
+        in_pieces = patterns.uniform_positions(key, size, kept)
+    np.testing.assert_array_equal(in_pieces, patterns.uniform_positions(key, size, kept))

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import tiny
 
+from wsn.data.speech import FRONT_ENDS
 from wsn.errors import UserError
 from wsn.networks.models import HEARING, MODELS, RECURRENT
 from wsn.records import plan
@@ -23,6 +24,7 @@ NEEDS = {
     **dict.fromkeys(RECURRENT, {"task": "characters"}),
     **dict.fromkeys(SPEECH, {"model": "deepspeech"}),
     **dict.fromkeys(HEARING, {"task": "speech"}),
+    **dict.fromkeys(FRONT_ENDS, {"model": "deepspeech", "task": "speech"}),
     "minimum": {"validation_samples": 1},
 }
 
@@ -61,7 +63,13 @@ def test_a_setting_of_another_optimizer_is_told_before_anything_is_done():
             refused()
 
 
-OTHER = {"bias": True, "activation": "linear", "normalization": "channel", "augmentation": "crop_flip"}
+OTHER = {
+    "bias": True,
+    "front_end": "stack",
+    "activation": "linear",
+    "normalization": "channel",
+    "augmentation": "crop_flip",
+}
 
 
 def other(field: str):

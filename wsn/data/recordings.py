@@ -20,6 +20,7 @@ from wsn.data.audio import examples, log_spectrogram
 from wsn.data.images import DATASETS
 from wsn.data.prepared import located
 from wsn.errors import UserError, choose, one_line
+from wsn.memory import limit
 
 SPLITS = ("train", "validation", "test")
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
@@ -238,10 +239,10 @@ def packed(name: str, utterances: Iterator[Utterance]) -> cache.Content:
         check(f"--dataset={name}: utterance {number} of its {utterance.split} split", utterance)
         every.append(utterance)
         size += utterance.frames.nbytes
-        if 2 * size > memory():  # once in parts, and once joined
+        if 2 * size > limit():  # once in parts, and once joined
             raise UserError(
                 f"--dataset={name}: the frames of its first {number} utterances fill half of the"
-                f" {memory() / 2**30:.1f} GiB of this machine; take another, or a part of it"
+                f" {limit() / 2**30:.1f} GiB of this machine; take another, or a part of it"
             )
     for split in ("train", "test"):
         if not any(utterance.split == split for utterance in every):
@@ -260,11 +261,6 @@ def packed(name: str, utterances: Iterator[Utterance]) -> cache.Content:
     }
     facts: dict[str, Any] = {"letters": tuple(letters)}
     return cache.Content(arrays, facts)
-
-
-def memory() -> int:
-    """Bytes of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def check(where: str, utterance: Utterance) -> None:

@@ -20,9 +20,10 @@ from wsn.data import feeds, recordings
 from wsn.data.batches import Indices
 from wsn.data.feeds import Feed, Part
 from wsn.data.images import permutation
-from wsn.data.recordings import SPLITS, UTTERANCES, Recordings, memory
+from wsn.data.recordings import SPLITS, UTTERANCES, Recordings
 from wsn.devices import Placement
 from wsn.errors import UserError
+from wsn.memory import limit
 from wsn.spec import Data, Group, Spec
 
 EVALUATION_UTTERANCES = 50  # of a batch: whole utterances are long
@@ -135,7 +136,7 @@ def check_memory(speech: Speech, spec: Spec, lanes: int) -> None:
     outputs = 1 + (spec.channels / 4 if spec.front_end == "conv" else 1)
     resident = speech.train.frames.nbytes + speech.held_out.frames.nbytes
     needed = resident + 4 * frames * features * lanes * outputs
-    if needed > (there := memory()):
+    if needed > (there := limit()):
         raise UserError(
             f"--batch_size={spec.batch_size}: the longest utterance has {frames} frames, so that frames and a batch"
             f" of {lanes} need {needed / 2**30:.1f} GiB, more than the {there / 2**30:.1f} GiB that there are: take a"

@@ -30,10 +30,14 @@ def join(mode: str, coordinator: str | None, process_id: int | None, num_process
     if mode == "off":
         return
     if any(value is not None for value in given):
-        if coordinator is None or process_id is None or num_processes is None or ":" not in coordinator:
+        if coordinator is None or process_id is None or num_processes is None or not is_address(coordinator):
             raise UserError(
                 "--coordinator, --process_id and --num_processes: give all three, as in"
                 " --coordinator=HOST:PORT --process_id=0 --num_processes=2 (process 0 runs on HOST)"
+            )
+        if process_id >= num_processes:
+            raise UserError(
+                f"--process_id={process_id} is too large: give less than --num_processes={num_processes}"
             )
     elif mode == "auto" and not started_as_several():
         return
@@ -48,6 +52,12 @@ def join(mode: str, coordinator: str | None, process_id: int | None, num_process
             f"--distributed={mode}: cannot join the other processes ({str(error).splitlines()[0]}):"
             " give --coordinator=HOST:PORT, --process_id and --num_processes, or --distributed=off"
         ) from error
+
+
+def is_address(coordinator: str) -> bool:
+    """Whether it is HOST:PORT, with a port that there may be."""
+    host, _, port = coordinator.rpartition(":")
+    return bool(host) and port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 2**16
 
 
 def started_as_several() -> bool:

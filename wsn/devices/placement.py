@@ -21,6 +21,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from wsn.memory import limit
+
 AXIS = "batch"
 
 
@@ -195,14 +197,12 @@ def replicate(placement: Placement, tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def memory() -> int | None:
-    """Bytes of all devices of the run; of CPUs, of their machine. None where that is not told."""
+def memory() -> float | None:
+    """Bytes of all devices of the run; of CPUs, what their processes may have. None where that is not told."""
     one = jax.devices()[0]
     if one.platform != "cpu":
         return jax.device_count() * (one.memory_stats() or {}).get("bytes_limit", 0) or None
-    if not hasattr(os, "sysconf"):
-        return None
-    return jax.process_count() * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return jax.process_count() * limit()
 
 
 def usable_cores() -> int:

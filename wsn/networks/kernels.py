@@ -1,7 +1,7 @@
 """How a kernel meets its inputs: the one function that layers call, whatever a kernel is stored as.
 
-Today a kernel is a dense array (times its mask, which the trainer has applied). Another storage is a type of its own
-and a function that is registered for it; layers, networks and the trainer stay as they are.
+A kernel is a dense array (times its mask, which the trainer has applied), or a `SparseKernel`. Another storage is a
+type of its own and a function that is registered for it; layers, networks and the trainer stay as they are.
 """
 
 from functools import singledispatch
@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from wsn.networks.convolution import Stride, convolve
+from wsn.networks.sparse import apply_sparse, apply_sparse_to_planes
+from wsn.sparsity.lists import SparseKernel
 
 
 @singledispatch
@@ -24,3 +26,13 @@ def apply(kernel: Any, x: Array, *, stride: Stride = 1, dtype: Any) -> Array:
     if kernel.ndim == 2:
         return jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
     return convolve(x, kernel, stride, dtype)
+
+
+@singledispatch
+def apply_to_planes(kernel: Any, x: Array, *, stride: Stride = 1, dtype: Any) -> Array:
+    """A convolution of planes: as `apply`, with images (inputs, height, width, batch)."""
+    return apply(kernel, x.transpose(3, 1, 2, 0), stride=stride, dtype=dtype).transpose(3, 1, 2, 0)
+
+
+apply.register(SparseKernel, apply_sparse)
+apply_to_planes.register(SparseKernel, apply_sparse_to_planes)

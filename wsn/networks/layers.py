@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from wsn.networks.convolution import Stride
-from wsn.networks.kernels import apply
+from wsn.networks.kernels import apply, apply_to_planes
 from wsn.networks.parameterization import Parameterization
+from wsn.sparsity.lists import SparseKernel
 from wsn.sparsity.shapes import Shapes
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
@@ -73,6 +74,13 @@ def functional(module: nn.Module, shapes: Shapes, groups: dict[str, str], exampl
     return Model(shapes, groups, init, apply, apply_training)
 
 
+def kernel_of(module: nn.Module, draw: Any, shape: Sequence[int]) -> Any:
+    """The kernel of a layer, in whatever storage its parameters have it; drawn dense where there is none yet."""
+    if module.has_variable("params", "kernel"):
+        return module.get_variable("params", "kernel")
+    return module.param("kernel", draw, tuple(shape), jnp.float32)
+
+
 class Dense(nn.Module):
     """A fully connected layer of a kernel `shape` (inputs, outputs): (batch, inputs) → (batch, outputs)."""
 
@@ -83,27 +91,38 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
-        kernel = self.param("kernel", self.parameterization.draw, tuple(self.shape), jnp.float32)
+        kernel = kernel_of(self, self.parameterization.draw, self.shape)
         y = apply(kernel, x, dtype=self.dtype) * forward_multiplier(self.parameterization, self.shape)
         if self.bias:
             y = y + self.param("bias", self.parameterization.draw, (self.shape[-1],), jnp.float32)
         return y
 
 
+def in_planes(module: nn.Module) -> bool:
+    """Whether a network of convolutions should keep its images as planes (channel, row, column, batch): with sparse
+    kernels, whose sums are over windows of planes, so that no layer changes the layout."""
+    leaves = jax.tree.leaves(
+        module.variables.get("params", {}), is_leaf=lambda leaf: isinstance(leaf, SparseKernel)
+    )
+    return any(isinstance(leaf, SparseKernel) for leaf in leaves)
+
+
 class Conv(nn.Module):
-    """A convolution without bias, of a kernel `shape` (rows, columns, inputs, outputs)."""
+    """A convolution without bias, of a kernel `shape` (rows, columns, inputs, outputs), on images or on `planes`."""
 
     shape: Sequence[int]
     stride: Stride
     parameterization: Parameterization
     dtype: Any
+    planes: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch height width inputs"]) -> Array:
-        kernel = self.param("kernel", self.parameterization.draw, tuple(self.shape), jnp.float32)
+    def __call__(self, x: Float[Array, "_ _ _ _"]) -> Float[Array, "_ _ _ _"]:
+        kernel = kernel_of(self, self.parameterization.draw, self.shape)
         multiplier = forward_multiplier(self.parameterization, self.shape)
         scaled = kernel if multiplier == 1 else kernel * multiplier
-        return apply(scaled, x, stride=self.stride, dtype=self.dtype)
+        function = apply_to_planes if self.planes else apply
+        return function(scaled, x, stride=self.stride, dtype=self.dtype)
 
 
 def forward_multiplier(parameterization: Parameterization, shape: Sequence[int]) -> float:
@@ -117,38 +136,51 @@ class BatchNorm(nn.Module):
 
     In training the statistics are those of the whole batch, over all devices and with the weight of each example,
     or of every `group` consecutive examples (0: the whole batch). The running ones are means over the groups.
+    On images (batch, height, width, channels), or on `planes` of them (channels, height, width, batch).
     """
 
     group: int
+    planes: bool = False
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch height width channels"], over: Weighing | None
-    ) -> Float[Array, "batch height width channels"]:
-        channels = x.shape[-1]
+    def __call__(self, x: Float[Array, "_ _ _ _"], over: Weighing | None) -> Float[Array, "_ _ _ _"]:
+        channels = x.shape[0 if self.planes else -1]
         scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         variance = self.variable("batch_stats", "variance", jnp.ones, (channels,), jnp.float32)
         if over is None:
             factor = scale * jax.lax.rsqrt(variance.value + EPSILON)
-            return (x.astype(jnp.float32) * factor + (bias - mean.value * factor)).astype(x.dtype)
+            shift = bias - mean.value * factor
+            if self.planes:
+                factor, shift = factor[:, None, None, None], shift[:, None, None, None]
+            return (x.astype(jnp.float32) * factor + shift).astype(x.dtype)
 
-        grouped = x.astype(jnp.float32).reshape(-1, self.group or len(x), *x.shape[1:])
-        size, batch_mean, batch_variance = moments(
-            grouped, over.weight.reshape(grouped.shape[:2]), None if self.group else over.axis
-        )
+        weight = over.weight.reshape(-1, self.group or len(over.weight))
+        if self.planes:
+            grouped = x.astype(jnp.float32).reshape(*x.shape[:3], *weight.shape)
+            weighted = grouped * weight
+            sums = weighted.sum((1, 2, 4)).T, (weighted * grouped).sum((1, 2, 4)).T
+        else:
+            grouped = x.astype(jnp.float32).reshape(*weight.shape, *x.shape[1:])
+            weighted = grouped * weight[:, :, None, None, None]
+            sums = weighted.sum((1, 2, 3)), (weighted * grouped).sum((1, 2, 3))
+        pixels, axis = x.shape[1] * x.shape[2], None if self.group else over.axis
+        size, batch_mean, batch_variance = moments(*sums, weight.sum(1, keepdims=True), pixels, axis)
         if not self.is_initializing():
             unbiased = batch_variance * size / jnp.maximum(size - 1, 1)
             present = (size > 0).astype(jnp.float32)
-            sums = (present * batch_mean).sum(0), (present * unbiased).sum(0), present.sum()
+            own = (present * batch_mean).sum(0), (present * unbiased).sum(0), present.sum()
             if self.group and over.axis is not None:
-                sums = jax.lax.psum(sums, over.axis)
-            for running, total in ((mean, sums[0]), (variance, sums[1])):
-                running.value += MOMENTUM * (total / sums[2] - running.value)
+                own = jax.lax.psum(own, over.axis)
+            for running, total in ((mean, own[0]), (variance, own[1])):
+                running.value += MOMENTUM * (total / own[2] - running.value)
         factor = scale * jax.lax.rsqrt(batch_variance + EPSILON)
         shift = bias - batch_mean * factor
-        y = grouped * factor[:, None, None, None] + shift[:, None, None, None]
+        if self.planes:
+            y = grouped * factor.T[:, None, None, :, None] + shift.T[:, None, None, :, None]
+        else:
+            y = grouped * factor[:, None, None, None] + shift[:, None, None, None]
         return y.reshape(x.shape).astype(x.dtype)
 
 
@@ -156,17 +188,19 @@ MOMENTUM, EPSILON = 0.1, 1e-5
 
 
 def moments(
-    x: Float[Array, "groups examples height width channels"],
-    weight: Float[Array, "groups examples"],
+    first: Float[Array, "groups channels"],
+    second: Float[Array, "groups channels"],
+    examples: Float[Array, "groups 1"],
+    pixels: int,
     axis: str | None,
 ) -> tuple[Float[Array, "groups 1"], Float[Array, "groups channels"], Float[Array, "groups channels"]]:
-    """(values counted, mean, variance) of each channel, over the examples of a group and over the devices of `axis`."""
-    weighted = x * weight[:, :, None, None, None]
-    sums = weighted.sum((1, 2, 3)), (weighted * x).sum((1, 2, 3)), weight.sum(1, keepdims=True)
+    """(values counted, mean, variance) of each channel, over the examples of a group and over the devices of `axis`.
+
+    In: weighted sums of the values and of their squares, and of the weights of the examples.
+    """
     if axis is not None:
-        sums = jax.lax.psum(sums, axis)
-    first, second, examples = sums
-    size = examples * (x.shape[2] * x.shape[3])
+        first, second, examples = jax.lax.psum((first, second, examples), axis)
+    size = examples * pixels
     mean = first / jnp.maximum(size, 1)
     return size, mean, jnp.maximum(second / jnp.maximum(size, 1) - mean**2, 0)
 

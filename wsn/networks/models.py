@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from wsn.errors import UserError, choose
 from wsn.networks import deepspeech, highway, lstm, mlp, recurrent, resnet
 from wsn.networks.layers import Model, Params, functional
-from wsn.networks.parameterization import Role, Scaling, parameterization
+from wsn.networks.parameterization import Role, Scaling, Widening, parameterization
 from wsn.sparsity import bottleneck
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
@@ -98,29 +98,44 @@ def scalings(spec: Spec, model: Model, params: Params) -> dict[str, Scaling]:
     """The `Scaling` of every parameter by its path, with each layer's connectivity as kept in the spec.
 
     fan_in and fan_out are those of the kernel in the same layer, also for its bias. Batch normalisation has neither:
-    its parameters are as they were initialised. Where the spec has a `rate_width`, the rate of a kernel goes with one
-    over its effective fan-in, so that a unit's inputs together move it as in the dense network of that width.
+    its parameters start as they were initialised, and have the rates of biases. Where the spec has a `rate_width`,
+    every layer is compared to that of the dense network of that width.
     """
     kept = dict(spec.kept)
     rule = parameterization(spec.parameterization).scaling
+    last = next(reversed(model.shapes))
     leaves = {}
-    for path in flatten_dict(params, sep="/"):
+    for path, values in flatten_dict(params, sep="/").items():
         layer, _, leaf = path.rpartition("/")
+        widening = widening_of(spec, model, layer)
         if layer not in model.shapes:
-            leaves[path] = Scaling(1.0, 1.0, 1.0)
+            leaves[path] = rule(1, values.size, 1.0, "bias", widening)._replace(initial=1.0, forward=1.0)
             continue
         shape = model.shapes[layer]
         connectivity = kept[layer] / math.prod(shape) if kept else 1.0
-        role: Role = "bias" if leaf == "bias" else "kernel"
-        inputs = fan_in(layer, shape)
-        scaling = rule(inputs, math.prod(shape) // shape[-2], connectivity, role)
-        if model.reference and role == "kernel":
-            factor = fan_in(layer, model.reference[layer]) / (inputs * connectivity)
-            scaling = scaling._replace(learning_rate=factor * scaling.learning_rate)
-        leaves[path] = scaling
+        role: Role = "bias" if leaf == "bias" else "output" if layer == last else "kernel"
+        leaves[path] = rule(fan_in(layer, shape), fan_out(shape), connectivity, role, widening)
     return leaves
+
+
+def widening_of(spec: Spec, model: Model, layer: str) -> Widening | None:
+    """How much wider a layer is than that of the dense network of `rate_width`; None without one.
+
+    What has no kernel, batch normalisation, is as much wider as the network.
+    """
+    if not model.reference:
+        return None
+    if layer not in model.shapes:
+        return Widening(1.0, spec.width / spec.rate_width, spec.optimizer)
+    own, base = model.shapes[layer], model.reference[layer]
+    return Widening(fan_in(layer, own) / fan_in(layer, base), fan_out(own) / fan_out(base), spec.optimizer)
 
 
 def fan_in(layer: str, shape: Sequence[int]) -> int:
     """The inputs of a unit of a dense kernel; of an embedding one row is read."""
     return 1 if layer == recurrent.EMBEDDING else math.prod(shape[:-1])
+
+
+def fan_out(shape: Sequence[int]) -> int:
+    """Over the area of a kernel, its outputs."""
+    return math.prod(shape) // shape[-2]

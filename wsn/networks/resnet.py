@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from wsn.networks.layers import BatchNorm, Conv, Dense, Weighing, factors
+from wsn.networks.layers import BatchNorm, Conv, Dense, Weighing, factors, in_planes
 from wsn.networks.parameterization import Parameterization, parameterization
 from wsn.sparsity.shapes import Shapes, resnet18_shapes
 from wsn.spec import Spec
@@ -34,13 +34,17 @@ class ResNet18(nn.Module):
     ) -> Float[Array, "batch classes"]:
         def conv(name: str, x: Array, stride: int = 1) -> Array:
             for kernel in factors(self.shapes, name):
-                x = Conv(self.shapes[kernel], stride, self.parameterization, self.dtype, name=kernel)(x)
-                stride = 1
+                layer = Conv(
+                    self.shapes[kernel], stride, self.parameterization, self.dtype, planes, name=kernel
+                )
+                x, stride = layer(x), 1
             return x
 
         def norm(name: str, x: Array) -> Array:
-            return BatchNorm(self.bn_group, name=name)(x, over)
+            return BatchNorm(self.bn_group, planes, name=name)(x, over)
 
+        planes = in_planes(self)
+        x = x.transpose(3, 1, 2, 0) if planes else x
         large = max(x.shape[1:3]) >= LARGE_IMAGE
         x = nn.relu(norm("bn1", conv("conv1", x, 2 if large else 1)))
         if large:
@@ -55,6 +59,7 @@ class ResNet18(nn.Module):
                     x = norm(f"{name}.shortcut.1", conv(f"{name}.shortcut.0", x, stride))
                 x = nn.relu(x + y)
         x = x.astype(jnp.float32).mean((1, 2))
+        x = x.T if planes else x
         *inner, last = factors(self.shapes, "linear")
         for kernel in inner:
             x = Dense(self.shapes[kernel], False, self.parameterization, self.dtype, name=kernel)(x)

@@ -1,7 +1,7 @@
 """Checkpoints of a group, by orbax: the newest two, so that one may be damaged.
 
 FOLDER/STEPS          what orbax writes beside its place and renames when it is whole
-FOLDER/STEPS.sha256   the digest of its files, written last: orbax does not notice a flipped bit in a value
+FOLDER/STEPS.sha256   the digest of its files, and whose they are, written last: orbax does not notice a flipped bit
 """
 
 import contextlib
@@ -15,13 +15,15 @@ from typing import Any
 
 from absl import logging
 
-from wsn.errors import UserError
-from wsn.records.files import replacing
+from wsn import stored
+from wsn.records.files import cannot_write, replacing
 from wsn.training.history import EMPTY, History, Snapshot
 
 
-def save(folder: Path, steps: int, snapshot: Snapshot) -> None:
+def save(folder: Path, steps: int, snapshot: Snapshot, owner: str = "") -> None:
     """Write the checkpoint after that many steps; keep the one before it, remove everything else in the folder.
+
+    `owner` is the name of the group: nobody else will go on from it.
 
     Raises UserError when the folder cannot be written or the disk is full; earlier checkpoints are left then.
     """
@@ -30,12 +32,9 @@ def save(folder: Path, steps: int, snapshot: Snapshot) -> None:
         with _silent():
             _checkpointer().save(path.absolute(), _tree(snapshot), force=True)
     except (OSError, ValueError, RuntimeError) as error:  # TensorStore raises its own kinds of the last two
-        cause = str(error).splitlines()[0].rsplit(": ", 1)[-1]
-        raise UserError(
-            f"--workdir: cannot write {path} ({cause}): free space there or choose another folder"
-        ) from error
+        raise cannot_write(path, error) from error
     with replacing(_digest_path(path)) as file:
-        file.write(_digest(path))
+        file.write(" ".join(filter(None, (_digest(path), owner))))
     before = [number for number in _written(folder) if number < steps][:1]
     keep = {file.name for number in (steps, *before) for file in _files(folder, number)}
     for other in folder.iterdir():
@@ -43,15 +42,16 @@ def save(folder: Path, steps: int, snapshot: Snapshot) -> None:
             shutil.rmtree(other) if other.is_dir() else other.unlink()
 
 
-def load(folder: Path) -> Snapshot | None:
-    """The newest whole checkpoint, or None; a warning says which ones are damaged."""
+def load(folder: Path, owner: str = "") -> Snapshot | None:
+    """The newest whole checkpoint of that group, or None; a warning says which ones are damaged or another's."""
     numbers = _written(folder)
     for number in numbers:
         path = folder / str(number)
         try:
-            if _digest(path) == _digest_path(path).read_text():
+            digest, _, whose = stored.read(_digest_path(path)).partition(" ")
+            if digest == _digest(path) and whose in ("", owner):  # older versions did not say whose
                 return _snapshot(_checkpointer().restore(path.absolute()))
-            reason = "its digest is another"
+            reason = "its digest is another" if whose in ("", owner) else f"it is of {whose}"
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0]
         logging.warning("%s: damaged checkpoint, going on from the one before (%s)", path, reason)

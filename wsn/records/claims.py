@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from wsn.errors import UserError
+from wsn.records.files import cannot_write
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
@@ -28,11 +28,10 @@ def claim(path: Path) -> Iterator[bool]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115 - closed below, together with its lock
+        # Not waiting, should it be a FIFO; closed below, together with its lock.
+        file = open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666), "a")  # noqa: SIM115
     except OSError as error:
-        raise UserError(
-            f"--workdir: cannot write {path} ({error.strerror}): choose another folder"
-        ) from error
+        raise cannot_write(path, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

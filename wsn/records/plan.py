@@ -9,20 +9,21 @@ import jax
 import jax.extend.core
 import jax.numpy as jnp
 
-from wsn import devices
+from wsn import devices, memory
 from wsn.data.feeds import EVALUATION_BATCH, Source
 from wsn.data.text import EVALUATION_LANES, Text
 from wsn.data.vocabulary import TOKENS
-from wsn.errors import UserError, choose
+from wsn.errors import choose
 from wsn.networks import models
+from wsn.networks.layers import Model
 from wsn.sparsity.family import kept_weights
 from wsn.spec import Group
 from wsn.tasks import TASKS, Context
-from wsn.training import optimizers, registries
+from wsn.training import optimizers, registries, strategy
 from wsn.training.optimizers import Horizon
-from wsn.training.strategy import goes_step_by_step, trains_together
 
 PRODUCTS = "dot_general", "conv_general_dilated"
+LISTS = 8 * 4  # bytes of a kept weight in the lists of a sparse layer, from both sides
 
 
 class Cost(NamedTuple):
@@ -32,9 +33,10 @@ class Cost(NamedTuple):
     weights: tuple[int, ...]  # of each spec
     flops: float  # dense arithmetic: masked weights are multiplied too
     bytes: float  # on the device, at the peak
+    held: float = 0.0  # of these, what is there all the time: parameters, masks, the optimiser, the data
 
 
-def cost(group: Group, source: Source) -> Cost:
+def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
     """Count the FLOPs of the loss and its gradient from XLA's own analysis; memory from the shapes."""
     spec = group.specs[0]
     registries.check(spec)
@@ -59,16 +61,33 @@ def cost(group: Group, source: Source) -> Cost:
     evaluations = -(-horizon.total // (spec.eval_every or horizon.epoch))
     trained = spec.epochs * train_flops * examples + evaluations * test_flops * held_out
 
-    # Parameters, masked parameters, gradients in float32, masks in bytes; the optimiser; what layers put out; data.
+    moments = sum(
+        x.size for x in jax.tree.leaves(jax.eval_shape(optimizers.build(spec, horizon).init, params))
+    )
     entries = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-    optimizer = jax.eval_shape(optimizers.build(spec, horizon).init, params)
     larger = (EVALUATION_LANES if isinstance(source, Text) else EVALUATION_BATCH) / batch_size
-    own = (3 * 4 + 1) * entries + 4 * sum(x.size for x in jax.tree.leaves(optimizer))
+    outputs = 4 * activations(training, testing, larger)
+    held = of_networks(group, model, execution, entries, moments / max(entries, 1), outputs)
     members = len(group.members)
-    at_once = members if trains_together(model) and not goes_step_by_step(model) else 1
     weights = tuple(kept_weights(s, model.shapes) for s in group.specs)
-    held = members * own + at_once * 4 * activations(training, testing, larger)
     return Cost(members, weights, members * trained, held + resident(source, examples + held_out))
+
+
+def of_networks(
+    group: Group, model: Model, execution: str, entries: int, moments: float, outputs: float
+) -> float:
+    """Bytes of all networks of a group, of so many parameters each, so many moments of one, and `outputs` of layers.
+
+    Parameters, masked parameters, gradients and moments in float32, masks in bytes; of a sparse layer what is kept, and
+    its lists. Networks that take turns put out what one does.
+    """
+    sparse = strategy.sparse_layers(group, model, execution)
+    kept = max(sum(dict(spec.kept).get(layer, 0) for layer in sparse) for spec in group.specs)
+    dense = entries - sum(math.prod(model.shapes[layer]) for layer in sparse)
+    own = (4 * (3 + moments) + 1) * dense + (4 * (3 + moments) + LISTS) * kept
+    multiplied = strategy.multiplied_weights(group, model, sparse)
+    turns = strategy.goes_step_by_step(model) or not strategy.trains_together(model, multiplied)
+    return len(group.members) * own + (1 if turns else len(group.members)) * outputs
 
 
 def activations(training: Any, testing: Any, larger: float) -> float:
@@ -89,17 +108,13 @@ def resident(source: Source, examples: int) -> int:
     return 0 if source.streamed else 4 * math.prod(source.input_shape) * examples
 
 
-def check_memory(groups: Iterable[Group], costs: Iterable[Cost]) -> None:
+def check(groups: Iterable[Group], costs: Iterable[Cost]) -> None:
     """Raises UserError for a group that needs more memory than all devices have."""
-    there = devices.memory()
+    have = devices.memory()
     for group, c in zip(groups, costs, strict=True):
-        if there is not None and c.bytes > there:
-            spec = group.specs[0]
-            window = f", a shorter --sequence than {spec.sequence}" if spec.task in TOKENS else ""
-            raise UserError(
-                f"--batch_size={spec.batch_size}: {c.members} networks of width {spec.width} take about"
-                f" {c.bytes / 2**30:.3g} GiB of {there / 2**30:.3g}: take a smaller batch{window}, or fewer --seeds"
-            )
+        spec = group.specs[0]
+        flags = f"--batch_size{', --sequence' if spec.task in TOKENS else ''}, --seeds, --widths"
+        memory.check(f"{flags}: {c.members} networks of width {spec.width}: training them", c.bytes, have)
 
 
 def counted(program: Any) -> float:

@@ -9,7 +9,7 @@ import datetime
 import importlib.metadata
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +20,15 @@ from absl import logging
 from jaxtyping import Float, Int64
 
 import wsn
+from wsn import stored
 from wsn.errors import UserError, one_line
 from wsn.records.files import replacing
 from wsn.spec import SEMANTICS, Group, Spec, changed_fields, from_fields
+from wsn.tasks import TASKS, metrics
 from wsn.training.history import History
 
 FORMAT = 1
+SPLITS = ("train", "validation", "test")  # which a metric of a curve is of
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -39,6 +42,13 @@ class Label(NamedTuple):
 
 
 Labels = Mapping[Spec, Label]
+
+
+class Execution(NamedTuple):
+    """How layers that lose weights were run: as it was asked, and which of them sparse in the end."""
+
+    asked: str = "masked"
+    sparse: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +71,9 @@ class Record(NamedTuple):
     results: list[Result]
 
 
+MASKED = Execution()
+
+
 def description(group: Group, text: str | None = None) -> dict[str, Any]:
     """What the hash that names a group stands for, and the SHA-256 of the text that it is trained on, if it is one."""
     specs = [changed_fields(spec) for spec in group.specs]
@@ -73,6 +86,24 @@ def description(group: Group, text: str | None = None) -> dict[str, Any]:
     } | ({"text": text} if text else {})
 
 
+def write_description(path: Path, group: Group, text: str | None) -> None:
+    with replacing(path) as file:
+        json.dump(stored.sealed(description(group, text)), file, indent=1)
+
+
+def described(path: Path, group: Group) -> dict[str, Any]:
+    """What a group's description says, which may have no digest. Raises ValueError or OSError where it is damaged."""
+    found = stored.parse(stored.read(path))
+    if not isinstance(found, dict):
+        raise ValueError("not an object")
+    stored.is_sealed(found)
+    text = found.get("text")
+    own = json.loads(json.dumps(description(group, text)))
+    if {name: value for name, value in found.items() if name != stored.DIGEST} != own:
+        raise ValueError(f"it does not describe the group {group.name}")
+    return found
+
+
 def write(
     path: Path,
     group: Group,
@@ -80,6 +111,7 @@ def write(
     seconds: float,
     labels: Labels | None = None,
     text: str | None = None,
+    execution: Execution = MASKED,
 ) -> None:
     """Write the record of a finished group; `seconds` is the time since it was last started."""
     device = jax.devices()[0]
@@ -93,28 +125,38 @@ def write(
             "kind": device.device_kind,
             "count": jax.device_count(),
         },
+        "execution": execution._asdict(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
     }
+    lines = []
+    for i, (_, seed) in enumerate(group.members):
+        curves = {name: _listed(values[:, i]) for name, values in sorted(history.curves.items())}
+        lines.append({"spec": i // len(group.seeds), "seed": seed, "status": _status(curves)} | curves)
     with replacing(path) as file:
-        file.write(json.dumps(header) + "\n")
-        for i, (_, seed) in enumerate(group.members):
-            curves = {name: _listed(values[:, i]) for name, values in sorted(history.curves.items())}
-            status = "diverged" if any(None in values for values in curves.values()) else "finished"
-            line = {"spec": i // len(group.seeds), "seed": seed, "status": status} | curves
+        for line in (stored.sealed(header, *lines), *lines):
             file.write(json.dumps(line) + "\n")
 
 
 def read(path: Path) -> Record:
-    """A record. Raises UserError, saying what to do, when the file is damaged."""
+    """A record, from the folder of its group. Raises UserError, saying what to do, when it is damaged or another's.
+
+    One without a digest, of an older version, is read with a note.
+    """
     try:
-        header, *lines = (json.loads(line) for line in path.read_text().splitlines())
-        specs = [from_fields(fields) for fields in header["specs"]]
-        if header["format"] != FORMAT or len(lines) != len(specs) * len(header["seeds"]):
+        header, *lines = (stored.parse(line) for line in stored.read(path).splitlines())
+        if not stored.is_sealed(header, *lines):
+            note_no_digest(path.parents[1])
+        group = _group(header)
+        if header["semantics"] == SEMANTICS and not group.name == header["group"] == path.parent.name:
+            raise ValueError(f"it is the record of the group {group.name}")
+        if header["format"] != FORMAT or len(lines) != len(group.members):
             raise ValueError("lines are missing")
-        labels = [Label(**label) for label in header.get("labels", [{}] * len(specs))]
+        labels = [Label(**label) for label in header.get("labels", [{}] * len(group.specs))]
         steps = np.array(header["steps"], np.int64) if "steps" in header else None
-        return Record(path, header, [_result(line, specs, labels, steps) for line in lines])
+        for i, (line, (_, seed)) in enumerate(zip(lines, group.members, strict=True)):
+            _check(line, {"spec": i // len(group.seeds), "seed": seed}, group.specs[0].task, steps)
+        return Record(path, header, [_result(line, group.specs, labels, steps) for line in lines])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, UserError) as error:
         raise damaged(path, error) from error
 
@@ -136,22 +178,55 @@ def read_all(workdir: Path) -> Iterator[Record]:
 def group_of(path: Path) -> Group | None:
     """The group of a record from its header line; None for one of another semantics, or a damaged one."""
     try:
-        with open(path) as file:
-            header = json.loads(file.readline())
-        if header["semantics"] != SEMANTICS:
-            return None
-        return Group(tuple(from_fields(fields) for fields in header["specs"]), tuple(header["seeds"]))
-    except (OSError, ValueError, KeyError, TypeError, UserError):
+        header = stored.parse(stored.read(path).partition("\n")[0])
+        return _group(header) if header["semantics"] == SEMANTICS else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
         return None
 
 
-def _result(line: dict[str, Any], specs: list[Spec], labels: list[Label], steps: Any) -> Result:
+def _group(header: dict[str, Any]) -> Group:
+    return Group(tuple(from_fields(fields) for fields in header["specs"]), tuple(header["seeds"]))
+
+
+def _check(line: dict[str, Any], place: dict[str, int], task: str, steps: Any) -> None:
+    """Raises ValueError for a line of another member, and for curves that no training gives."""
+    if {name: line[name] for name in place} != place:
+        raise ValueError(f"the line of {place} is another's")
+    curves = {name: values for name, values in line.items() if name not in ("spec", "seed", "status")}
+    if line["status"] != _status(curves):
+        raise ValueError(f"{place}: {line['status']}, which its curves are not")
+    if steps is not None and not (np.diff(steps, prepend=-1) > 0).all():
+        raise ValueError("its steps do not rise")
+    if len({len(values) for values in curves.values()} | ({len(steps)} if steps is not None else set())) != 1:
+        raise ValueError(f"{place}: curves of different lengths")
+    measured = {metric.name: metric for metric in metrics(task)} if task in TASKS else {}
+    for name, values in curves.items():
+        split, _, metric = name.partition("_")
+        known = measured.get(metric) if split in SPLITS else None
+        for value in values:
+            if known and value is not None and not known.least <= value <= known.most:
+                raise ValueError(f"{place}: {name} of {value}")
+
+
+def _status(curves: Mapping[str, Sequence[float | None]]) -> str:
+    return "diverged" if any(None in values for values in curves.values()) else "finished"
+
+
+def _result(line: dict[str, Any], specs: Sequence[Spec], labels: list[Label], steps: Any) -> Result:
     place, seed, status = (line.pop(name) for name in ("spec", "seed", "status"))
     # Metrics were measured in float32, the sums of probes (named <group>/<quantity>) in float64.
     curves = {
         name: np.array(values, np.float64 if "/" in name else np.float32) for name, values in line.items()
     }
     return Result(specs[place], seed, status, curves, steps, labels[place])
+
+
+@cache
+def note_no_digest(folder: Path) -> None:
+    """Once for a folder: what is known of records of an older version."""
+    logging.warning(
+        "%s: records without a digest, of an older version: checked for the range of their numbers", folder
+    )
 
 
 def damaged(path: Path, error: Exception) -> UserError:

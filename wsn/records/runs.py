@@ -6,7 +6,6 @@ WORKDIR/runs/NAME/record.jsonl     when done: a header line, then one line per m
 WORKDIR/runs/NAME.lock             the claim of the process that trains it
 """
 
-import json
 import os
 import shutil
 import sys
@@ -14,12 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from absl import logging
+
 from wsn.data.feeds import Source
 from wsn.devices import hosts
-from wsn.errors import Preempted, UserError
+from wsn.errors import Preempted, UserError, one_line
 from wsn.records import checkpoints, record
 from wsn.records.claims import claim
-from wsn.records.files import replacing
+from wsn.records.files import clear
 from wsn.records.record import Labels, Result
 from wsn.spec import Group, Spec
 from wsn.training import train
@@ -36,12 +37,14 @@ def run(
     *,
     labels: Labels | None = None,
     checkpoint_seconds: float = 30.0,
+    execution: str = "masked",
     watch: Watch = lambda group, share, history: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train every group that has no record yet; returns when all have one.
 
-    Several processes may run the same groups in one folder: they share the work. `labels` go into the records.
+    Several processes may run the same groups in one folder: they share the work. `labels` go into the records;
+    `execution` is how `train` runs layers that lose weights.
     `watch` is called after every evaluation with (group, share done, history), and once with None for a group that is
     done already, or that another process finished. `stop` is asked after every evaluation; when it is true there is a
     checkpoint, and Preempted is raised.
@@ -55,9 +58,9 @@ def run(
             with claim(_lock(workdir, group)) as owned:
                 if not owned:
                     blocked.append(group)
-                elif not record_path(workdir, group).exists():
+                elif not has_record(workdir, group):
                     source = source_of(group.specs[0])
-                    _train(group, workdir, source, labels, checkpoint_seconds, watch, stop)
+                    _train(group, workdir, source, labels, checkpoint_seconds, execution, watch, stop)
                 else:
                     watch(group, 1.0, None)
                     _forget_checkpoints(workdir, group)
@@ -72,40 +75,40 @@ def _train(
     source: Source,
     labels: Labels | None,
     checkpoint_seconds: float,
+    execution: str,
     watch: Watch,
     stop: Callable[[], bool],
 ) -> None:
     folder = directory(workdir, group)
-    for leftover in folder.glob(".*"):  # what a killed owner was writing
-        leftover.unlink()
+    for path in (folder / "group.json", record_path(workdir, group)):
+        clear(path)  # what a killed owner was writing
     started = saved = time.monotonic()
     text = text_of(source)
-    with replacing(folder / "group.json") as file:
-        json.dump(record.description(group, text), file, indent=1)
-    snapshot = checkpoints.load(folder / "checkpoints")
-    hosts.tell((group, snapshot))
+    record.write_description(folder / "group.json", group, text)
+    snapshot = checkpoints.load(folder / "checkpoints", group.name)
+    hosts.tell((group, snapshot, execution))
     if hosts.anywhere(False):
         raise UserError("--data_dir: another process of this run cannot read its data; its output says why")
-    for moment in train.train(group, source, resume=snapshot):
+    for moment in train.train(group, source, resume=snapshot, execution=execution):
         with hosts.followers_stop_on_error():
             watch(group, moment.share, moment.history)
             due = not moment.last and time.monotonic() - saved >= checkpoint_seconds
             if due:
-                checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot())
+                checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot(), group.name)
                 saved = time.monotonic()
         if hosts.anywhere(stop()) and not moment.last:
             if not due:
-                checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot())
+                checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot(), group.name)
             raise Preempted
-    seconds = time.monotonic() - started
-    record.write(record_path(workdir, group), group, moment.history, seconds, labels, text)
+    seconds, how = time.monotonic() - started, record.Execution(execution, moment.sparse)
+    record.write(record_path(workdir, group), group, moment.history, seconds, labels, text, how)
     _forget_checkpoints(workdir, group)
 
 
 def follow(source_of: Callable[[Spec], Source], stop: Callable[[], bool]) -> int:
     """What every process but the leader does in a run over several: train what it tells; returns its exit code."""
     while not isinstance(message := hosts.tell(), int):
-        group, snapshot = message
+        group, snapshot, execution = message
         source = None
         try:
             source = source_of(group.specs[0])
@@ -113,7 +116,7 @@ def follow(source_of: Callable[[Spec], Source], stop: Callable[[], bool]) -> int
             print(f"error: {error}", file=sys.stderr)
         if hosts.anywhere(source is None) or source is None:
             continue
-        for _ in train.train(group, source, resume=snapshot):
+        for _ in train.train(group, source, resume=snapshot, execution=execution):
             if hosts.anywhere(stop()):
                 break
     return message
@@ -164,9 +167,8 @@ def results(groups: Iterable[Group], workdir: Path) -> list[Result]:
     """The members of those groups that have a record, in order; the same (spec, seed) counts once."""
     found: dict[tuple[Spec, int], Result] = {}
     for group in groups:
-        path = record_path(workdir, group)
-        if path.exists():
-            for result in record.read(path).results:
+        if has_record(workdir, group):
+            for result in record.read(record_path(workdir, group)).results:
                 found.setdefault((result.spec, result.seed), result)
     return list(found.values())
 
@@ -176,23 +178,46 @@ def text_of(source: Source) -> str | None:
     return getattr(source, "sha256", None)
 
 
-def check_texts(groups: Iterable[Group], workdir: Path, source_of: Callable[[Spec], Source]) -> None:
-    """Raises UserError where what is in the folder was trained on another text than there is now.
+def check(
+    groups: Iterable[Group], workdir: Path, source_of: Callable[[Spec], Source], *, mend: bool = True
+) -> None:
+    """Look at what is in the folder of those groups before any of it is used.
 
-    The text of a name may change: that of `python_docs` with Python, that of `text` with its folder.
+    A damaged description is written anew (unless not to `mend`), with a warning; where it may have been of another text
+    than there is now, what was trained without a record starts afresh. Raises UserError for a damaged record, and for
+    what was trained on another text: that of `python_docs` changes with Python, that of `text` with its folder.
     """
     for group in groups:
         path = directory(workdir, group) / "group.json"
+        header = record.read(record_path(workdir, group)).header if has_record(workdir, group) else None
         try:
-            before = json.loads(path.read_text()).get("text")
-        except (OSError, ValueError):
+            before = record.described(path, group).get("text")
+        except FileNotFoundError:
             continue
+        except (OSError, ValueError) as error:
+            before = header.get("text") if header else None
+            if mend:
+                _mend(path, group, header, text_of(source_of(group.specs[0])), error)
         now = text_of(source_of(group.specs[0])) if before else None
-        if now and now != before:
+        if before and now and now != before:
             raise UserError(
                 f"--workdir: {path.parent} was trained on another text (SHA-256 {before[:12]}…, now {now[:12]}…):"
                 " take another folder, the text as it was, or --resume=false"
             )
+
+
+def _mend(path: Path, group: Group, header: dict | None, text: str | None, error: Exception) -> None:
+    """Write a damaged description anew: from the record, else from the text that there is now."""
+    with claim(path.parent.with_suffix(".lock")) as owned:
+        if not owned:  # whoever trains it has written it
+            return
+        logging.warning("%s: damaged, written anew (%s)", path, one_line(error))
+        if path.is_dir():
+            shutil.rmtree(path)
+        record.write_description(path, group, header.get("text") if header else text)
+        if text and not header and (path.parent / "checkpoints").exists():
+            logging.warning("%s: of what text is not known, starting from the first step", path.parent)
+            shutil.rmtree(path.parent / "checkpoints")
 
 
 def directory(workdir: Path, group: Group) -> Path:
@@ -201,6 +226,11 @@ def directory(workdir: Path, group: Group) -> Path:
 
 def record_path(workdir: Path, group: Group) -> Path:
     return directory(workdir, group) / "record.jsonl"
+
+
+def has_record(workdir: Path, group: Group) -> bool:
+    """Whether there is something under the name of its record; `record.read` says whether it is one."""
+    return os.path.lexists(record_path(workdir, group))
 
 
 def _lock(workdir: Path, group: Group) -> Path:

@@ -24,7 +24,7 @@ from wsn import folders
 from wsn.data.feeds import Source
 from wsn.devices import compiled
 from wsn.devices.shares import Share, gpus, most, pinned, shares
-from wsn.errors import Preempted, UserError
+from wsn.errors import Preempted, UserError, of_system
 from wsn.networks import models
 from wsn.records import runs
 from wsn.records.record import Labels
@@ -42,6 +42,7 @@ class Job:
     source_of: Callable[[Spec], Source]  # of a module, since it is pickled
     labels: Labels | None
     checkpoint_seconds: float
+    execution: str
 
 
 def prepare(asked: str, *, several_hosts: bool) -> None:
@@ -73,6 +74,7 @@ def run(
     costs: Mapping[str, float],
     labels: Labels | None = None,
     checkpoint_seconds: float = 30.0,
+    execution: str = "masked",
     watch: runs.Watch = lambda group, share, history: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -89,19 +91,33 @@ def run(
     own = (
         groups if alone else [group for group in groups if group not in left]
     )  # what is finished is reported here
-    seconds = checkpoint_seconds
-    runs.run(own, workdir, source_of, labels=labels, checkpoint_seconds=seconds, watch=watch, stop=stop)
+    job = Job(own, workdir, source_of, labels, checkpoint_seconds, execution)
+    _train(job, watch, stop)
     if alone:
         return
     for parts in (shares(count), shares(1)):  # the second takes over what dead workers left
         if left := _unfinished(left, workdir):
-            _run(Job(left, workdir, source_of, labels, seconds), parts, watch, stop)
+            _run(dataclasses.replace(job, groups=left), parts, watch, stop)
     if _unfinished(left, workdir):
         raise UserError("--workers: all were killed; the same command goes on from what is saved")
 
 
+def _train(job: Job, watch: runs.Watch, stop: Callable[[], bool]) -> None:
+    """Do a job in this process."""
+    runs.run(
+        job.groups,
+        job.workdir,
+        job.source_of,
+        labels=job.labels,
+        checkpoint_seconds=job.checkpoint_seconds,
+        execution=job.execution,
+        watch=watch,
+        stop=stop,
+    )
+
+
 def _unfinished(groups: Sequence[Group], workdir: Path) -> list[Group]:
-    return [group for group in groups if not runs.record_path(workdir, group).exists()]
+    return [group for group in groups if not runs.has_record(workdir, group)]
 
 
 def number(asked: str, left: Sequence[Group], source_of: Callable[[Spec], Source]) -> int:
@@ -241,17 +257,9 @@ def work() -> None:
 
     code = 0
     try:
-        runs.run(
-            job.groups,
-            job.workdir,
-            job.source_of,
-            labels=job.labels,
-            checkpoint_seconds=job.checkpoint_seconds,
-            watch=watch,
-            stop=noted.is_set,
-        )
-    except UserError as error:
-        tell(str(error))
+        _train(job, watch, noted.is_set)
+    except (UserError, OSError) as error:
+        tell(str(of_system(error) if isinstance(error, OSError) else error))
         code = 1
     except Preempted:
         code = os.EX_TEMPFAIL

@@ -1,16 +1,20 @@
-"""How many weights each layer keeps: layer sizes and a total -> kept counts, in integers alone.
+"""How many weights each layer keeps: layer shapes and a total -> kept counts, in integers alone.
 
-In: `sizes`, layer name -> number of weights, from input to output, and `total`, the number of weights that
-the whole network keeps. Out: layer name -> kept count, in the order of `sizes`; the counts sum to `total`
-exactly, no layer keeps more than it has and none is left empty. Which weights are kept is another question
-(`patterns`). Source: Golubeva et al., ICLR 2021, section 2.3, Appendices B and C; Figure 4 draws
-`largest_first`.
+In: shapes of kernels by layer name (or `sizes`, their numbers of weights, where no more is needed), from input to
+output, and `total`, the number of weights that the whole network keeps. Out: layer name -> kept count, in the same
+order; the counts sum to `total` exactly, no layer keeps more than it has and none is left empty. Which weights are
+kept is another question (`patterns`). Sources: Golubeva et al., ICLR 2021, section 2.3, Appendices B and C; Figure 4
+draws `largest_first`. Mocanu et al. 2018 and Evci et al. 2020 (section 3) for the Erdős–Rényi ones.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping
+from fractions import Fraction
 
 from wsn.errors import UserError, choose
+from wsn.sparsity.shapes import Shapes
+from wsn.sparsity.shapes import sizes as sizes_of
 
 
 def largest_first(sizes: Mapping[str, int], total: int) -> dict[str, int]:
@@ -24,7 +28,9 @@ def largest_first(sizes: Mapping[str, int], total: int) -> dict[str, int]:
     """
     _check_range(sizes, total)
     highest = max(sizes.values(), default=0)
-    level = bisect_left(range(highest), total, key=lambda level: sum(min(n, level) for n in sizes.values()))
+    level = bisect_left(
+        range(min(highest, total)), total, key=lambda level: sum(min(n, level) for n in sizes.values())
+    )
     kept = {name: min(n, level) for name, n in sizes.items()}
     excess = sum(kept.values()) - total
     if excess:
@@ -54,9 +60,13 @@ def last_layer_fraction(sizes: Mapping[str, int], total: int, fraction: float) -
         raise UserError(f"--last_connectivity: {fraction:g} is outside (0, 1]")
     *others, last = sizes
     in_last = round(fraction * sizes[last])
+    if in_last < 1:
+        raise UserError(
+            f"--last_connectivity={fraction:g} keeps none of the {sizes[last]} weights of the last layer: give more"
+        )
     rest = total - in_last
     room = sum(sizes[name] for name in others)
-    if not (in_last >= 1 and len(others) <= rest <= room):
+    if not len(others) <= rest <= room:
         raise UserError(
             f"--widths: the last layer keeps {in_last} weights of a budget of {total}, leaving {rest} for"
             f" the layers before it, which hold {len(others)} to {room}:"
@@ -65,30 +75,88 @@ def last_layer_fraction(sizes: Mapping[str, int], total: int, fraction: float) -
     return largest_first({name: sizes[name] for name in others}, rest) | {last: in_last}
 
 
-DISTRIBUTIONS: dict[str, Callable[[Mapping[str, int], int], dict[str, int]]] = {
-    "largest_first": largest_first,
-    "dense_last": dense_last,
+def uniform(shapes: Shapes, total: int) -> dict[str, int]:
+    """The same connectivity in every layer, up to the rounding."""
+    return in_proportion(sizes_of(shapes), sizes_of(shapes), total)
+
+
+def erdos_renyi(shapes: Shapes, total: int) -> dict[str, int]:
+    """Connectivity in proportion to (inputs + outputs) / (inputs · outputs); of a convolution its channels."""
+    size = sizes_of(shapes)
+    shares = {name: size[name] // math.prod(shape[-2:]) * sum(shape[-2:]) for name, shape in shapes.items()}
+    return in_proportion(shares, size, total)
+
+
+def erdos_renyi_kernel(shapes: Shapes, total: int) -> dict[str, int]:
+    """As `erdos_renyi`, with the height and width of kernels in the sum and in the product (Evci et al. 2020)."""
+    return in_proportion({name: sum(shape) for name, shape in shapes.items()}, sizes_of(shapes), total)
+
+
+def in_proportion(shares: Mapping[str, int], sizes: Mapping[str, int], total: int) -> dict[str, int]:
+    """Counts in proportion to the shares, within 1 and the size of the layer, which sum to `total`.
+
+    Layers that would exceed their size are kept whole, and the others share the rest in the same proportion; one that
+    would be left without a weight keeps one. Exact: the level ε of min(max(ε · share, 1), size) is a fraction, and the
+    weights that rounding down leaves go to the largest remainders (of equals, the first).
+
+    Raises UserError unless `len(sizes) <= total <= sum(sizes.values())`.
+    """
+    _check_range(sizes, total)
+    if total == len(sizes):
+        return dict.fromkeys(sizes, 1)
+
+    def at(level: Fraction) -> dict[str, Fraction]:
+        return {
+            name: min(max(level * share, Fraction(1)), Fraction(sizes[name]))
+            for name, share in shares.items()
+        }
+
+    # Between two of these the sum is a line in the level.
+    bends = {Fraction(bound, share) for name, share in shares.items() for bound in (1, sizes[name])}
+    levels = sorted(bends | {Fraction(0)})
+    sums = [sum(at(level).values(), Fraction(0)) for level in levels]
+    right = bisect_left(sums, Fraction(total))
+    (low, high), (below, above) = levels[right - 1 : right + 1], sums[right - 1 : right + 1]
+    exact = at(low + (high - low) * (total - below) / (above - below))
+    kept = {name: math.floor(count) for name, count in exact.items()}
+    left = total - sum(kept.values())
+    for name in sorted(exact, key=lambda name: kept[name] - exact[name])[:left]:
+        kept[name] += 1
+    return kept
+
+
+def of_sizes(rule: Callable[[Mapping[str, int], int], dict[str, int]]) -> "Distribution":
+    """A distribution that looks at the number of weights of a layer alone."""
+    return lambda shapes, total: rule(sizes_of(shapes), total)
+
+
+Distribution = Callable[[Shapes, int], dict[str, int]]  # (shapes, total) → kept counts
+DISTRIBUTIONS: dict[str, Distribution] = {
+    "largest_first": of_sizes(largest_first),
+    "dense_last": of_sizes(dense_last),
+    "uniform": uniform,
+    "erdos_renyi": erdos_renyi,
+    "erdos_renyi_kernel": erdos_renyi_kernel,
 }
 
 
-def kept_counts(
-    distribution: str, sizes: Mapping[str, int], total: int, whole: Collection[str] = ()
-) -> dict[str, int]:
+def kept_counts(distribution: str, shapes: Shapes, total: int, whole: Collection[str] = ()) -> dict[str, int]:
     """Kept count of each layer under a named distribution; exact, asserted.
 
     Layers of `whole` keep all of their weights, and the others share the rest of the total. Raises UserError for an
     unknown name and for a budget that the network cannot meet.
     """
     rule = choose(DISTRIBUTIONS, "distribution", distribution)
+    sizes = sizes_of(shapes)
     _check_range(sizes, total)
-    others = {name: size for name, size in sizes.items() if name not in whole}
-    rest = total - sum(sizes.values()) + sum(others.values())
+    others = {name: shape for name, shape in shapes.items() if name not in whole}
+    rest = total - sum(size for name, size in sizes.items() if name not in others)
     if rest < len(others):
         raise UserError(
             f"--sparsify: of a budget of {total} weights the layers that stay whole take {total - rest}, which leaves"
             f" too few for {', '.join(others)}: take a smaller width, or name more groups"
         )
-    kept = dict(sizes) | rule(others, rest)
+    kept = sizes | rule(others, rest)
     assert list(kept) == list(sizes) and sum(kept.values()) == total
     assert all(1 <= kept[name] <= sizes[name] for name in sizes)
     return kept

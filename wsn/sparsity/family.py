@@ -46,7 +46,7 @@ def sparse(
     total = weights(shapes(base_width))
     specs = []
     for width in widths:
-        kept = budget.kept_counts(distribution, sizes(shapes(width)), total, whole)
+        kept = budget.kept_counts(distribution, shapes(width), total, whole)
         kept = patterns.rounded(template.mask, kept, shapes(width))
         specs.append(with_kept(template, width, kept, shapes(width)))
     return specs

@@ -12,6 +12,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, ArrayLike, Int64, Shaped
 
+from wsn.sparsity.lists import Kept, SparseKernel, sparse_kernel
+
 
 def keep_array(
     positions: Int64[np.ndarray, " kept"], shape: tuple[int, ...], dtype: Any = np.bool_
@@ -23,11 +25,14 @@ def keep_array(
     return array.reshape(shape)
 
 
-def apply_masks(params: dict[str, Any], keep: Mapping[str, Shaped[ArrayLike, "..."]]) -> dict[str, Any]:
+def apply_masks(
+    params: dict[str, Any], keep: Mapping[str, Shaped[ArrayLike, "..."] | Kept]
+) -> dict[str, Any]:
     """keep ⊙ params: multiplies the parameters at the paths of `keep`, passes the others through.
 
     `params` are nested dictionaries as Flax makes them; paths join their keys by '/'; arrays of `keep` have
-    the shape of their parameter. Pure and differentiable: a removed weight has no gradient. Raises KeyError
+    the shape of their parameter. Where lists stand in place of a mask, the parameter is the values at the kept
+    positions, and becomes a `SparseKernel`. Pure and differentiable: a removed weight has no gradient. Raises KeyError
     for a path that `params` lack, ValueError for another shape.
     """
     leaves = flatten_dict(params, sep="/", keep_empty_nodes=True)
@@ -38,7 +43,9 @@ def apply_masks(params: dict[str, Any], keep: Mapping[str, Shaped[ArrayLike, "..
     return unflatten_dict(leaves, sep="/")
 
 
-def _masked(path: str, kernel: Array, kept: ArrayLike) -> Array:
+def _masked(path: str, kernel: Array, kept: ArrayLike | Kept) -> Array | SparseKernel:
+    if isinstance(kept, Kept):
+        return sparse_kernel(kernel, kept)
     kept = jnp.asarray(kept, kernel.dtype)
     if kept.shape != kernel.shape:
         raise ValueError(f"{path}: mask of shape {kept.shape} for a parameter of shape {kernel.shape}")

@@ -25,7 +25,7 @@ from wsn.errors import UserError
 from wsn.sparsity import patterns
 from wsn.sparsity.budget import DISTRIBUTIONS, kept_counts
 from wsn.sparsity.keep import keep_array
-from wsn.sparsity.shapes import Shapes, sizes, weights
+from wsn.sparsity.shapes import Shapes, weights
 
 Predicate = Callable[[str, Any], bool]  # (path, leaf) → whether the leaf counts as weights
 
@@ -212,7 +212,7 @@ def _kept(distribution: str, pattern: str, shapes: Shapes, budget: int) -> dict[
     if budget > size:
         raise UserError(f"a budget of {budget} weights exceeds the {size} of the network: take a wider one")
     try:
-        return patterns.rounded(pattern, kept_counts(distribution, sizes(shapes), budget), shapes)
+        return patterns.rounded(pattern, kept_counts(distribution, shapes, budget), shapes)
     except UserError as error:  # names a flag first, which a caller of this library does not have
         reason = str(error).partition(": ")[2]
         raise UserError(f"distribution={distribution}, pattern={pattern}: {reason}") from error

@@ -15,6 +15,7 @@ afterwards.
 
 import math
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from wsn.sparsity.shapes import Shapes
 
 Counts = dict[str, int]
 Positions = Int64[np.ndarray, " kept"]
+PIECE = 2**22  # random words that are held at once
 
 
 class Pattern(NamedTuple):
@@ -85,12 +87,27 @@ def elementwise(key: PRNGKeyArray, shape: tuple[int, ...], kept: int) -> Positio
 def uniform_positions(key: PRNGKeyArray, size: int, kept: int) -> Int64[np.ndarray, " kept"]:
     """`kept` of `range(size)`, uniform without replacement, sorted; exact in number for every key.
 
-    Takes the smallest of `size` random 64-bit words. Host memory: about 16 bytes an entry at the peak.
+    Takes the smallest of `size` random 64-bit words, drawn piece by piece. Host memory: a piece, and what is kept.
     """
     if not 0 <= kept <= size:
         raise ValueError(f"cannot keep {kept} of {size} weights")
+    random = philox(key)
+    words, places = np.empty(0, np.uint64), np.empty(0, np.int64)
+    for first in range(0, size, PIECE):
+        piece = random.random_raw(min(PIECE, size - first))
+        # A word above the largest of enough smaller ones is not kept, whatever follows.
+        near = np.flatnonzero(piece < words.max()) if 0 < kept <= words.size else np.arange(piece.size)
+        words, places = np.concatenate([words, piece[near]]), np.concatenate([places, first + near])
+        if words.size > kept:
+            chosen = smallest(words, kept)
+            words, places = words[chosen], places[chosen]
+    return places
+
+
+def philox(key: PRNGKeyArray) -> np.random.Philox:
+    """The stream of random words of a key."""
     seed = int.from_bytes(np.asarray(jax.random.key_data(key), "<u4").tobytes(), "little")
-    return smallest(np.random.Philox(key=seed).random_raw(size), kept)
+    return np.random.Philox(key=seed)
 
 
 def kernel_positions(key: PRNGKeyArray, shape: tuple[int, ...], kept: int) -> Int64[np.ndarray, " kept"]:
@@ -134,6 +151,77 @@ def whole_kernels(counts: Mapping[str, int], shapes: Shapes) -> Counts:
     return kept
 
 
+def balanced(group: int | None = None) -> Pattern:
+    """Of every `group` consecutive inputs of an output unit (None: of all of them) the same number N, or N + 1.
+
+    N follows from the kept count, and which groups have one more is drawn, so any count can be kept. A count of N
+    groups is N:M sparsity (M the group; 2:4 for half of the weights, Mishra et al. 2021); below 1:M a group has one
+    weight or none. Inputs are those of the kernel as a matrix (height · width · in, out); the last group of a unit may
+    be smaller, and keeps N or all that it has.
+    """
+
+    def draw(key: PRNGKeyArray, shape: tuple[int, ...], kept: int) -> Positions:
+        inputs, units = math.prod(shape[:-1]), shape[-1]
+        return balanced_positions(key, inputs, units, min(group or inputs, inputs), kept)
+
+    return Pattern(as_they_are, draw)
+
+
+def balanced_positions(
+    key: PRNGKeyArray, inputs: int, units: int, group: int, kept: int
+) -> Int64[np.ndarray, " kept"]:
+    """Positions of `kept` weights of a matrix (inputs, units), as many in every group of inputs of a unit, or one more.
+
+    Groups that keep something take the smallest of their random words, a million words at a time.
+    """
+    groups = -(-inputs // group)
+    room = np.full(groups, group)
+    room[-1] = inputs - (groups - 1) * group
+    least = bisect_right(range(group), kept, key=lambda n: units * int(np.minimum(room, n).sum())) - 1
+    open_groups = int(np.count_nonzero(room > least))  # of a unit: all, or all but a smaller last one
+    left = kept - units * int(np.minimum(room, least).sum())
+    unit, place = np.divmod(
+        uniform_positions(jax.random.fold_in(key, 0), units * open_groups, left), open_groups
+    )
+    more = np.zeros(units * groups, bool)
+    more[unit * groups + place] = True
+    members = np.arange(units * groups) if least else np.flatnonzero(more)  # groups that keep something
+    stream = philox(jax.random.fold_in(key, 1))
+    found = [np.empty(0, np.int64)]
+    for piece in np.array_split(members, -(-members.size * group // PIECE) or 1):
+        size = room[piece % groups, None]
+        words = stream.random_raw((piece.size, group))
+        words[np.arange(group) >= size] = np.iinfo(np.uint64).max
+        order = np.argpartition(words, least, axis=1)[:, : least + 1]
+        chosen = ((np.arange(least + 1) < least) | more[piece, None]) & (order < size)
+        rows = (piece % groups)[:, None] * group + order
+        found.append((rows * units + (piece // groups)[:, None])[chosen])
+    positions = np.sort(np.concatenate(found))
+    assert positions.size == kept
+    return positions
+
+
+def blocks(side: int = 4) -> Pattern:
+    """Square blocks of `side` inputs and as many output units, whole: the kernel as a matrix, cut into such blocks.
+
+    Blocks at the edges are what is left of them. They come in random order until the count is reached, and the last
+    one gives its first weights only, so any count can be kept.
+    """
+
+    def draw(key: PRNGKeyArray, shape: tuple[int, ...], kept: int) -> Positions:
+        inputs, units = math.prod(shape[:-1]), shape[-1]
+        down, across = -(-inputs // side), -(-units // side)
+        order = np.argsort(philox(key).random_raw(down * across), kind="stable")
+        corner = np.stack(np.divmod(order, across)) * side
+        sizes = np.minimum(np.array([[inputs], [units]]) - corner, side).prod(0)
+        corner = corner[:, : np.searchsorted(np.cumsum(sizes), kept) + 1, None, None]
+        rows, columns = corner[0] + np.arange(side)[:, None], corner[1] + np.arange(side)
+        inside = (rows < inputs) & (columns < units)
+        return np.sort((rows * units + columns)[inside][:kept])
+
+    return Pattern(as_they_are, draw)
+
+
 def smallest(words: UInt64[np.ndarray, " size"], kept: int) -> Int64[np.ndarray, " kept"]:
     """Sorted positions of the `kept` smallest of `words`; of equal words the earlier come first."""
     if kept == 0:
@@ -150,4 +238,7 @@ def smallest(words: UInt64[np.ndarray, " size"], kept: int) -> Int64[np.ndarray,
 PATTERNS: dict[str, Pattern] = {
     "elementwise": Pattern(as_they_are, elementwise),
     "io": Pattern(whole_kernels, kernel_positions),
+    "fan_in": balanced(),
+    "n_m": balanced(4),
+    "block": blocks(4),
 }

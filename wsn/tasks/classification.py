@@ -10,7 +10,9 @@ from wsn.data.batches import Batch
 from wsn.networks.layers import Model, Params, Stats, Weighing
 from wsn.tasks.task import LOSS, Carry, Context, Metric, Task, Totals, nothing_carried
 
-ACCURACY = Metric("accuracy", lambda totals: totals["correct"] / totals["weight"], "high", "fraction")
+ACCURACY = Metric(
+    "accuracy", lambda totals: totals["correct"] / totals["weight"], "high", "fraction", 0.0, 1.0
+)
 
 
 def classification(model: Model) -> Task:

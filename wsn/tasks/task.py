@@ -4,6 +4,7 @@ Everything is summed over examples by their weight, so that padding has weight 0
 devices add up. The trainer knows `loss` and `weight` of the totals, and nothing else of a task.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +25,8 @@ class Metric(NamedTuple):
     of: Callable[[Mapping[str, Any]], Any]  # totals, of JAX or NumPy → values
     better: Literal["low", "high"]
     unit: str
+    least: float = -math.inf  # the range of its values: a record with another is damaged
+    most: float = math.inf
     in_training: bool = True  # or of held-out examples alone, where training need not pay for it
 
 
@@ -43,7 +46,7 @@ class Task(NamedTuple):
     evaluation: Callable[[Params, Stats, Carry, Any, Context], tuple[Totals, Carry]]
 
 
-LOSS = Metric("loss", lambda totals: totals["loss"] / totals["weight"], "low", "nats")
+LOSS = Metric("loss", lambda totals: totals["loss"] / totals["weight"], "low", "nats", least=0.0)
 
 
 def nothing_carried(lanes: int) -> Carry:

@@ -18,7 +18,7 @@ from wsn.devices import Placement
 from wsn.networks.layers import Model
 from wsn.tasks import Carry
 from wsn.training.state import LANES, Members
-from wsn.training.strategy import goes_step_by_step, trains_together
+from wsn.training.strategy import goes_step_by_step
 
 
 class Program(NamedTuple):
@@ -38,10 +38,13 @@ def compile_program(
     *,
     carry: Callable[[int], Carry],
     shared: bool,
+    together: bool,
     streamed: bool = False,
 ) -> Program:
-    """The way that suits the network, the device and the data; `shared`: all members see the same batches.
+    """The way that suits the network, the device and the data.
 
+
+    shared: whether all members see the same batches; together: whether they share the steps of one program.
     step: (member, batch) → (member, totals); evaluation: (member, carry, batch) → (carry, totals); reads: (params,
     start) → numbers; carry: lanes → what is carried into the first batch. With `streamed`, rows are an iterator of
     what the batches are made from, one by one.
@@ -49,7 +52,6 @@ def compile_program(
     start = carry(devices.lanes_of_device(placement, feed.held_out_lanes))
     if streamed or goes_step_by_step(model):
         return step_by_step(step, evaluation, reads, placement, feed, start, shared)
-    together = trains_together(model)
     advance = over_members(scanned(step, feed.take_training), together=together, shared_rows=shared)
     evaluate = over_members(
         scanned_totals(evaluation, reads, feed.take_held_out, start), together=together, shared_rows=True

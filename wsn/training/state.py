@@ -1,5 +1,6 @@
 """The state of training: what a step changes, what it leaves, and how both begin."""
 
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +11,9 @@ from jaxtyping import Array, Shaped
 
 from wsn.networks import models
 from wsn.networks.layers import Model, Params, Stats
-from wsn.sparsity import patterns
+from wsn.sparsity import lists, patterns
 from wsn.sparsity.keep import keep_array
+from wsn.sparsity.lists import Kept, Positions
 from wsn.spec import MASKS, STEPS, WEIGHTS, Group, Spec
 from wsn.tasks import Carry
 from wsn.training.strategy import goes_step_by_step
@@ -31,7 +33,9 @@ class Members(NamedTuple):
     """The networks of a group; every leaf has the leading axis of members."""
 
     state: State
-    keep: dict[str, Shaped[Array, "..."]]  # parameter path → 1 = kept, 0 = removed
+    keep: dict[
+        str, Shaped[Array, "..."] | Kept
+    ]  # parameter path → 1 = kept, 0 = removed; or the lists of a sparse kernel, whose parameter is its values
     rates: Params  # learning rate of each parameter, scalars
     key: Any  # raw key of the randomness of steps
     start: Params  # the parameters at step 0, where a probe asks for them
@@ -43,19 +47,25 @@ LANES: Any = Members(State(_WHOLE, _WHOLE, _WHOLE, _WHOLE, 0), _WHOLE, _WHOLE, _
 
 
 def initial_members(
-    group: Group, model: Model, transformation: optax.GradientTransformation, carry: Carry = ()
+    group: Group,
+    model: Model,
+    transformation: optax.GradientTransformation,
+    carry: Carry = (),
+    sparse: Collection[str] = (),
 ) -> Members:
     """Draw masks and weights of every member; removed weights start at 0, and stay there.
 
-    `carry` is that of one member, with all lanes of the batch.
+    `carry` is that of one member, with all lanes of the batch. Layers of `sparse` are stored as the values at their
+    kept positions: the same numbers.
     """
     keys = {seed: jax.random.key(seed) for seed in group.seeds}
     units = unit_weights(model, keys)
-    keeps = drawn_masks(group, model, keys)
+    positions = drawn_positions(group, model, keys, sparse)
+    keep = stored_keeps(positions, model, sparse)
     params, stats, rates = [], [], []
-    for (spec, seed), keep in zip(group.members, keeps, strict=True):
+    for (spec, seed), own in zip(group.members, positions, strict=True):
         unit_params, unit_stats = units[seed]
-        scaled, own_rates = scaled_weights(spec, model, unit_params, keep)
+        scaled, own_rates = scaled_weights(spec, model, stored_weights(unit_params, own, keep))
         params.append(scaled)
         rates.append(own_rates)
         stats.append(unit_stats)
@@ -69,7 +79,7 @@ def initial_members(
     )
     steps = [np.asarray(jax.random.key_data(jax.random.fold_in(keys[s], STEPS))) for _, s in group.members]
     start = stacked_params if group.specs[0].probes else {}
-    return Members(state, stack(keeps), stack(rates), np.stack(steps), start)
+    return Members(state, keep, stack(rates), np.stack(steps), start)
 
 
 def unit_weights(model: Model, keys: dict[int, Any]) -> dict[int, tuple[Params, Stats]]:
@@ -85,8 +95,10 @@ def unit_weights(model: Model, keys: dict[int, Any]) -> dict[int, tuple[Params, 
     }
 
 
-def drawn_masks(group: Group, model: Model, keys: dict[int, Any]) -> list[dict[str, np.ndarray]]:
-    """The 0/1 arrays of every member, for the layers in which any member loses weights."""
+def drawn_positions(
+    group: Group, model: Model, keys: dict[int, Any], sparse: Collection[str] = ()
+) -> list[dict[str, Positions]]:
+    """What every member keeps, for the layers in which any of them loses weights and for those of `sparse`."""
     shapes = {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
     drawn = []
     for spec, seed in group.members:
@@ -96,21 +108,55 @@ def drawn_masks(group: Group, model: Model, keys: dict[int, Any]) -> list[dict[s
     everything = {
         path: np.arange(np.prod(shape))
         for path, shape in shapes.items()
-        if any(path in positions for positions in drawn)
+        if path in map(models.kernel_path, sparse) or any(path in positions for positions in drawn)
     }
-    return [
-        {path: keep_array((everything | positions)[path], shapes[path]) for path in everything}
-        for positions in drawn
-    ]
+    return [everything | positions for positions in drawn]
 
 
-def scaled_weights(
-    spec: Spec, model: Model, unit: Params, keep: dict[str, np.ndarray]
-) -> tuple[Params, Params]:
-    """(weights at their initial scale, 0 where removed; learning rates) of one member."""
+def stored_keeps(
+    positions: Sequence[dict[str, Positions]], model: Model, sparse: Collection[str]
+) -> dict[str, Any]:
+    """The masks of all members, stacked; lists instead for the layers of `sparse`."""
+    shapes = {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
+    paths = set(map(models.kernel_path, sparse))
+    return {
+        path: lists.stacked([lists.lists(shapes[path], own[path]) for own in positions])
+        if path in paths
+        else np.stack([keep_array(own[path], shapes[path]) for own in positions])
+        for path in positions[0]
+    }
+
+
+def stored_weights(dense: Params, positions: dict[str, Positions], keep: dict[str, Any]) -> Params:
+    """The weights of a member as `keep` stores them: times its mask, or the values at its positions."""
+    leaves = flatten_dict(dense, sep="/")
+    for path, kept in keep.items():
+        if isinstance(kept, Kept):
+            leaves[path] = lists.values_at(leaves[path], positions[path], kept.by_output.value.shape[-1])
+        else:
+            leaves[path] = leaves[path] * keep_array(positions[path], leaves[path].shape)
+    return unflatten_dict(leaves, sep="/")
+
+
+def stored_as(saved: np.ndarray, shape: tuple[int, ...], keep: Any) -> np.ndarray:
+    """What is saved of a kernel, dense or values, as members of `keep` store it: of `shape`, members first."""
+
+    def kept(member: int) -> Positions:
+        if isinstance(keep, Kept):
+            return lists.positions(keep, member)
+        return np.arange(np.prod(shape[1:])) if keep is None else np.flatnonzero(keep[member])
+
+    members = range(len(saved))
+    if len(shape) == 2:
+        return np.stack([lists.values_at(saved[i], kept(i), shape[1]) for i in members])
+    return np.stack([lists.dense_kernel(saved[i], kept(i), shape[1:]) for i in members])
+
+
+def scaled_weights(spec: Spec, model: Model, unit: Params) -> tuple[Params, Params]:
+    """(weights at their initial scale; learning rates) of one member."""
     rule = models.scalings(spec, model, unit)
     leaves = flatten_dict(unit, sep="/")
-    scaled = {p: np.float32(rule[p].initial) * x * keep.get(p, True) for p, x in leaves.items()}
+    scaled = {p: np.float32(rule[p].initial) * x for p, x in leaves.items()}
     rates = {p: np.float32(spec.learning_rate * rule[p].learning_rate) for p in leaves}
     return unflatten_dict(scaled, sep="/"), unflatten_dict(rates, sep="/")
 

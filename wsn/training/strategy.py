@@ -1,15 +1,32 @@
 """Which way suits a network on this device: measured rules, stated in BUILD.md."""
 
+import math
+from collections.abc import Mapping
+
 import jax
 
+from wsn.errors import UserError
+from wsn.native import library
 from wsn.networks.layers import Model
 from wsn.networks.models import has_convolutions
-from wsn.sparsity.shapes import weights
+from wsn.networks.recurrent import EMBEDDING
+from wsn.sparsity.lists import has_storage
+from wsn.spec import Group
 
 # Networks of more weights train one after the other: MLPs on a CPU (2 cores, step of 256 at 504,190 weights: 4.1 ms
 # against 6.2 ms a network; at 171,504 weights together is better, 1.4 ms against 2.0 ms), and convolutions anywhere,
 # since those of several networks become one grouped convolution, which pays only while the device is idle otherwise.
 LARGEST_TOGETHER = 300_000
+# How layers that lose weights are run: masked (dense products), sparse (what is kept), or as is faster here.
+EXECUTIONS = ("auto", "masked", "sparse")
+# Connectivity up to which native sums are faster than dense products on a CPU (one core, batches of 256, 128). A step
+# of Figure 8's MLP costs 1.0 of a masked one at 24 %, 0.2 at 2.5 %; a convolution of 36 channels breaks even at 0.6.
+# The dense layers of few outputs that go with them are spared the change of layout.
+LARGEST_CONNECTIVITY = {"dense": 0.2, "convolution": 0.5}
+MOST_OUTPUTS = 16
+# Of the narrowest convolution of a network that native sums are faster for even where it keeps everything (ResNet-18 of
+# width 8, batch 128: 187 ms of one core instead of 241).
+NARROW = 8
 
 
 def goes_step_by_step(model: Model) -> bool:
@@ -17,12 +34,67 @@ def goes_step_by_step(model: Model) -> bool:
     return jax.default_backend() == "cpu" and has_convolutions(model)
 
 
-def trains_together(model: Model) -> bool:
-    """Whether the members of a group should share each step.
+def trains_together(model: Model, weights: int) -> bool:
+    """Whether the members of a group should share each step; `weights` that one of them multiplies with.
 
     Recurrent networks never do on a CPU: their products are small and many, and several at once only fill the cache.
     """
     if model.recurrent and jax.default_backend() == "cpu":
         return False
-    large = weights(model.shapes) >= LARGEST_TOGETHER
+    large = weights >= LARGEST_TOGETHER
     return not large or (jax.default_backend() != "cpu" and not has_convolutions(model))
+
+
+def multiplied_weights(group: Group, model: Model, sparse: tuple[str, ...]) -> int:
+    """With how many weights the largest network of a group multiplies: removed ones count where a layer is masked."""
+    return max(
+        sum(
+            dict(spec.kept).get(layer, math.prod(shape)) if layer in sparse else math.prod(shape)
+            for layer, shape in model.shapes.items()
+        )
+        for spec in group.specs
+    )
+
+
+def sparse_layers(group: Group, model: Model, execution: str) -> tuple[str, ...]:
+    """The layers of a group that are run sparse, of those in which a network loses weights.
+
+    An embedding reads rows, so it stays as it is; so do convolutions that are not square. Raises UserError for an
+    unknown way.
+    """
+    if execution not in EXECUTIONS:
+        raise UserError(f"--execution={execution} is unknown: choose one of {', '.join(EXECUTIONS)}")
+    kept = [dict(spec.kept) for spec in group.specs]
+    connectivity = {
+        layer: max(counts.get(layer, math.prod(shape)) for counts in kept) / math.prod(shape)
+        for layer, shape in model.shapes.items()
+        if layer != EMBEDDING and has_storage(shape)
+    }
+    if execution == "auto":
+        cpu = (
+            jax.default_backend() == "cpu" and jax.process_count() == 1
+        )  # several could not agree on a compiler
+        found = (
+            faster_sparse(model, connectivity) if cpu and group.specs[0].compute_dtype == "float32" else ()
+        )
+        return found if found and library.available() else ()
+    losing = {layer for counts in kept for layer, n in counts.items() if n < math.prod(model.shapes[layer])}
+    return tuple(layer for layer in connectivity if layer in losing) if execution == "sparse" else ()
+
+
+def faster_sparse(model: Model, connectivity: Mapping[str, float]) -> tuple[str, ...]:
+    """The layers that native sums are faster for. Convolutions go together, so that images keep one layout."""
+    shapes = {layer: model.shapes[layer] for layer in connectivity}
+    convolutions = [layer for layer, shape in shapes.items() if len(shape) > 2]
+    total = sum(math.prod(shapes[layer]) for layer in convolutions)
+    share = sum(connectivity[layer] * math.prod(shapes[layer]) for layer in convolutions) / max(total, 1)
+    narrow = min((shapes[layer][-1] for layer in convolutions), default=0) <= NARROW
+    found = {
+        layer
+        for layer, shape in shapes.items()
+        if connectivity[layer] <= LARGEST_CONNECTIVITY["dense"] and len(shape) == 2
+    }
+    if narrow or share <= LARGEST_CONNECTIVITY["convolution"]:
+        found |= set(convolutions)
+    few = {layer for layer, shape in shapes.items() if len(shape) == 2 and shape[1] <= MOST_OUTPUTS}
+    return tuple(layer for layer in shapes if layer in (found | few if found else found))

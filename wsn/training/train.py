@@ -7,7 +7,7 @@ what makes a family of narrow networks fast. Masks are applied once per step, as
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ from wsn.training import history as histories
 from wsn.training import optimizers, probes, programs, registries, strategy
 from wsn.training.halting import STOPS
 from wsn.training.history import History, Measured, Snapshot
-from wsn.training.state import Members, State, initial_members
+from wsn.training.state import Members, State, initial_members, stored_as
 from wsn.training.step import make_evaluation, make_step
 
 
@@ -38,6 +38,7 @@ class Moment(NamedTuple):
     last: bool  # whether training ends here
     history: History
     snapshot: Callable[[], Snapshot]
+    sparse: tuple[str, ...] = ()  # layers that run sparse
 
     @property
     def share(self) -> float:
@@ -54,10 +55,16 @@ class Prepared(NamedTuple):
     members: Members
     program: programs.Program
     steps: int  # of the whole training, or the most of it
+    sparse: tuple[str, ...]  # layers that run sparse
 
 
 def train(
-    group: Group, source: Source, *, resume: Snapshot | None = None, placement: Placement | None = None
+    group: Group,
+    source: Source,
+    *,
+    resume: Snapshot | None = None,
+    placement: Placement | None = None,
+    execution: str = "masked",
 ) -> Iterator[Moment]:
     """Train a group; yields after every evaluation: every epoch, or every `eval_every` steps and at the end.
 
@@ -65,12 +72,13 @@ def train(
 
     The history has `train_<metric>` (over the batches since the evaluation before, as training went) and
     `test_<metric>` (`validation_…` where the spec holds examples out) of the task's metrics, and the columns of the
-    probes; with clipping `all/clipped`, the steps so far at which it acted. A member whose loss is not finite has
-    diverged: its values are NaN from then on.
+    probes; with clipping `all/clipped`, the steps so far at which it acted. `execution` says how layers that lose
+    weights are run (`strategy.EXECUTIONS`), which changes rounding alone, and may differ from that before a resume. A
+    member whose loss is not finite has diverged: its values are NaN from then on.
     Raises UserError for a name that no registry has, and for data that do not fit.
     """
     spec, count = group.specs[0], len(group.members)
-    placement, task, feed, members, program, steps = prepare(group, source, placement)
+    placement, task, feed, members, program, steps, sparse = prepare(group, source, placement, execution)
     history = histories.EMPTY
     if resume is not None:
         members, history = resumed(members, resume, feed.steps)
@@ -87,10 +95,12 @@ def train(
         )
         history = histories.extended(history, last, task, split, measured)
         take = partial(snapshot, placement, group, feed.lanes, members.state, history)
-        yield Moment(last, steps, last == steps or stopped(spec.stop, history, split), history, take)
+        yield Moment(last, steps, last == steps or stopped(spec.stop, history, split), history, take, sparse)
 
 
-def prepare(group: Group, source: Source, placement: Placement | None = None) -> Prepared:
+def prepare(
+    group: Group, source: Source, placement: Placement | None = None, execution: str = "masked"
+) -> Prepared:
     """Everything of training but the steps. Raises UserError as `train` does."""
     spec = group.specs[0]
     registries.check(spec)
@@ -101,7 +111,8 @@ def prepare(group: Group, source: Source, placement: Placement | None = None) ->
     feed = source.feed(group, placement)
     steps = spec.epochs * feed.steps
     transformation = optimizers.build(spec, optimizers.Horizon(feed.steps, steps))
-    members = initial_members(group, model, transformation, task.carry(feed.lanes))
+    sparse = strategy.sparse_layers(group, model, execution)
+    members = initial_members(group, model, transformation, task.carry(feed.lanes), sparse)
     sums, reads = probes.measured(spec.probes, model.groups)
     program = programs.compile_program(
         model,
@@ -117,9 +128,10 @@ def prepare(group: Group, source: Source, placement: Placement | None = None) ->
         feed,
         carry=task.carry,
         shared=spec.order == "shared",
+        together=strategy.trains_together(model, strategy.multiplied_weights(group, model, sparse)),
         streamed=source.streamed,
     )
-    return Prepared(placement, task, feed, members, program, steps)
+    return Prepared(placement, task, feed, members, program, steps, sparse)
 
 
 def stopped(rule: str, history: History, split: str) -> bool:
@@ -154,6 +166,7 @@ def snapshot(placement: Placement, group: Group, lanes: int, state: State, histo
 def resumed(members: Members, saved: Snapshot, epoch: int) -> tuple[Members, History]:
     """The members of a snapshot in the shape of freshly initialised ones, and its history.
 
+    What was saved of a sparse kernel and is masked now, or the other way round, changes its storage.
     Snapshots of before 0.2 have a row an epoch (of `epoch` steps) and count no steps.
     """
     history = saved.history
@@ -161,5 +174,14 @@ def resumed(members: Members, saved: Snapshot, epoch: int) -> tuple[Members, His
         rows = len(next(iter(history.curves.values())))
         history = history._replace(step=epoch * np.arange(1, rows + 1, dtype=np.int64))
     leaves = {".step": np.full_like(members.state.step, history.step[-1])} | saved.state
-    state = jax.tree.map_with_path(lambda path, _: leaves[jax.tree_util.keystr(path)], members.state)
-    return members._replace(state=state), history
+
+    def leaf(path: Any, fresh: Any) -> np.ndarray:
+        found = leaves[jax.tree_util.keystr(path)]
+        if found.ndim == fresh.ndim:
+            return found
+        layer = "/".join(
+            str(part.key) for part in path[-2:]
+        )  # of its kernel, and of what the optimiser keeps of it
+        return stored_as(found, fresh.shape, members.keep.get(layer))
+
+    return members._replace(state=jax.tree.map_with_path(leaf, members.state)), history

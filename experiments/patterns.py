@@ -1,0 +1,242 @@
+"""Which weights to keep: accuracy at one budget over patterns of masks and distributions over layers.
+
+    python -m experiments.patterns                                       # an MLP on digits, a minute on 2 cores
+    python -m experiments.patterns --preset=mnist                        # an MLP on MNIST
+    python -m experiments.patterns --preset=cifar --dataset=cifar100     # ResNet-18, 10,000 images, hours on 2 cores
+
+Networks of one width with the weight count of the dense network of the base width, which stands beside them. A pattern
+says which weights a layer keeps (single ones, as many inputs of every unit, N of every four inputs, blocks, whole
+kernels of convolutions), a distribution how many. Rates and initial weights follow the kept inputs of a unit (SμPar,
+from the base width), so that no distribution is favoured by its learning rate.
+Writes WORKDIR/patterns.csv, a row per pattern and distribution, and WORKDIR/patterns.png. The time of a step is that of
+one network where the distributions of a pattern train as one program; masked products take the same whatever the mask.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.lab import families, launch, output, presets, recipe, timing
+from experiments.lab.families import Network, Row
+from experiments.lab.flags import Command
+from experiments.lab.intervals import Estimate, estimate
+from experiments.lab.launch import Run
+from wsn.errors import UserError
+from wsn.sparsity import family
+from wsn.sparsity.budget import DISTRIBUTIONS
+from wsn.sparsity.patterns import PATTERNS
+from wsn.spec import Group, Spec, setting
+from wsn.training import train
+
+EXPERIMENT = "patterns"
+COLUMNS = [
+    "dataset",
+    "base_width",
+    "width",
+    "pattern",
+    "distribution",
+    *families.COLUMNS,
+    "diverged",
+    "step_milliseconds",
+]
+USUAL = ("elementwise", "largest_first")  # what the others are compared to
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset(presets.Preset):
+    """Settings of one figure; the base width is the dense network's."""
+
+    model: str = presets.of_spec("model", "mlp")
+    hidden_layers: int = presets.of_spec("hidden_layers", 1)
+    parameterization: str = presets.of_spec("parameterization", "smup")
+    patterns: tuple[str, ...] = setting(
+        "Patterns of masks.", ("elementwise", "fan_in", "n_m", "block"), choices=tuple(PATTERNS)
+    )
+    distributions: tuple[str, ...] = setting(
+        "How the budget is shared among layers.", tuple(DISTRIBUTIONS), choices=tuple(DISTRIBUTIONS)
+    )
+    repeats: int = setting("Epochs of which the fastest gives the time of a step.", 50, least=1)
+
+
+MLP = Preset(
+    dataset="digits",
+    hidden_layers=2,
+    distributions=tuple(
+        name for name in DISTRIBUTIONS if name != "erdos_renyi_kernel"
+    ),  # the same as erdos_renyi
+    base_width=8,
+    widths=(32,),
+    learning_rate=0.1,
+    train_samples=1000,
+    batch_size=50,
+    epochs=60,
+    seeds=5,
+)
+PRESETS = {
+    "quick": MLP,
+    "mnist": dataclasses.replace(
+        MLP, dataset="mnist", widths=(128,), train_samples=10_000, batch_size=100, epochs=20, repeats=5
+    ),
+    "cifar": Preset(
+        **{key: value for key, value in vars(families.SMALL).items() if key not in ("widths", "base_widths")},
+        model="resnet18",
+        widths=(18,),
+        repeats=1,
+        patterns=("elementwise", "io", "fan_in", "n_m", "block"),
+    ),
+}
+
+
+def template(preset: Preset) -> Spec:
+    """The network of a preset; ResNets by the recipe of Appendix A. Width, mask and kept counts are filled in later."""
+    spec = presets.spec(preset) if preset.model == "mlp" else recipe.template(preset)
+    return dataclasses.replace(spec, rate_width=preset.base_width)
+
+
+def networks(preset: Preset) -> list[Network]:
+    """The dense network of the base width, and at every width each pattern under each distribution.
+
+    What the budget of a width cannot hold is printed and left out. Raises UserError for widths below the base width.
+    """
+    dense = template(preset)
+    shapes = families.shapes_of(dense)
+    family.check_widths(preset.base_width, preset.widths)
+    columns = {"pattern": "dense", "distribution": "dense"}
+    found = [Network(preset.base_width, "dense", dense, preset.seeds, columns)]
+    for pattern in preset.patterns:
+        masked = dataclasses.replace(dense, mask=pattern)
+        for width in (width for width in preset.widths if width > preset.base_width):
+            for distribution in preset.distributions:
+                columns = {"pattern": pattern, "distribution": distribution}
+                try:
+                    [spec] = family.sparse(masked, preset.base_width, [width], shapes, distribution)
+                except UserError as refusal:
+                    print(f"width {width}, {pattern}, {distribution} is left out ({refusal})")
+                    continue
+                found.append(Network(preset.base_width, pattern, spec, preset.seeds, columns))
+    return found
+
+
+def program(network: Network) -> tuple[str, int]:
+    """What networks of one program share: they differ in the kept counts alone."""
+    return network.spec.mask if network.spec.kept else "dense", network.spec.width
+
+
+def step_milliseconds(asked: Sequence[Network], run: Run, repeats: int) -> dict[tuple[str, int], float]:
+    """By program, the time of a step of one network, one seed each; the programs take turns."""
+    members: dict[tuple[str, int], dict[Spec, None]] = {}
+    for network in asked:
+        members.setdefault(program(network), {})[network.spec] = None
+    epochs, steps = {}, {}
+    for key, specs in members.items():
+        prepared = train.prepare(Group(tuple(specs), (0,)), run.source_of(next(iter(specs))))
+        epochs[str(key)] = timing.epoch(prepared)
+        steps[key] = prepared.feed.steps * len(specs)
+    seconds = timing.interleaved(epochs, repeats)
+    return {key: 1e3 * float(np.min(seconds[str(key)])) / count for key, count in steps.items()}
+
+
+def gains(rows: Sequence[Row], by: str) -> dict[str, Estimate]:
+    """Best test accuracy of each pattern (or distribution) less that of the usual one, a mean over all the others.
+
+    Over the pairs that differ in nothing else and of which both have a finished seed.
+    """
+    usual = USUAL[("pattern", "distribution").index(by)]
+    place = {_place(row, row[by], by): row["test"] for row in rows if row["test"]}
+    found = {}
+    for name in dict.fromkeys(row[by] for row in rows if row["pattern"] != "dense"):
+        keys = [(_place(row, name, by), _place(row, usual, by)) for row in rows if row[by] == name]
+        pairs = [(place[own], place[other]) for own, other in keys if own in place and other in place]
+        if name != usual and pairs:
+            found[name] = estimate(
+                lambda own, other: (own - other).mean(1), *map(list, zip(*pairs, strict=True))
+            )
+    return found
+
+
+def _place(row: Row, name: str, by: str) -> tuple:
+    other = row["distribution" if by == "pattern" else "pattern"]
+    return row["width"], name, other
+
+
+def over_dense(rows: Sequence[Row]) -> dict[str, Estimate]:
+    """Best test accuracy of every pattern, a mean over distributions and widths, less that of the dense network."""
+    tests: dict[str, list[list[float]]] = {}
+    for row in rows:
+        if row["test"]:
+            tests.setdefault(row["pattern"], []).append(row["test"])
+    dense = tests.pop("dense", [])
+    return {
+        name: estimate(lambda own, base: own.mean(1) - base.mean(1), own, dense)
+        for name, own in tests.items()
+        if dense
+    }
+
+
+def draw(rows: Sequence[Row], preset: Preset) -> Figure:
+    """Accuracy over distributions, a mark per pattern; the time of a step by pattern."""
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 1))
+    width = max(preset.widths)
+    shown = [row for row in rows if row["width"] == width and row["pattern"] != "dense"]
+    colour = dict(zip(preset.patterns, families.PALETTE, strict=False))
+    for i, pattern in enumerate(preset.patterns):
+        points = [row for row in shown if row["pattern"] == pattern]
+        x = [preset.distributions.index(row["distribution"]) + 0.12 * (i - 1.5) for row in points]
+        y = [100 * row["best_test_accuracy_mean"] for row in points]
+        bars = [100 * row["best_test_accuracy_std"] for row in points]
+        left.errorbar(x, y, bars, fmt="o", capsize=2, markersize=5, color=colour[pattern], label=pattern)
+    for row in rows:
+        if row["pattern"] == "dense":
+            label = f"dense, width {row['width']}"
+            left.axhline(100 * row["best_test_accuracy_mean"], color="0.5", linestyle="--", label=label)
+    names = [name.replace("_", "\n", 1) for name in preset.distributions]
+    left.set_xticks(range(len(names)), names, fontsize=8)
+    weights = max((row["weights"] for row in rows), default=0)
+    left.set(
+        ylabel="best test accuracy, %", title=f"{weights:,} weights, width {width} (bars: one deviation)"
+    )
+    left.legend(fontsize=8)
+    times: Mapping[str, float] = {row["pattern"]: row["step_milliseconds"] for row in shown}
+    right.barh(list(times), list(times.values()), color=[colour[name] for name in times])
+    right.set(xlabel="time of a step of one network, ms", title=f"batch {preset.batch_size}")
+    network = "ResNet-18" if preset.model == "resnet18" else f"MLP, {preset.hidden_layers} hidden layers"
+    figure.suptitle(families.caption(rows, preset, preset.epochs, network), fontsize=9)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    return figure
+
+
+def main(preset: Preset, run: Run) -> None:
+    asked = networks(preset)
+    results = families.collect(asked, run, EXPERIMENT, together=program)
+    if results is None:
+        return
+    times = step_milliseconds(asked, run, preset.repeats)
+    trained = {result.spec for result in results}
+    there = [network for network in asked if network.spec in trained]
+    rows = [
+        row | {"step_milliseconds": times[program(network)]}
+        for network, row in zip(there, families.table(there, results), strict=True)
+    ]
+    output.print_table(rows, COLUMNS)
+    written = (
+        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
+        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
+    )
+    for name, gain in over_dense(rows).items():
+        print(f"{name} over the dense network of base width {preset.base_width}: {gain.show(100)} points")
+    for by, usual in zip(("pattern", "distribution"), USUAL, strict=True):
+        for name, gain in gains(rows, by).items():
+            print(f"{by} {name} over {usual}: {gain.show(100)} points")
+    print("intervals: 95 %, Student's t, the deviation over seeds pooled over the networks of each side")
+    print("wrote", *written)
+
+
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)
+
+if __name__ == "__main__":
+    launch.run(COMMAND)

@@ -1,0 +1,211 @@
+"""Does one learning rate serve all widths? Learning-rate curves over width, by parameterisation.
+
+    python -m experiments.rate_transfer                                     # digits, a minute on 2 cores
+    python -m experiments.rate_transfer --preset=mnist --dataset=mnist      # the sizes of Figure 8
+
+MLPs with one hidden layer and one weight count, however wide (the last layer stays dense), as in Figure 8, trained with
+a grid of learning rates in each parameterisation: standard, NTK, and SμPar from the base width. Loss and accuracy are
+of held-out training samples. A rate transfers if the rate that is best at the base width is the best at all widths.
+Writes WORKDIR/rate_transfer.csv, a row per parameterisation, width and rate, and WORKDIR/rate_transfer.png.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from experiments.lab import families, launch, output, presets
+from experiments.lab.families import Network, Row
+from experiments.lab.flags import Command
+from experiments.lab.intervals import METHOD, Estimate, estimate
+from experiments.lab.launch import Run
+from wsn.networks.parameterization import PARAMETERIZATIONS
+from wsn.records.record import Result
+from wsn.sparsity import family
+from wsn.spec import Spec, setting
+
+EXPERIMENT = "rate_transfer"
+COLUMNS = [
+    "parameterization",
+    "width",
+    "connectivity",
+    "weights",
+    "learning_rate",
+    "seeds",
+    "diverged",
+    "validation_loss_mean",
+    "validation_loss_std",
+    "validation_accuracy_mean",
+    "validation_accuracy_std",
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset(presets.Preset):
+    """Settings of one figure; `centres` are learning rates that are about the best at the base width."""
+
+    parameterizations: tuple[str, ...] = setting(
+        "Panels.", ("standard", "ntk", "smup"), choices=tuple(PARAMETERIZATIONS)
+    )
+    centres: Mapping[str, float]
+    octaves: int = setting("Rates from so many octaves below the centre to as many above.", 5, least=1)
+    validation_samples: int = presets.of_spec("validation_samples", least=1)
+
+
+QUICK = Preset(
+    dataset="digits",
+    base_width=3,
+    widths=(3, 6, 12, 18),
+    train_samples=1000,
+    validation_samples=297,
+    batch_size=100,
+    epochs=30,
+    seeds=3,
+    centres={"standard": 0.5, "ntk": 4.0, "mup": 0.5, "smup": 0.5},
+)
+PRESETS = {
+    "quick": QUICK,
+    "mnist": dataclasses.replace(
+        QUICK,
+        dataset="mnist",
+        base_width=8,
+        widths=(8, 32, 128, 512),
+        train_samples=2048,
+        validation_samples=10_000,
+        batch_size=256,
+        epochs=100,
+    ),
+}
+
+
+def template(preset: Preset) -> Spec:
+    """The network of Figure 8 on the data of a preset; width, masks, parameterisation and rate are filled in later."""
+    return presets.spec(preset, learning_rate=1.0)
+
+
+def rates(preset: Preset, name: str) -> list[float]:
+    """The grid of a parameterisation: powers of two around its centre."""
+    octaves = range(-preset.octaves, preset.octaves + 1)
+    return [float(f"{preset.centres[name] * 2.0**octave:.4g}") for octave in octaves]
+
+
+def networks(preset: Preset) -> list[Network]:
+    """Every parameterisation, width and rate."""
+    plain = template(preset)
+    shapes = families.shapes_of(plain)
+    found = []
+    for name in preset.parameterizations:
+        reference = preset.base_width if name in ("mup", "smup") else 0
+        base = dataclasses.replace(plain, parameterization=name, rate_width=reference)
+        for spec in family.sparse(base, preset.base_width, preset.widths, shapes, "dense_last"):
+            for rate in rates(preset, name):
+                own = dataclasses.replace(spec, learning_rate=rate)
+                kind = {"parameterization": name}
+                found.append(Network(preset.base_width, name, own, preset.seeds, kind))
+    return found
+
+
+def program(network: Network) -> tuple[str, int]:
+    """What networks of one program share: they differ in the learning rate."""
+    return network.kind, network.spec.width
+
+
+Grid = Float[np.ndarray, "seeds widths rates"]
+
+
+def grids(asked: Sequence[Network], results: Sequence[Result], name: str) -> tuple[Grid, Grid] | None:
+    """Last validation loss and accuracy in a parameterisation, if all its records exist; ∞ and 0 where it diverged."""
+    own = [network for network in asked if network.kind == name]
+    by_run = {(result.spec, result.seed): result for result in results}
+    runs = [by_run.get((network.spec, seed)) for seed in range(own[0].seeds) for network in own]
+    if None in runs:
+        return None
+    widths = len({network.spec.width for network in own})
+
+    def last(metric: str, diverged: float) -> Grid:
+        found = [
+            run.curves[f"validation_{metric}"][-1] if run.status == "finished" else diverged
+            for run in runs
+            if run
+        ]
+        return np.array(found, np.float64).reshape(own[0].seeds, widths, -1)
+
+    return last("loss", math.inf), last("accuracy", 0.0)
+
+
+def octave(losses: Float[np.ndarray, " rates"]) -> float:
+    """Where the loss is least, on the scale of the grid: by the parabola through the least and its neighbours."""
+    least = int(np.argmin(losses))
+    around = losses[max(least - 1, 0) : least + 2]
+    if len(around) < 3 or not np.isfinite(around).all():
+        return least
+    left, middle, right = around
+    bend = left - 2 * middle + right
+    return least + 0.5 * (left - right) / bend if bend > 0 else least
+
+
+def transfer(loss: Grid, accuracy: Grid, widths: Sequence[int]) -> tuple[Estimate, Estimate]:
+    """(exponent of the best rate in the width, accuracy that the base width's best rate loses at most), over seeds."""
+    best = [[octave(row) for row in of_width] for of_width in loss]
+    slopes = [np.polyfit(np.log2(widths), octaves, 1)[0] for octaves in best]
+    lost = []
+    for losses, accuracies in zip(loss, accuracy, strict=True):
+        own = accuracies[np.arange(len(widths)), losses.argmin(1)]
+        lost.append((own - accuracies[:, losses[0].argmin()]).max())
+    slope, cost = (estimate(lambda mean: mean[:, 0], [values]) for values in (slopes, lost))
+    return slope, cost
+
+
+def draw(rows: Sequence[Row], preset: Preset) -> Figure:
+    """Validation loss over the learning rate, a panel per parameterisation and a curve per width."""
+    figure = Figure(figsize=(4 * len(preset.parameterizations), 4), layout="constrained")
+    panels = figure.subplots(1, len(preset.parameterizations), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, preset.parameterizations, strict=True):
+        for i, width in enumerate(preset.widths):
+            curve = [r for r in rows if (r["parameterization"], r["width"]) == (name, width)]
+            curve = [row for row in curve if not row["diverged"]]
+            x, y = ([row[key] for row in curve] for key in ("learning_rate", "validation_loss_mean"))
+            colour = families.PALETTE[i % len(families.PALETTE)]
+            axes.plot(x, y, "o-", markersize=3, linewidth=1.2, color=colour, label=f"width {width}")
+            if y:
+                axes.plot(x[int(np.argmin(y))], min(y), "*", markersize=11, color=colour)
+        axes.set(xscale="log", yscale="log", title=name, xlabel="learning rate")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set(ylabel="validation loss (star: least)")
+    panels[0].legend(fontsize=8)
+    weights = max((row["weights"] for row in rows), default=0)
+    network = f"MLP, one hidden layer, {weights:,} weights"
+    figure.suptitle(families.caption(rows, preset, preset.epochs, network), fontsize=9)
+    return figure
+
+
+def main(preset: Preset, run: Run) -> None:
+    asked = networks(preset)
+    results = families.collect(asked, run, EXPERIMENT, together=program)
+    if results is None:
+        return
+    rows = families.table(asked, results)
+    output.print_table(rows, COLUMNS)
+    written = (
+        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
+        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
+    )
+    for name in preset.parameterizations:
+        if found := grids(asked, results, name):
+            slope, cost = transfer(*found, preset.widths)
+            print(
+                f"{name}: the best rate goes with width to the power of {slope.show(form='+.2f')}; with the best rate"
+                f" of the base width a network loses at most {cost.show(100)} points"
+            )
+    print(METHOD)
+    print("wrote", *written)
+
+
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)
+
+if __name__ == "__main__":
+    launch.run(COMMAND)

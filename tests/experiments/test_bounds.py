@@ -1,0 +1,166 @@
+"""Numbers out of range are refused where they are declared, in one line, before anything is allocated or written."""
+
+import dataclasses
+import importlib
+import math
+from pathlib import Path
+
+import pytest
+
+import experiments
+from experiments.lab import flags, launch
+from experiments.theorem1 import threshold
+from wsn import devices, memory
+from wsn.devices import hosts
+from wsn.errors import UserError
+from wsn.records import plan
+from wsn.spec import LARGEST, Group, check_bounds, setting
+
+SCRIPTS = sorted(
+    path.stem for path in Path(experiments.__file__).parent.glob("*.py") if path.stem != "__init__"
+)
+GIB = 2.0**30
+NEGATIVE = {"gate_bias"}  # may be
+
+
+def command_of(script: str) -> flags.Command:
+    return importlib.import_module(f"experiments.{script}").COMMAND
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_number_is_declared_with_its_bounds(script):
+    """So none is left to whoever reads it, and none that is no number gets through."""
+    command = command_of(script)
+    for told in (command.run, next(iter(command.presets.values()))):
+        for field, item, many in flags._fields(type(told)):
+            if item not in (int, float):
+                continue
+            signed = field.name in NEGATIVE
+            assert signed or not (field.metadata["least"] is None and field.metadata["above"] is None), (
+                field.name
+            )
+            for value in [2**63] if item is int else [math.nan, math.inf, -math.inf, *[-1.0] * (not signed)]:
+                with pytest.raises(UserError, match=rf"^--{field.name}="):
+                    dataclasses.replace(told, **{field.name: (value,) if many else value})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "theorem1 --pairs",
+        "theorem1 --networks",
+        "benchmark_theory --pairs",
+        "optimum --pairs",
+        "optimum --gaussian_pairs",
+        "optimum --features",
+        "optimum --bootstrap",
+        "kernel_distance --pairs",
+        "kernel_distance --seeds",
+        "resnet_width --dense_seeds",
+        "linear_network --seeds",
+        "own_network --seeds",
+        "benchmark --seeds",
+        "benchmark_resnet --batch_sizes",
+        "benchmark_input --images",
+    ],
+)
+def test_what_no_machine_has_memory_for_is_refused(line):
+    script, flag = line.split()
+    with pytest.raises(UserError, match=rf"^{flag}=10+ needs about .* GiB of memory, and there are .* GiB"):
+        flags.parse(command_of(script), [f"{flag}={10**12}"])
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("kernel_distance --tune_lr --learning_rate=1", "--tune_lr"),
+        ("resnet_width --compare=nosuch", "--compare=nosuch is unknown"),
+        ("kernel_distance --workdir --dry_run", "--workdir=--dry_run: a flag in the place"),
+        ("benchmark --widths=", "--widths: give at least one"),
+        ("theorem1 --connectivities=", "--connectivities= is not a comma-separated list"),
+        ("mlp_grid --last_connectivity=1e-30 --base_width=3", "--last_connectivity=1e-30 "),
+        ("resnet_width --widths=1000000000", "--widths=1000000000 is too large"),
+        ("layer_sparsity --num_classes=1000000000", "--num_classes=1000000000 is too large"),
+        ("bottleneck --hidden_layers=1000000", "--hidden_layers=1000000 is too large"),
+        ("theorem1 --level=1", "--level=1.0 is too large: give less than 1"),
+    ],
+)
+def test_what_would_be_read_past_or_never_end_is_refused(line, told):
+    script, *arguments = line.split()
+    with pytest.raises(UserError) as error:
+        settings, _ = flags.parse(command_of(script), arguments)
+        command_of(script).main(settings, launch.Run("never written", dry_run=True))
+    assert str(error.value).startswith(told) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost", ":34563", "localhost:", "localhost:0", "localhost:99999", "h:٣"]
+)
+def test_an_address_that_is_none_is_refused_before_anybody_waits(address):
+    with pytest.raises(UserError, match="^--coordinator"):
+        hosts.join("auto", address, 0, 1)
+    with pytest.raises(UserError, match="^--process_id=1 is too large"):
+        hosts.join("auto", "localhost:1234", 1, 1)
+
+
+def test_bounds_are_of_every_item_and_say_what_to_give():
+    @dataclasses.dataclass
+    class Told:
+        x: tuple[float, ...] = setting("h", (1.0,), above=0, most=2, some=True)
+        y: int = setting("h", 1, least=1, bytes=GIB)
+
+    check_bounds(Told())
+    for told, message in (
+        ({"x": ()}, "--x: give at least one"),
+        ({"x": (1.0, 0.0)}, "--x=0.0 is not a positive number"),
+        ({"x": (1.0, 3.0)}, "--x=3.0 is too large: give at most 2"),
+        ({"y": 0}, "--y=0 is too small: give at least 1"),
+        ({"y": LARGEST + 1}, "--y=9223372036854775808 is too large"),
+        ({"y": 10**9}, "--y=1000000000 needs about 1e+09 GiB of memory"),
+    ):
+        with pytest.raises(UserError) as error:
+            check_bounds(Told(**told))
+        assert str(error.value).startswith(message)
+
+
+# Memory.
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/\n", {"memory.max": "1024"}, 1024),
+        ("0::/a/b\n", {"a/b/memory.max": "max", "a/memory.max": "2048"}, 2048),
+        ("0::/a\n", {"memory.max": "max"}, math.inf),
+        ("5:cpu:/x\n4:memory:/x\n", {"memory/x/memory.limit_in_bytes": "4096"}, 4096),
+        ("4:memory:/outside\n", {"memory/memory.limit_in_bytes": "4096"}, 4096),
+        ("", {}, math.inf),
+    ],
+)
+def test_the_limit_of_a_control_group_counts(tmp_path, groups, files, limit):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(groups)
+    for name, text in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    machine = memory.limit(tmp_path / "nothing")
+    assert memory.limit(tmp_path) == min(limit, machine) and 2**20 < machine < math.inf
+
+
+def test_a_group_that_does_not_fit_is_refused_before_it_is_trained(monkeypatch):
+    import tiny
+
+    group = Group((tiny.spec(),), (0, 1))
+    costs = [plan.Cost(2, (65,), 1.0, 4 * GIB)]
+    monkeypatch.setattr(devices, "memory", lambda: 5 * GIB)
+    plan.check([group], costs)
+    monkeypatch.setattr(devices, "memory", lambda: 3 * GIB)
+    with pytest.raises(UserError, match="--widths: 2 networks of width 5: .* 4 GiB .* there are 3 GiB"):
+        plan.check([group], costs)
+    assert plan.cost(group, tiny.SPLITS).bytes > 2 * 65 * 4
+
+
+def test_the_threshold_of_the_least_level_is_finite():
+    assert 37 < threshold(60, 1e-300) < 38
+    assert threshold(60, 0.01) == pytest.approx(3.76, abs=0.01)

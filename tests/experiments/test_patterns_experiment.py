@@ -1,0 +1,83 @@
+"""Patterns and distributions with pretended training: which networks, the table, the verdicts, the time of a step."""
+
+import csv
+
+import numpy as np
+import pytest
+import tiny
+
+from experiments import patterns as script
+from experiments.lab import timing
+from wsn.errors import UserError
+from wsn.spec import Group
+from wsn.training import train
+
+
+@pytest.fixture
+def experiment(told, tmp_path, monkeypatch):
+    """Run it with pretended training and pretended times; returns the rows of its table."""
+    monkeypatch.setattr(train, "train", tiny.pretended)
+    monkeypatch.setattr(
+        script, "step_milliseconds", lambda asked, *_: {script.program(n): 1.5 for n in asked}
+    )
+
+    def run(*arguments: str) -> list[dict[str, str]]:
+        script.main(*told(script.COMMAND, *arguments))
+        return list(csv.DictReader((tmp_path / "out" / "patterns.csv").read_text().splitlines()))
+
+    return run
+
+
+def test_every_pattern_stands_under_every_distribution_at_one_budget(experiment, capsys, tmp_path):
+    rows = experiment("--epochs=2", "--seeds=2")
+    assert ",".join(rows[0]) == ",".join(script.COLUMNS)
+    preset = script.PRESETS["quick"]
+    places = [(row["pattern"], row["distribution"]) for row in rows]
+    pairs = [(p, d) for p in preset.patterns for d in preset.distributions]
+    assert places == [("dense", "dense"), *pairs]
+    assert {row["weights"] for row in rows} == {str(64 * 8 + 8 * 8 + 8 * 10)}
+    assert {row["step_milliseconds"] for row in rows} == {"1.5"}
+    printed = capsys.readouterr().out
+    assert "n_m over the dense network of base width 8: " in printed
+    assert (
+        "pattern fan_in over elementwise: " in printed
+        and "distribution uniform over largest_first: " in printed
+    )
+    assert (tmp_path / "out" / "patterns.png").stat().st_size > 10_000
+
+
+def test_what_a_budget_cannot_hold_is_left_out(experiment, capsys):
+    rows = experiment("--epochs=1", "--seeds=1", "--widths=110", "--patterns=fan_in")
+    assert "dense_last" not in {row["distribution"] for row in rows} and len(rows) == 4
+    assert "width 110, fan_in, dense_last is left out (--widths: " in capsys.readouterr().out
+    with pytest.raises(UserError, match="--widths: 7 is below"):
+        experiment("--widths=7")
+
+
+def test_resnets_have_whole_kernels_too():
+    networks = script.networks(script.PRESETS["cifar"].but(dataset="digits", widths=(9,)))
+    assert {"io", "block"} < {n.spec.mask for n in networks} and networks[0].spec.rate_width == 8
+
+
+def test_gains_are_means_over_what_differs_in_nothing_else():
+    accuracy = {
+        ("elementwise", "a"): 0.5,
+        ("fan_in", "a"): 0.75,
+        ("elementwise", "b"): 0.25,
+        ("fan_in", "b"): 0.75,
+    }
+    rows = [
+        {"pattern": p, "distribution": d, "width": 3, "test": [value, value]}
+        for (p, d), value in accuracy.items()
+    ]
+    [(name, gain)] = script.gains(rows, "pattern").items()
+    assert name == "fan_in" and gain.value == pytest.approx(0.375)
+    assert script.gains([*rows, rows[1] | {"pattern": "block", "test": []}], "pattern").keys() == {"fan_in"}
+
+
+def test_an_epoch_goes_on_from_call_to_call():
+    prepared = train.prepare(Group((tiny.spec(),), (0,)), tiny.SPLITS, tiny.SINGLE)
+    run = timing.epoch(prepared)
+    assert run() is None and run() is None
+    seconds = timing.interleaved({"one": run}, 2)["one"]
+    assert seconds.shape == (2,) and np.all(seconds > 0)

@@ -1,0 +1,56 @@
+"""Learning-rate curves: which networks, the best rate and its exponent from pretended losses, what one rate costs."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import rate_transfer as script
+from wsn.training import train
+
+
+def test_the_grid_has_every_parameterisation_width_and_rate(told, tmp_path, monkeypatch, capsys):
+    def pretended(group, splits, **settings):
+        for moment in tiny.pretended(group, splits, **settings):
+            renamed = {k.replace("test", "validation"): v for k, v in moment.history.curves.items()}
+            history = moment.history._replace(curves=renamed)
+            yield moment._replace(
+                history=history, snapshot=lambda m=moment, h=history: m.snapshot()._replace(history=h)
+            )
+
+    monkeypatch.setattr(train, "train", pretended)
+    script.main(*told(script.COMMAND, "--epochs=2", "--seeds=2", "--widths=3,6", "--octaves=2"))
+    rows = list(csv.DictReader((tmp_path / "out" / "rate_transfer.csv").read_text().splitlines()))
+    assert ",".join(rows[0]) == ",".join(script.COLUMNS) and len(rows) == 3 * 2 * 5
+    assert {row["weights"] for row in rows} == {"222"}
+    printed = capsys.readouterr().out
+    assert "smup: the best rate goes with width to the power of " in printed
+    assert (tmp_path / "out" / "rate_transfer.png").stat().st_size > 10_000
+
+
+@given(st.floats(0.6, 5.4), st.floats(0.1, 10))
+def test_the_best_rate_of_a_parabola_is_its_vertex(vertex, bend):
+    losses = bend * (np.arange(7) - vertex) ** 2
+    assert script.octave(losses) == pytest.approx(vertex, abs=1e-6)
+    losses[0] = math.inf
+    assert abs(script.octave(losses) - vertex) <= 0.51
+
+
+def test_the_best_rate_at_the_edge_of_the_grid_is_there():
+    assert script.octave(np.array([1.0, 2, 3])) == 0 and script.octave(np.array([3.0, 2, 1])) == 2
+
+
+def test_exponent_and_cost_of_known_curves():
+    """The best octave goes up by two at every doubling of the width; at the base's rate the widest loses all."""
+    widths = (4, 8, 16)
+    octaves = np.arange(9)
+    loss = np.stack([(octaves - 2 - 2 * i) ** 2 / 10 + 1.0 for i in range(3)])
+    loss = np.stack([loss, loss])
+    accuracy = np.where(loss > 2, 0.0, 1.0)
+    slope, cost = script.transfer(loss, accuracy, widths)
+    assert slope.value == pytest.approx(2) and slope.low == pytest.approx(2) == slope.high
+    assert cost.value == pytest.approx(1)

@@ -1,0 +1,152 @@
+"""Sparse execution against masked, through the trainer: the same training up to rounding, and resumes across."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from wsn import devices
+from wsn.errors import UserError
+from wsn.native import library
+from wsn.networks import models
+from wsn.networks.layers import Model
+from wsn.sparsity import lists
+from wsn.sparsity.keep import apply_masks
+from wsn.spec import Group, Spec
+from wsn.training import strategy, train
+from wsn.training.state import initial_members
+
+DEVICES = tuple(jax.local_devices())
+PLACEMENTS = {kind: devices.Placement(kind, DEVICES[:2]) for kind in ("members", "batch")} | {
+    "single": tiny.SINGLE
+}
+COUNTS = (tiny.kept(20, 15), tiny.kept(9, 20), tiny.kept(1, 1))  # of members of one program
+KEPT = Group(tuple(tiny.spec(kept=kept, epochs=34) for kept in COUNTS), (0, 1))  # 102 steps
+TOLERANCE = 1e-4
+
+
+def dense_params(group, snapshot, sparse):
+    """Parameters by path, masked ones and sparse ones alike as dense kernels."""
+    ready = train.prepare(group, tiny.SPLITS, tiny.SINGLE, "sparse" if sparse else "masked")
+    params = tiny.params(snapshot)
+    for path, keep in ready.members.keep.items():
+        if isinstance(keep, lists.Kept):
+            shape = (len(params[path]), *keep.shape)
+            kernels = [
+                lists.dense_kernel(params[path][i], lists.positions(keep, i), keep.shape)
+                for i in range(shape[0])
+            ]
+            params[path] = np.stack(kernels)
+    return params
+
+
+@pytest.fixture(scope="module")
+def masked():
+    return tiny.fit(KEPT)
+
+
+def close(group, found, expected, sparse=True):
+    for name, curve in expected[0].items():
+        np.testing.assert_allclose(found[0][name], curve, rtol=TOLERANCE, atol=TOLERANCE)
+    ours, theirs = dense_params(group, found[1], sparse), dense_params(group, expected[1], False)
+    for path, kernel in theirs.items():
+        np.testing.assert_allclose(ours[path], kernel, rtol=0, atol=TOLERANCE * np.abs(kernel).max())
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_hundred_steps_sparse_equal_masked_ones(placement, masked):
+    found = tiny.fit(KEPT, PLACEMENTS[placement], execution="sparse")
+    assert tiny.params(found[1])["hidden_0/kernel"].shape == (6, 20)
+    close(KEPT, found, masked)
+
+
+@pytest.mark.parametrize(("before", "after"), [("masked", "sparse"), ("sparse", "masked")])
+def test_a_run_resumes_in_the_other_storage(before, after, masked):
+    _, snapshot = tiny.fit(KEPT, until=17, execution=before)
+    found = tiny.fit(KEPT, resume=snapshot, execution=after)
+    close(KEPT, found, masked, after == "sparse")
+
+
+def test_an_unknown_execution_is_refused():
+    with pytest.raises(UserError, match="--execution=fast is unknown"):
+        next(train.train(KEPT, tiny.SPLITS, execution="fast"))
+
+
+AUTO = {
+    "wide": (dict(width=200, kept=tiny.kept(100, 100)), ("hidden_0", "output")),
+    "the last layer stays dense": (dict(width=200, kept=tiny.kept(100, 800)), ("hidden_0", "output")),
+    "narrow": (dict(kept=tiny.kept(20, 15)), ()),
+    "dense": (dict(), ()),
+    "bfloat16": (dict(width=200, kept=tiny.kept(100, 100), compute_dtype="bfloat16"), ()),
+}
+
+
+@pytest.mark.parametrize(("changes", "layers"), AUTO.values(), ids=AUTO)
+def test_auto_runs_sparse_what_is_faster_so(changes, layers, monkeypatch):
+    group = Group((tiny.spec(**changes),), (0,))
+    model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
+    monkeypatch.setattr(library, "available", lambda: True)
+    assert strategy.sparse_layers(group, model, "auto") == layers
+    monkeypatch.setattr(library, "available", lambda: False)
+    assert strategy.sparse_layers(group, model, "auto") == ()
+    monkeypatch.setattr(library, "available", lambda: True)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert strategy.sparse_layers(group, model, "auto") == ()
+
+
+def test_convolutions_go_together():
+    shapes = {"conv1": (3, 3, 3, 40), "conv2": (3, 3, 40, 40), "linear": (40, 100)}
+    model = Model(shapes, {}, None, None, None)
+    assert strategy.faster_sparse(model, {"conv1": 1.0, "conv2": 0.1, "linear": 1.0}) == ("conv1", "conv2")
+    assert strategy.faster_sparse(model, dict.fromkeys(shapes, 1.0)) == ()
+    narrow = Model({"conv1": (3, 3, 3, 8)}, {}, None, None, None)
+    assert strategy.faster_sparse(narrow, {"conv1": 1.0}) == ("conv1",)
+
+
+RESNET = tiny.spec(model="resnet18", width=2, learning_rate=0.1, momentum=0.9, batch_size=8, epochs=1)
+
+
+def test_a_resnet_runs_sparse():
+    """In planes, batch statistics included: the parameters after an epoch."""
+    shapes = models.build(RESNET, tiny.IMAGE, tiny.CLASSES).shapes
+    kept = tuple((layer, math.ceil(0.6 * math.prod(shape))) for layer, shape in shapes.items())
+    group = Group((dataclasses.replace(RESNET, kept=kept),), (0,))
+    close(group, tiny.fit(group, execution="sparse"), tiny.fit(group))
+
+
+RECURRENT = dict(dataset="tiny", epochs=1, batch_size=4, learning_rate=0.1, width=6, task="characters")
+
+
+@pytest.mark.parametrize("model", ["lstm", "rhn"])
+def test_recurrent_networks_run_sparse(model):
+    """Loss and gradient of the values, against masked."""
+    spec = Spec(model=model, **RECURRENT)
+    network = models.build(spec, (), 5)
+    counts = {layer: max(1, math.prod(shape) // 3) for layer, shape in network.shapes.items()}
+    group = Group((dataclasses.replace(spec, kept=tuple(counts.items())),), (0,))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 5, (3, 4)))
+
+    def loss_and_gradient(execution):
+        sparse = strategy.sparse_layers(group, network, execution)
+        members = initial_members(group, network, optax.identity(), (), sparse)
+        member = jax.tree.map(lambda x: jnp.asarray(x[0]), members)
+
+        @jax.jit
+        def run(params, keep):
+            def loss(params):
+                masked = apply_masks(params, keep)
+                return jnp.sum(network.recurrent.apply(masked, network.recurrent.carry(4), tokens)[0] ** 2)
+
+            return jax.value_and_grad(loss)(params)
+
+        value, gradient = run(member.state.params, member.keep)
+        return value, optax.tree.norm(gradient), len(sparse)
+
+    (loss, norm, layers), (masked_loss, masked_norm, _) = map(loss_and_gradient, ("sparse", "masked"))
+    assert layers == len(network.shapes) - 1  # all but the embedding
+    np.testing.assert_allclose([loss, norm], [masked_loss, masked_norm], rtol=1e-5)

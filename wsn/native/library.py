@@ -1,0 +1,111 @@
+"""The library of native kernels: compiled on first use by the machine's C++ compiler, kept in the cache folder.
+
+A file is named by a hash of all that decides it: sources, jaxlib, compiler, flags, and the machine, since it is
+compiled for just this CPU. One process compiles and the others wait; the file appears whole or not at all. Where none
+can be made there is one line of notice, and layers do without.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import jax
+import jaxlib
+from absl import logging
+
+from wsn import folders
+from wsn.devices import compiled
+from wsn.errors import one_line
+
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("windows.cc", "windows.h"))
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared")
+COMPILERS = ("c++", "g++", "clang++")
+SECONDS = 300  # after which a compiler counts as broken
+TARGETS = {"wsn_sum": "WsnSum", "wsn_value_gradient": "WsnValueGradient"}  # of XLA → symbols of the library
+
+
+@cache
+def available() -> bool:
+    """Whether XLA can call the kernels in this process; compiles them where they are not there yet."""
+    compiler = find_compiler()
+    if compiler is None:
+        return _without("there is no C++ compiler ($CXX, c++, g++, clang++)")
+    try:
+        library = load(compiler, folders.cache() / "native")
+    except (OSError, AttributeError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or one_line(error)
+        return _without(f"{compiler} made no kernels ({said.strip().splitlines()[0]})")
+    for target, symbol in TARGETS.items():
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
+    return True
+
+
+def _without(reason: str) -> bool:
+    logging.warning("%s: sparse layers run in plain JAX, several times slower", reason)
+    return False
+
+
+def find_compiler() -> str | None:
+    """The path of the C++ compiler: $CXX alone where it is set, else the first that there is."""
+    asked = os.environ.get("CXX")
+    return next(filter(None, map(shutil.which, [asked] if asked else COMPILERS)), None)
+
+
+def load(compiler: str, folder: Path) -> ctypes.CDLL:
+    """The library from that folder, compiled before where it is missing; from elsewhere if none can be written there.
+
+    Raises OSError and SubprocessError where it cannot be made or loaded.
+    """
+    path = folder / f"{key(compiler)}.so"
+    if not path.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(path.with_suffix(".lock")):
+                if not path.exists():
+                    compile_into(path, compiler)
+        except OSError:  # of the folder; an error of the compiler's comes again
+            return _unkept(compiler)
+    return ctypes.CDLL(str(path))
+
+
+def _unkept(compiler: str) -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory(prefix="wsn-native-") as folder:
+        path = Path(folder) / "kernels.so"
+        compile_into(path, compiler)
+        return ctypes.CDLL(str(path))  # which stays when its file goes
+
+
+def key(compiler: str) -> str:
+    """A name for what the compiler makes here."""
+    told = [jaxlib.__version__, compiled.machine(), compiler, *FLAGS, *(s.read_text() for s in SOURCES)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def compile_into(path: Path, compiler: str) -> None:
+    """Compile the kernels to `path`, where they appear whole. Raises CalledProcessError, TimeoutExpired, OSError."""
+    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".so", dir=path.parent)
+    os.close(descriptor)
+    try:
+        command = [compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), str(SOURCES[0]), "-o", temporary]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """In the block no other process has the lock; without one where the file system has none."""
+    with open(path, "w") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,146 @@
+"""Sparse storage: a kernel as the values at its kept positions, and lists that say what meets what.
+
+Positions become lists of terms, by output unit and by input: pure functions on the host, where every bound is checked
+once, so that no list can lead outside an array. Lists of several members, of different counts, are stacked.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int32, Int64, Shaped
+
+Positions = Int64[np.ndarray, " _"]  # (kept)
+
+
+class Terms(NamedTuple):
+    """Terms of unit u: `start[u]` ≤ t < `start[u + 1]`. Those after the last are padding, which nothing reads."""
+
+    start: Int32[Any, "*members units_and_one"]
+    plane: Int32[
+        Any, "*members kept"
+    ]  # of the other side: the input of an output unit, the output of an input
+    tap: Int32[Any, "*members taps"]  # which of the k · k pixels of a convolution; empty for a dense layer
+    value: Int32[Any, "*members kept"]  # the place of the term's weight among the values
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What is kept of a kernel of `shape`, (inputs, outputs) or (k, k, inputs, outputs), from both of its sides."""
+
+    by_output: Terms
+    by_input: Terms
+    shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    most: tuple[int, int] = dataclasses.field(metadata={"static": True})  # terms of any output, of any input
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SparseKernel:
+    """A kernel stored as its values at sorted kept positions.
+
+    `rows`: the inputs (from, to) of a dense layer that it reads; the weights of the others stand aside.
+    """
+
+    values: Float[Array, " kept"]
+    kept: Kept
+    rows: tuple[int, int] = dataclasses.field(metadata={"static": True})
+
+    def __mul__(self, factor: float) -> "SparseKernel":
+        return dataclasses.replace(self, values=self.values * factor)
+
+    def __getitem__(self, rows: slice) -> "SparseKernel":
+        """Some consecutive inputs of a dense layer, as of a dense kernel."""
+        first, last, step = rows.indices(self.rows[1] - self.rows[0])
+        assert step == 1 and len(self.kept.shape) == 2
+        return dataclasses.replace(self, rows=(self.rows[0] + first, self.rows[0] + last))
+
+
+def sparse_kernel(values: Float[Array, " kept"], kept: Kept) -> SparseKernel:
+    """The kernel of those values."""
+    return SparseKernel(values, kept, (0, kept.shape[-2]))
+
+
+def has_storage(shape: Sequence[int]) -> bool:
+    """Whether a kernel of that shape can be stored sparse: a dense layer, or a square convolution of odd size."""
+    return len(shape) == 2 or (len(shape) == 4 and shape[0] == shape[1] and shape[0] % 2 == 1)
+
+
+def lists(shape: tuple[int, ...], positions: Positions) -> Kept:
+    """The lists of one kernel. Raises ValueError for positions that are not sorted, or not of such a kernel."""
+    *taps, inputs, outputs = shape
+    if not has_storage(shape):
+        raise ValueError(f"no sparse storage for a kernel of shape {shape}")
+    if positions.size and not (positions[0] >= 0 and positions[-1] < math.prod(shape)):
+        raise ValueError(f"positions outside a kernel of shape {shape}")
+    if (
+        np.any(np.diff(positions) <= 0)
+        or max(positions.size, inputs + 1, outputs + 1) > np.iinfo(np.int32).max
+    ):
+        raise ValueError("positions are not sorted, or too many")
+    tap, place = np.divmod(positions, inputs * outputs)
+    source, unit = np.divmod(place, outputs)
+    by_output, by_input = terms(unit, source, tap, outputs), terms(source, unit, tap, inputs)
+    if not taps:
+        by_output, by_input = (side._replace(tap=side.tap[:0]) for side in (by_output, by_input))
+    most = tuple(int(np.diff(side.start).max(initial=0)) for side in (by_output, by_input))
+    return Kept(by_output, by_input, shape, (most[0], most[1]))
+
+
+def terms(unit: Positions, plane: Positions, tap: Positions, units: int) -> Terms:
+    """Terms sorted by unit, plane and tap."""
+    order = np.lexsort((tap, plane, unit))
+    start = np.concatenate([[0], np.cumsum(np.bincount(unit, minlength=units))])
+    return Terms(*(np.asarray(x, np.int32) for x in (start, plane[order], tap[order], order)))
+
+
+def stacked(members: Sequence[Kept]) -> Kept:
+    """Lists of kernels of one shape along a leading axis, padded to the largest count."""
+    most = max(kept.by_output.plane.size for kept in members)
+
+    def joined(arrays: Sequence[np.ndarray], size: int) -> np.ndarray:
+        return np.stack([np.pad(x, (0, size - x.size)) for x in arrays])
+
+    def side(*sides: Terms) -> Terms:
+        start, plane, tap, value = zip(*sides, strict=True)
+        taps = most if len(members[0].shape) > 2 else 0
+        return Terms(np.stack(start), joined(plane, most), joined(tap, taps), joined(value, most))
+
+    return Kept(
+        side(*(kept.by_output for kept in members)),
+        side(*(kept.by_input for kept in members)),
+        members[0].shape,
+        (max(kept.most[0] for kept in members), max(kept.most[1] for kept in members)),
+    )
+
+
+def positions(kept: Kept, member: int) -> Positions:
+    """The inverse of `lists`, of one of stacked members."""
+    inputs, outputs = kept.shape[-2:]
+    start, plane, tap, value = (np.asarray(x[member], np.int64) for x in kept.by_output)
+    count = int(start[-1])
+    unit = np.repeat(np.arange(outputs), np.diff(start))
+    row = plane[:count] + (inputs * tap[:count] if tap.size else 0)
+    found = np.empty(count, np.int64)
+    found[value[:count]] = row * outputs + unit
+    return found
+
+
+def values_at(
+    kernel: Shaped[np.ndarray, "..."], positions: Positions, size: int
+) -> Shaped[np.ndarray, " size"]:
+    """The values of a dense kernel at positions, filled up with zeros to `size`."""
+    return np.pad(kernel.reshape(-1)[positions], (0, size - positions.size))
+
+
+def dense_kernel(
+    values: Shaped[np.ndarray, " _"], positions: Positions, shape: tuple[int, ...]
+) -> np.ndarray:
+    """The dense kernel of values at positions, 0 elsewhere."""
+    kernel = np.zeros(math.prod(shape), values.dtype)
+    kernel[positions] = values[: positions.size]
+    return kernel.reshape(shape)
