@@ -162,16 +162,16 @@ def test_results_do_not_depend_on_the_devices(model, placements):
 
 @pytest.mark.parametrize("order", [pytest.param("shared", marks=pytest.mark.slow), "seed"])
 def test_members_train_as_they_do_alone(order, monkeypatch):
-    """In a group of their own; step by step from Python, or one after the other."""
+    """In a group of their own; step by step from Python, or all at once."""
     sparse = dataclasses.replace(spec(), kept=tuple(kept_counts(spec(), 20).items()))
     specs = [dataclasses.replace(one, order=order) for one in (spec(), sparse)]
-    together, _ = fit(Group(tuple(specs), (4, 1)))
+    in_turn, _ = fit(Group(tuple(specs), (4, 1)))
     alone, _ = fit(Group((specs[1],), (1,)))
-    assert_equal({name: x[:, [3]] for name, x in together.items()}, alone, **OTHER_PROGRAM)
+    assert_equal({name: x[:, [3]] for name, x in in_turn.items()}, alone, **OTHER_PROGRAM)
     way = {"shared": "goes_step_by_step", "seed": "trains_together"}[order]
-    monkeypatch.setattr(programs, way, lambda model: way == "goes_step_by_step")
+    monkeypatch.setattr(programs, way, lambda model: True)
     other, _ = fit(Group(tuple(specs), (4, 1)))
-    assert_equal(other, together, **OTHER_PROGRAM)
+    assert_equal(other, in_turn, **OTHER_PROGRAM)
 
 
 def kept_counts(one: Spec, lost: int) -> dict[str, int]:

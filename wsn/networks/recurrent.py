@@ -147,15 +147,22 @@ def over_time(
     kernels = [first.kernel[inputs:], *(kernel for kernel, _ in others)]
     entering = [product(first.kernel[:inputs], x, dtype) + first.bias]
     entering += [jnp.broadcast_to(bias, (*x.shape[:2], bias.size)) for _, bias in others]
-    return _scan(partial(_turns, cell, dtype, backward), dtype, kernels, state, entering, valid)
+    leaves, tree = jax.tree.flatten(kernels)  # a sparse kernel cannot hold the placeholders of custom_vjp
+
+    def products(leaves: Any, met: Any) -> list[Array]:
+        pairs = zip(jax.tree.unflatten(tree, leaves), met, strict=True)
+        return [product(kernel, x, dtype) for kernel, x in pairs]
+
+    turns = partial(_turns, cell, dtype, backward, tree)
+    return _scan(turns, products, leaves, state, entering, valid)
 
 
 def _turns(
-    cell: Cell, dtype: Any, backward: bool, kernels: Any, valid: Any, state: State, entering: Any
+    cell: Cell, dtype: Any, backward: bool, tree: Any, leaves: Any, valid: Any, state: State, entering: Any
 ) -> tuple[tuple[State, Outputs], list[Array]]:
     """(last state, outputs) and what every kernel met at each time; `entering` is added to their products."""
-
-    transposed = [jax.lax.optimization_barrier(kernel.T) for kernel in kernels]  # once, not in every turn
+    kernels = jax.tree.unflatten(tree, leaves)
+    insides = [_inside(kernel, dtype) for kernel in kernels]
 
     def turn(state: State, now: Any) -> tuple[State, Any]:
         entering, valid = now
@@ -163,7 +170,7 @@ def _turns(
 
         def product_of(i: int, x: Array) -> Array:
             met[i] = x
-            return _inside(dtype, kernels[i], transposed[i], x) + entering[i]
+            return insides[i](x) + entering[i]
 
         state, y = cell(state, [partial(product_of, i) for i in range(len(kernels))], valid)
         return state, (y, [met[i] for i in range(len(kernels))])
@@ -172,36 +179,45 @@ def _turns(
     return (last, y), met
 
 
+def _inside(kernel: Any, dtype: Any) -> Callable[[Array], Array]:
+    """The product of a kernel in a scan that is differentiated by all but it.
+
+    On the way back a dense one is met transposed, which is done once; a sparse one is stored from both sides.
+    """
+    if not isinstance(kernel, jax.Array):
+        return lambda x: product(kernel, x, dtype)
+    transposed = jax.lax.optimization_barrier(kernel.T)
+    return lambda x: _multiplied(dtype, kernel, transposed, x)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _inside(dtype: Any, kernel: Array, transposed: Array, x: Array) -> Array:
-    """The product of a kernel inside a scan; its slope is that of x alone."""
+def _multiplied(dtype: Any, kernel: Array, transposed: Array, x: Array) -> Array:
     return product(kernel, x, dtype)
 
 
-_inside.defvjp(
+_multiplied.defvjp(
     lambda dtype, kernel, transposed, x: (product(kernel, x, dtype), transposed),
     lambda dtype, transposed, slope: (None, None, product(transposed, slope, dtype)),
 )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _scan(turns: Callable, dtype: Any, kernels: Any, state: State, entering: Any, valid: Any) -> Any:
+def _scan(turns: Callable, products: Callable, kernels: Any, state: State, entering: Any, valid: Any) -> Any:
     return turns(kernels, valid, state, entering)[0]
 
 
-def _scan_forward(turns: Callable, dtype: Any, kernels: Any, state: State, entering: Any, valid: Any) -> Any:
+def _scan_forward(
+    turns: Callable, products: Callable, kernels: Any, state: State, entering: Any, valid: Any
+) -> tuple[Any, Any]:
     found, pull, met = jax.vjp(partial(turns, kernels, valid), state, entering, has_aux=True)
     return found, (kernels, met, pull)
 
 
-def _scan_backward(turns: Callable, dtype: Any, saved: Any, slope: Any) -> Any:
+def _scan_backward(turns: Callable, products: Callable, saved: Any, slope: Any) -> tuple[Any, ...]:
     """What enters a product has the slope of what it puts out, at all times: so a kernel's is one product."""
     kernels, met, pull = saved
     of_state, of_entering = pull(slope)
-    of_kernels = [
-        jax.vjp(lambda kernel, x=x: product(kernel, x, dtype), kernel)[1](out)[0]
-        for kernel, x, out in zip(kernels, met, of_entering, strict=True)
-    ]
+    [of_kernels] = jax.vjp(lambda kernels: products(kernels, met), kernels)[1](of_entering)
     return of_kernels, of_state, of_entering, None
 
 

@@ -35,7 +35,12 @@ def goes_step_by_step(model: Model) -> bool:
 
 
 def trains_together(model: Model, weights: int) -> bool:
-    """Whether the members of a group should share each step; `weights` that one of them multiplies with."""
+    """Whether the members of a group should share each step; `weights` that one of them multiplies with.
+
+    Recurrent networks never do on a CPU: their products are small and many, and several at once only fill the cache.
+    """
+    if model.recurrent and jax.default_backend() == "cpu":
+        return False
     large = weights >= LARGEST_TOGETHER
     return not large or (jax.default_backend() != "cpu" and not has_convolutions(model))
 
