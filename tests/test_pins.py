@@ -30,7 +30,7 @@ def test_every_command_trains_the_groups_that_it_always_has(pin, tmp_path, monke
     experiment, *arguments = pin["command"].split()
     command = importlib.import_module(f"experiments.{experiment}").COMMAND
     found: list[str] = []
-    monkeypatch.setattr(plan, "cost", lambda group, source: plan.Cost(1, (1,), 1.0, 1.0))
+    monkeypatch.setattr(plan, "cost", lambda *_: plan.Cost(1, (1,), 1.0, 1.0))
     monkeypatch.setattr(plan, "describe", lambda groups, *_: found.extend(group.name for group in groups))
     command.main(*flags.parse(command, [*arguments, "--dry_run", f"--workdir={tmp_path}"]))
     assert found == pin["groups"]

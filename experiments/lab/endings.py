@@ -19,6 +19,14 @@ def begin() -> None:
     """From here on both signals end the process in order."""
     signal.signal(signal.SIGINT, interrupted)
     signal.signal(signal.SIGTERM, terminated)
+    sys.unraisablehook = unraisable
+
+
+def unraisable(found: Any) -> None:
+    """An end that came while a callback ran, of the garbage collector's say, whose exceptions Python passes over."""
+    if isinstance(found.exc_value, SystemExit):
+        os._exit(int(found.exc_value.code or 0))
+    sys.__unraisablehook__(found)
 
 
 def terminated(*_: Any) -> NoReturn:

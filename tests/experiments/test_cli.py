@@ -36,7 +36,7 @@ def trained(monkeypatch) -> list:
     """Pretend training; the groups that were trained."""
     groups = []
 
-    def pretend(group, splits, *, resume=None):
+    def pretend(group, splits, *, resume=None, execution="masked"):
         groups.append(group)
         return tiny.pretended(group, splits, resume=resume)
 
@@ -390,7 +390,7 @@ def test_tuning_takes_the_best_rate_on_held_out_samples(experiment, trained, mon
     """A pretended optimum of half the preset's rate is found; the highest rates diverge and are passed over."""
     tuned = []
 
-    def pretend(group, splits, *, resume=None):
+    def pretend(group, splits, *, resume=None, execution="masked"):
         spec = group.specs[0]
         if not spec.validation_samples:
             trained.append(group)

@@ -219,7 +219,7 @@ KINDS_OF = {
 @pytest.mark.parametrize("script", TRAINING, ids=lambda script: script.EXPERIMENT)
 def test_records_say_who_asked_for_them(script, told, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "train", tiny.pretended)
-    monkeypatch.setattr(plan, "cost", lambda group, source: plan.Cost(1, (1,), 1.0, 1.0))
+    monkeypatch.setattr(plan, "cost", lambda *_: plan.Cost(1, (1,), 1.0, 1.0))
     preset, run = told(script.COMMAND, *FEW[script.EXPERIMENT], "--epochs=1", "--seeds=1")
     script.main(preset, run)
     labels = [result.label for found in record.read_all(tmp_path / "out") for result in found.results]

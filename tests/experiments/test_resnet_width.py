@@ -239,7 +239,7 @@ def test_a_dry_run_plans_every_network_and_draws_nothing(given_flags, tmp_path, 
 def test_shares_count_networks_of_any_number_of_seeds(given_flags, monkeypatch):
     shares = []
     monkeypatch.setattr(launch.Run, "source_of", lambda run, spec: None)
-    monkeypatch.setattr(plan, "cost", lambda group, source: None)
+    monkeypatch.setattr(plan, "cost", lambda *_: None)
     monkeypatch.setattr(plan, "describe", lambda groups, *rest: shares.append(list(groups)) or "")
     for i in (1, 2, 3):
         resnet_width.main(*given_flags("--preset=small", "--dry_run", f"--shard={i}/3"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 
-from wsn.data import splits as splits_of
+from wsn.data import feeds
 from wsn.devices import Placement
 from wsn.records import checkpoints
 from wsn.spec import ORDER, Group, Spec
@@ -54,7 +54,7 @@ def recurrence(model) -> Task:
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     monkeypatch.setitem(TASKS, "recurrence", recurrence)
-    monkeypatch.setattr(splits_of, "EVALUATION_BATCH", 4)  # three batches of 11 test examples
+    monkeypatch.setattr(feeds, "EVALUATION_BATCH", 4)  # three batches of 11 test examples
 
 
 @pytest.fixture(params=["scan", "step by step"])

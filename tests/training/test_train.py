@@ -12,7 +12,7 @@ import optax
 import pytest
 import tiny
 
-from wsn.data import batches, normalise
+from wsn.data import batches, feeds, normalise
 from wsn.data import splits as splits_of
 from wsn.networks import models
 from wsn.sparsity.keep import apply_masks
@@ -298,7 +298,7 @@ def test_held_out_examples_are_evaluated_instead_of_test():
 def test_evaluation_is_in_chunks_that_do_not_divide(monkeypatch):
     group = Group((tiny.spec(),), (0, 1))
     whole, _ = tiny.fit(group)
-    monkeypatch.setattr(splits_of, "EVALUATION_BATCH", 4)
+    monkeypatch.setattr(feeds, "EVALUATION_BATCH", 4)
     chunks, _ = tiny.fit(group)
     assert_equal(chunks, whole, **OTHER_PROGRAM)
 

@@ -88,7 +88,7 @@ def resident(
     placement: Placement,
     train: Part,
     held_out: Part,
-    held_out_batch: int = EVALUATION_BATCH,
+    held_out_batch: int | None = None,
     *,
     noisy: bool = False,
 ) -> Feed:
@@ -99,7 +99,7 @@ def resident(
     spec, shared = group.specs[0], group.specs[0].order == "shared"
     train_data, held_out_data = (devices.replicate(placement, part.data) for part in (train, held_out))
     size, batch_size = train.examples, min(spec.batch_size, train.examples)
-    held_out_batch = min(held_out_batch, held_out.examples)
+    held_out_batch = min(held_out_batch or EVALUATION_BATCH, held_out.examples)
     order = partial(shuffled, examples=size, batch_size=batch_size, noisy=noisy)
     key = jax.random.fold_in(jax.random.key(spec.data_seed), ORDER)
     if not shared:
