@@ -22,6 +22,7 @@ QUANTITIES = (
     "angle_start",
     "sum_squared_steps",
 )
+ENDS = ("cosine_end", "angle_end")  # after a second pass
 # Section 4.3: (claim, quantity, sign of its exponent); the paper says all of them of every group but C9, of which it
 # says that embeddings hardly change.
 CLAIMS = (
@@ -72,7 +73,10 @@ def geometry(run: Halted, group: str) -> Row:
         )
     }
     distance, time = float(np.sqrt(at(run, curves["distance"] ** 2))), steps(run)
-    return {
+    ends = {
+        name: ratio(at(run, curves[name]), at(run, curves["angles_end"])) for name in ENDS if name in curves
+    }
+    return ends | {
         "distance": distance,
         "path_length": total["path_length"],
         "step": total["path_length"] / time,
@@ -112,7 +116,7 @@ def rows(curves: Sequence[Curve]) -> list[Row]:
             for group in groups(curves):
                 values = [geometry(run, group) for run in certain]
                 row: Row = point.row | {"group": group, "seeds": len(certain)}
-                for name in QUANTITIES:
+                for name in [name for name in (*QUANTITIES, *ENDS) if name in values[0]]:
                     row[f"{name}_mean"] = mean([one[name] for one in values])
                     row[f"{name}_std"] = deviation([one[name] for one in values])
                 found.append(row)

@@ -65,6 +65,7 @@ def train(
     resume: Snapshot | None = None,
     placement: Placement | None = None,
     execution: str = "masked",
+    reference: Snapshot | None = None,
 ) -> Iterator[Moment]:
     """Train a group; yields after every evaluation: every epoch, or every `eval_every` steps and at the end.
 
@@ -74,12 +75,15 @@ def train(
     `test_<metric>` (`validation_…` where the spec holds examples out) of the task's metrics, and the columns of the
     probes; with clipping `all/clipped`, the steps so far at which it acted. `execution` says how layers that lose
     weights are run (`strategy.EXECUTIONS`), which changes rounding alone, and may differ from that before a resume. A
-    member whose loss is not finite has diverged: its values are NaN from then on.
+    member whose loss is not finite has diverged: its values are NaN from then on. Probes compare with the parameters of
+    `reference`, or of the start.
     Raises UserError for a name that no registry has, and for data that do not fit.
     """
     spec, count = group.specs[0], len(group.members)
     placement, task, feed, members, program, steps, sparse = prepare(group, source, placement, execution)
     history = histories.EMPTY
+    if reference is not None:
+        members = members._replace(start=resumed(members, reference, feed.steps)[0].state.params)
     if resume is not None:
         members, history = resumed(members, resume, feed.steps)
     members = scattered(placement, members)
