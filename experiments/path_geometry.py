@@ -7,8 +7,9 @@ Per group of layers (embedding, hidden, softmax, all), up to the halting time T:
 the length of the path, which the paper speaks of and does not show; the mean step; the mean angle between the gradient
 and the way from the start. Exactly T = distance × tortuosity ÷ step, with tortuosity = length ÷ distance, so the
 exponents in the number of weights add up: they say which of them makes wider networks faster.
-It trains the first curve of `experiments.halting_time`, but for what that left in the same folder. --second_pass trains
-everything twice more, up to T, for the mean angle between the gradient and the way to the end, W(t) − W(T).
+`--second_pass` trains everything twice more, for the angle between the gradient and the way to the end (cosine_end and
+angle_end; 2·projection_end = −distance² − sum_squared_steps), since the end is known when it is reached.
+It trains the first curve of `experiments.halting_time`, but for what that left in the same folder.
 Writes WORKDIR/path_geometry.csv, a row per network and group, path_geometry_seeds.csv, one for every seed, in which
 2·projection_start = distance² − sum_squared_steps, path_geometry_claims.csv, the paper's claims beside ours (exponents
 in width), and path_geometry.png.
@@ -16,7 +17,6 @@ in width), and path_geometry.png.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from experiments.lab import (
     convergence,
@@ -43,9 +43,11 @@ CLAIMS = ["curve", "claim", "group", "paper", "exponent", "low", "high", "verdic
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset(convergence_presets.Preset):
-    """What `halting_time` trains, and what is measured of it."""
+    """As of halting times."""
 
-    second_pass: bool = setting("Measure the angle to the end as well, by training twice more.", False)
+    second_pass: bool = setting(
+        "Train everything twice more, for the angle between the gradient and the way to the end.", False
+    )
 
 
 def claims(curve: Curve, name: str) -> Iterator[families.Row]:
@@ -100,17 +102,15 @@ def main(preset: Preset, run: Run) -> None:
         return
     curves = convergence.curves(asked, results, run)
     names = convergence.names(curves)
-    ends = path.ENDS if preset.second_pass else ()
-    if ends:
-        curves = second_pass.with_ends(curves, run)
-    columns = [*COLUMNS, *(f"{name}_mean" for name in ends)]
-    rows, seeds = path.rows(curves), path.seeds(curves)
+    ends = second_pass.ends(curves, run) if preset.second_pass else {}
+    more = second_pass.COLUMNS if preset.second_pass else []
+    rows, seeds = path.rows(curves, ends), path.seeds(curves, ends)
     told = [one for curve, name in zip(curves, names, strict=True) for one in claims(curve, name)]
-    output.print_table(rows, ["width", "weights", "fraction", *columns[len(convergence.KEYS) :]])
+    output.print_table(rows, ["width", "weights", "fraction", *COLUMNS[len(convergence.KEYS) :]])
     output.print_table(told, CLAIMS)
     written = (
-        output.write_table(run.folder, EXPERIMENT, rows, columns),
-        output.write_table(run.folder, f"{EXPERIMENT}_seeds", seeds, [*SEEDS, *ends], DIGITS),
+        output.write_table(run.folder, EXPERIMENT, rows, [*COLUMNS, *(f"{name}_mean" for name in more)]),
+        output.write_table(run.folder, f"{EXPERIMENT}_seeds", seeds, [*SEEDS, *more], DIGITS),
         output.write_table(run.folder, f"{EXPERIMENT}_claims", told, CLAIMS),
         output.write_figure(
             run.folder, EXPERIMENT, path_figure.draw(curves, names, convergence.caption(preset, run))
@@ -122,16 +122,18 @@ def main(preset: Preset, run: Run) -> None:
     print("wrote", *written)
 
 
-def one_curve(preset: convergence_presets.Preset, **changes: Any) -> Preset:
-    """The first curve of a preset."""
-    told = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
-    one = {name: told[name][:1] for name in ("depths", "learning_rates")}
-    return Preset(**told | one | {"fractions": preset.fractions[-1:], "adam_rate": None} | changes)
-
-
-# With the paper's ten seeds where that takes minutes.
+# One curve of each preset, with the paper's ten seeds where that takes minutes.
 PRESETS = {
-    name: one_curve(preset, **({"seeds": 10} if name == "small" else {}))
+    name: Preset(
+        **vars(preset)
+        | {
+            "fractions": preset.fractions[-1:],
+            "depths": preset.depths[:1],
+            "learning_rates": preset.learning_rates[:1],
+            "adam_rate": None,
+            "seeds": 10 if name == "small" else preset.seeds,
+        }
+    )
     for name, preset in convergence_presets.PRESETS.items()
 }
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), convergence.template)

@@ -4,13 +4,14 @@ In: runs with the sums of the probe `path`. Out: numbers of every group of layer
 step, whose exponents add up. The probes are cumulative: they are read at T, not at the end of a run that over-fitted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from experiments.lab.families import Row
 from experiments.lab.halting import Curve, Halted, at, deviation, mean, steps
 from experiments.lab.intervals import Estimate
+from wsn.spec import Spec
 
 QUANTITIES = (
     "distance",
@@ -22,7 +23,6 @@ QUANTITIES = (
     "angle_start",
     "sum_squared_steps",
 )
-ENDS = ("cosine_end", "angle_end")  # after a second pass
 # Section 4.3: (claim, quantity, sign of its exponent); the paper says all of them of every group but C9, of which it
 # says that embeddings hardly change.
 CLAIMS = (
@@ -73,10 +73,7 @@ def geometry(run: Halted, group: str) -> Row:
         )
     }
     distance, time = float(np.sqrt(at(run, curves["distance"] ** 2))), steps(run)
-    ends = {
-        name: ratio(at(run, curves[name]), at(run, curves["angles_end"])) for name in ENDS if name in curves
-    }
-    return ends | {
+    return {
         "distance": distance,
         "path_length": total["path_length"],
         "step": total["path_length"] / time,
@@ -107,28 +104,36 @@ def split(curve: Curve, group: str) -> dict[str, Estimate]:
     return {"T": curve.by("weights", steps)} | {name: exponent(curve, group, name) for name in FACTORS}
 
 
-def rows(curves: Sequence[Curve]) -> list[Row]:
+Ends = Mapping[tuple[Spec, int, str], Row]  # network, seed, group → what `second_pass` adds
+
+
+def rows(curves: Sequence[Curve], ends: Ends) -> list[Row]:
     """A row per network and group: means over the seeds whose time is certain; over all, where none is."""
     found = []
     for curve in curves:
         for point in curve.points:
             certain = [run for run in point.runs if run.counts] or point.runs
             for group in groups(curves):
-                values = [geometry(run, group) for run in certain]
+                values = [geometry(run, group) | of_end(run, group, ends) for run in certain]
                 row: Row = point.row | {"group": group, "seeds": len(certain)}
-                for name in [name for name in (*QUANTITIES, *ENDS) if name in values[0]]:
+                for name in (*QUANTITIES, *(name for name in values[0] if name.endswith("_end"))):
                     row[f"{name}_mean"] = mean([one[name] for one in values])
                     row[f"{name}_std"] = deviation([one[name] for one in values])
                 found.append(row)
     return found
 
 
-def seeds(curves: Sequence[Curve]) -> list[Row]:
+def of_end(run: Halted, group: str, ends: Ends) -> Row:
+    return ends.get((run.result.spec, run.result.seed, group), {})
+
+
+def seeds(curves: Sequence[Curve], ends: Ends) -> list[Row]:
     """A row per network, seed and group."""
     return [
         point.row
         | {"seed": run.result.seed, "censored": int(not run.counts), "steps": steps(run), "group": group}
         | geometry(run, group)
+        | of_end(run, group, ends)
         for curve in curves
         for point in curve.points
         for run in point.runs

@@ -1,119 +1,84 @@
-"""The second pass: the angle between the gradient and the way to the end, which is known only once it is reached.
+"""The angle to the end of the way: what is known only when training is over, by training the same once more.
 
-In: curves of runs with the probe `path`, and their folder. Out: the same with columns of W* = W(T) in the place of the
-start. A replay repeats a run bit for bit on the machine that trained it; T is rounded up to an evaluation.
+In: runs whose halting time is known. Out: per group of layers the mean cosine and angle between the gradient and
+W(t) − W*, where W* are the parameters at the first evaluation at which the loss is within 1 % of its minimum. A replay
+has the same bits: the first finds W*, the second measures from there.
 """
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from experiments.lab import output
-from experiments.lab.halting import LOSS, Curve, Halted, evaluations
+from experiments.lab.families import Row
+from experiments.lab.halting import Curve, Halted, evaluations
 from experiments.lab.launch import Run
+from experiments.lab.path import ratio
 from wsn.data.feeds import Source
-from wsn.errors import UserError
 from wsn.records import runs
 from wsn.spec import Group, Spec
 from wsn.training import train
-from wsn.training.history import History, Snapshot
+from wsn.training.train import PARAMS
 
-# Columns of the probe, and what they are called where W* is in the place of W(0).
-NAMES = {
-    "cosine_start": "cosine_end",
-    "angle_start": "angle_end",
-    "angles": "angles_end",
-    "projection_start": "projection_end",
-}
-SAME = 1e-3  # a replay whose loss is as near as that at the halting time is one
+COLUMNS = ["cosine_end", "angle_end", "projection_end"]
 
 
-def with_ends(curves: Sequence[Curve], run: Run) -> list[Curve]:
-    """Train every network twice more, up to its halting time. Raises UserError where it is not what was recorded."""
-    points = [point for curve in curves for point in curve.points]
-    found: dict[tuple[Spec, int], Halted] = {}
-    with output.progress(len(points), "second pass") as bar:
-        for point in points:
-            own = {(one.result.spec, one.result.seed): one for one in point.runs}
-            spec = point.runs[0].result.spec
-            for group in runs.cover(run.folder, [[spec]], [seed for _, seed in own]):
-                found |= of_group(group, run.source_of(spec), own)
-            bar.update()
-
-    def again(halted: Halted) -> Halted:
-        return found[halted.result.spec, halted.result.seed]
-
-    return [
-        Curve([point._replace(runs=[again(one) for one in point.runs]) for point in curve.points])
+def ends(curves: Sequence[Curve], run: Run) -> dict[tuple[Spec, int, str], Row]:
+    """What it adds to the runs of all curves whose time is certain, by network, seed and group of layers."""
+    return {
+        (point.runs[0].result.spec, row["seed"], row["group"]): {name: row[name] for name in COLUMNS}
         for curve in curves
-    ]
+        for point in curve.points
+        for row in angles(run, point.runs)
+    }
 
 
-def of_group(
-    group: Group, source: Source, own: Mapping[tuple[Spec, int], Halted]
-) -> dict[tuple[Spec, int], Halted]:
-    """The runs of `own` that are of that group, with their columns."""
-    ends = [end_of(own[member]) if member in own else 0 for member in group.members]
-    history = to_end(group, source, ends)
-    found = {}
-    for i, member in enumerate(group.members):
-        if member in own:
-            halted = own[member]
-            check(halted, history, i)
-            found[member] = halted._replace(
-                result=dataclasses.replace(halted.result, curves=added(halted, history, i))
-            )
-    return found
+def angles(run: Run, halted: Sequence[Halted]) -> Iterator[Row]:
+    """A row for every seed and group of layers of one network, of the runs whose time is certain."""
+    ends = {one.result.seed: end(one) for one in halted if one.counts}
+    if ends:
+        spec = halted[0].result.spec
+        for group in runs.cover(run.folder, [[spec]], ends):
+            yield from of_group(group, run.source_of(spec), ends)
 
 
-def end_of(run: Halted) -> int:
-    """The first evaluation at or after the halting time; 0 for a run that diverged, which has none."""
+def end(run: Halted) -> int:
+    """The step of the first evaluation at or after the halting time."""
     steps = evaluations(run.result)
-    return 0 if np.isnan(run.halting.step) else int(steps[np.searchsorted(steps, run.halting.step)])
+    return int(steps[np.searchsorted(steps, run.halting.step)])
 
 
-def to_end(group: Group, source: Source, ends: Sequence[int]) -> History:
-    """The history up to the last of those steps, one for each member; W* in the place of W(0) in the probes."""
-    reference = at_ends(group, source, ends)
-    for moment in train.train(group, source, reference=reference):
-        if moment.last or moment.step >= max(ends):
-            return moment.history
-    raise AssertionError("a group trains at least one step")
+def of_group(group: Group, source: Source, ends: Mapping[int, int]) -> Iterator[Row]:
+    """Two replays of a group; `ends` has the last step of every seed that is asked for.
 
-
-def at_ends(group: Group, source: Source, ends: Sequence[int]) -> Snapshot:
-    """The state of every member at its own step; of one whose step is 0, that of the first evaluation."""
-    states: dict[int, Mapping[str, np.ndarray]] = {}
+    Exactly 2·projection_end = −distance² − sum_squared_steps, with the distance from start to end.
+    """
+    places = {place: ends[seed] for place, (_, seed) in enumerate(group.members) if seed in ends}
+    last = max(places.values())
+    found: dict[str, np.ndarray] = {}
     for moment in train.train(group, source):
-        if moment.step in ends or not states:
-            states[moment.step] = (last := moment.snapshot()).state
-        if moment.last or moment.step >= max(ends):
+        state = moment.snapshot().state if moment.step in places.values() or not found else {}
+        for key, leaf in state.items():
+            if key.startswith(PARAMS):
+                known = found.setdefault(key, leaf.copy())  # of members that are not asked for: any
+                for place, step in places.items():
+                    if step == moment.step:
+                        known[place] = leaf[place]
+        if moment.step >= last:
             break
-    first = next(iter(states))
-    own = [states[end or first] for end in ends]
-    state = {name: np.stack([state[name][i] for i, state in enumerate(own)]) for name in own[0]}
-    return Snapshot(state, last.history)
-
-
-def check(run: Halted, history: History, member: int) -> None:
-    """Raises UserError where the replay is another run."""
-    row = int(np.searchsorted(history.step, end_of(run)))
-    replayed, recorded = (x[row] for x in (history.curves[LOSS][:, member], run.result.curves[LOSS]))
-    if not abs(replayed - recorded) <= SAME * abs(recorded) and end_of(run):
-        spec, seed = run.result.spec, run.result.seed
-        raise UserError(
-            f"--second_pass: width {spec.width}, seed {seed} does not repeat its record, which was made by another"
-            " machine or version: train it anew with --resume=false"
-        )
-
-
-def added(run: Halted, history: History, member: int) -> dict[str, np.ndarray]:
-    """The curves of a run with those of the second pass, which do not change after the halting time."""
-    curves = dict(run.result.curves)
-    rest = len(evaluations(run.result)) - history.rows
-    for column, values in history.curves.items():
-        group, _, name = column.partition("/")
-        if name in NAMES:
-            curves[f"{group}/{NAMES[name]}"] = np.pad(values[:, member], (0, rest), mode="edge")
-    return curves
+    for moment in train.train(group, source, reference=found):
+        if moment.step >= last:
+            break
+    history = moment.history
+    parts = [name.partition("/")[0] for name in history.curves if name.endswith("/angles")]
+    for place, step in places.items():
+        at = int(np.searchsorted(history.step, step))
+        for part in parts:
+            sums = {name: history.curves[f"{part}/{name}_start"][at, place] for name in ("cosine", "angle")}
+            count = history.curves[f"{part}/angles"][at, place]
+            yield {
+                "seed": group.members[place][1],
+                "group": part,
+                "cosine_end": ratio(sums["cosine"], count),
+                "angle_end": ratio(sums["angle"], count),
+                "projection_end": float(history.curves[f"{part}/projection_start"][at, place]),
+            }

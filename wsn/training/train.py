@@ -5,7 +5,7 @@ Where all of them see the same batches (`order="shared"`) their first layers mee
 what makes a family of narrow networks fast. Masks are applied once per step, as trees: model(keep ⊙ params).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,6 +25,8 @@ from wsn.training.halting import STOPS
 from wsn.training.history import History, Measured, Snapshot
 from wsn.training.state import Members, State, initial_members, stored_as
 from wsn.training.step import make_evaluation, make_step
+
+PARAMS = ".params"  # how the places of parameters begin in a snapshot
 
 
 class Moment(NamedTuple):
@@ -65,7 +67,7 @@ def train(
     resume: Snapshot | None = None,
     placement: Placement | None = None,
     execution: str = "masked",
-    reference: Snapshot | None = None,
+    reference: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[Moment]:
     """Train a group; yields after every evaluation: every epoch, or every `eval_every` steps and at the end.
 
@@ -75,17 +77,20 @@ def train(
     `test_<metric>` (`validation_…` where the spec holds examples out) of the task's metrics, and the columns of the
     probes; with clipping `all/clipped`, the steps so far at which it acted. `execution` says how layers that lose
     weights are run (`strategy.EXECUTIONS`), which changes rounding alone, and may differ from that before a resume. A
-    member whose loss is not finite has diverged: its values are NaN from then on. Probes compare with the parameters of
-    `reference`, or of the start.
-    Raises UserError for a name that no registry has, and for data that do not fit.
+    member whose loss is not finite has diverged: its values are NaN from then on.
+    Where a `reference` is given, parameters of all members as a snapshot has them, probes measure from there and not
+    from the start. Raises UserError for a name that no registry has, and for data that do not fit.
     """
     spec, count = group.specs[0], len(group.members)
     placement, task, feed, members, program, steps, sparse = prepare(group, source, placement, execution)
     history = histories.EMPTY
-    if reference is not None:
-        members = members._replace(start=resumed(members, reference, feed.steps)[0].state.params)
     if resume is not None:
         members, history = resumed(members, resume, feed.steps)
+    if reference is not None:
+        own = jax.tree.map_with_path(
+            lambda path, _: reference[PARAMS + jax.tree_util.keystr(path)], members.start
+        )
+        members = members._replace(start=own)
     members = scattered(placement, members)
     split = "validation" if spec.validation_samples else "test"
     done = int(history.step[-1]) if history.rows else 0
