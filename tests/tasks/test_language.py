@@ -17,7 +17,7 @@ from wsn.sparsity import family
 from wsn.spec import Group, Spec
 from wsn.tasks import TASKS
 from wsn.tasks.language import perplexity
-from wsn.training import programs, train
+from wsn.training import programs, strategy, train
 
 DEVICES = tuple(jax.local_devices())
 SINGLE = Placement("single", DEVICES[:1])
@@ -168,8 +168,11 @@ def test_members_train_as_they_do_alone(order, monkeypatch):
     in_turn, _ = fit(Group(tuple(specs), (4, 1)))
     alone, _ = fit(Group((specs[1],), (1,)))
     assert_equal({name: x[:, [3]] for name, x in in_turn.items()}, alone, **OTHER_PROGRAM)
-    way = {"shared": "goes_step_by_step", "seed": "trains_together"}[order]
-    monkeypatch.setattr(programs, way, lambda model: True)
+    module, way = {
+        "shared": (programs, "goes_step_by_step"),
+        "seed": (strategy, "trains_together"),
+    }[order]
+    monkeypatch.setattr(module, way, lambda *_: True)
     other, _ = fit(Group(tuple(specs), (4, 1)))
     assert_equal(other, in_turn, **OTHER_PROGRAM)
 

@@ -38,7 +38,7 @@ class Members(NamedTuple):
     ]  # parameter path → 1 = kept, 0 = removed; or the lists of a sparse kernel, whose parameter is its values
     rates: Params  # learning rate of each parameter, scalars
     key: Any  # raw key of the randomness of steps
-    start: Params  # the parameters at step 0, where a probe asks for them
+    start: Params  # the parameters that probes compare with, where there are any: usually those at step 0
 
 
 # Which parts are cut over devices with the batch, for `devices.compile_program`.
