@@ -87,7 +87,7 @@ def start(line: str, home: Path, *more: str) -> int:
     try:
         endings.begin()
         train.train = partial(tiny.pretended, seconds=0.01)
-        plan.cost = lambda group, source: plan.Cost(len(group.members), (1,), 1.0, 1.0)
+        plan.cost = lambda group, *_: plan.Cost(len(group.members), (1,), 1.0, 1.0)
         sys.argv = [f"{script}.py", *arguments]
         launch.run(importlib.import_module(f"experiments.{script}").COMMAND)
     except SystemExit as ended:
