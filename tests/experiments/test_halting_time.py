@@ -201,7 +201,7 @@ def test_both_commands_write_tables_that_keep_their_contract_from_the_same_recor
     told_of = {json.loads(record.read_text().splitlines()[0])["text"] for record in records}
     assert told_of == {hashlib.sha256(texts.encode()).hexdigest()}
     times = [record.stat().st_mtime_ns for record in records]
-    path_geometry.main(preset, run)
+    path_geometry.main(*told(path_geometry.COMMAND, f"--data_dir={folder}", *ARGUMENTS))
     assert [record.stat().st_mtime_ns for record in sorted(run.folder.glob("runs/*/record.jsonl"))] == times
     seeds = rows_of(run.folder / "path_geometry_seeds.csv")
     assert len(seeds) == 2 * 2 * 4

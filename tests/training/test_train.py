@@ -185,6 +185,7 @@ def test_a_mask_of_ones_is_no_mask():
         tiny.SPLITS.feed(group, tiny.SINGLE),
         carry=task.carry,
         shared=True,
+        together=True,
     )
     # Copies, since an epoch gives up the memory of its members.
     left, right = jax.tree.map(jnp.array, (dense, dense._replace(keep=ones)))
