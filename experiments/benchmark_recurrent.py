@@ -23,7 +23,7 @@ from experiments.lab import launch, output
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
 from experiments.lab.timing import interleaved
-from wsn.data.text import Text
+from wsn.data.language.text import Text
 from wsn.networks import models
 from wsn.networks.models import RECURRENT
 from wsn.records import plan

@@ -20,17 +20,18 @@ from itertools import combinations
 
 import numpy as np
 
-from experiments.lab import convergence, families, halting, halting_figure, launch, output
-from experiments.lab.convergence_presets import PRESETS, Preset
+from experiments.lab import families, launch, output
+from experiments.lab.convergence import halting, halting_figure, study
+from experiments.lab.convergence.halting import Curve, Halted, minimum, slope, steps
+from experiments.lab.convergence.settings import PRESETS, Preset
 from experiments.lab.flags import Command
-from experiments.lab.halting import Curve, Halted, minimum, slope, steps
 from experiments.lab.intervals import Estimate, bootstrap, sign
 from experiments.lab.launch import Run
 from wsn.tasks import metrics
 
 EXPERIMENT = "halting_time"
 COLUMNS = [
-    *convergence.KEYS,
+    *study.KEYS,
     "seeds",
     "censored",
     "steps_mean",
@@ -54,8 +55,7 @@ FLOOR = 0.05  # of the shortest time: a floor below it is called none
 def rows(curves: Sequence[Curve], run: Run, asked: Sequence[families.Network]) -> list[families.Row]:
     """A row per network: what it is, and its times."""
     epoch = {
-        network.spec: convergence.steps_of_epoch(run.source_of(network.spec), network.spec)
-        for network in asked
+        network.spec: study.steps_of_epoch(run.source_of(network.spec), network.spec) for network in asked
     }
     return [
         point.row | halting.summary(point.runs, epoch[point.runs[0].result.spec])
@@ -160,15 +160,15 @@ def best(run: Halted) -> int:
 
 
 def main(preset: Preset, run: Run) -> None:
-    asked = convergence.networks(preset, run)
+    asked = study.networks(preset, run)
     results = families.collect(asked, run, EXPERIMENT)
     if results is None:
         return
-    curves = convergence.curves(asked, results, run)
-    names = convergence.names(curves)
+    curves = study.curves(asked, results, run)
+    names = study.names(curves)
     table = rows(curves, run, asked)
     output.print_table(table, COLUMNS)
-    figure = halting_figure.draw(curves, names, convergence.caption(preset, run))
+    figure = halting_figure.draw(curves, names, study.caption(preset, run))
     written = (
         output.write_table(run.folder, EXPERIMENT, table, COLUMNS),
         output.write_figure(run.folder, EXPERIMENT, figure),
@@ -181,7 +181,7 @@ def main(preset: Preset, run: Run) -> None:
     print("wrote", *written)
 
 
-COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), convergence.template)
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), study.template)
 
 if __name__ == "__main__":
     launch.run(COMMAND)

@@ -8,7 +8,7 @@ MLPs with one hidden layer. Sparse networks have the weight count of the dense n
 are (the last layer stays dense); dense networks of the same widths beside them. No biases, ReLU, NTK parameterisation,
 SGD without momentum. Another parameterisation has one learning rate for all networks, and the tuned ones of Figure 8
 are trained beside it (kind `tuned`), to say what one rate costs. What D is, and how it is found, is in
-`experiments.lab.distances`.
+`experiments.lab.widening.distances`.
 Writes WORKDIR/kernel_distance.csv, a row per network, and WORKDIR/kernel_distance.png.
 Expect on MNIST (10 seeds): 0.863 at width 8, 0.893–0.899 at widths 32 to 328, 0.868 at 512; dense 0.932 at width 635.
 """
@@ -16,12 +16,13 @@ Expect on MNIST (10 seeds): 0.863 at width 8, 0.893–0.899 at widths 32 to 328,
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from experiments.lab import distances, families, figure8, inputs, launch, output, presets
-from experiments.lab import rates as learning_rates
+from experiments.lab import families, inputs, launch, output, presets
 from experiments.lab.families import Network
 from experiments.lab.flags import Command
 from experiments.lab.intervals import estimate
 from experiments.lab.launch import Run
+from experiments.lab.widening import distances, figure8
+from experiments.lab.widening import rates as learning_rates
 from wsn.data import sources
 from wsn.errors import UserError
 from wsn.sparsity import family

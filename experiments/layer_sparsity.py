@@ -17,10 +17,11 @@ width as in Figure 10.
 import dataclasses
 from collections.abc import Sequence
 
-from experiments.lab import figure10, launch, output, presets
-from experiments.lab.figure10 import Member, Printed
+from experiments.lab import launch, output, presets
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
+from experiments.lab.widening import figure10
+from experiments.lab.widening.figure10 import Member, Printed
 from wsn.errors import choose
 from wsn.networks import models
 from wsn.sparsity import family

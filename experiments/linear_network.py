@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.lab import intervals, launch, output
-from experiments.lab.appendix_b import (
+from experiments.lab.convergence.appendix_b import (
     ARMS,
     CUBE_RADIUS,
     DRAWS,

@@ -13,10 +13,11 @@ The paper's best cells: 96.3 % at widths 80 and 160 (ReLU), 92.7 % at width 40 (
 
 import dataclasses
 
-from experiments.lab import families, figure5, launch, output, presets
+from experiments.lab import families, launch, output, presets
 from experiments.lab.families import Network
 from experiments.lab.flags import Command
 from experiments.lab.launch import Run
+from experiments.lab.widening import figure5
 from wsn.errors import UserError
 from wsn.sparsity import budget, family
 from wsn.sparsity.shapes import sizes

@@ -20,11 +20,12 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.lab import inputs as kinds
-from experiments.lab import launch, output, theory
+from experiments.lab import launch, output
 from experiments.lab.flags import Command
 from experiments.lab.inputs import Inputs
 from experiments.lab.launch import Output
-from experiments.lab.theory import Curves
+from experiments.lab.widening import theory
+from experiments.lab.widening.theory import Curves
 from kernels.approximations import eq25
 from kernels.optimum import (
     DistanceCurves,

@@ -18,31 +18,23 @@ in width), and path_geometry.png.
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from experiments.lab import (
-    convergence,
-    convergence_presets,
-    families,
-    launch,
-    output,
-    path,
-    path_figure,
-    second_pass,
-)
+from experiments.lab import families, launch, output
+from experiments.lab.convergence import path, path_figure, second_pass, settings, study
+from experiments.lab.convergence.halting import Curve, Halted
 from experiments.lab.flags import Command
-from experiments.lab.halting import Curve, Halted
 from experiments.lab.intervals import Estimate, sign
 from experiments.lab.launch import Run
 from wsn.spec import setting
 
 EXPERIMENT = "path_geometry"
-COLUMNS = [*convergence.KEYS, "group", *(f"{name}_mean" for name in path.QUANTITIES)]
-SEEDS = [*convergence.KEYS, "group", "seed", "censored", "steps", *path.QUANTITIES, "projection_start"]
+COLUMNS = [*study.KEYS, "group", *(f"{name}_mean" for name in path.QUANTITIES)]
+SEEDS = [*study.KEYS, "group", "seed", "censored", "steps", *path.QUANTITIES, "projection_start"]
 DIGITS = 9  # so that the identity can be checked
 CLAIMS = ["curve", "claim", "group", "paper", "exponent", "low", "high", "verdict"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(convergence_presets.Preset):
+class Preset(settings.Preset):
     """As of halting times."""
 
     second_pass: bool = setting(
@@ -96,24 +88,24 @@ def shown(found: Estimate) -> str:
 
 
 def main(preset: Preset, run: Run) -> None:
-    asked = convergence.networks(preset, run)
+    asked = study.networks(preset, run)
     results = families.collect(asked, run, EXPERIMENT)
     if results is None:
         return
-    curves = convergence.curves(asked, results, run)
-    names = convergence.names(curves)
+    curves = study.curves(asked, results, run)
+    names = study.names(curves)
     ends = second_pass.ends(curves, run) if preset.second_pass else {}
     more = second_pass.COLUMNS if preset.second_pass else []
     rows, seeds = path.rows(curves, ends), path.seeds(curves, ends)
     told = [one for curve, name in zip(curves, names, strict=True) for one in claims(curve, name)]
-    output.print_table(rows, ["width", "weights", "fraction", *COLUMNS[len(convergence.KEYS) :]])
+    output.print_table(rows, ["width", "weights", "fraction", *COLUMNS[len(study.KEYS) :]])
     output.print_table(told, CLAIMS)
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, [*COLUMNS, *(f"{name}_mean" for name in more)]),
         output.write_table(run.folder, f"{EXPERIMENT}_seeds", seeds, [*SEEDS, *more], DIGITS),
         output.write_table(run.folder, f"{EXPERIMENT}_claims", told, CLAIMS),
         output.write_figure(
-            run.folder, EXPERIMENT, path_figure.draw(curves, names, convergence.caption(preset, run))
+            run.folder, EXPERIMENT, path_figure.draw(curves, names, study.caption(preset, run))
         ),
     )
     for curve, name in zip(curves, names, strict=True):
@@ -134,9 +126,9 @@ PRESETS = {
             "seeds": 10 if name == "small" else preset.seeds,
         }
     )
-    for name, preset in convergence_presets.PRESETS.items()
+    for name, preset in settings.PRESETS.items()
 }
-COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), convergence.template)
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), study.template)
 
 if __name__ == "__main__":
     launch.run(COMMAND)

@@ -20,10 +20,11 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from experiments.lab import families, figure6, launch, output, recipe
+from experiments.lab import families, launch, output, recipe
 from experiments.lab.families import PAPER, QUICK, SMALL, Network, Row
 from experiments.lab.flags import Command
 from experiments.lab.launch import Run
+from experiments.lab.widening import figure6
 from wsn.data import DATASETS
 from wsn.data.stream import STREAMS
 from wsn.errors import UserError, choose

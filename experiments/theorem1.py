@@ -31,10 +31,11 @@ import numpy as np
 from jaxtyping import Float64
 
 from experiments.lab import inputs as kinds
-from experiments.lab import launch, output, theory
+from experiments.lab import launch, output
 from experiments.lab.flags import Command
 from experiments.lab.inputs import Inputs
 from experiments.lab.launch import Output
+from experiments.lab.widening import theory
 from kernels.approximations import eq4
 from kernels.closed_forms import arc_cosine
 from kernels.empirical import MeanDistance, simulated_distance

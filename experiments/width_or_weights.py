@@ -15,16 +15,17 @@ Writes WORKDIR/width_or_weights.csv, a row per network and arm, WORKDIR/width_or
 
 import dataclasses
 
-from experiments.lab import convergence, families, launch, output, width, width_figure, width_verdict
+from experiments.lab import families, launch, output
+from experiments.lab.convergence import study, width, width_figure, width_verdict
+from experiments.lab.convergence.width import Preset
 from experiments.lab.flags import Command
 from experiments.lab.launch import Run
-from experiments.lab.width import Preset
 
 EXPERIMENT = "width_or_weights"
 COLUMNS = [
     "arm",
     "base_width",
-    *(key for key in convergence.KEYS if key not in ("depth", "fraction")),
+    *(key for key in study.KEYS if key not in ("depth", "fraction")),
     "rate_trace",
     "seeds",
     "censored",
@@ -104,14 +105,12 @@ def main(preset: Preset, run: Run) -> None:
     if results is None:
         return
     curves = width.curves(asked, results, run)
-    epoch = {n.spec: convergence.steps_of_epoch(run.source_of(n.spec), n.spec) for n in asked}
+    epoch = {n.spec: study.steps_of_epoch(run.source_of(n.spec), n.spec) for n in asked}
     rows = list(width.rows(curves, epoch))
     output.print_table(rows, COLUMNS)
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(
-            run.folder, EXPERIMENT, width_figure.draw(curves, convergence.caption(preset, run))
-        ),
+        output.write_figure(run.folder, EXPERIMENT, width_figure.draw(curves, study.caption(preset, run))),
     )
     runs = {
         (one.result.spec, one.result.seed): one for c in curves for point in c.points for one in point.runs

@@ -10,8 +10,8 @@ import tiny
 import wsn
 from experiments.lab import flags
 from wsn.data.images import DATASETS
-from wsn.data.recordings import UTTERANCES
-from wsn.data.speech import source_of
+from wsn.data.speech.recordings import UTTERANCES
+from wsn.data.speech.utterances import source_of
 from wsn.data.stream import STREAMS
 from wsn.networks import models
 from wsn.sparsity import family

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from wsn.data.speech import Speech, Spoken
+from wsn.data.speech.utterances import Speech, Spoken
 from wsn.data.splits import Splits
 from wsn.devices import Placement
 from wsn.networks.models import HEARING, RECURRENT

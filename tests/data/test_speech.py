@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tiny
 
-from wsn.data import feeds, recordings, speech
-from wsn.data.audio import FLOOR, log_spectrogram
-from wsn.data.recordings import SPLITS, UTTERANCES
+from wsn.data import feeds
+from wsn.data.speech import recordings, utterances
+from wsn.data.speech.audio import FLOOR, log_spectrogram
+from wsn.data.speech.recordings import SPLITS, UTTERANCES
 from wsn.devices import Placement
 from wsn.errors import UserError
 from wsn.spec import Group, Spec
@@ -23,8 +24,8 @@ SINGLE = Placement("single", DEVICES[:1])
 def fresh(tmp_path, monkeypatch):
     """A cache of its own, and sets opened anew."""
     monkeypatch.setenv("WSN_CACHE_DIR", str(tmp_path / "cache"))
-    speech.opened.cache_clear()
-    speech.heard.cache_clear()
+    utterances.opened.cache_clear()
+    utterances.heard.cache_clear()
 
 
 def spec(**changes) -> Spec:
@@ -94,7 +95,7 @@ def test_librispeech_from_generated_audio(tmp_path):
     assert "".join(found.letters[n - 1] for n in found.labels[0] if n) == "IT'S A DOG"
     np.testing.assert_allclose(found.frames[:99], log_spectrogram(noise(0, 16_000), 16_000))
     assert recordings.load("librispeech", str(tmp_path / ".")).frames.filename, "mapped from the cache"
-    usable = speech.alignable(found, 2)
+    usable = utterances.alignable(found, 2)
     assert usable.tolist() == [True] * 4 + [False], "C is no letter of the training transcripts"
 
 
@@ -168,18 +169,18 @@ def pack(path: Path, lengths=(9, 6, 12, 9, 7), texts=("AB", "BA", "AAB", "B", "A
 def test_packed_features_are_normalised_by_the_training_split(tmp_path):
     path = pack(tmp_path)
     for folder in (path, tmp_path):  # a file, or the folder that has it
-        source = speech.source_of(spec(normalization="pixel"), str(folder))
+        source = utterances.source_of(spec(normalization="pixel"), str(folder))
         assert isinstance(source, feeds.Source)
         assert source.input_shape == (12, 4) and source.classes == 3 and source.examples(spec()) == (4, 1)
         np.testing.assert_allclose(source.train.frames.mean(0), 0, atol=1e-5)
         np.testing.assert_allclose(source.train.frames.std(0), 1, atol=1e-5)
-    scalar = speech.source_of(spec(), str(path)).train.frames
+    scalar = utterances.source_of(spec(), str(path)).train.frames
     assert scalar.std() == pytest.approx(1, abs=1e-5) and np.abs(scalar.std(0) - 1).max() > 1e-3
 
 
 def test_bands_are_a_linear_map_of_cepstra_that_a_cosine_transform_undoes():
     cepstra = np.random.default_rng(0).normal(size=(5, 13)).astype(np.float32)
-    found = speech.log_bands(cepstra, 40)
+    found = utterances.log_bands(cepstra, 40)
     basis = np.cos(np.pi / 40 * np.arange(13)[:, None] * (np.arange(40) + 0.5)) * (2 / 40) ** 0.5
     basis[0] /= 2**0.5
     np.testing.assert_allclose(found, cepstra @ basis, atol=1e-5)
@@ -188,8 +189,8 @@ def test_bands_are_a_linear_map_of_cepstra_that_a_cosine_transform_undoes():
 
 def test_validation_is_held_out_of_training_and_never_test(tmp_path):
     path = str(pack(tmp_path))
-    whole = speech.source_of(spec(), path)
-    cut = speech.source_of(spec(validation_samples=1, train_samples=2), path)
+    whole = utterances.source_of(spec(), path)
+    cut = utterances.source_of(spec(validation_samples=1, train_samples=2), path)
     frames = lambda spoken: {row.tobytes() for row in spoken.frames}  # noqa: E731
     assert cut.examples(spec(validation_samples=1)) == (2, 1)
     assert frames(cut.held_out) < frames(whole.train) and not frames(cut.held_out) & frames(whole.held_out)
@@ -199,10 +200,10 @@ def test_validation_is_held_out_of_training_and_never_test(tmp_path):
 def test_what_ctc_cannot_align_is_dropped_and_counted(tmp_path, caplog):
     """Three letters of which two are equal need four outputs: ten frames of stride 3, and not nine."""
     path = pack(tmp_path, lengths=(9, 6, 9, 9, 7))
-    source = speech.source_of(spec(), str(path))
+    source = utterances.source_of(spec(), str(path))
     assert source.examples(spec()) == (3, 1)
     assert "1 of 5 utterances dropped" in caplog.text and "--front_end=stack" in caplog.text
-    assert speech.source_of(spec(front_end="conv"), str(path)).examples(spec()) == (4, 1)
+    assert utterances.source_of(spec(front_end="conv"), str(path)).examples(spec()) == (4, 1)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_what_ctc_cannot_align_is_dropped_and_counted(tmp_path, caplog):
 def test_broken_packed_features_are_told_in_one_line(tmp_path, changes, said):
     path = pack(tmp_path, **changes)
     with pytest.raises(UserError, match=f"^--(data_dir|dataset|front_end)=[^\n]*{said}[^\n]*$"):
-        speech.source_of(spec(), str(path))
+        utterances.source_of(spec(), str(path))
 
 
 @pytest.mark.parametrize(
@@ -237,20 +238,20 @@ def test_broken_packed_features_are_told_in_one_line(tmp_path, changes, said):
 def test_settings_that_do_not_fit_name_their_flag(tmp_path, changes, said):
     path = pack(tmp_path)
     with pytest.raises(UserError, match=said):
-        speech.source_of(spec(**changes), str(path))
+        utterances.source_of(spec(**changes), str(path))
 
 
 def test_files_that_are_not_there_or_no_npz_are_told(tmp_path):
     for folder, said in ((None, "give an .npz file"), (str(tmp_path), "no .npz file there, or several")):
         with pytest.raises(UserError, match=said):
-            speech.source_of(spec(), folder)
+            utterances.source_of(spec(), folder)
     (tmp_path / "broken.npz").write_bytes(b"PK nonsense")
     with pytest.raises(UserError, match="cannot be read as .npz"):
-        speech.source_of(spec(), str(tmp_path))
+        utterances.source_of(spec(), str(tmp_path))
 
 
 def test_a_batch_that_needs_more_memory_than_there_is_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(speech, "limit", lambda: 6000)
+    monkeypatch.setattr(utterances, "limit", lambda: 6000)
     group = Group((spec(batch_size=8),), (0,))
     with pytest.raises(UserError, match="^--batch_size=8: the longest utterance has 9 frames"):
         tiny.SPEECH.feed(group, SINGLE)
@@ -259,7 +260,7 @@ def test_a_batch_that_needs_more_memory_than_there_is_is_refused(monkeypatch, tm
     with pytest.raises(
         UserError, match="^--dataset=packed: the frames of its first [0-9]+ utterances fill half"
     ):
-        speech.source_of(spec(), str(pack(tmp_path)))
+        utterances.source_of(spec(), str(pack(tmp_path)))
 
 
 # Batches.
@@ -285,7 +286,7 @@ def test_the_cepstra_of_an4():
     """948 and 130 utterances of 26 letters and space, all of which CTC can align."""
     for front_end, features in (("stack", 13), ("conv", 40)):
         one = spec(front_end=front_end, bands=40 * (front_end == "conv"), normalization="pixel")
-        source = speech.source_of(one, os.environ["AN4_DIR"])
+        source = utterances.source_of(one, os.environ["AN4_DIR"])
         assert source.classes == 28 and source.input_shape == (639, features)
         assert source.examples(one) == (948, 130)
 
@@ -298,4 +299,4 @@ def test_the_recordings_of_spoken_digit():
     found = recordings.load("spoken_digit")
     assert found.frames.shape[1] == 81 and found.letters == tuple(" EFGHINORSTUVWXZ")
     assert np.bincount(found.split).tolist() == [1000, 200, 200]
-    assert np.isfinite(found.frames).all() and speech.alignable(found, 2).all()
+    assert np.isfinite(found.frames).all() and utterances.alignable(found, 2).all()

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsn import devices
-from wsn.data import corpora, feeds, text
-from wsn.data.vocabulary import END, LARGEST, TOKENS, UNKNOWN, words
+from wsn.data import feeds
+from wsn.data.language import corpora, text
+from wsn.data.language.vocabulary import END, LARGEST, TOKENS, UNKNOWN, words
 from wsn.devices import Placement
 from wsn.errors import UserError
 from wsn.spec import Group, Spec

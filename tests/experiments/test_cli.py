@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import wsn
 from experiments import kernel_distance, mlp_grid
 from experiments.lab import families, flags
-from experiments.lab.rates import rate_at
+from experiments.lab.widening.rates import rate_at
 from wsn.data import prepared, sources
 from wsn.errors import UserError
 from wsn.records import record

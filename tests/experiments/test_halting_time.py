@@ -12,9 +12,9 @@ import pytest
 from known_curves import SPEC, result
 
 from experiments import halting_time, path_geometry
-from experiments.lab import convergence, halting, path
-from experiments.lab.halting import Curve, Point
-from wsn.data.text import Text
+from experiments.lab.convergence import halting, path, study
+from experiments.lab.convergence.halting import Curve, Point
+from wsn.data.language.text import Text
 from wsn.errors import UserError
 from wsn.training.registries import check
 
@@ -95,7 +95,7 @@ def test_the_path_is_read_at_the_halting_time():
 
 
 def said(*curves: Curve) -> list[str]:
-    return list(halting_time.verdicts(curves, convergence.names(curves)))
+    return list(halting_time.verdicts(curves, study.names(curves)))
 
 
 def test_what_is_said_of_times_that_fall_with_weights_and_rise_with_data():
@@ -221,13 +221,13 @@ def test_both_commands_write_tables_that_keep_their_contract_from_the_same_recor
 def test_another_network_or_task_leaves_out_what_the_preset_says_for_its_own(told):
     preset, _ = told(halting_time.COMMAND, "--preset=paper", "--model=lstm")
     assert (preset.gate_bias, preset.sequence) == (None, 150)
-    check(convergence.template(preset))
+    check(study.template(preset))
     images = ("--dataset=digits", "--task=classification", "--model=mlp", "--depths=1")
     preset, _ = told(halting_time.COMMAND, "--preset=paper", *images)
-    check(convergence.template(preset))
+    check(study.template(preset))
     preset, _ = told(halting_time.COMMAND, *images, "--sequence=5")
     with pytest.raises(UserError, match="^--sequence=5: --task=classification does not read it"):
-        check(convergence.template(preset))
+        check(study.template(preset))
 
 
 @pytest.mark.parametrize(
@@ -244,13 +244,13 @@ def test_another_network_or_task_leaves_out_what_the_preset_says_for_its_own(tol
 def test_bad_input_names_its_flag(told, argument, flag):
     with pytest.raises(UserError, match=f"{flag}[^\n]*$"):
         preset, _ = told(halting_time.COMMAND, argument)
-        convergence.template(preset)
+        study.template(preset)
 
 
 def test_the_vocabulary_and_the_most_steps_do_not_depend_on_the_fraction():
     base = dataclasses.replace(SPEC, epochs=10)
     for fraction in (0.1, 0.3, 1.0):
-        cut = convergence.fraction_of(base, fraction, 1000)
+        cut = study.fraction_of(base, fraction, 1000)
         assert (cut.train_samples or 1000) * cut.epochs >= 10_000
 
 
@@ -259,11 +259,11 @@ def test_a_minimum_counts_below_the_loss_of_who_knows_the_frequencies_of_the_tra
     shares = np.array([0.6, 0.3, 0.1])
     train, held_out = (random.choice(3, n, p=shares).astype(np.uint16) for n in (200_000, 50_000))
     entropy = -(shares * np.log(shares)).sum()
-    found = convergence.ceiling(Text("abc", train, held_out, ("a", "b", "c"), 5))
-    assert found == pytest.approx(convergence.PLATEAU * entropy, rel=0.01)
+    found = study.ceiling(Text("abc", train, held_out, ("a", "b", "c"), 5))
+    assert found == pytest.approx(study.PLATEAU * entropy, rel=0.01)
     # A short text of many symbols hardly repeats one: its own entropy would be ln 50 at the most.
     many = random.integers(0, 10_000, 50).astype(np.uint16)
     longer = random.integers(0, 10_000, 200_000).astype(np.uint16)
     symbols = tuple(map(str, range(10_000)))
-    rare = convergence.ceiling(Text("rare", longer, many, symbols, 5))
-    assert rare == pytest.approx(convergence.PLATEAU * np.log(10_000), rel=0.02)
+    rare = study.ceiling(Text("rare", longer, many, symbols, 5))
+    assert rare == pytest.approx(study.PLATEAU * np.log(10_000), rel=0.02)

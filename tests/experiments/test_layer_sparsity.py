@@ -4,7 +4,8 @@ import sys
 import pytest
 
 from experiments import layer_sparsity as script
-from experiments.lab import figure10, flags
+from experiments.lab import flags
+from experiments.lab.widening import figure10
 from wsn.errors import UserError
 from wsn.sparsity.shapes import mlp_shapes, resnet18_shapes, sizes
 

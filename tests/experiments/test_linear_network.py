@@ -4,7 +4,8 @@ import sys
 import pytest
 
 from experiments import linear_network as script
-from experiments.lab import appendix_b, flags
+from experiments.lab import flags
+from experiments.lab.convergence import appendix_b
 from wsn.errors import UserError
 
 

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from experiments import mlp_grid as script
-from experiments.lab import figure5, flags
+from experiments.lab import flags
+from experiments.lab.widening import figure5
 from wsn.errors import UserError
 
 COMMAND = (

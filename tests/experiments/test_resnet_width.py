@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from experiments import conv_masks, resnet_width
-from experiments.lab import families, figure6, launch
+from experiments.lab import families, launch
 from experiments.lab.intervals import Estimate, estimate
+from experiments.lab.widening import figure6
 from wsn.errors import UserError
 from wsn.records import plan, runs
 from wsn.records import record as records

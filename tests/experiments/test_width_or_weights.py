@@ -8,8 +8,8 @@ import pytest
 from known_curves import SPEC, result
 
 from experiments import width_or_weights
-from experiments.lab import halting, width, width_verdict
-from experiments.lab.halting import Curve, Point
+from experiments.lab.convergence import halting, width, width_verdict
+from experiments.lab.convergence.halting import Curve, Point
 from experiments.lab.intervals import Estimate
 from wsn.errors import UserError
 

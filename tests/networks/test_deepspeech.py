@@ -11,7 +11,7 @@ import tiny
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from wsn.data.batches import Indices
-from wsn.data.speech import FRONT_ENDS, Frames, Utterances, take
+from wsn.data.speech.utterances import FRONT_ENDS, Frames, Utterances, take
 from wsn.devices import Placement
 from wsn.errors import UserError
 from wsn.networks import deepspeech, lstm, models

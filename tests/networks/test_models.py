@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsn.data.speech import Frames
+from wsn.data.speech.utterances import Frames
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.networks.layers import Model

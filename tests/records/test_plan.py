@@ -5,7 +5,7 @@ import pytest
 import tiny
 
 from wsn import devices
-from wsn.data.text import Text
+from wsn.data.language.text import Text
 from wsn.errors import UserError
 from wsn.networks.models import RECURRENT
 from wsn.records import plan

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from wsn import stored
-from wsn.data.text import Text
+from wsn.data.language.text import Text
 from wsn.errors import Preempted, UserError
 from wsn.records import record, runs
 from wsn.records.claims import claim

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 import wsn
-from wsn.data.text import Text
+from wsn.data.language.text import Text
 from wsn.errors import UserError
 from wsn.records import claims, progress, record, runs
 from wsn.records.files import cannot_write, replacing

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from wsn.data.text import Text
+from wsn.data.language.text import Text
 from wsn.devices import Placement
 from wsn.networks import models
 from wsn.records import checkpoints, plan

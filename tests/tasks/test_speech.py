@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rapidfuzz.distance import Levenshtein
 
-from wsn.data.speech import Frames
+from wsn.data.speech.utterances import Frames
 from wsn.tasks import speech
 
 

@@ -10,8 +10,8 @@ import tiny
 from jax.test_util import check_grads
 
 from wsn.data.batches import Batch, Indices
-from wsn.data.speech import Utterances, take
-from wsn.data.text import Tokens
+from wsn.data.language.text import Tokens
+from wsn.data.speech.utterances import Utterances, take
 from wsn.networks import models
 from wsn.tasks import TASKS, Context, Task
 from wsn.tasks.language import LANGUAGE

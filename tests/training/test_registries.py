@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import tiny
 
-from wsn.data.speech import FRONT_ENDS
+from wsn.data.speech.utterances import FRONT_ENDS
 from wsn.errors import UserError
 from wsn.networks.models import HEARING, MODELS, RECURRENT
 from wsn.records import plan

@@ -6,11 +6,13 @@ In: the data of a spec, and the folder where prepared copies lie. Out: `Splits`,
 
 from functools import cache
 
-from wsn.data import images, speech, text
-from wsn.data.corpora import TEXTS
+from wsn.data import images
 from wsn.data.feeds import Source
 from wsn.data.images import DATASETS, Dataset
-from wsn.data.recordings import UTTERANCES
+from wsn.data.language import text
+from wsn.data.language.corpora import TEXTS
+from wsn.data.speech import utterances
+from wsn.data.speech.recordings import UTTERANCES
 from wsn.data.splits import Splits, split
 from wsn.data.stream import STREAMS, Stream
 from wsn.errors import UserError, choose
@@ -69,7 +71,7 @@ def source_of(spec: Spec, data_dir: str | None = None) -> Source:
     if spec.dataset in TEXTS:
         return text.source_of(spec, data_dir)
     if spec.dataset in UTTERANCES:
-        return speech.source_of(spec, data_dir)
+        return utterances.source_of(spec, data_dir)
     if spec.dataset in STREAMS:
         return stream(spec.dataset, data_dir)
     return splits(

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from wsn.data.speech import FRONT_ENDS, Frames
+from wsn.data.speech.utterances import FRONT_ENDS, Frames
 from wsn.networks import recurrent
 from wsn.networks.layers import BatchNorm, Conv, Dense, Weighing
 from wsn.networks.lstm import State, unroll_layer

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from wsn import devices, memory
 from wsn.data.feeds import EVALUATION_BATCH, Source
-from wsn.data.text import EVALUATION_LANES, Text
-from wsn.data.vocabulary import TOKENS
+from wsn.data.language.text import EVALUATION_LANES, Text
+from wsn.data.language.vocabulary import TOKENS
 from wsn.errors import choose
 from wsn.networks import models
 from wsn.networks.layers import Model

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from wsn.data.text import Tokens
+from wsn.data.language.text import Tokens
 from wsn.networks.layers import Model, Params, Stats
 from wsn.tasks.task import LOSS, Carry, Context, Metric, Task, Totals
 

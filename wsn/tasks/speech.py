@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from wsn.data.speech import Frames, Utterances
+from wsn.data.speech.utterances import Frames, Utterances
 from wsn.networks.layers import Model, Params, Stats, Weighing
 from wsn.tasks.task import LOSS, Carry, Context, Metric, Task, Totals, nothing_carried
 

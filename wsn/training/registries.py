@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Collection, Mapping
 
 from wsn.data.batches import AUGMENTATIONS
+from wsn.data.language.vocabulary import TOKENS
 from wsn.data.normalization import NORMALIZATIONS
-from wsn.data.speech import FRONT_ENDS
+from wsn.data.speech.utterances import FRONT_ENDS
 from wsn.data.splits import ORDERS
-from wsn.data.vocabulary import TOKENS
 from wsn.errors import UserError
 from wsn.networks.layers import COMPUTE_DTYPES
 from wsn.networks.mlp import ACTIVATIONS

@@ -11,8 +11,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from experiments.lab.convergence.halting import COMMON, Curve, Halted, Point, mean, minimum, slope, steps
 from experiments.lab.families import PALETTE
-from experiments.lab.halting import COMMON, Curve, Halted, Point, mean, minimum, slope, steps
 
 LABELS = (
     "steps to 1 % above the own minimum",

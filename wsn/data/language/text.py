@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt16
 
 from wsn import devices
-from wsn.data import corpora
 from wsn.data.feeds import Feed, steps_of
+from wsn.data.language import corpora
 from wsn.devices import Placement
 from wsn.errors import UserError
 from wsn.spec import ORDER, Data, Group, Spec

@@ -16,11 +16,12 @@ import scipy.fft
 from absl import logging
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Shaped
 
-from wsn.data import feeds, recordings
+from wsn.data import feeds
 from wsn.data.batches import Indices
 from wsn.data.feeds import Feed, Part
 from wsn.data.images import permutation
-from wsn.data.recordings import SPLITS, UTTERANCES, Recordings
+from wsn.data.speech import recordings
+from wsn.data.speech.recordings import SPLITS, UTTERANCES, Recordings
 from wsn.devices import Placement
 from wsn.errors import UserError
 from wsn.memory import limit

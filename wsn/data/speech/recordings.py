@@ -16,9 +16,9 @@ from jaxtyping import Float32, Int32, UInt8, UInt16
 
 from wsn import folders
 from wsn.data import cache
-from wsn.data.audio import examples, log_spectrogram
 from wsn.data.images import DATASETS
 from wsn.data.prepared import located
+from wsn.data.speech.audio import examples, log_spectrogram
 from wsn.errors import UserError, choose, one_line
 from wsn.memory import limit
 

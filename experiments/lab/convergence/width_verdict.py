@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from experiments.lab import intervals, width
-from experiments.lab.halting import Curve, Halted, known, minimum, slope, steps
+from experiments.lab import intervals
+from experiments.lab.convergence import width
+from experiments.lab.convergence.halting import Curve, Halted, known, minimum, slope, steps
+from experiments.lab.convergence.path import FACTORS, exponent
 from experiments.lab.intervals import Estimate
-from experiments.lab.path import FACTORS, exponent
 
 FLAT = 0.1  # exponents of time in width below it are called none
 FALLS, FLATLY, RISES, NOT_DOWN = "falls", "flat", "rises", "not down"

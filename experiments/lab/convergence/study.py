@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Int, UInt16
 
 from experiments.lab import families, presets
-from experiments.lab.convergence_presets import Preset, Settings
+from experiments.lab.convergence.halting import Curve, Point, halted
+from experiments.lab.convergence.settings import Preset, Settings
 from experiments.lab.families import Network
-from experiments.lab.halting import Curve, Point, halted
 from experiments.lab.launch import Run
 from wsn.data.feeds import Source
-from wsn.data.speech import Speech, Spoken
-from wsn.data.text import Text
+from wsn.data.language.text import Text
+from wsn.data.speech.utterances import Speech, Spoken
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.records.record import Result

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from experiments.lab.convergence.halting import Curve, Halted, at, deviation, mean, steps
 from experiments.lab.families import Row
-from experiments.lab.halting import Curve, Halted, at, deviation, mean, steps
 from experiments.lab.intervals import Estimate
 from wsn.spec import Spec
 

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from experiments.lab import width, width_verdict
+from experiments.lab.convergence import width, width_verdict
+from experiments.lab.convergence.halting import Curve, mean, minimum, steps
+from experiments.lab.convergence.halting_figure import plain, points
+from experiments.lab.convergence.path import FACTORS, exponent
 from experiments.lab.families import PALETTE
-from experiments.lab.halting import Curve, mean, minimum, steps
-from experiments.lab.halting_figure import plain, points
-from experiments.lab.path import FACTORS, exponent
 
 ROWS = {
     "steps to 1 % above the own minimum": steps,

@@ -17,8 +17,8 @@ from jaxtyping import UInt16
 
 from wsn import folders
 from wsn.data import cache
+from wsn.data.language.vocabulary import LARGEST, TOKENS, Tokens
 from wsn.data.prepared import data_folder, located, unreadable, without_group_size_notice
-from wsn.data.vocabulary import LARGEST, TOKENS, Tokens
 from wsn.errors import UserError, choose, one_line
 
 SPLITS = ("train", "validation", "test")

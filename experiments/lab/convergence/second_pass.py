@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from experiments.lab.convergence.halting import Curve, Halted, evaluations
+from experiments.lab.convergence.path import ratio
 from experiments.lab.families import Row
-from experiments.lab.halting import Curve, Halted, evaluations
 from experiments.lab.launch import Run
-from experiments.lab.path import ratio
 from wsn.data.feeds import Source
 from wsn.records import runs
 from wsn.spec import Group, Spec

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.lab import distances
-from experiments.lab.distances import Distance
 from experiments.lab.presets import Preset
+from experiments.lab.widening import distances
+from experiments.lab.widening.distances import Distance
 from wsn.records.record import Result
 from wsn.spec import Spec
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from experiments.lab import presets
 from experiments.lab.presets import SPEC_FIELDS
-from wsn.data.corpora import TEXTS
 from wsn.data.images import DATASETS
-from wsn.data.recordings import UTTERANCES
+from wsn.data.language.corpora import TEXTS
+from wsn.data.speech.recordings import UTTERANCES
 from wsn.errors import UserError
 from wsn.spec import DEEPEST, WIDEST, setting
 from wsn.training import registries

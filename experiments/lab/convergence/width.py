@@ -15,14 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.lab import convergence, convergence_presets, halting, launch, output, path, presets
+from experiments.lab import launch, output, presets
+from experiments.lab.convergence import halting, path, settings, study
+from experiments.lab.convergence.halting import Curve, Halted, Point, deviation, mean
 from experiments.lab.families import Network, Row
-from experiments.lab.halting import Curve, Halted, Point, deviation, mean
 from experiments.lab.launch import Run
 from kernels.trace import traces
 from wsn.data.feeds import Source
+from wsn.data.language.text import Text
 from wsn.data.splits import Splits
-from wsn.data.text import Text
 from wsn.errors import UserError, choose
 from wsn.networks import models
 from wsn.records.record import Label, Result
@@ -43,7 +44,7 @@ SAMPLES, TRACED_SEEDS = 256, 3  # outputs, and networks, that a trace is a mean 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(convergence_presets.Settings):
+class Preset(settings.Settings):
     """Dense networks of --widths, and for every base width one of each width above it, with its weights."""
 
     base_widths: tuple[int, ...] = setting(
@@ -65,8 +66,8 @@ class Preset(convergence_presets.Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        convergence_presets.check_list("base_widths", self.base_widths)
-        convergence_presets.check_list("arms", self.arms)
+        settings.check_list("base_widths", self.base_widths)
+        settings.check_list("arms", self.arms)
         if max(self.base_widths) > max(self.widths) or min(self.base_widths) < 1:
             raise UserError("--base_widths: give widths of at least 1, none above all of --widths")
         for name in self.arms:
@@ -77,7 +78,7 @@ class Preset(convergence_presets.Settings):
 
 def template(preset: Preset) -> Spec:
     """What all networks of a preset share; the rates of its arms come later."""
-    return dataclasses.replace(convergence.template(preset), rate_width=0)
+    return dataclasses.replace(study.template(preset), rate_width=0)
 
 
 def networks(preset: Preset, run: Run) -> list[Network]:
@@ -86,7 +87,7 @@ def networks(preset: Preset, run: Run) -> list[Network]:
     source = run.source_of(base)
 
     def shapes(width: int):
-        return convergence.shapes_of(source, dataclasses.replace(base, width=width))
+        return study.shapes_of(source, dataclasses.replace(base, width=width))
 
     whole = family.whole_layers(models.groups_of(base, shapes(preset.widths[0])), preset.sparsify)
     found = [
@@ -179,13 +180,11 @@ def final_loss(option: Spec, results: Sequence[Result]) -> float:
 def curves(asked: Sequence[Network], results: Sequence[Result], run: Run) -> list[Curve]:
     """A curve over width for every arm and family, of the networks that have a record; one common loss for all."""
     source = run.source_of(asked[0].spec)
-    runs = halting.halted(
-        [r for r in results if r.spec in {n.spec for n in asked}], convergence.ceiling(source)
-    )
+    runs = halting.halted([r for r in results if r.spec in {n.spec for n in asked}], study.ceiling(source))
     lines: dict[tuple, list[Point]] = {}
     for network in asked:
         own = [one for one in runs if one.result.spec == network.spec]
-        row = convergence.describe(network, run) | {"base_width": network.base_width}
+        row = study.describe(network, run) | {"base_width": network.base_width}
         if own:
             row["rate_trace"] = rate_trace(network.spec, run)
             lines.setdefault((row["arm"], row["kind"], row["base_width"]), []).append(Point(row, own))

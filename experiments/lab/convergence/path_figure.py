@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from experiments.lab import path
+from experiments.lab.convergence import path
+from experiments.lab.convergence.halting import Curve, mean
 from experiments.lab.families import PALETTE
-from experiments.lab.halting import Curve, mean
 
 PANELS = {
     "distance": "direct distance",
