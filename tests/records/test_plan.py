@@ -1,5 +1,8 @@
 """The cost that is printed before training is that of the arithmetic, and the memory that of the compiled program."""
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import tiny
@@ -7,6 +10,7 @@ import tiny
 from wsn import devices
 from wsn.data.language.text import Text
 from wsn.errors import UserError
+from wsn.networks import models
 from wsn.networks.models import RECURRENT
 from wsn.records import plan
 from wsn.spec import Group
@@ -15,9 +19,9 @@ from wsn.training import train
 WIDTH, INPUTS = 200, 9
 
 
-def cost(seeds: int = 1, **changes) -> plan.Cost:
+def cost(seeds: int = 1, execution: str = "masked", **changes) -> plan.Cost:
     spec = tiny.spec(**(dict(width=WIDTH, epochs=1) | changes))
-    return plan.cost(Group((spec,), tuple(range(seeds))), tiny.SPLITS)
+    return plan.cost(Group((spec,), tuple(range(seeds))), tiny.SPLITS, execution)
 
 
 @pytest.mark.parametrize("hidden_layers", [1, 3])
@@ -35,6 +39,12 @@ def test_flops_grow_with_seeds_and_epochs_and_not_with_masks():
     assert cost(seeds=3).flops == pytest.approx(3 * one)
     assert cost(epochs=5).flops == pytest.approx(5 * one)
     assert cost(kept=tiny.kept(100, 100)).flops == one
+
+
+def test_flops_of_sparse_layers_are_those_of_their_kept_weights():
+    first, last = INPUTS * WIDTH, WIDTH * tiny.CLASSES
+    left = cost(kept=tiny.kept(100, last), execution="sparse").flops / cost().flops
+    assert left == pytest.approx((100 + last) / (first + last))
 
 
 def test_held_out_examples_are_evaluated_in_place_of_the_test_split():
@@ -76,6 +86,33 @@ def test_memory_of_a_recurrent_network_is_that_of_the_compiled_program(model):
     sizes = found.memory_analysis()
     taken = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes
     assert plan.cost(group, text).bytes == pytest.approx(taken, rel=0.3)
+
+
+def test_a_half_of_every_convolution_is_half_of_the_arithmetic():
+    spec = tiny.spec(model="resnet18", width=2, epochs=1)
+    source = tiny.SPLITS
+    shapes = models.build(spec, source.input_shape, source.classes).shapes
+    half = dataclasses.replace(spec, kept=tuple((layer, math.prod(of) // 2) for layer, of in shapes.items()))
+    left = (
+        plan.cost(Group((half,), (0,)), source, "sparse").flops
+        / plan.cost(Group((spec,), (0,)), source).flops
+    )
+    assert left == pytest.approx(0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("model", RECURRENT)
+def test_every_turn_of_a_scan_counts_its_kept_weights(model):
+    """A weight meets every token once: half of those of some layers saves their share of all products."""
+    group, text = of_text(10, model=model)
+    (spec,) = group.specs
+    shapes = {
+        k: math.prod(v) for k, v in models.build(spec, (), text.classes).shapes.items() if k != "embedding"
+    }
+    softmax = shapes.pop("softmax")
+    half = dataclasses.replace(spec, kept=tuple((layer, n // 2) for layer, n in shapes.items()))
+    left = plan.cost(Group((half,), group.seeds), text, "sparse").flops / plan.cost(group, text).flops
+    hidden = sum(shapes.values())
+    assert left == pytest.approx((hidden / 2 + softmax) / (hidden + softmax))
 
 
 def test_a_sequence_that_memory_does_not_hold_is_told_before_it_is_trained(monkeypatch):

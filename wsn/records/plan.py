@@ -16,6 +16,7 @@ from wsn.data.language.vocabulary import TOKENS
 from wsn.errors import choose
 from wsn.networks import models
 from wsn.networks.layers import Model
+from wsn.networks.recurrent import EMBEDDING
 from wsn.sparsity.family import kept_weights
 from wsn.spec import Group
 from wsn.tasks import TASKS, Context
@@ -37,7 +38,10 @@ class Cost(NamedTuple):
 
 
 def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
-    """Count the FLOPs of the loss and its gradient from XLA's own analysis; memory from the shapes."""
+    """Count the FLOPs of the loss and its gradient from XLA's own analysis; memory from the shapes.
+
+    Of a sparse layer its kept weights count, as if they were multiplied at the rate of the others.
+    """
     spec = group.specs[0]
     registries.check(spec)
     model = models.build(spec, source.input_shape, source.classes)
@@ -59,7 +63,8 @@ def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
     train_flops, test_flops = (counted(program) / batch_size for program in (training, testing))
     horizon = Horizon(-(-examples // batch_size), -(-examples // batch_size) * spec.epochs)
     evaluations = -(-horizon.total // (spec.eval_every or horizon.epoch))
-    trained = spec.epochs * train_flops * examples + evaluations * test_flops * held_out
+    dense = spec.epochs * train_flops * examples + evaluations * test_flops * held_out
+    trained = dense * multiplied(group, model, execution, testing)
 
     moments = sum(
         x.size for x in jax.tree.leaves(jax.eval_shape(optimizers.build(spec, horizon).init, params))
@@ -71,6 +76,26 @@ def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
     members = len(group.members)
     weights = tuple(kept_weights(s, model.shapes) for s in group.specs)
     return Cost(members, weights, members * trained, held + resident(source, examples + held_out))
+
+
+def multiplied(group: Group, model: Model, execution: str, program: Any) -> float:
+    """The share of the arithmetic that is left where layers are sparse, on average over the specs.
+
+    Every weight meets an example equally often, but those of convolutions, which are told by their shapes.
+    """
+    sparse = strategy.sparse_layers(group, model, execution)
+    kernels = {layer: math.prod(shape) for layer, shape in model.shapes.items() if layer != EMBEDDING}
+    left = {
+        layer: sum(dict(spec.kept).get(layer, size) for spec in group.specs) / len(group.specs) / size
+        for layer, size in kernels.items()
+        if layer in sparse
+    }
+    cost = [(kernels[layer], left.get(layer, 1.0)) for layer in kernels]
+    if models.has_convolutions(model):
+        share = {model.shapes[layer]: of for layer, of in left.items()}
+        shapes = [(e.invars[1].aval.shape, *sizes_of(e)) for e in equations(program, *PRODUCTS)]
+        cost = [(outputs * math.prod(shape[:-1]), share.get(shape, 1.0)) for shape, outputs in shapes]
+    return sum(size * of for size, of in cost) / sum(size for size, _ in cost)
 
 
 def of_networks(
