@@ -1,8 +1,11 @@
 """Does width itself make learning faster? Halting times with weights growing and with weights fixed, in three arms.
 
     python -m experiments.width_or_weights                          # MLPs on digits, two minutes on 2 cores
-    python -m experiments.width_or_weights --preset=mnist           # MLPs on MNIST, half an hour
+    python -m experiments.width_or_weights --preset=small           # MLPs on MNIST, half an hour
     python -m experiments.width_or_weights --preset=text            # recurrent highway networks, an hour or two
+    python -m experiments.width_or_weights --preset=lstm            # LSTMs on the same text
+    python -m experiments.width_or_weights --preset=resnet          # ResNet-18 on CIFAR-10 in small, hours
+    python -m experiments.width_or_weights --preset=paper --data_dir=FOLDER_OF_TEXT      # a GPU
 
 The convergence paper lets width and weights grow together at one learning rate and sees training get shorter; the
 paper of this laboratory fixes the weights. Here are both: dense networks, and families of fixed weights (a width is in
@@ -59,10 +62,28 @@ MLP = Preset(
     tuning_epochs=10,
     seeds=3,
 )
+TEXT = Preset(
+    dataset="tiny_shakespeare",
+    task="characters",
+    depth=2,
+    widths=(12, 24, 48, 96),
+    base_widths=(12, 24),
+    sparsify=("embedding", "hidden", "softmax"),
+    rate_width=24,
+    train_samples=100_000,
+    validation_samples=32_000,
+    sequence=32,
+    batch_size=32,
+    learning_rate=0.8,
+    eval_every=50,
+    epochs=300,
+    tuning_epochs=5,
+    seeds=5,
+)
 PRESETS = {
     "quick": MLP,
     # The network and the samples of Figure 8 of the first paper.
-    "mnist": dataclasses.replace(
+    "small": dataclasses.replace(
         MLP,
         dataset="mnist",
         widths=(8, 16, 32, 64, 128, 256, 512),
@@ -77,23 +98,40 @@ PRESETS = {
         tuning_epochs=10,
         seeds=5,
     ),
-    "text": Preset(
-        dataset="tiny_shakespeare",
-        task="characters",
-        depth=2,
-        widths=(12, 24, 48, 96),
-        base_widths=(12, 24),
-        sparsify=("embedding", "hidden", "softmax"),
-        rate_width=24,
-        train_samples=100_000,
-        validation_samples=32_000,
-        sequence=32,
-        batch_size=32,
-        learning_rate=0.8,
-        eval_every=50,
-        epochs=300,
-        tuning_epochs=5,
-        seeds=5,
+    "text": TEXT,
+    "lstm": dataclasses.replace(TEXT, model="lstm", depth=None, hidden_layers=1, learning_rate=4.0),
+    "resnet": dataclasses.replace(
+        MLP,
+        dataset="cifar10",
+        model="resnet18",
+        hidden_layers=None,
+        widths=(4, 8, 16),
+        base_widths=(4, 8),
+        rate_width=8,
+        train_samples=2048,
+        validation_samples=1024,
+        batch_size=128,
+        learning_rate=0.1,
+        eval_every=8,
+        epochs=60,
+        tuning_epochs=2,
+    ),
+    # The convergence paper's language model and text, with budgets of its two narrowest networks.
+    "paper": dataclasses.replace(
+        TEXT,
+        dataset="text",
+        depth=10,
+        gate_bias=-2.0,
+        widths=(185, 229, 319, 394, 472, 560, 764),
+        base_widths=(185, 229),
+        rate_width=185,
+        train_samples=None,
+        validation_samples=400_000,
+        sequence=150,
+        batch_size=128,
+        eval_every=500,
+        epochs=100,
+        tuning_epochs=2,
     ),
 }
 

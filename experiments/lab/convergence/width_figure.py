@@ -37,6 +37,7 @@ def draw(curves: Sequence[Curve], caption: str) -> Figure:
             over_width(axes, own, of, colours)
             axes.set_ylabel(label if j == 0 else "")
         grid[0, j].set_title(width.ARMS[arm], fontsize=10)
+        said_above(grid[-1, j], own, least_in_view(curves))
         grid[-1, j].set_xlabel("width")
     collapsed, split = right.subplots(2, 1)
     one_axis(collapsed, curves, colours)
@@ -63,6 +64,24 @@ def over_width(axes: Axes, curves: Sequence[Curve], of, colours: dict) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     tidy(axes)
     axes.legend(frameon=False, fontsize=7.5)
+
+
+def least_in_view(curves: Sequence[Curve]) -> tuple[float, float]:
+    """Limits of the losses: what half of the seeds of every network reach, so that one that diverged hides no other."""
+    losses = [[minimum(run) for run in point.runs] for curve in curves for point in curve.points]
+    low, high = min(map(min, losses)), max(map(np.median, losses))
+    return low - 0.1 * (high - low), high + 0.4 * (high - low)
+
+
+def said_above(axes: Axes, curves: Sequence[Curve], view: tuple[float, float]) -> None:
+    """How many runs lie above the limits."""
+    above = sum(
+        bool(minimum(run) > view[1]) for curve in curves for point in curve.points for run in point.runs
+    )
+    axes.set_ylim(*view)
+    if above:
+        told = f"{above} run{'s' if above > 1 else ''} above"
+        axes.annotate(told, (1, 0.8), xycoords="axes fraction", ha="right", fontsize=7.5)
 
 
 def one_axis(axes: Axes, curves: Sequence[Curve], colours: dict) -> None:
