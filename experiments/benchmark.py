@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from experiments.lab import launch, output
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
-from experiments.lab.timing import comparison, interleaved
+from experiments.lab.timing import comparison, epoch, interleaved
 from wsn import data, devices
 from wsn.memory import NETWORK_BYTES
 from wsn.records import plan
@@ -84,15 +84,7 @@ def wsn_epoch(spec: Spec, seeds: int, *, masked: bool, evaluate: bool) -> Callab
     placement = devices.Placement("single", (jax.local_devices()[0],))
     prepared = train.prepare(Group((spec,), tuple(range(seeds))), noise(), placement)
     members = prepared.members if masked else prepared.members._replace(keep={})
-    state, feed, program = [train.scattered(placement, members)], prepared.feed, prepared.program
-
-    def run() -> None:
-        state[0], _ = program.advance(state[0], feed.training(0, feed.steps), feed.training_data)
-        if evaluate:
-            jax.block_until_ready(program.evaluate(state[0], feed.held_out(), feed.held_out_data))
-        jax.block_until_ready(state[0])
-
-    return run
+    return epoch(prepared._replace(members=members), evaluate=evaluate)
 
 
 def torch_epoch(spec: Spec, seeds: int) -> Callable[[], None] | None:

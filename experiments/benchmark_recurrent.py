@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from experiments.lab import launch, output
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
-from experiments.lab.timing import interleaved
+from experiments.lab.timing import epoch, interleaved
 from wsn.data.language.text import Text
 from wsn.networks import models
 from wsn.networks.models import RECURRENT
@@ -93,15 +93,7 @@ def wsn_steps(spec: Spec, members: int, steps: int) -> Callable[[], None]:
     tokens = np.random.default_rng(0).integers(0, SYMBOLS, steps * LANES * SEQUENCE + 1).astype(np.uint16)
     symbols = tuple(map(str, range(SYMBOLS)))
     text = Text("random", tokens, tokens[: SEQUENCE + 1], symbols, SEQUENCE)
-    prepared = train.prepare(Group((spec,), tuple(range(members))), text)
-    feed = prepared.feed
-    state, rows = [train.scattered(prepared.placement, prepared.members)], feed.training(0, steps)
-
-    def run() -> None:
-        state[0], totals = prepared.program.advance(state[0], rows, feed.training_data)
-        jax.block_until_ready(totals)
-
-    return run
+    return epoch(train.prepare(Group((spec,), tuple(range(members))), text))
 
 
 def torch_steps(spec: Spec, members: int, steps: int, threads: int) -> Callable[[], None] | None:

@@ -33,13 +33,15 @@ def interleaved(
     return {name: np.array(values) for name, values in times.items()}
 
 
-def epoch(prepared: train.Prepared) -> Callable[[], None]:
-    """An epoch of training without evaluations; the networks go on from call to call."""
+def epoch(prepared: train.Prepared, *, evaluate: bool = False) -> Callable[[], None]:
+    """An epoch of training, with the evaluation after it or without; the networks go on from call to call."""
     feed, program = prepared.feed, prepared.program
     state = [train.scattered(prepared.placement, prepared.members)]
 
     def run() -> None:
         state[0], _ = program.advance(state[0], feed.training(0, feed.steps), feed.training_data)
+        if evaluate:
+            jax.block_until_ready(program.evaluate(state[0], feed.held_out(), feed.held_out_data))
         jax.block_until_ready(state[0])
 
     return run
