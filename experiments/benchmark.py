@@ -208,7 +208,8 @@ def draw(rows: Sequence[dict]) -> Figure:
         right.plot(list(points), list(points.values()), "o-", label=f"{count} seed{'s' * (count > 1)}")
     right.axhline(1.0, color="0.5", linewidth=0.8)
     right.set(xscale="log", xlabel="width", ylabel="masked / unmasked", title="time of a step")
-    right.legend(frameon=False)
+    if right.lines[1:]:  # a width that loses no weights has no mask
+        right.legend(frameon=False)
     widths = sorted({r["width"] for r in rows})
     for axes in (left, right):
         axes.set_xticks(widths, [str(width) for width in widths])
