@@ -1,7 +1,7 @@
 """Does one learning rate serve all widths? Learning-rate curves over width, by parameterisation.
 
     python -m experiments.rate_transfer                                     # digits, a minute on 2 cores
-    python -m experiments.rate_transfer --preset=mnist --dataset=mnist      # the sizes of Figure 8
+    python -m experiments.rate_transfer --preset=mnist      # the sizes of Figure 8
 
 MLPs with one hidden layer and one weight count, however wide (the last layer stays dense), as in Figure 8, trained with
 a grid of learning rates in each parameterisation: standard, NTK, and SμPar from the base width. Loss and accuracy are
@@ -176,6 +176,9 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set(ylabel="validation loss (star: least)")
+    losses = [row["validation_loss_mean"] for row in rows if not row["diverged"]]
+    if losses:  # so that rates far too large hide nothing
+        panels[0].set_ylim(0.9 * min(losses), 8 * min(losses))
     panels[0].legend(fontsize=8)
     weights = max((row["weights"] for row in rows), default=0)
     network = f"MLP, one hidden layer, {weights:,} weights"

@@ -80,9 +80,7 @@ def told_networks(told, *arguments):
 def test_families_have_the_weights_of_their_base_and_dense_networks_grow(told):
     preset, run, asked = told_networks(told)
     source = run.source_of(asked[0].spec)
-    weights = {
-        (n.kind, n.base_width, n.spec.width): width.study.describe(n, run)["weights"] for n in asked
-    }
+    weights = {(n.kind, n.base_width, n.spec.width): width.study.describe(n, run)["weights"] for n in asked}
     assert {n.spec.width for n in asked if n.kind == "dense"} == set(preset.widths)
     for (kind, base, wide), count in weights.items():
         own = width.study.shapes_of(source, dataclasses.replace(asked[0].spec, width=wide, kept=()))

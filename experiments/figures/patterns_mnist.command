@@ -1,0 +1,1 @@
+python -m experiments.patterns --preset=mnist
