@@ -8,7 +8,7 @@ the length of the path, which the paper speaks of and does not show; the mean st
 and the way from the start. Exactly T = distance × tortuosity ÷ step, with tortuosity = length ÷ distance, so the
 exponents in the number of weights add up: they say which of them makes wider networks faster.
 `--second_pass` trains everything twice more, for the angle between the gradient and the way to the end (cosine_end and
-angle_end; 2·projection_end = −distance² − sum_squared_steps), since the end is known when it is reached.
+angle_end, up to the first evaluation at or after T), since the end is known when it is reached.
 It trains the first curve of `experiments.halting_time`, but for what that left in the same folder.
 Writes WORKDIR/path_geometry.csv, a row per network and group, path_geometry_seeds.csv, one for every seed, in which
 2·projection_start = distance² − sum_squared_steps, path_geometry_claims.csv, the paper's claims beside ours (exponents
@@ -57,7 +57,7 @@ def row(
     name: str, claim: str, group: str, found: Estimate, way: int, paper: float | None = None
 ) -> families.Row:
     """`way` is the sign that the claim gives the exponent."""
-    verdict = sign(found if way > 0 else Estimate(-found.value, -found.high, -found.low))
+    verdict = sign(found if way > 0 else -found)
     printed = "" if paper is None else round(paper, 2)
     exponent = dict(zip(("exponent", "low", "high"), found, strict=True))
     return {"curve": name, "claim": claim, "group": group, "paper": printed, "verdict": verdict} | exponent

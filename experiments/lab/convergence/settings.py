@@ -77,8 +77,6 @@ class Preset(Settings):
         super().__post_init__()
         check_list("depths", self.depths)
         check_list("fractions", self.fractions)
-        if not all(0 < fraction <= 1 for fraction in self.fractions) or min(self.depths) < 1:
-            raise UserError("--fractions lie above 0 and up to 1, --depths are at least 1")
 
     def but(self, **told):
         """As in every preset; a learning rate alone is the only one."""
