@@ -148,15 +148,15 @@ def octave(losses: Float[np.ndarray, " rates"]) -> float:
 
 
 def transfer(loss: Grid, accuracy: Grid, widths: Sequence[int]) -> tuple[Estimate, Estimate]:
-    """(exponent of the best rate in the width, accuracy that the base width's best rate loses at most), over seeds."""
+    """(exponent of the best rate in the width, the accuracy that the base width's best rate costs the worst width)."""
     best = [[octave(row) for row in of_width] for of_width in loss]
     slopes = [np.polyfit(np.log2(widths), octaves, 1)[0] for octaves in best]
-    lost = []
-    for losses, accuracies in zip(loss, accuracy, strict=True):
-        own = accuracies[np.arange(len(widths)), losses.argmin(1)]
-        lost.append((own - accuracies[:, losses[0].argmin()]).max())
-    slope, cost = (estimate(lambda mean: mean[:, 0], [values]) for values in (slopes, lost))
-    return slope, cost
+    lost = [
+        accuracies[np.arange(len(widths)), losses.argmin(1)] - accuracies[:, losses[0].argmin()]
+        for losses, accuracies in zip(loss, accuracy, strict=True)
+    ]
+    slope = estimate(lambda mean: mean[:, 0], [slopes])
+    return slope, estimate(lambda means: means.max(1), list(np.array(lost).T))
 
 
 def draw(rows: Sequence[Row], preset: Preset) -> Figure:
