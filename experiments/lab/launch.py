@@ -26,7 +26,7 @@ from wsn.data import sources
 from wsn.data.feeds import Source
 from wsn.devices import compiled, hosts
 from wsn.errors import Preempted, UserError, of_system, one_line
-from wsn.records import plan, record, runs, workers
+from wsn.records import events, plan, record, runs, workers
 from wsn.records.progress import Progress
 from wsn.spec import Group, Spec, check_bounds, setting
 from wsn.training.strategy import EXECUTIONS
@@ -67,6 +67,9 @@ class Run(Output):
         " auto, as is faster on this device.",
         "auto",
         choices=EXECUTIONS,
+    )
+    tensorboard: bool = setting(
+        "Write TensorBoard events of every network too: tensorboard --logdir=WORKDIR/tensorboard.", False
     )
     workers: str = setting(
         "Processes on this machine that share the networks, each with a core or a GPU of its own. auto: one for each"
@@ -171,6 +174,8 @@ def train(run: Run, asked: Asked, labels: record.Labels | None = None) -> list[r
     a share of the lists is trained: what has no result is printed, and None returned when nothing has. Where a run
     only draws nothing is trained.
     """
+    if run.tensorboard:
+        events.library()
     if run.draw_only:
         if found := recorded(run, asked):
             return found
@@ -216,6 +221,7 @@ def _train(run: Run, groups: Sequence[Group], progress: Progress, labels: record
                 labels=labels,
                 checkpoint_seconds=run.checkpoint_seconds,
                 execution=run.execution,
+                tensorboard=run.tensorboard,
                 watch=progress,
                 stop=stop,
             )
