@@ -233,7 +233,7 @@ def main(preset: Preset, run: Run) -> None:
         for name, gain in gains(rows, by).items():
             print(f"{by} {name} over {usual}: {gain.show(100)} points")
     print("intervals: 95 %, Student's t, the deviation over seeds pooled over the networks of each side")
-    print("wrote", *written)
+    launch.wrote(run, *written)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)

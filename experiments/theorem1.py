@@ -231,8 +231,10 @@ def validate(settings: Settings, run: Output) -> bool:
     output.print_table(rows, POINT_COLUMNS)
     figure = theory.draw_simulation(rows, threshold(len(rows), level))
     table = output.write_table(run.folder, EXPERIMENT, rows, POINT_COLUMNS)
-    print("wrote", table, output.write_figure(run.folder, EXPERIMENT, figure))
-    return report(rows, level)
+    picture = output.write_figure(run.folder, EXPERIMENT, figure)
+    agree = report(rows, level)
+    launch.wrote(run, table, picture)
+    return agree
 
 
 def main(settings: Settings, run: Output) -> None:

@@ -119,7 +119,7 @@ def main(preset: Preset, run: Run) -> None:
         print(line)
     print(width_verdict.together(width_verdict.collapse(curves)))
     print(width_verdict.rest(list(runs.values())))
-    print("wrote", *written)
+    launch.wrote(run, *written)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), width.template)
