@@ -194,7 +194,7 @@ def describe(
     Times are those of the arithmetic at the rate of this machine's matrix product.
     """
     rate = matrix_rate() * jax.device_count()
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("kind", "base", "width", "networks", "weights", "epochs", "TFLOP", "time", "GiB", "state"),
     ]
     remaining, members, peak = 0.0, 0, 0.0
