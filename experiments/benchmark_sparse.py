@@ -177,7 +177,7 @@ def main(settings: Settings, run: Output) -> None:
             rows += measured(case(name, width, settings), settings)
     output.print_table(rows, COLUMNS)
     table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
-    print("wrote", table, output.write_figure(run.folder, EXPERIMENT, draw(rows)))
+    launch.wrote(run, table, output.write_figure(run.folder, EXPERIMENT, draw(rows)))
 
 
 COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))

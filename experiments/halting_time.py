@@ -229,7 +229,7 @@ def main(preset: Preset, run: Run) -> None:
     for curve, name in zip(curves, names, strict=True):
         for line in measured(curve, name):
             print(line)
-    print("wrote", *written)
+    launch.wrote(run, *written)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), study.template)

@@ -1,6 +1,6 @@
 """The way through weight space over the number of weights: Figures 6, 7 and 8 of the convergence paper, and a split.
 
-    python -m experiments.path_geometry --workdir=results/halting_time      # on its records
+    python -m experiments.path_geometry --workdir=results/halting_time      # on its records, seconds
     python -m experiments.path_geometry --preset=small                      # ten seeds, on records of its own
 
 Per group of layers (embedding, hidden, softmax, all), up to the halting time T: the direct distance from start to end;
@@ -111,7 +111,7 @@ def main(preset: Preset, run: Run) -> None:
     for curve, name in zip(curves, names, strict=True):
         for text in split(curve, name):
             print(text)
-    print("wrote", *written)
+    launch.wrote(run, *written)
 
 
 # One curve of each preset, with the paper's ten seeds where that takes minutes.

@@ -175,6 +175,20 @@ def over_dense(rows: Sequence[Row]) -> dict[str, Estimate]:
     }
 
 
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """What every pattern and distribution gains, over the dense network and over the usual one."""
+    lines = [
+        f"{name} over the dense network of base width {rows[0]['base_width']}: {gain.show(100)} points"
+        for name, gain in over_dense(rows).items()
+    ]
+    for by, usual in zip(("pattern", "distribution"), USUAL, strict=True):
+        lines += [f"{by} {name} over {usual}: {g.show(100)} points" for name, g in gains(rows, by).items()]
+    return [
+        *lines,
+        "intervals: 95 %, Student's t, the deviation over seeds pooled over the networks of each side",
+    ]
+
+
 def draw(rows: Sequence[Row], preset: Preset) -> Figure:
     """Accuracy over distributions, a mark per pattern; the time of a step by pattern."""
     figure = Figure(figsize=(11, 4.4), layout="constrained")
@@ -227,13 +241,8 @@ def main(preset: Preset, run: Run) -> None:
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
         output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
     )
-    for name, gain in over_dense(rows).items():
-        print(f"{name} over the dense network of base width {preset.base_width}: {gain.show(100)} points")
-    for by, usual in zip(("pattern", "distribution"), USUAL, strict=True):
-        for name, gain in gains(rows, by).items():
-            print(f"{by} {name} over {usual}: {gain.show(100)} points")
-    print("intervals: 95 %, Student's t, the deviation over seeds pooled over the networks of each side")
-    print("wrote", *written)
+    print(*verdicts(rows), sep="\n")
+    launch.wrote(run, *written)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)

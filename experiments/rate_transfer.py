@@ -205,7 +205,7 @@ def main(preset: Preset, run: Run) -> None:
                 f" of the base width a network loses at most {cost.show(100)} points"
             )
     print(METHOD)
-    print("wrote", *written)
+    launch.wrote(run, *written)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)

@@ -157,7 +157,7 @@ def main(preset: Preset, run: Run) -> None:
         print(line)
     print(width_verdict.together(told))
     print(width_verdict.rest(curves))
-    print("wrote", *written)
+    launch.wrote(run, *written)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), width.template)

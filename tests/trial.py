@@ -33,8 +33,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import tiny  # noqa: E402
 
-import experiments  # noqa: E402
-from experiments.lab import endings, flags, launch  # noqa: E402
+from experiments.lab import contents, endings, flags, launch  # noqa: E402
 from wsn.records import plan  # noqa: E402
 from wsn.training import train  # noqa: E402
 
@@ -49,9 +48,7 @@ VALUES = (
     + "||1,1|,|é|\udcff|--dry_run|"
     + str(Path(__file__))
 )
-SCRIPTS = sorted(
-    path.stem for path in Path(experiments.__file__).parent.glob("*.py") if path.stem != "__init__"
-)
+SCRIPTS = contents.names()
 
 
 @dataclasses.dataclass

@@ -3,12 +3,10 @@
 import dataclasses
 import importlib
 import math
-from pathlib import Path
 
 import pytest
 
-import experiments
-from experiments.lab import flags, launch
+from experiments.lab import contents, flags, launch
 from experiments.theorem1 import threshold
 from wsn import devices, memory
 from wsn.devices import hosts
@@ -16,9 +14,7 @@ from wsn.errors import UserError
 from wsn.records import plan
 from wsn.spec import LARGEST, Group, check_bounds, setting
 
-SCRIPTS = sorted(
-    path.stem for path in Path(experiments.__file__).parent.glob("*.py") if path.stem != "__init__"
-)
+SCRIPTS = contents.names()
 GIB = 2.0**30
 NEGATIVE = {"gate_bias"}  # may be
 

@@ -86,4 +86,5 @@ def test_the_help_has_the_settings_that_experiments_share(tmp_path):
         text=True,
     )
     for flag in ("--dataset", "--data_dir", "--inputs", "--normalizations", "--seed", "--np", "--workdir"):
-        assert f"  {flag}: " in ended.stdout
+        assert f"  {flag}=" in ended.stdout
+    assert ended.returncode == 0

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,8 @@ from wsn.errors import choose
 from wsn.networks import models
 from wsn.networks.layers import Model
 from wsn.networks.recurrent import EMBEDDING
+from wsn.records.progress import duration
+from wsn.records.record import Label, Labels
 from wsn.sparsity.family import kept_weights
 from wsn.spec import Group
 from wsn.tasks import TASKS, Context
@@ -181,24 +183,63 @@ def matrix_rate(seconds: float = 0.5) -> float:
     return 2 * 1024**3 / best
 
 
-def describe(groups: Iterable[Group], costs: Iterable[Cost], finished: Iterable[bool]) -> str:
-    """The plan as text: a line per group and the totals; `finished` says which have a record already."""
-    lines = [f"{'width':>6} {'networks':>8} {'weights':>18} {'epochs':>7} {'TFLOP':>9} {'GiB':>7}  state"]
+def describe(
+    groups: Iterable[Group],
+    costs: Iterable[Cost],
+    finished: Iterable[bool],
+    labels: Labels | None = None,
+) -> str:
+    """The plan as a table, a row per group, and the totals; `finished` says which have a record already.
+
+    Times are those of the arithmetic at the rate of this machine's matrix product.
+    """
+    rate = matrix_rate() * jax.device_count()
+    rows: list[tuple[str, ...]] = [
+        ("kind", "base", "width", "networks", "weights", "epochs", "TFLOP", "time", "GiB", "state"),
+    ]
     remaining, members, peak = 0.0, 0, 0.0
     for group, c, done in zip(groups, costs, finished, strict=True):
-        spec = group.specs[0]
-        span = f"{min(c.weights)}" if len(set(c.weights)) == 1 else f"{min(c.weights)}–{max(c.weights)}"
-        lines.append(
-            f"{spec.width:>6} {c.members:>8} {span:>18} {spec.epochs:>7} {c.flops / 1e12:>9.2f}"
-            f" {c.bytes / 2**30:>7.2f}  {'done' if done else 'to train'}"
-        )
+        rows.append(row_of(group, c, done, labels or {}, rate))
         remaining += 0.0 if done else c.flops
         members += c.members
         peak = max(peak, c.bytes)
-    rate = matrix_rate() * jax.device_count()
-    lines.append(
+    total = (
         f"{members} networks; {remaining / 1e12:.1f} TFLOP to train, about {remaining / rate / 3600:.2g} hours at the"
         f" {rate / 1e9:.0f} GFLOP/s of this machine's matrix product (narrow networks run below it);"
         f" about {peak / 2**30:.2g} GiB at the peak"
     )
-    return "\n".join(lines)
+    return f"{drawn(rows)}\n{total}"
+
+
+def row_of(group: Group, cost: Cost, done: bool, labels: Labels, rate: float) -> tuple[str, ...]:
+    """What trains as one program; where its networks differ in kind, all kinds."""
+    spec = group.specs[0]
+    own = [labels.get(spec, Label()) for spec in group.specs]
+    least, most = min(cost.weights), max(cost.weights)
+    return (
+        "+".join(dict.fromkeys(label.kind or "network" for label in own)),
+        str(own[0].base_width or ""),
+        str(spec.width),
+        str(cost.members),
+        f"{least}" if least == most else f"{least}–{most}",
+        str(spec.epochs),
+        f"{cost.flops / 1e12:.2f}",
+        duration(cost.flops / rate),
+        f"{cost.bytes / 2**30:.2f}",
+        "done" if done else "to train",
+    )
+
+
+def drawn(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows as an aligned table, the first of them its head; first and last columns of words to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    last = len(widths) - 1
+    lines = [
+        "  ".join(
+            x.ljust(width) if i in (0, last) else x.rjust(width)
+            for i, (x, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    rule = "─" * (sum(widths) + 2 * last)
+    return "\n".join([lines[0], rule, *lines[1:], rule])
