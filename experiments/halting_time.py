@@ -22,7 +22,7 @@ import numpy as np
 
 from experiments.lab import families, launch, output
 from experiments.lab.convergence import halting, halting_figure, study
-from experiments.lab.convergence.halting import Curve, Halted, minimum, slope, steps
+from experiments.lab.convergence.halting import Curve, Halted, common, minimum, slope, steps
 from experiments.lab.convergence.settings import PRESETS, Preset
 from experiments.lab.flags import Command
 from experiments.lab.intervals import Estimate, equal, estimate, sign
@@ -86,6 +86,9 @@ def claims(curves: Sequence[Curve], names: Sequence[str]) -> Iterator[families.R
     for curve, name in zip(curves, names, strict=True):
         found = curve.by("weights", steps)
         yield claim("C1 T falls as M grows", name, found, IN_WEIGHTS, sign(-found))
+    for curve, name in zip(curves, names, strict=True):
+        found = curve.of_all("weights", common)
+        yield claim("T to a loss common to all widths falls", name, found, IN_WEIGHTS, sign(-found))
     yield from over("C2 T grows with the data", "fraction", curves, rising=True)
     yield from rates(curves, names)
     yield from over("C5 T falls as depth grows", "depth", curves, rising=False)

@@ -51,13 +51,16 @@ def claims(curve: Curve, name: str) -> Iterator[families.Row]:
             yield row(name, claim, group, found, way, path.PAPER.get(quantity, {}).get(group))
         if quantity == "distance" and "softmax" in own:
             yield from most(curve, name, own)
+    for group in own:
+        for part, found in path.split(curve, group).items():
+            yield row(name, f"{part} ~ weights", group, found, 0)
 
 
 def row(
     name: str, claim: str, group: str, found: Estimate, way: int, paper: float | None = None
 ) -> families.Row:
-    """`way` is the sign that the claim gives the exponent."""
-    verdict = sign(found if way > 0 else -found)
+    """`way` is the sign that the claim gives the exponent; 0: there is no claim."""
+    verdict = sign(found if way > 0 else -found) if way else ""
     printed = "" if paper is None else round(paper, 2)
     exponent = dict(zip(("exponent", "low", "high"), found, strict=True))
     return {"curve": name, "claim": claim, "group": group, "paper": printed, "verdict": verdict} | exponent

@@ -28,6 +28,7 @@ from wsn.sparsity import family
 from wsn.spec import Spec, setting
 
 EXPERIMENT = "rate_transfer"
+CLAIMS = ["parameterization", "quantity", "value", "low", "high"]
 COLUMNS = [
     "parameterization",
     "width",
@@ -193,19 +194,31 @@ def main(preset: Preset, run: Run) -> None:
         return
     rows = families.table(asked, results)
     output.print_table(rows, COLUMNS)
-    written = (
-        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
-    )
+    told = []
     for name in preset.parameterizations:
         if found := grids(asked, results, name):
             slope, cost = transfer(*found, preset.widths)
             print(
-                f"{name}: the best rate goes with width to the power of {slope.show(form='+.2f')}; with the best rate"
-                f" of the base width a network loses at most {cost.show(100)} points"
+                f"{name}: the best rate goes with width to the power of {slope.show(form='+.2f')}; the best rate of the"
+                f" base width costs the worst width {cost.show(100)} points"
             )
+            told += [
+                {
+                    "parameterization": name,
+                    "quantity": quantity,
+                    "value": one.value,
+                    "low": one.low,
+                    "high": one.high,
+                }
+                for quantity, one in (("exponent of the best rate in width", slope), ("accuracy lost", cost))
+            ]
     print(METHOD)
-    launch.wrote(run, *written)
+    launch.wrote(
+        run,
+        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
+        output.write_table(run.folder, f"{EXPERIMENT}_claims", told, CLAIMS),
+        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
+    )
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)

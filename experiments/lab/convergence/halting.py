@@ -89,12 +89,12 @@ def halted(results: Sequence[Result], ceiling: float) -> list[Halted]:
     own = [halting(evaluations(r), r.curves[LOSS].astype(np.float64), ceiling) for r in results]
     largest = max((h.minimum for h in own if h.minimum < ceiling), default=np.nan)
 
-    def common(result: Result, level: float) -> float:
+    def time(result: Result, level: float) -> float:
         losses = result.curves[LOSS]
         return np.nan if losses[0] <= level else reached(evaluations(result), losses, level)
 
     return [
-        Halted(r, h, tuple(common(r, factor * largest) for factor in COMMON))
+        Halted(r, h, tuple(time(r, factor * largest) for factor in COMMON))
         for r, h in zip(results, own, strict=True)
     ]
 
@@ -115,7 +115,7 @@ def summary(point: Point, steps_of_epoch: int) -> Row:
         "censored": sum(not run.counts for run in runs),
         "steps_mean": mean(times),
         "steps_std": deviation(times),
-        "common_steps_mean": mean([run.common[0] for run in runs]),
+        "common_steps_mean": mean([common(run) for run in runs]),
         "epochs_mean": mean(times) / steps_of_epoch,
         "best_validation_loss_mean": mean([minimum(run) for run in runs]),
         "best_validation_loss_std": deviation([minimum(run) for run in runs]),
@@ -140,6 +140,11 @@ def at(run: Halted, values: Float[np.ndarray, " evaluations"]) -> float:
 
 def steps(run: Halted) -> float:
     return run.halting.step
+
+
+def common(run: Halted) -> float:
+    """Steps to the lower common loss."""
+    return run.common[0]
 
 
 def minimum(run: Halted) -> float:

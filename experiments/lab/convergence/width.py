@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from experiments.lab import launch, output, presets
 from experiments.lab.convergence import halting, path, settings, study
-from experiments.lab.convergence.halting import Curve, Halted, Point, deviation, mean
+from experiments.lab.convergence.halting import Curve, Point, deviation, mean
 from experiments.lab.families import Network, Row
 from experiments.lab.launch import Run
 from kernels.trace import traces
@@ -260,11 +260,6 @@ def rows(curves: Sequence[Curve], epoch: dict[Spec, int]) -> Iterator[Row]:
                 values = [path.geometry(run, "all")[name] for run in point.certain]
                 row |= {f"{name}_mean": mean(values), f"{name}_std": deviation(values)}
             yield row
-
-
-def common(run: Halted) -> float:
-    """Steps to the loss that all networks reach, of all arms and families."""
-    return run.common[0]
 
 
 def name(curve: Curve) -> str:

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from experiments.lab.convergence import width, width_verdict
-from experiments.lab.convergence.halting import Curve, known, mean, minimum, steps
+from experiments.lab.convergence.halting import Curve, common, known, mean, minimum, steps
 from experiments.lab.convergence.halting_figure import logarithmic, plain, points
 from experiments.lab.convergence.path import split
 from experiments.lab.convergence.path_figure import PARTS, stacked
@@ -20,7 +20,7 @@ from experiments.lab.families import PALETTE
 
 ROWS = {
     "steps to 1 % above the own minimum": steps,
-    "steps to a loss common to all": width.common,
+    "steps to a loss common to all": common,
     "least validation loss, nats": minimum,
 }
 MARKERS = dict(zip(width.ARMS, "os^", strict=True))
@@ -90,7 +90,7 @@ def one_axis(axes: Axes, curves: Sequence[Curve], colours: dict) -> None:
     for curve in curves:
         row = curve.points[0].row
         x = [point.row["rate_trace"] for point in curve.points]
-        y = [mean([width.common(run) for run in point.runs]) for point in curve.points]
+        y = [mean([common(run) for run in point.runs]) for point in curve.points]
         colour = colours[row["kind"], row["base_width"]]
         label = f"{width.name(curve)}, {width.ARMS[row['arm']]}"
         axes.plot(x, y, MARKERS[row["arm"]], color=colour, ms=5, label=label)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.lab.convergence import width
-from experiments.lab.convergence.halting import Curve, minimum, steps
+from experiments.lab.convergence.halting import Curve, common, minimum, steps
 from experiments.lab.convergence.path import FACTORS, exponent
 from experiments.lab.families import Row
 from experiments.lab.intervals import Estimate, equal, regression
@@ -38,7 +38,7 @@ HYPOTHESES = {
         ("sparse", "fan_in"): FLATLY,
     },
 }
-TIMES = {"its own minimum": steps, "a loss common to all": width.common}
+TIMES = {"its own minimum": steps, "a loss common to all": common}
 
 AXIS = "steps to a loss common to all over rate × trace"
 VERDICTS = {"agrees": "agrees with", "contradicts": "contradicted by", "undecided": "undecided for"}
@@ -146,7 +146,7 @@ def show(found: Estimate, digits: int = 2) -> str:
 def collapse(curves: Sequence[Curve]) -> Collapse:
     """Every network once, whatever arms and families it is in, of which every seed came to the common loss."""
     points = {p.runs[0].result.spec: p for curve in curves for p in curve.points}
-    times = {spec: np.log([width.common(run) for run in p.runs]) for spec, p in points.items()}
+    times = {spec: np.log([common(run) for run in p.runs]) for spec, p in points.items()}
     usable = [spec for spec, own in times.items() if not np.isnan(own).any()]
     y = np.array([times[spec].mean() for spec in usable])
     effective, widths = (
@@ -175,7 +175,7 @@ def rest(curves: Sequence[Curve]) -> str:
     """How many runs have no certain minimum, and how many no common time."""
     runs = {(r.result.spec, r.result.seed): r for c in curves for p in c.points for r in p.runs}.values()
     uncertain = sum(not run.counts for run in runs)
-    without = sum(np.isnan(width.common(run)) for run in runs)
+    without = sum(np.isnan(common(run)) for run in runs)
     return (
         f"{uncertain} of {len(runs)} runs are censored: their own T is a lower bound; {without} did not come to the"
         " common loss between two evaluations, and their networks are left out where it counts"
