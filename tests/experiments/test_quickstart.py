@@ -2,18 +2,19 @@
 
 from pathlib import Path
 
+import pytest
+
 import experiments
 
 TEXT = (Path(experiments.__file__).parent / "quickstart.py").read_text()
 
 
+@pytest.mark.slow
 def test_eight_cells_from_a_budget_to_a_figure(tmp_path, monkeypatch, capsys):
     cells = [cell for cell in TEXT.split("# %% ")[1:] if not cell.startswith("[markdown]")]
     assert len(cells) == 8
     monkeypatch.chdir(tmp_path)
-    quick = TEXT.replace(
-        "WIDTHS, SEEDS, EPOCHS = (3, 6, 12, 18), (0, 1, 2), 60", "WIDTHS, SEEDS, EPOCHS = (3, 6), (0, 1), 5"
-    )
+    quick = TEXT.replace("(3, 6, 12, 18), (0, 1, 2), 60", "(3, 6), (0, 1), 5")
     assert quick != TEXT
     exec(compile(quick, "quickstart.py", "exec"), {"__name__": "notebook"})
     said = capsys.readouterr().out.splitlines()

@@ -109,7 +109,7 @@ def draw_curves(axes: Axes, row: dict[str, Any], curves: DistanceCurves) -> None
         interval = row["p_exact_low"], row["p_exact_high"]
         axes.axvspan(*interval, color="#b5482f", alpha=0.12, label="95 % bootstrap interval")
     axes.set(xscale="log", yscale="log", xlabel="connectivity p", ylabel="D")
-    axes.set_title(f"{inputs.label(row)} (d = {row['d']}), np = {row['np']:g}{found}", fontsize=10)
+    axes.set_title(f"{inputs.label(row)} (d = {row['d']}), np = {row['np']:g}{found}", fontsize=9)
 
 
 def draw_optima(axes: Axes, families: Sequence[Sequence[dict[str, Any]]]) -> None:
