@@ -88,7 +88,7 @@ def claims(curves: Sequence[Curve], names: Sequence[str]) -> Iterator[families.R
         yield claim("C1 T falls as M grows", name, found, IN_WEIGHTS, sign(-found))
     for curve, name in zip(curves, names, strict=True):
         found = curve.of_all("weights", common)
-        yield claim("T to a loss common to all widths falls", name, found, IN_WEIGHTS, sign(-found))
+        yield claim("C1 T to a loss common to all falls", name, found, "common exponent", sign(-found))
     yield from over("C2 T grows with the data", "fraction", curves, rising=True)
     yield from rates(curves, names)
     yield from over("C5 T falls as depth grows", "depth", curves, rising=False)
