@@ -320,6 +320,17 @@ def test_checksum_sees_any_changed_byte_and_swapped_pages(size, seed, draw, tmp_
         assert cache._facts(path) != before
 
 
+def test_what_a_killed_process_was_writing_goes_when_it_is_old(tmp_path, source):
+    old, new, other = (tmp_path / name for name in (".fake-1.old", ".fake-1.new", ".fake-10.old"))
+    for folder in (old, new, other):
+        folder.mkdir()
+        (folder / "train_images.npy").write_bytes(b"half")
+    for folder in (old, other):
+        os.utime(folder, (0, 0))
+    data.load("fake", cache_dir=str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"fake-1", new.name, other.name}
+
+
 def test_cache_that_cannot_be_written_costs_a_warning(tmp_path, source, caplog):
     (tmp_path / "file").write_text("not a folder")
     dataset = data.load("fake", cache_dir=str(tmp_path / "file" / "cache"))

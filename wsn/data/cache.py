@@ -4,9 +4,11 @@ A folder appears whole or not at all and never changes, so any number of process
 """
 
 import contextlib
+import glob
 import json
 import os
 import shutil
+import time
 import uuid
 import zlib
 from collections.abc import Callable, Collection, Mapping
@@ -20,6 +22,7 @@ from wsn import stored
 from wsn.errors import one_line
 
 _PAGE = 4096
+ABANDONED_SECONDS = 3600.0  # nothing here takes so long to write
 
 
 class Content(NamedTuple):
@@ -37,6 +40,7 @@ def cached(
     A damaged entry is rebuilt with a warning. Where it cannot be written the arrays stay in memory, and a warning
     says so. Raises what `decode` raises.
     """
+    _clear(entry)
     if os.path.exists(entry):  # False for what cannot be looked at
         try:
             return _map(entry, arrays, facts)
@@ -93,6 +97,14 @@ def _store(content: Content, entry: Path) -> None:
             scratch.rename(entry)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _clear(entry: Path) -> None:
+    """Removes what killed processes were writing there."""
+    for leftover in entry.parent.glob(f".{glob.escape(entry.name)}.*"):
+        with contextlib.suppress(OSError):
+            if leftover.stat().st_mtime < time.time() - ABANDONED_SECONDS:
+                shutil.rmtree(leftover)
 
 
 def _discard(entry: Path) -> None:
