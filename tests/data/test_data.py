@@ -296,6 +296,12 @@ def test_damaged_cache_is_rebuilt(damage, tmp_path, source, caplog):
     assert source.decoded == 2
 
 
+def test_a_file_in_the_place_of_a_cache_goes(tmp_path, source, caplog):
+    (tmp_path / "fake-1").write_bytes(b"garbage")
+    assert_equal(data.load("fake", cache_dir=str(tmp_path)), fake_dataset())
+    assert "damaged" in warnings_in(caplog)[0] and [path.name for path in tmp_path.iterdir()] == ["fake-1"]
+
+
 def test_the_cache_of_another_set_is_rebuilt(tmp_path, source, caplog):
     """Which `cp` puts in its place: whole, and of other data."""
     data.load("fake", cache_dir=str(tmp_path))

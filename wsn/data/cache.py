@@ -104,7 +104,7 @@ def _clear(entry: Path) -> None:
     for leftover in entry.parent.glob(f".{glob.escape(entry.name)}.*"):
         with contextlib.suppress(OSError):
             if leftover.stat().st_mtime < time.time() - ABANDONED_SECONDS:
-                shutil.rmtree(leftover)
+                _remove(leftover)
 
 
 def _discard(entry: Path) -> None:
@@ -112,7 +112,12 @@ def _discard(entry: Path) -> None:
     aside = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}")
     with contextlib.suppress(OSError):
         entry.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    """A folder, or whatever else lies in its place."""
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def _facts(path: Path) -> tuple[int, int]:
