@@ -31,7 +31,7 @@ from wsn.data import cache
 from wsn.records import files, plan, record
 from wsn.training import train
 
-PATIENCE = 60.0  # seconds of an attempt, before it counts as hanging
+PATIENCE = 300.0  # seconds of an attempt, before it counts as hanging: the machine may have other work
 SCRIPTS = sorted(
     path.stem for path in Path(experiments.__file__).parent.glob("*.py") if path.stem != "__init__"
 )

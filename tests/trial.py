@@ -2,6 +2,7 @@
 
     python tests/trial.py                      # a minute
     python tests/trial.py --minutes=60 --seed=1
+    python tests/trial.py --attempts=16        # two rounds, however long they take
     python tests/trial.py --again=damages/17   # one attempt of that seed
 
 An attempt ends well in three ways (BUILD.md, "The contract"): told (one line of error, nothing half-written), mended (a
@@ -183,16 +184,17 @@ class Trial:
             raise Bad(f"left behind: {left}")
 
 
-def attempts(trial: Trial, end: float, again: str | None) -> Iterator[tuple[str, int]]:
-    """Kinds and numbers, until the time is over."""
-    if again is not None:
-        kind, _, number = again.partition("/")
+def attempts(asked: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """Kinds and numbers, until the time is over or there were so many."""
+    end = time.monotonic() + 60 * asked.minutes
+    if asked.again is not None:
+        kind, _, number = asked.again.partition("/")
         yield kind, int(number)
         return
     numbers: Counter[str] = Counter()
     while True:
         for kind in ROUND:
-            if time.monotonic() >= end:
+            if numbers.total() == asked.attempts or not asked.attempts and time.monotonic() >= end:
                 return
             yield kind, numbers[kind]
             numbers[kind] += 1
@@ -202,16 +204,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python tests/trial.py", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--attempts", type=int, default=0)
     parser.add_argument("--again", metavar="KIND/NUMBER")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore", "os.fork")
-    end = time.monotonic() + 60 * asked.minutes
     counts: Counter[str] = Counter()
     bad = 0
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # where a file is synced in no time
     with tempfile.TemporaryDirectory(prefix="wsn-trial-", dir=memory) as folder:
         trial = Trial(Path(folder), asked.seed)
-        for kind, number in attempts(trial, end, asked.again):
+        for kind, number in attempts(asked):
             attempt, what = trial.attempt(kind, number), ""
             try:
                 what = next(attempt)
@@ -219,11 +221,17 @@ def main() -> int:
             except Bad as error:
                 bad += 1
                 print(f"BAD {kind}/{number}: {what}: {error}", flush=True)
+            if (counts.total() + bad) % 100 == 0:
+                report(trial, counts, bad)
         readable(Path(folder))
+    report(trial, counts, bad)
+    return min(bad, 1)
+
+
+def report(trial: Trial, counts: Counter[str], bad: int) -> None:
     for name, count in sorted((counts | {f"signals: {k}": n for k, n in trial.signals.items()}).items()):
         print(f"{name} {count}")
-    print(f"{counts.total() + bad} attempts, {bad} bad (seed {asked.seed})")
-    return min(bad, 1)
+    print(f"{counts.total() + bad} attempts, {bad} bad (seed {trial.seed})", flush=True)
 
 
 if __name__ == "__main__":
