@@ -93,7 +93,7 @@ def train(
         members = members._replace(start=own)
     members = scattered(placement, members)
     split = "validation" if spec.validation_samples else "test"
-    done = int(history.step[-1]) if history.rows else 0
+    done, log = int(history.step[-1]) if history.rows else 0, histories.Log(history)
     for first, last in periods(done, steps, spec.eval_every or feed.steps):
         if stopped(spec.stop, history, split):  # what was resumed was at its end
             return
@@ -102,7 +102,7 @@ def train(
         measured = Measured(
             *(devices.gather_members(placement, x, count) for x in (training, held_out, reads))
         )
-        history = histories.extended(history, last, task, split, measured)
+        history = log.add(last, task, split, measured)
         take = partial(snapshot, placement, group, feed.lanes, members.state, history)
         yield Moment(last, steps, last == steps or stopped(spec.stop, history, split), history, take, sparse)
 

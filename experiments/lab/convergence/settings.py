@@ -57,12 +57,14 @@ class Preset(Settings):
         (1,),
         least=1,
         most=DEEPEST,
+        some=True,
     )
     fractions: tuple[float, ...] = setting(
         "Shares of --train_samples to train on, up to 1; the last is that of the other curves.",
         (1.0,),
         above=0,
         most=1,
+        some=True,
     )
     learning_rates: tuple[float, ...] = setting(
         "Learning rates, instead of that of --learning_rate; the first is that of the other curves.",
