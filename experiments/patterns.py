@@ -79,6 +79,24 @@ PRESETS = {
     "mnist": dataclasses.replace(
         MLP, dataset="mnist", widths=(128,), train_samples=10_000, batch_size=100, epochs=20, repeats=5
     ),
+    # One hidden layer, of up to a million units; SμPar's rates need Adam where the last layer is sparse.
+    "million": dataclasses.replace(
+        MLP,
+        dataset="mnist",
+        hidden_layers=1,
+        patterns=("fan_in", "elementwise"),
+        distributions=("largest_first",),
+        base_width=2000,
+        widths=(8000, 32_000, 128_000, 1_000_000),
+        optimizer="adam",
+        learning_rate=0.001,
+        train_samples=2000,
+        batch_size=32,
+        epochs=4,
+        eval_every=252,  # at the end: an evaluation of a million units costs as much as an epoch
+        seeds=1,
+        repeats=1,
+    ),
     "cifar": Preset(
         **{key: value for key, value in vars(families.SMALL).items() if key not in ("widths", "base_widths")},
         model="resnet18",
@@ -131,7 +149,8 @@ def step_milliseconds(asked: Sequence[Network], run: Run, repeats: int) -> dict[
         members.setdefault(program(network), {})[network.spec] = None
     epochs, steps = {}, {}
     for key, specs in members.items():
-        prepared = train.prepare(Group(tuple(specs), (0,)), run.source_of(next(iter(specs))))
+        group, source = Group(tuple(specs), (0,)), run.source_of(next(iter(specs)))
+        prepared = train.prepare(group, source, execution=run.execution)
         epochs[str(key)] = timing.epoch(prepared)
         steps[key] = prepared.feed.steps * len(specs)
     seconds = timing.interleaved(epochs, repeats)
