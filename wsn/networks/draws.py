@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int64, PRNGKeyArray, UInt32
 
 from wsn.errors import UserError
 
+STREAM = "jax_threefry_partitionable", "jax_default_prng_impl"  # the settings of jax that change its bits
 Draw = Callable[..., Any]  # (key, shape, dtype) → values
 
 
@@ -45,7 +46,7 @@ def drawn_at(
 
 def is_by_place(draw: Draw) -> bool:
     """Whether a draw's value at a place follows from the bits of that place, as jax is set: tried on a small array."""
-    return _tried(draw, jax.config.jax_threefry_partitionable, jax.config.jax_default_prng_impl)
+    return _tried(draw, *(getattr(jax.config, name) for name in STREAM))
 
 
 @lru_cache
