@@ -12,6 +12,7 @@ import tiny
 from flax.traverse_util import flatten_dict
 
 from wsn import devices
+from wsn.data import feeds
 from wsn.errors import UserError
 from wsn.native import library
 from wsn.networks import models
@@ -161,7 +162,8 @@ def test_auto_is_right_where_it_was_measured(monkeypatch):
         assert rule(shapes, kept_counts("largest_first", shapes, 180_952), monkeypatch)[0] == "conv1"
 
 
-def test_wide_networks_take_turns():
+def test_wide_networks_take_turns_and_are_evaluated_in_small_batches():
+    assert [feeds.evaluation_batch(width) for width in (5, 10**6, 2**24)] == [1000, 33, 2]
     shapes = mlp_shapes(9, [strategy.WIDEST_TOGETHER + 1], 4)
     model = Model(shapes, {}, None, None, None)
     assert strategy.trains_together(model, strategy.WIDEST_TOGETHER, 100)
