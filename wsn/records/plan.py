@@ -10,7 +10,7 @@ import jax.extend.core
 import jax.numpy as jnp
 
 from wsn import devices, memory
-from wsn.data.feeds import EVALUATION_BATCH, Source
+from wsn.data.feeds import Source, evaluation_batch
 from wsn.data.language.text import EVALUATION_LANES, Text
 from wsn.data.language.vocabulary import TOKENS
 from wsn.errors import choose
@@ -72,8 +72,8 @@ def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
         x.size for x in jax.tree.leaves(jax.eval_shape(optimizers.build(spec, horizon).init, params))
     )
     entries = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-    larger = (EVALUATION_LANES if isinstance(source, Text) else EVALUATION_BATCH) / batch_size
-    outputs = 4 * activations(training, testing, larger)
+    evaluated = EVALUATION_LANES if isinstance(source, Text) else min(evaluation_batch(spec.width), held_out)
+    outputs = 4 * activations(training, testing, evaluated / batch_size)
     held = of_networks(group, model, execution, entries, moments / max(entries, 1), outputs)
     members = len(group.members)
     weights = tuple(kept_weights(s, model.shapes) for s in group.specs)
@@ -113,19 +113,23 @@ def of_networks(
     dense = entries - sum(math.prod(model.shapes[layer]) for layer in sparse)
     own = (4 * (3 + moments) + 1) * dense + (4 * (3 + moments) + LISTS) * kept
     multiplied = strategy.multiplied_weights(group, model, sparse)
-    turns = strategy.goes_step_by_step(model) or not strategy.trains_together(model, multiplied)
+    turns = strategy.goes_step_by_step(model) or not strategy.trains_together(
+        model, group.specs[0].width, multiplied
+    )
     return len(group.members) * own + (1 if turns else len(group.members)) * outputs
 
 
 def activations(training: Any, testing: Any, larger: float) -> float:
     """How many numbers a network holds at the peak, beside its parameters.
 
-    A step holds what every product puts out, and every scan: there that is what the way back needs of each turn. An
-    evaluation, whose batch is so many times `larger`, lets go of all but two layers.
+    A step holds what every product puts out, and every scan: there that is what the way back needs of each turn; beside
+    them of the largest layer its activation and the gradient of that. An evaluation, whose batch is so many times
+    `larger`, lets go of all but two layers.
     """
     outputs = [size for equation in equations(testing, *PRODUCTS) for size in sizes_of(equation)]
     saved = [size for equation in equations(training, "scan") for size in sizes_of(equation)]
-    return max(sum(outputs) + sum(saved), 2 * larger * max(outputs, default=0))
+    largest = max(outputs, default=0)
+    return max(sum(outputs) + sum(saved) + 2 * largest, 2 * larger * largest)
 
 
 def resident(source: Source, examples: int) -> int:

@@ -137,7 +137,9 @@ def prepare(
         feed,
         carry=task.carry,
         shared=spec.order == "shared",
-        together=strategy.trains_together(model, strategy.multiplied_weights(group, model, sparse)),
+        together=strategy.trains_together(
+            model, spec.width, strategy.multiplied_weights(group, model, sparse)
+        ),
         streamed=source.streamed,
     )
     return Prepared(placement, task, feed, members, program, steps, sparse)
