@@ -109,6 +109,7 @@ DERIVED: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "resnet_width": of_resnet_width,
     "bottleneck": of_bottlenecks,
     "patterns": lambda rows: patterns.verdicts(with_seeds(rows)),
+    "patterns_mnist": lambda rows: patterns.verdicts(with_seeds(rows)),
     "own_network": lambda rows: own_network.verdict(with_seeds(rows, "test_accuracy_mean")),
     "theorem1_mnist": lambda rows: theorem1.verdicts(rows, 0.01)[0],
     "optimum_mnist": of_optimum,

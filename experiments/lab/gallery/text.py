@@ -29,7 +29,7 @@ NAMES = [
     r"√\([^)]*\)",
 ]
 NUMBER = re.compile(r"(?<![\w.,/^@-])[+−]?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?(?!\w|\.\d)")
-COMMENT = re.compile(r"<!-- numbers:(?P<tables>[^;]*)(?:; not:(?P<rest>.*))?-->", re.DOTALL)
+COMMENT = re.compile(r"<!-- numbers:(?P<tables>[^;]*)(?:;\s+not:(?P<rest>.*))?-->", re.DOTALL)
 EXCEPTION = re.compile(r"((?:[+−]?\d[\d,.e-]*\s*)+)\(([^()]+)\)")
 
 
