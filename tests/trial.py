@@ -194,7 +194,8 @@ def attempts(asked: argparse.Namespace) -> Iterator[tuple[str, int]]:
     numbers: Counter[str] = Counter()
     while True:
         for kind in ROUND:
-            if numbers.total() == asked.attempts or not asked.attempts and time.monotonic() >= end:
+            over = numbers.total() >= asked.attempts if asked.attempts else time.monotonic() >= end
+            if over:
                 return
             yield kind, numbers[kind]
             numbers[kind] += 1
