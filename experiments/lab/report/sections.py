@@ -1,0 +1,251 @@
+"""Sections of the page: an experiment in a folder, with its tables and the networks that belong to it.
+
+In: `Folder`s. Out: `Section`s, each a question with what is known of its answer.
+"""
+
+import ast
+import dataclasses
+import datetime
+import importlib.util
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import experiments
+from experiments.lab import families
+from experiments.lab.report import chart
+from experiments.lab.report.read import Folder, Member, Trained
+from wsn.errors import UserError
+from wsn.records.progress import duration
+from wsn.sparsity import family
+from wsn.sparsity.shapes import Shapes
+from wsn.spec import Network, Spec
+
+NETWORKS = "networks"  # the table that is made from records
+HIDDEN = ("kept", "inner", "decay_epochs", "probes", "epochs", "stop", "eval_every")  # are no columns of it
+FIELDS = [f.name for f in dataclasses.fields(Spec) if f.name not in HIDDEN]
+TOLD = ("kind", "activation", "optimizer", "parameterization", "mask")  # what a table may say of a spec in words
+SHAPE = [f.name for f in dataclasses.fields(Network) if f.name not in ("kept", "mask", "parameterization")]
+
+
+class Table(NamedTuple):
+    """Rows by column, and for each the members whose curves belong to it."""
+
+    name: str
+    rows: list[dict[str, Any]]
+    members: list[list[int]]
+
+
+class Section(NamedTuple):
+    """An experiment in a folder."""
+
+    title: str
+    folder: str
+    question: str
+    command: str
+    said: list[str]
+    made: list[tuple[str, str]]  # what it was made with: name, value
+    time: datetime.datetime | None
+    tables: list[Table]
+    members: list[Member]
+    groups: list[Trained]
+    figure: Path | None
+    notes: list[str]
+
+
+def sections(folders: Iterable[Folder], workdir: Path) -> list[Section]:
+    return [section for folder in folders for section in _of_folder(folder, workdir)]
+
+
+def _of_folder(folder: Folder, workdir: Path) -> list[Section]:
+    """A section for every figure of a folder, or command, or experiment that its records name."""
+    asked: dict[str, list[Trained]] = {}
+    for group in folder.groups:
+        asked.setdefault(group.members[0].result.label.experiment, []).append(group)
+    stems: dict[str, list[str]] = {}  # title → its tables
+    for stem in folder.figures.keys() & (folder.tables.keys() | folder.said.keys()):
+        stems[stem] = [stem] if stem in folder.tables else []
+    for stem in sorted(folder.tables.keys() - stems.keys()):
+        stems.setdefault(_owner(stem, stems, folder), []).append(stem)
+    named = _records_of(stems, asked, folder)
+    return [
+        _section(folder, workdir, title, stems.get(title, []), named.get(title, []), first=i == 0)
+        for i, title in enumerate(sorted(stems.keys() | named.keys()))
+    ]
+
+
+def _owner(stem: str, stems: Iterable[str], folder: Folder) -> str:
+    """The section of a table without a figure: of the longest name that it begins with, of the same command, its own."""
+    begins = max((other for other in stems if stem.startswith(f"{other}_")), key=len, default=None)
+    command = folder.commands.get(stem)
+    same = (other for other in sorted(stems) if command and folder.commands.get(other) == command)
+    return begins or next(same, stem)
+
+
+def _records_of(
+    stems: Iterable[str], asked: dict[str, list[Trained]], folder: Folder
+) -> dict[str, list[Trained]]:
+    """Section → the groups of its experiment; those that name none go to the only section, if there is one."""
+    named: dict[str, list[Trained]] = {}
+    titles = sorted(stems)
+    for name, groups in asked.items():
+        same = [title for title in titles if name and experiment_of(folder.commands.get(title, "")) == name]
+        alone = titles[0] if len(titles) == 1 and not name else ""
+        title = name if name in titles else same[0] if same else alone or name or "networks"
+        named.setdefault(title, []).extend(groups)
+    return named
+
+
+def _section(
+    folder: Folder, workdir: Path, title: str, stems: list[str], groups: list[Trained], first: bool
+) -> Section:
+    said = folder.said.get(title, {})
+    command = said.get("command") or folder.commands.get(title) or folder.commands.get((stems or [""])[0], "")
+    members = [member for group in groups for member in group.members]
+    networks = table_of(members, groups)
+    found = [Table(stem, rows := folder.tables[stem], _matched(rows, networks)) for stem in stems]
+    experiment = experiment_of(command) or title
+    notes = list(folder.notes) if first else []
+    unsealed = sum(not group.header["sealed"] for group in groups)
+    other = sum(group.header["other"] for group in groups)
+    if unsealed:
+        notes.append(f"{unsealed} of {len(groups)} records have no digest: an older version wrote them")
+    if other:
+        notes.append(f"{other} of {len(groups)} records are of other numerics (SEMANTICS), not to be compared")
+    return Section(
+        title,
+        "." if folder.path == workdir else str(folder.path.relative_to(workdir)),
+        question(experiment),
+        command,
+        said.get("said", []),
+        _made([said, *(group.header for group in groups)], groups),
+        folder.times.get(title) or max((folder.times[stem] for stem in stems), default=None),
+        [*found, *([networks] if networks.rows else [])],
+        members,
+        groups,
+        folder.figures.get(title),
+        notes,
+    )
+
+
+def experiment_of(command: str) -> str:
+    match = re.match(r"python -m experiments\.(\w+)", command)
+    return match[1] if match else ""
+
+
+@cache
+def question(experiment: str) -> str:
+    """The first sentence of an experiment's docstring, which is not imported for that."""
+    if experiment not in {module.name for module in pkgutil.iter_modules(experiments.__path__)}:
+        return ""
+    spec = importlib.util.find_spec(f"experiments.{experiment}")
+    assert spec is not None and spec.origin is not None
+    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+    return " ".join(text.partition("\n\n")[0].split())
+
+
+def _made(headers: Sequence[dict[str, Any]], groups: Sequence[Trained]) -> list[tuple[str, str]]:
+    """Versions, devices and the time of training: every value that occurs, so a mixture shows."""
+
+    def values(shown: Callable[[dict[str, Any]], str | None]) -> str:
+        found = dict.fromkeys(text for header in headers if header and (text := shown(header)))
+        return ", ".join(found) if len(found) <= 4 else f"{', '.join(list(found)[:3])} and {len(found) - 3} more"
+
+    names = dict.fromkeys(name for header in headers for name in header.get("packages", {}))
+    found = [
+        ("code", values(lambda h: "{version} {commit:.12}".format(**h["code"]) if "code" in h else None)),
+        *((name, values(lambda h, name=name: h.get("packages", {}).get(name))) for name in names),  # type: ignore[misc]
+        ("device", values(lambda h: "{count} × {kind}".format(**h["device"]) if "device" in h else None)),
+    ]
+    seconds = sum(group.header.get("seconds", 0.0) for group in groups)
+    if seconds:
+        found.append(("training", duration(seconds)))
+    return [(name, value) for name, value in found if value]
+
+
+def table_of(members: Sequence[Member], groups: Sequence[Trained]) -> Table:
+    """A row for every spec: what it is, where its specs differ, and its best and last metrics over seeds."""
+    states = {member.group: group.state for group in groups for member in group.members}
+    by_spec: dict[Any, list[int]] = {}
+    for i, member in enumerate(members):
+        by_spec.setdefault((member.result.spec, states[member.group] != "finished"), []).append(i)
+    specs = list(dict.fromkeys(spec for spec, _ in by_spec))
+    varying = [name for name in FIELDS if name != "width" and len({getattr(spec, name) for spec in specs}) > 1]
+    samples = max((spec.train_samples or 0 for spec in specs), default=0)
+    kinds = {(member.result.label.kind, member.result.label.base_width) for member in members}
+    rows = []
+    for (spec, unfinished), places in by_spec.items():
+        label = members[places[0]].result.label
+        row: dict[str, Any] = {"kind": label.kind or "", "base_width": label.base_width}
+        row = {name: value for i, (name, value) in enumerate(row.items()) if len({k[i] for k in kinds}) > 1}
+        row |= {"width": spec.width} | size_of(spec) | {name: getattr(spec, name) for name in varying}
+        if "train_samples" in row and samples and all(spec.train_samples for spec in specs):
+            row["fraction"] = row.pop("train_samples") / samples
+        row |= _measured([members[i].result for i in places])
+        if unfinished:
+            row["state"] = states[members[places[0]].group]
+        rows.append(row)
+    return Table(NETWORKS, rows, list(by_spec.values()))
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """What tells a network from the others of its section."""
+    own = [name for name in row if name in FIELDS or name in ("kind", "base_width", "fraction")]
+    return ", ".join(chart.told(name, row[name]) for name in own)
+
+
+def _measured(results: Sequence[Any]) -> dict[str, Any]:
+    """`families.summary`, its means and deviations alone, held-out ones first; of unknown tasks the seeds alone."""
+    if any(not len(result.steps) for result in results):
+        return {"seeds": len(results)}
+    try:
+        told = families.summary(results)
+    except (UserError, KeyError):
+        return {"seeds": len(results)}
+    counts = {name: told.pop(name) for name in ("seeds", "diverged")}
+    shown = {n: v for n, v in told.items() if isinstance(v, float) and n.startswith(("best_", "final_"))}
+    order = sorted(shown, key=lambda name: "_train_" in name)
+    return counts | {name: float(f"{shown[name]:.6g}") for name in order}
+
+
+def size_of(spec: Spec) -> dict[str, Any]:
+    """Connectivity and weights, as far as the spec says them without its data."""
+    try:
+        shapes = _shapes(spec.dataset, *(getattr(spec, name) for name in SHAPE))
+    except (UserError, KeyError, ValueError, TypeError, ZeroDivisionError):
+        return {"weights": sum(count for _, count in spec.kept)} if spec.kept else {}
+    told = {"connectivity": family.connectivity(spec, shapes), "weights": family.kept_weights(spec, shapes)}
+    return told | {"connectivity": float(f"{told['connectivity']:.4g}")}
+
+
+@cache
+def _shapes(dataset: str, *values: Any) -> Shapes:
+    network = dict(zip(SHAPE, values, strict=True))
+    spec = Spec(dataset=dataset, epochs=1, batch_size=1, learning_rate=1.0, **network | {"bn_group": 0})
+    return families.shapes_of(spec)(spec.width)
+
+
+def _matched(rows: Sequence[dict[str, str]], networks: Table) -> list[list[int]]:
+    """For every row of a table the members of the networks that agree with it in all that both say."""
+    said = [name for name in (rows[0] if rows else {}) if name in chart.SETTINGS or name in TOLD]
+    by_width: dict[Any, list[int]] = {}  # so that long tables are not compared to all networks
+    for i, network in enumerate(networks.rows):
+        by_width.setdefault(network["width"], []).append(i)
+    found = []
+    for row in rows:
+        told = {name: value for name in said if (value := chart.number(row[name])) is not None}
+        near = by_width.get(told.get("width"), [])
+        fits = [i for i in near if all(_agree(told[name], networks.rows[i].get(name)) for name in told)]
+        found.append([member for i in fits for member in networks.members[i]])
+    return found
+
+
+def _agree(told: Any, other: Any) -> bool:
+    if other is None:
+        return True
+    if isinstance(told, int | float) and isinstance(other, int | float):
+        return abs(told - other) <= 1e-3 * max(abs(told), abs(other))
+    return told == other
