@@ -1,11 +1,12 @@
-"""One page of everything in a folder: figures to hover over, tables to sort, curves of every run, also while they train.
+"""One page of everything in a folder: figures to hover over, tables to sort, curves of every run, finished or not.
 
     python -m experiments.report                                   # results/report.html
     python -m experiments.report --workdir=results/kernel_distance --watch
 
-Reads every record, table and figure of WORKDIR and of the folders in it, trains nothing, and writes WORKDIR/report.html,
-one file that needs no network and nothing beside it: open it in a browser, send it to a colleague. With --watch it is
-made anew when something has changed, as often as costs at most 2 % of a core, until Ctrl-C; the open page follows.
+Reads every record, table and figure of WORKDIR and of the folders in it, trains nothing, and writes
+WORKDIR/report.html, one file that needs no network and nothing beside it: open it in a browser, send it to a colleague.
+With --watch it is made anew when something has changed, as often as costs at most 2 % of a core, until Ctrl-C; the open
+page follows.
 """
 
 import dataclasses

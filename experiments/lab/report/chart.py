@@ -7,9 +7,30 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-AXES = ("width", "learning_rate", "np", "n", "weights", "connectivity", "p", "base_width", "depth", "fraction")
+AXES = (
+    "width",
+    "learning_rate",
+    "np",
+    "n",
+    "weights",
+    "connectivity",
+    "p",
+    "base_width",
+    "depth",
+    "fraction",
+)
 DERIVED = ("connectivity", "weights", "widening")  # tell no curves apart, as other columns decide them
-SETTINGS = (*AXES, *DERIVED, "last_connectivity", "d", "radius", "batch", "threads", "train_samples", "factor")
+SETTINGS = (
+    *AXES,
+    *DERIVED,
+    "last_connectivity",
+    "d",
+    "radius",
+    "batch",
+    "threads",
+    "train_samples",
+    "factor",
+)
 COUNTS = ("seeds", "diverged", "censored", "epochs", "evaluations", "pairs", "networks", "masks", "seed")
 DEVIATIONS = ("_std", "_stderr")
 Row = Mapping[str, Any]

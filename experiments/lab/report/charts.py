@@ -1,10 +1,11 @@
 """What figures are drawn from: the columns of charts and the curves of members, thinned out to what a page can bear."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from experiments.lab.report import chart
 from experiments.lab.report.read import Member, thinned
@@ -34,7 +35,7 @@ def _of_section(section: Section, points: int) -> dict[str, Any]:
         for row, members in zip(table.rows, table.members, strict=True)
         for i in members
     }
-    tables = []
+    tables: list[dict[str, Any]] = []
     for table in section.tables:
         one = chart.chart(table.rows)
         if one is None:
@@ -42,7 +43,9 @@ def _of_section(section: Section, points: int) -> dict[str, Any]:
             continue
         tables.append(
             {
-                "columns": {name: [_plain(value) for value in values] for name, values in one.columns.items()},
+                "columns": {
+                    name: [_plain(value) for value in values] for name, values in one.columns.items()
+                },
                 "deviations": one.deviations,
                 "curves": one.curves,
                 "members": table.members,
@@ -63,7 +66,7 @@ def _run(member: Member, name: str, state: str, points: int) -> dict[str, Any]:
         "state": member.state if state == "finished" or member.state == "diverged" else state,
         "of": member.evaluations,
         "steps": steps.tolist(),
-        "curves": {curve: _rounded(values) for curve, values in result.curves.items()},
+        "curves": _rounded(result.curves),
     }
     if not spec.eval_every and member.evaluations:  # every evaluation is the end of an epoch
         last = int(member.result.steps[-1]) if member.result.steps is not None else 0
@@ -71,8 +74,16 @@ def _run(member: Member, name: str, state: str, points: int) -> dict[str, Any]:
     return run
 
 
-def _rounded(values: Iterable[float]) -> list[float | None]:
-    return [None if math.isnan(value) else float(f"{value:.4g}") for value in np.asarray(values).tolist()]
+def _rounded(curves: Mapping[str, Float[np.ndarray, " kept"]]) -> dict[str, list[float | None]]:
+    """With four significant digits; None for what is not finite. All at once, as there may be many thousands."""
+    if not curves:
+        return {}
+    exact = np.stack(list(curves.values())).astype(np.float64)
+    with np.errstate(all="ignore"):
+        scale = 10.0 ** (3 - np.floor(np.log10(np.abs(np.where(exact == 0, 1.0, exact)))))
+        found = (np.round(exact * scale) / scale).tolist()
+    rows = ([value if math.isfinite(value) else None for value in row] for row in found)
+    return dict(zip(curves, rows, strict=True))
 
 
 def _plain(value: Any) -> Any:

@@ -7,10 +7,11 @@ const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "star"];
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 let data = JSON.parse($("data").textContent), chosen = {};
 
-const layout = (x, y, logx, logy) => {
+const layout = (x, y, logx, logy, values = []) => {
   const colour = getComputedStyle(document.body).color, grid = "rgba(128,128,128,0.25)";
-  const axis = (text, log) => ({ title: { text }, type: log ? "log" : "-", gridcolor: grid, zeroline: false });
-  return { xaxis: axis(x, logx), yaxis: axis(y, logy), font: { color: colour }, uirevision: [x, y, logx, logy].join(),
+  const ticks = [...new Set(values)].filter((value, i, all) => logx && all.length < 13), few = ticks.length ? { tickvals: ticks, ticktext: ticks.map(String) } : {};
+  const axis = (text, log) => ({ title: { text, standoff: 12 }, type: log ? "log" : "-", gridcolor: grid, zeroline: false });
+  return { xaxis: { ...axis(x, logx), ...few }, yaxis: axis(y, logy), font: { color: colour }, uirevision: [x, y, logx, logy].join(),
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
     hoverlabel: { align: "left" }, legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, colorway: COLOURS };
 };
@@ -18,7 +19,7 @@ const draw = (id, traces, form) => {
   $(id).parentElement.hidden = !traces.length;
   const entries = traces.filter((trace) => trace.showlegend !== false).length, room = entries > 1 ? Math.min(12, Math.ceil(entries / (innerWidth < 700 ? 1 : 3))) : 0;
   $(id).style.height = `${340 + 21 * room}px`;
-  if (traces.length) Plotly.react(id, traces, { ...form, showlegend: room > 0, margin: { t: 12, r: 12, b: 60 + 21 * room } }, { responsive: true, displayModeBar: false });
+  if (traces.length) Plotly.react(id, traces, { ...form, showlegend: room > 0, margin: { t: 12, r: 12, l: 64, b: 64 + 21 * room } }, { responsive: true, displayModeBar: false });
 };
 
 const drawFigure = (name) => {
@@ -37,10 +38,10 @@ const drawFigure = (name) => {
       ...told.map((column) => `${title(column)} ${table.columns[column][row]}`)].join("<br>"));
     const marked = rows.map((row) => (table.columns.diverged?.[row] || table.columns.censored?.[row] ? "-open" : ""));
     return { x: of(x), y: of(y), name: escaped(curve), customdata: rows, text: hover, hovertemplate: "%{text}<extra></extra>",
-      mode: "lines+markers", marker: { size: 8, symbol: marked.map((open) => SYMBOLS[(k + Math.floor(k / 6)) % 6] + open) },
+      mode: "lines+markers", line: { dash: ["solid", "dash", "dot", "dashdot"][Math.floor(k / 6) % 4], width: 1.5 }, marker: { size: 8, symbol: marked.map((open) => SYMBOLS[(k + Math.floor(k / 6)) % 6] + open) },
       visible: k < 24 || "legendonly", ...(spread && { error_y: { array: of(spread), thickness: 1 } }) };
   });
-  draw(`${name}-plot`, traces, layout(title(x), title(y), $(`${name}-logx`).checked, $(`${name}-logy`).checked));
+  draw(`${name}-plot`, traces, layout(title(x), title(y), $(`${name}-logx`).checked, $(`${name}-logy`).checked, table.columns[x]));
   const plot = $(`${name}-plot`);
   plot.removeAllListeners("plotly_click");
   plot.on("plotly_click", ({ points: [point] }) => choose(name, i, point.customdata));
@@ -70,7 +71,7 @@ const drawCurves = (name) => {
   draw(`${name}-curves`, traces, layout(epochs ? "epoch" : "step", title(metric), false, $(`${name}-logc`).checked));
 };
 
-const current = () => document.querySelector("section:target") ?? document.querySelector("section");
+const current = () => $(location.hash.slice(1))?.closest("section") ?? document.querySelector("section.shown") ?? document.querySelector("section");
 const show = (all) => {
   for (const section of all === true ? document.querySelectorAll("section") : [current()]) {
     if (!section) continue;

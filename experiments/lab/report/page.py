@@ -30,14 +30,16 @@ TIME = "%Y-%m-%d %H:%M UTC"
 NOTHING = """<p>There is nothing here yet. Train a family of networks in a minute or two, and make this page anew:</p>
 <pre>python -m experiments.kernel_distance
 python -m experiments.report</pre>"""
-UNSAID = "<p>Not kept here: an older version drew this figure. Its command prints it again, and trains nothing twice.</p>"
+UNSAID = (
+    "<p>Not kept here: an older version drew this. Its command prints it again, and trains nothing twice.</p>"
+)
 ABOUT = """Points are means over seeds, with deviations where the table has them. A click on a point shows the curves of
 its networks; so does the button of a row in the table below."""
 
 
 def page(sections: Sequence[Section], workdir: Path, seconds: float | None = None) -> str:
     """The whole page; with `seconds` an open one asks for a newer one so often."""
-    names = {_identifier(section, i): section for i, section in enumerate(sections)}
+    names = {_identifier(section): section for section in sections}
     data = {"sections": data_of(names)}
     main = "".join(_section(name, section) for name, section in names.items())
     made = datetime.datetime.now(datetime.UTC)
@@ -75,7 +77,7 @@ def _section(name: str, section: Section) -> str:
 {f'<ul class="notes">{notes}</ul>' if notes else ""}{_progress(section.groups)}</div>
 <div class="live" id="{name}-controls">{_controls(name, section)}</div>
 <figure hidden><figcaption>{ABOUT}</figcaption>
-<div class="plot" id="{name}-plot" role="img" aria-label="Figure of {_text(section.title)}: the table below has its numbers"></div>
+<div class="plot" id="{name}-plot" role="img" aria-label="{_text(section.title)}; its numbers are below"></div>
 </figure>
 <figure hidden><figcaption id="{name}-chosen" aria-live="polite"></figcaption>
 <div class="plot" id="{name}-curves" role="img" aria-label="Curves of the chosen networks over training"></div></figure>
@@ -99,10 +101,16 @@ def _controls(name: str, section: Section) -> str:
             ]
             parts.append(f'<span data-of="{i}"{" hidden" * (str(i) != drawn[0][0])}>{" ".join(axes)}</span>')
     first = next(one for one in charts if one)
-    parts += [_check(f"{name}-logx", "log x", wide(first.columns[first.axes[0]])), _check(f"{name}-logy", "log y")]
+    parts += [
+        _check(f"{name}-logx", "log x", wide(first.columns[first.axes[0]])),
+        _check(f"{name}-logy", "log y"),
+    ]
     metrics = list(dict.fromkeys(m for member in section.members for m in map(_metric, member.result.curves)))
+    metrics.sort(key=lambda metric: metric != "loss")
     if metrics:
-        parts += [_select(f"{name}-metric", "curves of", [(metric, shown_name(metric)) for metric in metrics])]
+        parts += [
+            _select(f"{name}-metric", "curves of", [(metric, shown_name(metric)) for metric in metrics])
+        ]
         parts += [_check(f"{name}-epochs", "over epochs"), _check(f"{name}-logc", "log")]
     return f'<div class="controls">{"".join(parts)}</div>'
 
@@ -167,7 +175,8 @@ def _table(name: str, table: Table) -> str:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     curves = any(table.members)
     head = "".join(
-        f'<th scope="col" aria-sort="none"><button>{_text(shown_name(column))}</button></th>' for column in columns
+        f'<th scope="col" aria-sort="none"><button>{_text(shown_name(column))}</button></th>'
+        for column in columns
     )
     head = ('<th scope="col">curves</th>' if curves else "") + head
     lines = []
@@ -228,10 +237,11 @@ def _paragraphs(lines: Iterable[str]) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
-def _identifier(section: Section, place: int) -> str:
+def _identifier(section: Section) -> str:
     """An id that does not change while the section is there, of letters that need no escape."""
-    plain = re.sub(r"[^a-z0-9]+", "-", f"{section.folder} {section.title}".lower()).strip("-")
-    return f"{plain or 'section'}-{hashlib.sha256(f'{section.folder}/{section.title}'.encode(errors='surrogateescape')).hexdigest()[:6]}"
+    place = f"{section.folder}/{section.title}"
+    plain = re.sub(r"[^a-z0-9]+", "-", place.lower()).strip("-")
+    return f"{plain}-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:6]}"
 
 
 def _text(value: Any) -> str:

@@ -1,7 +1,7 @@
 """What lies in a folder tree, read once: a file is read again when its time or size has changed.
 
-In: a folder. Out: `Folder`s with their tables, what was said beside figures, and members of groups: trained, in training
-or damaged. Nothing here raises for what it finds: damage becomes a note.
+In: a folder. Out: `Folder`s with their tables, what was said beside figures, and members of groups: trained, in
+training or damaged. Nothing here raises for what it finds: damage becomes a note.
 """
 
 import csv
@@ -221,9 +221,9 @@ def thin(result: Result, points: int) -> Int64[np.ndarray, " kept"]:
     """Which evaluations are kept."""
     assert result.steps is not None
     even = np.linspace(0, len(result.steps) - 1, points).round().astype(np.int64)
-    known = [values for values in result.curves.values() if np.isfinite(values).any()]
-    extremes = [int(find(values)) for values in known for find in (np.nanargmin, np.nanargmax)]
-    return np.unique(np.append(even, np.array(extremes, np.int64)))
+    curves = np.stack(list(result.curves.values()))
+    least, largest = np.where(np.isnan(curves), np.inf, curves), np.where(np.isnan(curves), -np.inf, curves)
+    return np.unique(np.concatenate([even, least.argmin(1), largest.argmax(1)]))
 
 
 def table(path: Path) -> list[dict[str, str]]:

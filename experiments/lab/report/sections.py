@@ -27,7 +27,13 @@ from wsn.spec import Network, Spec
 NETWORKS = "networks"  # the table that is made from records
 HIDDEN = ("kept", "inner", "decay_epochs", "probes", "epochs", "stop", "eval_every")  # are no columns of it
 FIELDS = [f.name for f in dataclasses.fields(Spec) if f.name not in HIDDEN]
-TOLD = ("kind", "activation", "optimizer", "parameterization", "mask")  # what a table may say of a spec in words
+TOLD = (
+    "kind",
+    "activation",
+    "optimizer",
+    "parameterization",
+    "mask",
+)  # what a table may say of a spec in words
 SHAPE = [f.name for f in dataclasses.fields(Network) if f.name not in ("kept", "mask", "parameterization")]
 
 
@@ -78,7 +84,7 @@ def _of_folder(folder: Folder, workdir: Path) -> list[Section]:
 
 
 def _owner(stem: str, stems: Iterable[str], folder: Folder) -> str:
-    """The section of a table without a figure: of the longest name that it begins with, of the same command, its own."""
+    """Of a table without a figure: the longest name that it begins with, one of the same command, or its own."""
     begins = max((other for other in stems if stem.startswith(f"{other}_")), key=len, default=None)
     command = folder.commands.get(stem)
     same = (other for other in sorted(stems) if command and folder.commands.get(other) == command)
@@ -114,7 +120,9 @@ def _section(
     if unsealed:
         notes.append(f"{unsealed} of {len(groups)} records have no digest: an older version wrote them")
     if other:
-        notes.append(f"{other} of {len(groups)} records are of other numerics (SEMANTICS), not to be compared")
+        notes.append(
+            f"{other} of {len(groups)} records are of other numerics (SEMANTICS), not to be compared"
+        )
     return Section(
         title,
         "." if folder.path == workdir else str(folder.path.relative_to(workdir)),
@@ -152,7 +160,9 @@ def _made(headers: Sequence[dict[str, Any]], groups: Sequence[Trained]) -> list[
 
     def values(shown: Callable[[dict[str, Any]], str | None]) -> str:
         found = dict.fromkeys(text for header in headers if header and (text := shown(header)))
-        return ", ".join(found) if len(found) <= 4 else f"{', '.join(list(found)[:3])} and {len(found) - 3} more"
+        return (
+            ", ".join(found) if len(found) <= 4 else f"{', '.join(list(found)[:3])} and {len(found) - 3} more"
+        )
 
     names = dict.fromkeys(name for header in headers for name in header.get("packages", {}))
     found = [
@@ -173,11 +183,15 @@ def table_of(members: Sequence[Member], groups: Sequence[Trained]) -> Table:
     for i, member in enumerate(members):
         by_spec.setdefault((member.result.spec, states[member.group] != "finished"), []).append(i)
     specs = list(dict.fromkeys(spec for spec, _ in by_spec))
-    varying = [name for name in FIELDS if name != "width" and len({getattr(spec, name) for spec in specs}) > 1]
+    varying = [
+        name for name in FIELDS if name != "width" and len({getattr(spec, name) for spec in specs}) > 1
+    ]
     samples = max((spec.train_samples or 0 for spec in specs), default=0)
     kinds = {(member.result.label.kind, member.result.label.base_width) for member in members}
     rows = []
-    for (spec, unfinished), places in by_spec.items():
+    order = sorted(by_spec, key=lambda one: (*_place(members[by_spec[one][0]]), one[1]))
+    for spec, unfinished in order:
+        places = by_spec[spec, unfinished]
         label = members[places[0]].result.label
         row: dict[str, Any] = {"kind": label.kind or "", "base_width": label.base_width}
         row = {name: value for i, (name, value) in enumerate(row.items()) if len({k[i] for k in kinds}) > 1}
@@ -188,7 +202,12 @@ def table_of(members: Sequence[Member], groups: Sequence[Trained]) -> Table:
         if unfinished:
             row["state"] = states[members[places[0]].group]
         rows.append(row)
-    return Table(NETWORKS, rows, list(by_spec.values()))
+    return Table(NETWORKS, rows, [by_spec[one] for one in order])
+
+
+def _place(member: Member) -> tuple[str, int, int, float]:
+    label, spec = member.result.label, member.result.spec
+    return label.kind, label.base_width or 0, spec.width, spec.learning_rate
 
 
 def name_of(row: dict[str, Any]) -> str:
