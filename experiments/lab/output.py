@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 from matplotlib.figure import Figure
@@ -28,7 +28,7 @@ SAID = ".said.json"  # beside a figure: what the command printed, and with what 
 class Transcript:
     """A standard output that keeps what is printed, tables apart, and notes the figures that are written."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Any) -> None:
         self.stream = stream
         self.text: list[str] = []
         self.figures: list[Path] = []

@@ -75,25 +75,27 @@ def test_by_keyboard_a_row_shows_its_curves_and_a_column_is_sorted(light, page):
     button = light.find_element("css selector", "section.shown button[data-row='1']")
     button.send_keys("\n")
     wait(light, "document.querySelector('section.shown [id$=chosen]').textContent.includes('width 6')")
-    head = light.find_elements("css selector", "section.shown th button")[0]
+    head = light.find_element("xpath", "//section[contains(@class, 'shown')]//th/button[text()='width']")
     head.send_keys("\n")
     head.send_keys("\n")
     assert head.find_element("xpath", "..").get_attribute("aria-sort") == "descending"
     widths = light.execute_script(
-        "return [...document.querySelector('section.shown tbody').rows].map((row) => +row.children[1].textContent)"
+        "const place = arguments[0].parentElement.cellIndex;"
+        "return [...arguments[0].closest('table').tBodies[0].rows].map((row) => +row.cells[place].textContent)",
+        head,
     )
     assert widths == sorted(widths, reverse=True)
 
 
 def test_axes_can_be_chosen(light, page):
     real.opened(light, page)
-    for name, text in (("[id$='-x0']", "connectivity"), ("[id$='-y0']", "final test accuracy mean")):
+    for name, text in (("[id$='-x0']", "connectivity"), ("[id$='-y0']", "final test loss mean")):
         light.find_element("css selector", f"section.shown {name}").send_keys(text)
     titles = wait(
         light,
         "[...document.querySelectorAll('section.shown .xtitle, section.shown .ytitle')].map(t => t.textContent)",
     )
-    assert "connectivity" in titles and "final test accuracy mean" in titles
+    assert "connectivity" in titles and "final test loss mean" in titles
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
@@ -107,6 +109,14 @@ def test_dark_and_on_a_phone(page, width, scheme, tmp_path):
         )
         assert (sum(map(int, back[4:-1].split(","))) < 200) == (scheme == "dark")
         assert text in browser.page_source or text.replace(" ", "") in browser.page_source.replace(" ", "")
+
+
+def test_the_curves_so_far_of_what_trains_are_drawn(light, tmp_path):
+    folders.training(tmp_path, 0.5)
+    real.opened(light, report.write(tmp_path, Reader()))
+    assert wait(light, "document.querySelectorAll('section.shown [id$=curves] .lines path').length") == 4
+    assert "50 %" in light.find_element("css selector", ".progress").text
+    assert real.complaints(light) == []
 
 
 def test_a_hostile_folder_runs_no_script(light, tmp_path):

@@ -20,7 +20,8 @@ from wsn.training.history import EMPTY, History
 
 NAME = "partial.jsonl"
 SECONDS = 2.0  # between two writings, at least
-PATIENCE = 100.0  # so many times as long as a writing takes, too: at most 1 % of the time
+PATIENCE = 100.0  # so many times as long as a writing takes, too: 1 % of the time
+LONGEST = 30.0  # seconds; a disk or a machine that is busy for once hides nothing for long
 SILENT_SECONDS = 600.0  # without news
 
 
@@ -57,7 +58,7 @@ class Partial:
         with contextlib.suppress(UserError):
             record.save(self.path, self.group, history._replace(curves=curves), told, self.labels, self.text)
         ended = time.monotonic()
-        self.next = ended + max(SECONDS, PATIENCE * (ended - began))
+        self.next = ended + max(SECONDS, min(PATIENCE * (ended - began), LONGEST))
 
     def _left(self, share: float | None) -> float | None:
         if share is None or self.first is None or share <= self.first[1]:

@@ -8,15 +8,12 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.lab.report import chart
+from experiments.lab.report.networks import NETWORKS, name_of
 from experiments.lab.report.read import Member, thinned
-from experiments.lab.report.sections import NETWORKS, Section, name_of
+from experiments.lab.report.sections import Section
 
 NUMBERS = 1_000_000  # of all curves of a page, some 6 bytes each
 LEAST, MOST = 8, 200  # points of a curve
-
-
-def shown_name(column: str) -> str:
-    return column.replace("_", " ")
 
 
 def data_of(sections: Mapping[str, Section]) -> dict[str, Any]:

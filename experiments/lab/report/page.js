@@ -52,7 +52,7 @@ const drawCurves = (name) => {
   const { tables, runs } = data.sections[name], metric = $(`${name}-metric`)?.value;
   const live = tables.findIndex((table) => table.members.some((row) => row.some((run) => runs[run].state === "training")));
   const first = live < 0 ? tables.findIndex((table) => table.members.some((row) => row.length)) : live;
-  if (first < 0 || !metric) return draw(`${name}-curves`, [], {});
+  if (first < 0 || !metric || !$(`${name}-epochs`)) return draw(`${name}-curves`, [], {});
   const usual = tables[first].members.findIndex((row) => row.some((run) => live < 0 || runs[run].state === "training"));
   const [table, row] = chosen[name] ?? [first, usual];
   const members = tables[table].members[row] ?? [], epochs = $(`${name}-epochs`).checked;

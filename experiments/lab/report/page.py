@@ -4,11 +4,8 @@ All text is escaped where it enters HTML; and a policy lets no script run but th
 """
 
 import base64
-import csv
 import datetime
 import hashlib
-import html
-import io
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -19,9 +16,10 @@ from typing import Any
 from plotly import offline
 
 from experiments.lab.report import chart
-from experiments.lab.report.charts import data_of, shown_name
+from experiments.lab.report.charts import data_of
 from experiments.lab.report.read import Trained
-from experiments.lab.report.sections import Section, Table
+from experiments.lab.report.sections import Section
+from experiments.lab.report.tables import shown_name, table_html, text
 from wsn.records.progress import duration
 
 FOLDER = Path(__file__).parent
@@ -53,11 +51,11 @@ def page(sections: Sequence[Section], workdir: Path, seconds: float | None = Non
     return f"""<!DOCTYPE html>
 <html lang="en" data-made="{made.timestamp():.3f}"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}"><script>{scripts[0]}</script>
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>wsn: {_text(workdir.name)}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>wsn: {text(workdir.name)}</title>
 <style>{_own("page.css")}</style></head><body{watch}>
 <a class="skip" href="#main">to the results</a>
 <header><h1>Width at a fixed number of weights</h1>
-<div class="live" id="made"><p>{_text(workdir)}, {_counted(sections)}, {made.strftime(TIME)}</p></div></header>
+<div class="live" id="made"><p>{text(workdir)}, {_counted(sections)}, {made.strftime(TIME)}</p></div></header>
 <nav aria-label="Experiments" class="live" id="nav">{_navigation(names)}</nav>
 <main id="main">{main or NOTHING}</main>
 <script type="application/json" id="data">{_json(data)}</script>
@@ -66,18 +64,18 @@ def page(sections: Sequence[Section], workdir: Path, seconds: float | None = Non
 
 
 def _section(name: str, section: Section) -> str:
-    where = "" if section.folder == "." else f" <small>{_text(section.folder)}</small>"
-    said = "".join(f"<p>{_text(line)}</p>" for line in _paragraphs(section.said))
-    notes = "".join(f"<li>{_text(note)}</li>" for note in section.notes)
-    tables = "".join(_table(f"{name}-t{i}", table) for i, table in enumerate(section.tables))
+    where = "" if section.folder == "." else f" <small>{text(section.folder)}</small>"
+    said = "".join(f"<p>{text(line)}</p>" for line in _paragraphs(section.said))
+    notes = "".join(f"<li>{text(note)}</li>" for note in section.notes)
+    tables = "".join(table_html(f"{name}-t{i}", table) for i, table in enumerate(section.tables))
     return f"""<section id="{name}" class="tab" aria-labelledby="{name}-h">
-<div class="live" id="{name}-top"><h2 id="{name}-h">{_text(section.title)}{where}</h2>
-<p class="question">{_text(section.question)}</p>
+<div class="live" id="{name}-top"><h2 id="{name}-h">{text(section.title)}{where}</h2>
+<p class="question">{text(section.question)}</p>
 {f'<div class="verdict"><h3>Verdict</h3>{said or UNSAID}</div>' if said or section.command else ""}
 {f'<ul class="notes">{notes}</ul>' if notes else ""}{_progress(section.groups)}</div>
 <div class="live" id="{name}-controls">{_controls(name, section)}</div>
 <figure hidden><figcaption>{ABOUT}</figcaption>
-<div class="plot" id="{name}-plot" role="img" aria-label="{_text(section.title)}; its numbers are below"></div>
+<div class="plot" id="{name}-plot" role="img" aria-label="{text(section.title)}; its numbers are below"></div>
 </figure>
 <figure hidden><figcaption id="{name}-chosen" aria-live="polite"></figcaption>
 <div class="plot" id="{name}-curves" role="img" aria-label="Curves of the chosen networks over training"></div></figure>
@@ -87,12 +85,11 @@ def _section(name: str, section: Section) -> str:
 
 
 def _controls(name: str, section: Section) -> str:
-    """What is drawn: one choice of table, and for each table its axes."""
+    """What is drawn: one choice of table, and for each table its axes; and the metric of curves."""
     parts, charts = [], [chart.chart(table.rows) for table in section.tables]
     drawn = [(str(i), section.tables[i].name) for i, one in enumerate(charts) if one]
-    if not drawn:
-        return ""
-    parts.append(_select(f"{name}-table", "table", drawn))
+    if drawn:
+        parts.append(_select(f"{name}-table", "table", drawn))
     for i, one in enumerate(charts):
         if one:
             axes = [
@@ -100,17 +97,15 @@ def _controls(name: str, section: Section) -> str:
                 for axis, values in (("x", one.axes), ("y", one.measures))
             ]
             parts.append(f'<span data-of="{i}"{" hidden" * (str(i) != drawn[0][0])}>{" ".join(axes)}</span>')
-    first = next(one for one in charts if one)
-    parts += [
-        _check(f"{name}-logx", "log x", wide(first.columns[first.axes[0]])),
-        _check(f"{name}-logy", "log y"),
-    ]
+    first = next((one for one in charts if one), None)
+    if first:
+        parts += [_check(f"{name}-logx", "log x", wide(first.columns[first.axes[0]]))]
+        parts += [_check(f"{name}-logy", "log y")]
     metrics = list(dict.fromkeys(m for member in section.members for m in map(_metric, member.result.curves)))
     metrics.sort(key=lambda metric: metric != "loss")
     if metrics:
-        parts += [
-            _select(f"{name}-metric", "curves of", [(metric, shown_name(metric)) for metric in metrics])
-        ]
+        options = [(metric, shown_name(metric)) for metric in metrics]
+        parts += [_select(f"{name}-metric", "curves of", options)]
         parts += [_check(f"{name}-epochs", "over epochs"), _check(f"{name}-logc", "log")]
     return f'<div class="controls">{"".join(parts)}</div>'
 
@@ -120,7 +115,7 @@ def _metric(curve: str) -> str:
 
 
 def _select(name: str, label: str, options: Iterable[tuple[str, str]]) -> str:
-    inside = "".join(f'<option value="{_text(value)}">{_text(shown)}</option>' for value, shown in options)
+    inside = "".join(f'<option value="{text(value)}">{text(shown)}</option>' for value, shown in options)
     return f'<label for="{name}">{label} <select id="{name}">{inside}</select></label>'
 
 
@@ -153,7 +148,7 @@ def _progress(groups: Sequence[Trained]) -> str:
             f"<td>{state.get(group.state, group.state)}{f', {lost} diverged' if lost else ''}</td>"
             f"<td>{_bar(share)}</td>"
             f"<td>{duration(left) if left is not None and training else ''}</td>"
-            f"<td>{_text('{pid} on {host}'.format(**owner)) if owner else ''}</td></tr>"
+            f"<td>{text('{pid} on {host}'.format(**owner)) if owner else ''}</td></tr>"
         )
     if not rows:
         return ""
@@ -170,48 +165,12 @@ def _bar(share: float | None) -> str:
     return f'<progress value="{share:.4f}" aria-label="done"></progress> {100 * share:.0f} %'
 
 
-def _table(name: str, table: Table) -> str:
-    rows = chart.compared(table.rows)
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    curves = any(table.members)
-    head = "".join(
-        f'<th scope="col" aria-sort="none"><button>{_text(shown_name(column))}</button></th>'
-        for column in columns
-    )
-    head = ('<th scope="col">curves</th>' if curves else "") + head
-    lines = []
-    for i, row in enumerate(rows):
-        button = f'<button data-row="{i}" aria-label="curves of row {i + 1}">show</button>'
-        first = f"<td>{button if table.members[i] else ''}</td>" if curves else ""
-        lines.append(f"<tr>{first}{''.join(_cell(row.get(column)) for column in columns)}</tr>")
-    link = base64.b64encode(_csv(rows, columns).encode()).decode()
-    return f"""<details open id="{name}-d"><summary>{_text(table.name)}: {len(rows)} rows</summary>
-<div class="scroll"><table id="{name}" class="sortable"><caption class="hidden">{_text(table.name)}</caption>
-<thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>
-<p><a download="{_text(table.name)}.csv" href="data:text/csv;base64,{link}">download as CSV</a></p></details>"""
-
-
-def _cell(value: Any) -> str:
-    value = chart.number(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"<td>{_text('' if value is None else value)}</td>"
-    return f'<td class="n">{_text(f"{value:,}" if isinstance(value, int) else f"{value:.4g}")}</td>'
-
-
-def _csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def _made(section: Section) -> str:
     """The command, versions, device and time."""
     items = [("drawn", section.time.strftime(TIME))] if section.time else []
     items += section.made
-    inside = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in items)
-    command = f"<pre>{_text(section.command)}</pre>" if section.command else ""
+    inside = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in items)
+    command = f"<pre>{text(section.command)}</pre>" if section.command else ""
     return f"{command}<dl>{inside}</dl>"
 
 
@@ -221,7 +180,7 @@ def _navigation(names: dict[str, Section]) -> str:
         training = sum(group.state == "training" for group in section.groups)
         badge = f" <b>{training} in training</b>" if training else ""
         where = "" if section.folder == "." else f"{section.folder}/"
-        items.append(f'<li><a href="#{name}">{_text(where + section.title)}{badge}</a></li>')
+        items.append(f'<li><a href="#{name}">{text(where + section.title)}{badge}</a></li>')
     return f"<ul>{''.join(items)}</ul>"
 
 
@@ -229,8 +188,8 @@ def _counted(sections: Sequence[Section]) -> str:
     groups = [group for section in sections for group in section.groups]
     networks = sum(len(group.members) for group in groups)
     lost = sum(member.state == "diverged" for group in groups for member in group.members)
-    text = f"{len(groups)} groups with {networks} networks"
-    return f"{text}, {lost} of them diverged" if lost else text
+    counted = f"{len(groups)} groups with {networks} networks"
+    return f"{counted}, {lost} of them diverged" if lost else counted
 
 
 def _paragraphs(lines: Iterable[str]) -> list[str]:
@@ -242,10 +201,6 @@ def _identifier(section: Section) -> str:
     place = f"{section.folder}/{section.title}"
     plain = re.sub(r"[^a-z0-9]+", "-", place.lower()).strip("-")
     return f"{plain}-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:6]}"
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value).encode("utf-8", "backslashreplace").decode())
 
 
 def _json(data: Any) -> str:
