@@ -222,10 +222,8 @@ class Group:
     def __post_init__(self) -> None:
         if not self.specs or not self.seeds:
             raise UserError("nothing to train: a group needs at least one network and --seeds of at least 1")
-        shapes = {
-            dataclasses.replace(s, **{name: getattr(self.specs[0], name) for name in VARYING})
-            for s in self.specs
-        }
+        same = [field.name for field in dataclasses.fields(Spec) if field.name not in VARYING]
+        shapes = {tuple(getattr(spec, name) for name in same) for spec in self.specs}
         if len(shapes) != 1:
             raise ValueError(f"the specs of a group may differ in {VARYING} only")
         if len(set(self.members)) != len(self.members):

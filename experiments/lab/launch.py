@@ -20,7 +20,7 @@ import jax
 from absl import app, logging
 from absl import flags as absl
 
-from experiments.lab import endings, flags, usage
+from experiments.lab import endings, flags, output, usage
 from experiments.lab.flags import Command
 from wsn import folders
 from wsn.data import sources
@@ -156,7 +156,8 @@ def _lead(main: Callable[[], None]) -> int:
     """Run an experiment; its exit code, which is that of every process of the run."""
     code = 0
     try:
-        main()
+        with output.transcript():
+            main()
     except (UserError, OSError) as error:
         print(f"error: {of_system(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         code = 1

@@ -3,11 +3,13 @@
 In: rows (mappings of columns to values), figures, a folder. Out: files that are never half-written.
 """
 
+import contextlib
 import csv
+import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,44 @@ import jax
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from wsn import stored
+from wsn.records import record
 from wsn.records.files import replacing
 from wsn.records.progress import LINE_SECONDS
+
+SAID = ".said.json"  # beside a figure: what the command printed, and with what it was made
+
+
+class Transcript:
+    """A standard output that keeps what is printed, tables apart, and notes the figures that are written."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.text: list[str] = []
+        self.figures: list[Path] = []
+
+    def write(self, text: str) -> int:
+        self.text.append(text)
+        return self.stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextlib.contextmanager
+def transcript() -> Iterator[None]:
+    """Beside every figure that is written in the block: what the block prints, once it has ended well.
+
+    FIGURE.said.json has the command, the lines, the code, the packages and the device: the same run, the same bytes.
+    """
+    said = Transcript(sys.stdout)
+    with contextlib.redirect_stdout(said):  # type: ignore[type-var]
+        yield
+    lines = [line for line in "".join(said.text).splitlines() if not line.startswith("wrote ")]
+    for figure in said.figures:
+        with replacing(figure.with_suffix(SAID)) as file:
+            told = {"command": command(), "said": lines} | record.made_with()
+            json.dump(stored.sealed(told), file, indent=1)
 
 
 def write_table(
@@ -44,6 +82,8 @@ def write_figure(folder: Path, name: str, figure: Figure) -> Path:
     path = folder / f"{name}.png"
     with replacing(path, "wb") as file:
         figure.savefig(file, format="png", dpi=150, metadata={"Software": None, "Description": command()})
+    if isinstance(sys.stdout, Transcript):
+        sys.stdout.figures.append(path)
     return path
 
 
@@ -57,8 +97,9 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> No
     """The columns of the rows, aligned."""
     cells = [[_shown(row.get(name, "")) for name in columns] for row in rows]
     widths = [max([len(name), *(len(line[i]) for line in cells)]) for i, name in enumerate(columns)]
+    apart = sys.stdout.stream if isinstance(sys.stdout, Transcript) else None  # it is in the table's file
     for line in [list(columns), *cells]:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)), file=apart)
 
 
 def _shown(value: Any) -> str:

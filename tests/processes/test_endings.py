@@ -19,7 +19,7 @@ QUICK = [
     "experiments.layer_sparsity",
     "--widths=8,12",
 ]  # no training, a table and a figure
-WRITTEN = {"layer_sparsity.csv", "layer_sparsity.png", "layer_sparsity.command"}
+WRITTEN = {f"layer_sparsity{suffix}" for suffix in (".csv", ".png", ".command", ".said.json")}
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
 
 

@@ -114,20 +114,27 @@ def write(
     execution: Execution = MASKED,
 ) -> None:
     """Write the record of a finished group; `seconds` is the time since it was last started."""
-    device = jax.devices()[0]
+    how = {
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+    }
+    save(path, group, history, {"execution": execution._asdict()} | how, labels, text)
+
+
+def save(
+    path: Path,
+    group: Group,
+    history: History,
+    told: Mapping[str, Any],
+    labels: Labels | None = None,
+    text: str | None = None,
+) -> None:
+    """Write a header, which also says what is `told`, and a line for each member with its curves so far."""
     header = description(group, text) | {
         "labels": [(labels or {}).get(spec, Label())._asdict() for spec in group.specs],
         "steps": history.step.tolist(),
-        "code": {"version": _version("wsn"), "commit": _commit()},
-        "packages": {name: _version(name) for name in PACKAGES},
-        "device": {
-            "platform": device.platform,
-            "kind": device.device_kind,
-            "count": jax.device_count(),
-        },
-        "execution": execution._asdict(),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
+        **made_with(),
+        **told,
     }
     lines = []
     for i, (_, seed) in enumerate(group.members):
@@ -136,6 +143,16 @@ def write(
     with replacing(path) as file:
         for line in (stored.sealed(header, *lines), *lines):
             file.write(json.dumps(line) + "\n")
+
+
+def made_with() -> dict[str, Any]:
+    """The code, the packages and the device of this process."""
+    device = jax.devices()[0]
+    return {
+        "code": {"version": _version("wsn"), "commit": _commit()},
+        "packages": {name: _version(name) for name in PACKAGES},
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+    }
 
 
 def read(path: Path) -> Record:
@@ -203,9 +220,10 @@ def _check(line: dict[str, Any], place: dict[str, int], task: str, steps: Any) -
     for name, values in curves.items():
         split, _, metric = name.partition("_")
         known = measured.get(metric) if split in SPLITS else None
-        for value in values:
-            if known and value is not None and not known.least <= value <= known.most:
-                raise ValueError(f"{place}: {name} of {value}")
+        numbers = [value for value in values if value is not None]
+        if known and numbers and not known.least <= min(numbers) <= max(numbers) <= known.most:
+            value = next(value for value in numbers if not known.least <= value <= known.most)
+            raise ValueError(f"{place}: {name} of {value}")
 
 
 def _status(curves: Mapping[str, Sequence[float | None]]) -> str:

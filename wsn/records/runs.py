@@ -2,6 +2,7 @@
 
 WORKDIR/runs/NAME/group.json       what the hash stands for
 WORKDIR/runs/NAME/checkpoints/     while training: state and history after some evaluation
+WORKDIR/runs/NAME/partial.jsonl    while training: the curves so far, the time left and who trains, to look at
 WORKDIR/runs/NAME/record.jsonl     when done: a header line, then one line per member
 WORKDIR/runs/NAME.lock             the claim of the process that trains it
 """
@@ -21,6 +22,8 @@ from wsn.errors import Preempted, UserError, one_line
 from wsn.records import checkpoints, record
 from wsn.records.claims import claim
 from wsn.records.files import clear
+from wsn.records.partial import NAME as PARTIAL
+from wsn.records.partial import Partial
 from wsn.records.record import Labels, Result
 from wsn.spec import Group, Spec
 from wsn.training import train
@@ -63,7 +66,7 @@ def run(
                     _train(group, workdir, source, labels, checkpoint_seconds, execution, watch, stop)
                 else:
                     watch(group, 1.0, None)
-                    _forget_checkpoints(workdir, group)
+                    _forget(workdir, group)
         if len(blocked) == len(waiting):
             time.sleep(0.5)
         waiting = blocked
@@ -80,7 +83,7 @@ def _train(
     stop: Callable[[], bool],
 ) -> None:
     folder = directory(workdir, group)
-    for path in (folder / "group.json", record_path(workdir, group)):
+    for path in (folder / "group.json", folder / PARTIAL, record_path(workdir, group)):
         clear(path)  # what a killed owner was writing
     started = saved = time.monotonic()
     text = text_of(source)
@@ -89,9 +92,11 @@ def _train(
     hosts.tell((group, snapshot, execution))
     if hosts.anywhere(False):
         raise UserError("--data_dir: another process of this run cannot read its data; its output says why")
+    partial = Partial(folder, group, snapshot.history if snapshot else None, labels, text)
     for moment in train.train(group, source, resume=snapshot, execution=execution):
         with hosts.followers_stop_on_error():
             watch(group, moment.share, moment.history)
+            partial(moment.share, moment.history)
             due = not moment.last and time.monotonic() - saved >= checkpoint_seconds
             if due:
                 checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot(), group.name)
@@ -99,10 +104,11 @@ def _train(
         if hosts.anywhere(stop()) and not moment.last:
             if not due:
                 checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot(), group.name)
+            partial.write(moment.share, moment.history)
             raise Preempted
     seconds, how = time.monotonic() - started, record.Execution(execution, moment.sparse)
     record.write(record_path(workdir, group), group, moment.history, seconds, labels, text, how)
-    _forget_checkpoints(workdir, group)
+    _forget(workdir, group)
 
 
 def follow(source_of: Callable[[Spec], Source], stop: Callable[[], bool]) -> int:
@@ -122,8 +128,10 @@ def follow(source_of: Callable[[Spec], Source], stop: Callable[[], bool]) -> int
     return message
 
 
-def _forget_checkpoints(workdir: Path, group: Group) -> None:
+def _forget(workdir: Path, group: Group) -> None:
+    """Remove what a finished group needs no more."""
     shutil.rmtree(directory(workdir, group) / "checkpoints", ignore_errors=True)
+    (directory(workdir, group) / PARTIAL).unlink(missing_ok=True)
 
 
 def cover(workdir: Path, families: Iterable[Sequence[Spec]], seeds: Iterable[int]) -> list[Group]:
