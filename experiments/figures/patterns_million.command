@@ -1,0 +1,1 @@
+python -m experiments.patterns --preset=million --execution=sparse --workdir=results/patterns_million
