@@ -25,7 +25,9 @@ from experiments.lab.flags import Command
 from experiments.lab.launch import Output
 from experiments.lab.timing import comparison, interleaved
 from wsn.data import batches
+from wsn.errors import choose
 from wsn.networks import models
+from wsn.networks.layers import COMPUTE_DTYPES
 from wsn.records import plan
 from wsn.sparsity import family
 from wsn.spec import WIDEST, Group, Spec, check_bounds, setting
@@ -64,6 +66,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        for name in self.dtypes:
+            choose(dict.fromkeys(COMPUTE_DTYPES), "dtypes", name)
 
 
 def network(width: int, batch: int, dtype: Any) -> Spec:

@@ -302,6 +302,14 @@ def test_a_file_in_the_place_of_a_cache_goes(tmp_path, source, caplog):
     assert "damaged" in warnings_in(caplog)[0] and [path.name for path in tmp_path.iterdir()] == ["fake-1"]
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads what its mode forbids")
+def test_a_cache_that_cannot_be_read_is_rebuilt_and_goes(tmp_path, source, caplog):
+    data.load("fake", cache_dir=str(tmp_path))
+    (tmp_path / "fake-1").chmod(0)
+    assert_equal(data.load("fake", cache_dir=str(tmp_path)), fake_dataset())
+    assert "damaged" in warnings_in(caplog)[0] and [path.name for path in tmp_path.iterdir()] == ["fake-1"]
+
+
 def test_the_cache_of_another_set_is_rebuilt(tmp_path, source, caplog):
     """Which `cp` puts in its place: whole, and of other data."""
     data.load("fake", cache_dir=str(tmp_path))

@@ -117,7 +117,11 @@ def _discard(entry: Path) -> None:
 
 def _remove(path: Path) -> None:
     """A folder, or whatever else lies in its place."""
-    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+    if path.is_dir() and not path.is_symlink():
+        path.chmod(0o700)
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
 
 
 def _facts(path: Path) -> tuple[int, int]:
