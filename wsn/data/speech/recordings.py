@@ -70,14 +70,13 @@ def drawn(seed: int, count: int, shortest: int, longest: int) -> Iterator[tuple[
         yield whole, items[: shortest + length % (longest - shortest + 1)]
 
 
-@dataclasses.dataclass(frozen=True)
 class DigitLines:
     """Lines of 1 to 5 of scikit-learn's handwritten digits: a column of 8 pixels is a frame.
 
     Of the training images of `digits`, the last 297 are for validation alone: no two splits share an image.
     """
 
-    counts: tuple[int, ...] = (2000, 300, 300)  # lines of each split
+    counts: ClassVar[tuple[int, ...]] = (2000, 300, 300)  # lines of each split
     cepstra: ClassVar[bool] = False
 
     def locate(self, data_dir: str | None) -> str:
