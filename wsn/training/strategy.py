@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import jax
 
-from wsn.errors import UserError
+from wsn.errors import check_known
 from wsn.native import library
 from wsn.networks.layers import Model
 from wsn.networks.models import has_convolutions
@@ -62,8 +62,7 @@ def sparse_layers(group: Group, model: Model, execution: str) -> tuple[str, ...]
     An embedding reads rows, so it stays as it is; so do convolutions that are not square. Raises UserError for an
     unknown way.
     """
-    if execution not in EXECUTIONS:
-        raise UserError(f"--execution={execution} is unknown: choose one of {', '.join(EXECUTIONS)}")
+    check_known(EXECUTIONS, "execution", execution)
     kept = [dict(spec.kept) for spec in group.specs]
     connectivity = {
         layer: max(counts.get(layer, math.prod(shape)) for counts in kept) / math.prod(shape)
