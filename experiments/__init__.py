@@ -6,3 +6,6 @@ if sys.argv[:1] == ["-m"]:  # python -m experiments.X, which takes seconds to im
     from experiments.lab import endings
 
     endings.begin()
+    from experiments.lab import contents
+
+    contents.check_name(sys.orig_argv)

@@ -208,7 +208,7 @@ def main(settings: Settings, run: Output) -> None:
     size = np.mean([len(x) for x in encoded]) / 1e3
     print(f"{usable_cores()} CPU cores; {WIDTH}×{HEIGHT} JPEGs of {size:.0f} kB on average")
     table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
-    print("wrote", table, output.write_figure(run.folder, EXPERIMENT, draw(rows)))
+    launch.wrote(run, table, output.write_figure(run.folder, EXPERIMENT, draw(rows)))
 
 
 COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))

@@ -230,7 +230,7 @@ def main(settings: Settings, run: Output) -> None:
     if not any(r["framework"] == "PyTorch" for r in rows):
         print("torch is not installed, so PyTorch was not compared")
     table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
-    print("wrote", table, output.write_figure(run.folder, EXPERIMENT, draw(rows)))
+    launch.wrote(run, table, output.write_figure(run.folder, EXPERIMENT, draw(rows)))
 
 
 COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))

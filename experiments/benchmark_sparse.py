@@ -60,10 +60,13 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 class Settings:
     """What is measured. Raises UserError for numbers out of range."""
 
-    networks: tuple[str, ...] = setting("Networks to measure, comma-separated.", ("mlp", "conv", "resnet18"))
+    networks: tuple[str, ...] = setting(
+        "Networks to measure, comma-separated.", ("mlp", "conv", "resnet18"), some=True
+    )
     executions: tuple[str, ...] = setting(
         "What is compared, comma-separated: sparse, portable, masked, pytorch.",
         ("sparse", "portable", "masked", "pytorch"),
+        some=True,
     )
     widths: tuple[int, ...] = setting(
         "Widths to measure; empty: those of each network.", (), least=1, most=WIDEST
@@ -177,7 +180,7 @@ def main(settings: Settings, run: Output) -> None:
             rows += measured(case(name, width, settings), settings)
     output.print_table(rows, COLUMNS)
     table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
-    print("wrote", table, output.write_figure(run.folder, EXPERIMENT, draw(rows)))
+    launch.wrote(run, table, output.write_figure(run.folder, EXPERIMENT, draw(rows)))
 
 
 COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))

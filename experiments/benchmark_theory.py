@@ -1,6 +1,6 @@
 """How fast Theorem 1 is exact, and how long Monte Carlo over masks would take to the same error.
 
-    python -m experiments.benchmark_theory                   # 1000 pairs of MNIST
+    python -m experiments.benchmark_theory                   # 1000 pairs of MNIST, three minutes
     python -m experiments.benchmark_theory --pairs=10000     # as many as in Figure 8b
 
 K_{1,p} and K_{2,p} of pairs of test images at ten connectivities, from one call that includes compilation. Errors are
@@ -183,8 +183,8 @@ def main(settings: Settings, run: Output) -> None:
         f"Monte Carlo takes at least {least['ratio']:.2g} times as long (connectivity {least['connectivity']:.2g}:"
         f" {least['masks']:.2g} masks)"
     )
-    print(
-        "wrote",
+    launch.wrote(
+        run,
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
         output.write_figure(run.folder, EXPERIMENT, draw(rows, tolerance)),
     )

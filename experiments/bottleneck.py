@@ -240,7 +240,7 @@ def main(preset: Preset, run: Run) -> None:
         for way in preset.ways:
             print(*verdict(rows, base, way), sep="\n")
     print(METHOD, differences(rows), sep="\n")
-    print("wrote", *written)
+    launch.wrote(run, *written)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)

@@ -127,7 +127,7 @@ def main(preset: Preset, run: Run) -> None:
         output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
     )
     print(*verdicts(rows), sep="\n")
-    print("wrote", *written)
+    launch.wrote(run, *written)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)

@@ -218,7 +218,7 @@ def main(preset: Preset, run: Run) -> None:
     print(distances.compared(measured, pairs, theta))
     print(distances.least(pairs, preset.base_width, images.classes))
     print(figure8.association(sparse, results, measured, images.classes, preset.reference))
-    print("wrote", *written)
+    launch.wrote(run, *written)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)

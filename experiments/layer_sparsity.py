@@ -1,6 +1,6 @@
-"""Layer-wise sparsity by width at a fixed number of weights (Figures 4 and 10). Seconds; trains nothing.
+"""Layer-wise sparsity by width at a fixed number of weights (Figures 4 and 10); trains nothing.
 
-    python -m experiments.layer_sparsity
+    python -m experiments.layer_sparsity             # seconds
 
 The defaults are Figure 10's: ResNet-18 with 100 classes and the 180,952 weights of base width 8. Expect total
 sparsities of 79.84, 90.99, 95.88, 98.16 and 99.20 % at widths 18, 27, 40, 60 and 91, as printed in the paper.
@@ -123,7 +123,7 @@ def main(settings: Settings, run: Output) -> None:
         output.write_table(run.folder, EXPERIMENT, rows(found), COLUMNS),
         output.write_figure(run.folder, EXPERIMENT, figure10.draw(found, title, paper)),
     )
-    print("wrote", *written)
+    launch.wrote(run, *written)
 
 
 COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))

@@ -1,6 +1,6 @@
-"""Does width bring the solutions nearer, and training to an end sooner? A linear network, exactly. Seconds on 2 cores.
+"""Does width bring the solutions nearer, and training to an end sooner? A linear network, exactly.
 
-    python -m experiments.linear_network
+    python -m experiments.linear_network             # seconds
 
 Appendix B of "Empirically Characterizing Overparameterization Impact on Convergence" answers yes for f(x) = sum_k w_k x
 with K weights: the mean distance from a random start to the solutions sum w = C is C / sqrt K. Here it is exact and
@@ -206,7 +206,7 @@ def main(settings: Settings, run: Output) -> None:
         output.write_table(run.folder, EXPERIMENT + name, rows, list(rows[0]))
         for name, rows in tables.items()
     ]
-    print("wrote", *written, output.write_figure(run.folder, EXPERIMENT, draw(*tables.values())))
+    launch.wrote(run, *written, output.write_figure(run.folder, EXPERIMENT, draw(*tables.values())))
 
 
 COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))

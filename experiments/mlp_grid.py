@@ -132,7 +132,7 @@ def main(preset: Preset, run: Run) -> None:
     )
     for activation in preset.activations:
         print(figure5.verdict(rows, activation))
-    print("wrote", *written)
+    launch.wrote(run, *written)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)

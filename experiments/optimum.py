@@ -202,9 +202,10 @@ def main(settings: Settings, run: Output) -> None:
     rows = [row for family in families for row, _ in family]
     output.print_table(rows, COLUMNS)
     table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
-    print("wrote", table, output.write_figure(run.folder, EXPERIMENT, theory.draw_optimum(families)))
+    picture = output.write_figure(run.folder, EXPERIMENT, theory.draw_optimum(families))
     for family in families:
         print(verdict([row for row, _ in family]))
+    launch.wrote(run, table, picture)
 
 
 COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))

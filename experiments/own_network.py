@@ -240,7 +240,7 @@ def main(settings: Settings, run: Output) -> None:
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
         output.write_figure(run.folder, EXPERIMENT, draw(rows)),
     )
-    print("wrote", *written)
+    launch.wrote(run, *written)
 
 
 COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))

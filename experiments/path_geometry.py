@@ -1,6 +1,6 @@
 """The way through weight space over the number of weights: Figures 6, 7 and 8 of the convergence paper, and a split.
 
-    python -m experiments.path_geometry --workdir=results/halting_time      # on its records
+    python -m experiments.path_geometry --workdir=results/halting_time      # on its records, seconds
     python -m experiments.path_geometry --preset=small                      # ten seeds, on records of its own
 
 Per group of layers (embedding, hidden, softmax, all), up to the halting time T: the direct distance from start to end;
@@ -8,7 +8,7 @@ the length of the path, which the paper speaks of and does not show; the mean st
 and the way from the start. Exactly T = distance × tortuosity ÷ step, with tortuosity = length ÷ distance, so the
 exponents in the number of weights add up: they say which of them makes wider networks faster.
 `--second_pass` trains everything twice more, for the angle between the gradient and the way to the end (cosine_end and
-angle_end; 2·projection_end = −distance² − sum_squared_steps), since the end is known when it is reached.
+angle_end, up to the first evaluation at or after T), since the end is known when it is reached.
 It trains the first curve of `experiments.halting_time`, but for what that left in the same folder.
 Writes WORKDIR/path_geometry.csv, a row per network and group, path_geometry_seeds.csv, one for every seed, in which
 2·projection_start = distance² − sum_squared_steps, path_geometry_claims.csv, the paper's claims beside ours (exponents
@@ -51,13 +51,16 @@ def claims(curve: Curve, name: str) -> Iterator[families.Row]:
             yield row(name, claim, group, found, way, path.PAPER.get(quantity, {}).get(group))
         if quantity == "distance" and "softmax" in own:
             yield from most(curve, name, own)
+    for group in own:
+        for part, found in path.split(curve, group).items():
+            yield row(name, f"{part} ~ weights", group, found, 0)
 
 
 def row(
     name: str, claim: str, group: str, found: Estimate, way: int, paper: float | None = None
 ) -> families.Row:
-    """`way` is the sign that the claim gives the exponent."""
-    verdict = sign(found if way > 0 else Estimate(-found.value, -found.high, -found.low))
+    """`way` is the sign that the claim gives the exponent; 0: there is no claim."""
+    verdict = sign(found if way > 0 else -found) if way else ""
     printed = "" if paper is None else round(paper, 2)
     exponent = dict(zip(("exponent", "low", "high"), found, strict=True))
     return {"curve": name, "claim": claim, "group": group, "paper": printed, "verdict": verdict} | exponent
@@ -111,7 +114,7 @@ def main(preset: Preset, run: Run) -> None:
     for curve, name in zip(curves, names, strict=True):
         for text in split(curve, name):
             print(text)
-    print("wrote", *written)
+    launch.wrote(run, *written)
 
 
 # One curve of each preset, with the paper's ten seeds where that takes minutes.

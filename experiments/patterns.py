@@ -2,6 +2,7 @@
 
     python -m experiments.patterns                                       # an MLP on digits, a minute on 2 cores
     python -m experiments.patterns --preset=mnist                        # an MLP on MNIST
+    python -m experiments.patterns --preset=million                      # widths up to 1,000,000, half an hour
     python -m experiments.patterns --preset=cifar --dataset=cifar100     # ResNet-18, 10,000 images, hours on 2 cores
 
 Networks of one width with the weight count of the dense network of the base width, which stands beside them. A pattern
@@ -9,20 +10,20 @@ says which weights a layer keeps (single ones, as many inputs of every unit, N o
 kernels of convolutions), a distribution how many. Rates and initial weights follow the kept inputs of a unit (SμPar,
 from the base width), so that no distribution is favoured by its learning rate.
 Writes WORKDIR/patterns.csv, a row per pattern and distribution, and WORKDIR/patterns.png. The time of a step is that of
-one network where the distributions of a pattern train as one program; masked products take the same whatever the mask.
+one network where the distributions of a pattern train as one program, run as --execution says.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.lab import families, launch, output, presets, recipe, timing
 from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
 from experiments.lab.intervals import Estimate, estimate
 from experiments.lab.launch import Run
+from experiments.lab.widening import patterns_figure
 from wsn.errors import UserError
 from wsn.sparsity import family
 from wsn.sparsity.budget import DISTRIBUTIONS
@@ -79,6 +80,24 @@ PRESETS = {
     "mnist": dataclasses.replace(
         MLP, dataset="mnist", widths=(128,), train_samples=10_000, batch_size=100, epochs=20, repeats=5
     ),
+    # One hidden layer, of up to a million units; SμPar's rates need Adam where the last layer is sparse.
+    "million": dataclasses.replace(
+        MLP,
+        dataset="mnist",
+        hidden_layers=1,
+        patterns=("fan_in", "elementwise"),
+        distributions=("largest_first",),
+        base_width=2000,
+        widths=(8000, 32_000, 128_000, 1_000_000),
+        optimizer="adam",
+        learning_rate=0.001,
+        train_samples=2000,
+        batch_size=32,
+        epochs=4,
+        eval_every=252,  # at the end: an evaluation of a million units costs as much as an epoch
+        seeds=1,
+        repeats=1,
+    ),
     "cifar": Preset(
         **{key: value for key, value in vars(families.SMALL).items() if key not in ("widths", "base_widths")},
         model="resnet18",
@@ -125,17 +144,17 @@ def program(network: Network) -> tuple[str, int]:
 
 
 def step_milliseconds(asked: Sequence[Network], run: Run, repeats: int) -> dict[tuple[str, int], float]:
-    """By program, the time of a step of one network, one seed each; the programs take turns."""
+    """By program, the time of a step of one network, one seed each; one program at a time is in memory."""
     members: dict[tuple[str, int], dict[Spec, None]] = {}
     for network in asked:
         members.setdefault(program(network), {})[network.spec] = None
-    epochs, steps = {}, {}
+    times = {}
     for key, specs in members.items():
-        prepared = train.prepare(Group(tuple(specs), (0,)), run.source_of(next(iter(specs))))
-        epochs[str(key)] = timing.epoch(prepared)
-        steps[key] = prepared.feed.steps * len(specs)
-    seconds = timing.interleaved(epochs, repeats)
-    return {key: 1e3 * float(np.min(seconds[str(key)])) / count for key, count in steps.items()}
+        group, source = Group(tuple(specs), (0,)), run.source_of(next(iter(specs)))
+        prepared = train.prepare(group, source, execution=run.execution)
+        seconds = timing.interleaved({"epoch": timing.epoch(prepared)}, repeats)["epoch"]
+        times[key] = 1e3 * float(np.min(seconds)) / (prepared.feed.steps * len(specs))
+    return times
 
 
 def gains(rows: Sequence[Row], by: str) -> dict[str, Estimate]:
@@ -175,39 +194,18 @@ def over_dense(rows: Sequence[Row]) -> dict[str, Estimate]:
     }
 
 
-def draw(rows: Sequence[Row], preset: Preset) -> Figure:
-    """Accuracy over distributions, a mark per pattern; the time of a step by pattern."""
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 1))
-    width = max(preset.widths)
-    shown = [row for row in rows if row["width"] == width and row["pattern"] != "dense"]
-    colour = dict(zip(preset.patterns, families.PALETTE, strict=False))
-    for i, pattern in enumerate(preset.patterns):
-        points = [row for row in shown if row["pattern"] == pattern]
-        x = [preset.distributions.index(row["distribution"]) + 0.12 * (i - 1.5) for row in points]
-        y = [100 * row["best_test_accuracy_mean"] for row in points]
-        bars = [100 * row["best_test_accuracy_std"] for row in points]
-        left.errorbar(x, y, bars, fmt="o", capsize=2, markersize=5, color=colour[pattern], label=pattern)
-    for row in rows:
-        if row["pattern"] == "dense":
-            label = f"dense, width {row['width']}"
-            left.axhline(100 * row["best_test_accuracy_mean"], color="0.5", linestyle="--", label=label)
-    names = [name.replace("_", "\n", 1) for name in preset.distributions]
-    left.set_xticks(range(len(names)), names, fontsize=8)
-    weights = max((row["weights"] for row in rows), default=0)
-    left.set(
-        ylabel="best test accuracy, %", title=f"{weights:,} weights, width {width} (bars: one deviation)"
-    )
-    left.legend(fontsize=8)
-    times: Mapping[str, float] = {row["pattern"]: row["step_milliseconds"] for row in shown}
-    right.barh(list(times), list(times.values()), color=[colour[name] for name in times])
-    right.set(xlabel="time of a step of one network, ms", title=f"batch {preset.batch_size}")
-    network = "ResNet-18" if preset.model == "resnet18" else f"MLP, {preset.hidden_layers} hidden layers"
-    figure.suptitle(families.caption(rows, preset, preset.epochs, network), fontsize=9)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    return figure
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """What every pattern and distribution gains, over the dense network and over the usual one."""
+    lines = [
+        f"{name} over the dense network of base width {rows[0]['base_width']}: {gain.show(100)} points"
+        for name, gain in over_dense(rows).items()
+    ]
+    for by, usual in zip(("pattern", "distribution"), USUAL, strict=True):
+        lines += [f"{by} {name} over {usual}: {g.show(100)} points" for name, g in gains(rows, by).items()]
+    return [
+        *lines,
+        "intervals: 95 %, Student's t, the deviation over seeds pooled over the networks of each side",
+    ]
 
 
 def main(preset: Preset, run: Run) -> None:
@@ -223,17 +221,16 @@ def main(preset: Preset, run: Run) -> None:
         for network, row in zip(there, families.table(there, results), strict=True)
     ]
     output.print_table(rows, COLUMNS)
+    layers = f"{preset.hidden_layers} hidden layer{'s' * (preset.hidden_layers > 1)}"
+    figure = patterns_figure.draw(
+        rows, preset, "ResNet-18" if preset.model == "resnet18" else f"MLP, {layers}"
+    )
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
+        output.write_figure(run.folder, EXPERIMENT, figure),
     )
-    for name, gain in over_dense(rows).items():
-        print(f"{name} over the dense network of base width {preset.base_width}: {gain.show(100)} points")
-    for by, usual in zip(("pattern", "distribution"), USUAL, strict=True):
-        for name, gain in gains(rows, by).items():
-            print(f"{by} {name} over {usual}: {gain.show(100)} points")
-    print("intervals: 95 %, Student's t, the deviation over seeds pooled over the networks of each side")
-    print("wrote", *written)
+    print(*verdicts(rows), sep="\n")
+    launch.wrote(run, *written)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)

@@ -28,6 +28,7 @@ from wsn.sparsity import family
 from wsn.spec import Spec, setting
 
 EXPERIMENT = "rate_transfer"
+CLAIMS = ["parameterization", "quantity", "value", "low", "high"]
 COLUMNS = [
     "parameterization",
     "width",
@@ -148,15 +149,15 @@ def octave(losses: Float[np.ndarray, " rates"]) -> float:
 
 
 def transfer(loss: Grid, accuracy: Grid, widths: Sequence[int]) -> tuple[Estimate, Estimate]:
-    """(exponent of the best rate in the width, accuracy that the base width's best rate loses at most), over seeds."""
+    """(exponent of the best rate in the width, the accuracy that the base width's best rate costs the worst width)."""
     best = [[octave(row) for row in of_width] for of_width in loss]
     slopes = [np.polyfit(np.log2(widths), octaves, 1)[0] for octaves in best]
-    lost = []
-    for losses, accuracies in zip(loss, accuracy, strict=True):
-        own = accuracies[np.arange(len(widths)), losses.argmin(1)]
-        lost.append((own - accuracies[:, losses[0].argmin()]).max())
-    slope, cost = (estimate(lambda mean: mean[:, 0], [values]) for values in (slopes, lost))
-    return slope, cost
+    lost = [
+        accuracies[np.arange(len(widths)), losses.argmin(1)] - accuracies[:, losses[0].argmin()]
+        for losses, accuracies in zip(loss, accuracy, strict=True)
+    ]
+    slope = estimate(lambda mean: mean[:, 0], [slopes])
+    return slope, estimate(lambda means: means.max(1), list(np.array(lost).T))
 
 
 def draw(rows: Sequence[Row], preset: Preset) -> Figure:
@@ -193,19 +194,31 @@ def main(preset: Preset, run: Run) -> None:
         return
     rows = families.table(asked, results)
     output.print_table(rows, COLUMNS)
-    written = (
-        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
-    )
+    told = []
     for name in preset.parameterizations:
         if found := grids(asked, results, name):
             slope, cost = transfer(*found, preset.widths)
             print(
-                f"{name}: the best rate goes with width to the power of {slope.show(form='+.2f')}; with the best rate"
-                f" of the base width a network loses at most {cost.show(100)} points"
+                f"{name}: the best rate goes with width to the power of {slope.show(form='+.2f')}; the best rate of the"
+                f" base width costs the worst width {cost.show(100)} points"
             )
+            told += [
+                {
+                    "parameterization": name,
+                    "quantity": quantity,
+                    "value": one.value,
+                    "low": one.low,
+                    "high": one.high,
+                }
+                for quantity, one in (("exponent of the best rate in width", slope), ("accuracy lost", cost))
+            ]
     print(METHOD)
-    print("wrote", *written)
+    launch.wrote(
+        run,
+        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
+        output.write_table(run.folder, f"{EXPERIMENT}_claims", told, CLAIMS),
+        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
+    )
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)

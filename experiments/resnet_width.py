@@ -155,7 +155,7 @@ def main(preset: Preset, run: Run) -> None:
     print(*figure6.verdicts(rows), sep="\n")
     if preset.compare:
         print(figure6.data_verdict(compared(preset, rows, run)))
-    print("wrote", *written)
+    launch.wrote(run, *written)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)

@@ -205,19 +205,24 @@ def simulate(
 
 def report(rows: Sequence[dict[str, Any]], level: float) -> bool:
     """Print how simulation and theory agree; whether they do at every point."""
+    lines, within = verdicts(rows, level)
+    print(*lines, sep="\n")
+    return within
+
+
+def verdicts(rows: Sequence[dict[str, Any]], level: float) -> tuple[list[str], bool]:
+    """How simulation and theory agree, in words, and whether they do at every point."""
     z, limit = np.array([row["z"] for row in rows]), threshold(len(rows), level)
     worst = rows[int(np.argmax(np.abs(z)))]
     within = bool(np.abs(z).max() <= limit)
-    print(
+    lines = [
         f"{len(rows)} points: mean of z {z.mean():+.3f} (expected 0 ± {1 / math.sqrt(len(z)):.3f}),"
-        f" deviation {z.std():.2f} (expected 1)"
-    )
-    print(
+        f" deviation {z.std():.2f} (expected 1)",
         f"largest |z| {abs(worst['z']):.2f} ({kinds.label(worst)}, p = {worst['p']:g},"
         f" n = {worst['n']}); Bonferroni threshold {limit:.2f} ({100 * level:g} %, two-sided):"
-        f" {'all within' if within else 'NOT all within'}"
-    )
-    return within
+        f" {'all within' if within else 'NOT all within'}",
+    ]
+    return lines, within
 
 
 def validate(settings: Settings, run: Output) -> bool:
@@ -231,8 +236,10 @@ def validate(settings: Settings, run: Output) -> bool:
     output.print_table(rows, POINT_COLUMNS)
     figure = theory.draw_simulation(rows, threshold(len(rows), level))
     table = output.write_table(run.folder, EXPERIMENT, rows, POINT_COLUMNS)
-    print("wrote", table, output.write_figure(run.folder, EXPERIMENT, figure))
-    return report(rows, level)
+    picture = output.write_figure(run.folder, EXPERIMENT, figure)
+    agree = report(rows, level)
+    launch.wrote(run, table, picture)
+    return agree
 
 
 def main(settings: Settings, run: Output) -> None:

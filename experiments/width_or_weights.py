@@ -13,7 +13,8 @@ several of them). Learning rates are one for all as in the paper, or go with one
 tuned by the validation loss after a few epochs. Three answers have different signs: the weights decide, the width does,
 or the effective rate does; if the last, the steps to one loss lie on one line over rate × trace of the tangent kernel.
 T = distance × tortuosity ÷ step says what a time is made of.
-Writes WORKDIR/width_or_weights.csv, a row per network and arm, WORKDIR/width_or_weights.png, learning_rates.csv.
+Writes WORKDIR/width_or_weights.csv, a row per network and arm, WORKDIR/width_or_weights.png, learning_rates.csv, and
+width_or_weights_claims.csv: exponents with intervals, and whether each of three hypotheses agrees with them.
 """
 
 import dataclasses
@@ -146,18 +147,17 @@ def main(preset: Preset, run: Run) -> None:
     epoch = {n.spec: study.steps_of_epoch(run.source_of(n.spec), n.spec) for n in asked}
     rows = list(width.rows(curves, epoch))
     output.print_table(rows, COLUMNS)
+    told = list(width_verdict.claims(curves))
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
+        output.write_table(run.folder, f"{EXPERIMENT}_claims", told, width_verdict.CLAIMS),
         output.write_figure(run.folder, EXPERIMENT, width_figure.draw(curves, study.caption(preset, run))),
     )
-    runs = {
-        (one.result.spec, one.result.seed): one for c in curves for point in c.points for one in point.runs
-    }
-    for line in (*width_verdict.exponents(curves), *width_verdict.hypotheses(curves)):
+    for line in (*width_verdict.exponents(told), *width_verdict.hypotheses(told)):
         print(line)
-    print(width_verdict.together(width_verdict.collapse(curves)))
-    print(width_verdict.rest(list(runs.values())))
-    print("wrote", *written)
+    print(width_verdict.together(told))
+    print(width_verdict.rest(curves))
+    launch.wrote(run, *written)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), width.template)

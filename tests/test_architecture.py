@@ -13,8 +13,8 @@ ROOT = Path(wsn.__file__).parents[1]
 ROOMS = [
     "errors",
     "folders",
-    "stored",
     "memory",
+    "stored",
     "spec",
     "devices",
     "native",

@@ -5,9 +5,74 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import gallery
+from experiments.lab.gallery import index, tables, text
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_every_number_of_a_result_is_in_the_table_that_it_names():
+    assert gallery.problems(README, gallery.FIGURES, tables.read(gallery.FIGURES / gallery.CLAIMS)) == []
+
+
+@pytest.mark.parametrize(
+    ("stated", "changed"),
+    [("0.899 ± 0.003", "0.998 ± 0.003"), ("+2.3 points", "+2.9 points"), ("504,190", "504,191")],
+)
+def test_a_number_that_drifts_is_found(stated, changed):
+    assert stated in README
+    drifted = README.replace(stated, changed)
+    found = gallery.problems(drifted, gallery.FIGURES, tables.read(gallery.FIGURES / gallery.CLAIMS))
+    assert len(found) == 1 and changed.split()[0] in found[0]
+
+
+def test_a_result_without_a_table_and_an_exception_without_a_number_are_found():
+    [block] = text.blocks("Width 8 has 0.93.\n")
+    assert text.wrong(block, {}) == [
+        "8 is not in a table that is named",
+        "0.93 is not in a table that is named",
+    ]
+    [block] = text.blocks("Width 8.\n<!-- numbers: a.csv; not: 8 (a setting), 9 (none) -->\n")
+    assert text.wrong(block, {"a.csv": []}) == ["9 is an exception, and not in the text"]
+    [block] = text.blocks("Width 8.\n<!-- numbers: b.csv -->\n")
+    assert text.wrong(block, {"a.csv": [8]}) == ["there is no b.csv", "8 is not in b.csv"]
+
+
+@given(st.floats(-1e6, 1e6), st.integers(0, 4))
+def test_a_number_is_found_as_it_is_printed(value, digits):
+    printed = f"{value:,.{digits}f}".replace("-", "−")
+    assert text.is_in(printed, [value]) and text.is_in(printed.lstrip("−"), [value])
+    assert text.is_in(f"{100 * value:.{digits}f}".replace("-", "−"), [value], (1, 100))
+    assert not text.is_in(f"+{abs(value):.{digits}f}", [abs(value) + 2])
+
+
+def test_names_and_code_are_no_numbers():
+    said = (
+        "Figures 6, 7, 12 to 14 of ResNet-18 on CIFAR-100 (`--seeds=3`), Theorem 1, 2^784, 1.5 and −2 × 10¹¹"
+    )
+    [block] = text.blocks(said)
+    assert block.numbers == ["1.5", "−2"]
+
+
+def test_the_gallery_is_up_to_date():
+    """Run python -m experiments.gallery after a table has changed."""
+    derived = gallery.claims(gallery.FIGURES)
+    assert derived == tables.read(gallery.FIGURES / gallery.CLAIMS)
+    listed = (gallery.FIGURES / "index.md").read_text()
+    assert listed == index.drawn(gallery.FIGURES)
+    for picture in gallery.FIGURES.glob("*.png"):
+        assert f"({picture.name})" in listed
+
+
+def test_seeds_are_given_back_by_their_mean_and_deviation():
+    found = tables.values(0.5, 0.1, 7)
+    assert np.mean(found) == pytest.approx(0.5) and np.std(found, ddof=1) == pytest.approx(0.1)
+    assert tables.values(0.5, 0.0, 1) == [0.5]
 
 
 def code(heading):

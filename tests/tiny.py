@@ -14,6 +14,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from pretence import CURVES as CURVES
+from pretence import STEPS as STEPS
+from pretence import pretended as pretended
 
 from wsn.data.speech.utterances import Speech, Spoken
 from wsn.data.splits import Splits
@@ -22,7 +25,7 @@ from wsn.networks.models import HEARING, RECURRENT
 from wsn.records import runs
 from wsn.spec import Group, Spec
 from wsn.training import train
-from wsn.training.history import EMPTY, History, Snapshot
+from wsn.training.history import Snapshot
 
 SINGLE = Placement("single", (jax.devices()[0],))
 IMAGE, CLASSES = (3, 3, 1), 4
@@ -100,24 +103,6 @@ def params(snapshot: Snapshot) -> dict[str, np.ndarray]:
     return found
 
 
-def pretended(
-    group: Group, splits=None, *, resume=None, placement=None, execution="masked", seconds: float = 0.0
-):
-    """In the place of `train.train`, without a network: each epoch depends on the last through the state."""
-    state = resume.state[".x"] if resume else np.array([seed for _, seed in group.members], np.float32)
-    empty = {name: np.empty((0, len(state)), np.float32) for name in CURVES}
-    history = resume.history if resume else EMPTY._replace(curves=empty)
-    epochs = group.specs[0].epochs
-    for epoch in range(history.rows, epochs):
-        time.sleep(seconds)
-        state = np.float32(0.7) * state + np.float32(group.specs[0].learning_rate) / np.float32(epoch + 1)
-        step = STEPS * (epoch + 1)
-        curves = {name: np.vstack([x, state / (1 + state)]) for name, x in history.curves.items()}
-        history = History(np.append(history.step, np.int64(step)), curves)
-        take = partial(Snapshot, {".x": state}, history)
-        yield train.Moment(step, STEPS * epochs, step == STEPS * epochs, history, take)
-
-
 def pretending(
     spec: Spec, folder: Path, seconds: float = 0.01, deaths: int = 0, error: Exception | None = None
 ):
@@ -136,10 +121,6 @@ def pretending(
         raise error
     train.train = partial(pretended, seconds=seconds)
     return SPLITS
-
-
-STEPS = 3  # of an epoch of `spec`
-CURVES = "train_loss", "train_accuracy", "test_loss", "test_accuracy"
 
 
 def share(workdir: Path, name: str, count: int) -> None:

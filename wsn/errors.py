@@ -1,6 +1,7 @@
 """The exceptions that a user of the command line is meant to see, as one line."""
 
-from collections.abc import Collection, Mapping
+import difflib
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 Entry = TypeVar("Entry")
@@ -32,6 +33,12 @@ def one_line(error: Exception) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
+def meant(name: str, names: Iterable[str]) -> str:
+    """The known name that is nearest to an unknown one, as a question; nothing where none is near."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
 def choose(registry: Mapping[str, Entry], flag: str, name: str) -> Entry:
     """The entry of that name; `flag` is what the user set to it. Raises UserError for an unknown one."""
     check_known(registry, flag, name)
@@ -41,4 +48,6 @@ def choose(registry: Mapping[str, Entry], flag: str, name: str) -> Entry:
 def check_known(registry: Collection[str], flag: str, name: str) -> None:
     """Raises UserError for a name that a registry does not have."""
     if name not in registry:
-        raise UserError(f"--{flag}={name} is unknown: choose one of {', '.join(registry)}")
+        raise UserError(
+            f"--{flag}={name} is unknown: choose one of {', '.join(registry)}{meant(name, registry)}"
+        )

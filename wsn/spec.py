@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from wsn import memory
@@ -235,7 +236,7 @@ class Group:
         """Every (spec, seed) of the group, seeds innermost: the leading axis of its arrays."""
         return tuple((spec, seed) for spec in self.specs for seed in self.seeds)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The hash that names the directory; fields at their defaults do not enter, so new ones change no name."""
         content = {

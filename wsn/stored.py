@@ -13,16 +13,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wsn import memory
 from wsn.errors import one_line
 
 DIGEST = "digest"
+LARGE = 2**24  # bytes, from which it is asked whether there is memory
+PARSED = 10  # bytes of Python for one of JSON
 
 
 def read(path: Path) -> str:
     """The text of a file. Raises OSError for what is no regular one (a FIFO would wait for ever) and ValueError."""
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), encoding="utf-8") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if status.st_size > LARGE and status.st_size * PARSED > memory.limit():
+            raise OSError(errno.EFBIG, "too large for the memory of this machine", str(path))
         return file.read()
 
 

@@ -13,6 +13,7 @@ from typing import IO, Any, NoReturn
 
 STOPPED = f"stopped by SIGTERM; the same command goes on (exit code {os.EX_TEMPFAIL})"
 INTERRUPTED = 130
+GRACE = 20  # seconds for what unwinds
 
 
 def begin() -> None:
@@ -32,12 +33,20 @@ def unraisable(found: Any) -> None:
 def terminated(*_: Any) -> NoReturn:
     """On SIGTERM where nothing is to be saved: unwind, so that no half-written file stays, and end."""
     os.write(2, f"{STOPPED}\n".encode())  # print may be what it interrupts
+    _within_grace(os.EX_TEMPFAIL)
     raise SystemExit(os.EX_TEMPFAIL)
 
 
 def interrupted(*_: Any) -> NoReturn:
     """On Ctrl-C: unwind and end; no library takes it for an error of its own."""
+    _within_grace(INTERRUPTED)
     raise SystemExit(INTERRUPTED)
+
+
+def _within_grace(code: int) -> None:
+    """C code that called back may drop an exception, and the command would go on as if nothing had been said."""
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(code))
+    signal.alarm(GRACE)
 
 
 def ended() -> None:

@@ -13,8 +13,11 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from absl import flags
 
+from experiments.lab import ranges
 from wsn.errors import UserError, choose
 from wsn.training.registries import REGISTRIES
+
+RANGES = " Also ranges: 8:64:8, 8:91:x1.5."
 
 flags.disclaim_key_flags()  # so that --help of an experiment lists the flags that are defined here for it
 
@@ -32,7 +35,7 @@ def define(command: Command, values: flags.FlagValues = flags.FLAGS) -> None:
     """A flag for every field of the run and of the settings that has a help."""
     alone = next(iter(command.presets.values())) if len(command.presets) == 1 else None
     for defaults, cls in ((command.run, type(command.run)), (alone, _settings(command))):
-        for field, item, many in _fields(cls):
+        for field, item, many in fields(cls):
             default = None if defaults is None else getattr(defaults, field.name)
             shown = _shown(command, field) if defaults is None else ""
             _define(field, item, many, default, field.metadata["help"] + shown, values)
@@ -67,7 +70,7 @@ def _settings(command: Command) -> type:
     return type(next(iter(command.presets.values())))
 
 
-def _fields(cls: type) -> list[tuple[dataclasses.Field, type, bool]]:
+def fields(cls: type) -> list[tuple[dataclasses.Field, type, bool]]:
     """The fields that are flags: each with the type of its value, or of the items of a tuple, and whether it is one."""
     hints = get_type_hints(cls)
     found = []
@@ -81,19 +84,25 @@ def _fields(cls: type) -> list[tuple[dataclasses.Field, type, bool]]:
     return found
 
 
+def choices(field: dataclasses.Field) -> list[str]:
+    """The names that a flag takes: those of its field, else of the registry of its name; none where it takes any."""
+    return list(field.metadata.get("choices") or REGISTRIES.get(field.name, ()))
+
+
 def _define(
     field: dataclasses.Field, item: type, many: bool, default: Any, help: str, values: flags.FlagValues
 ) -> None:
-    name, choices = field.name, field.metadata.get("choices")
+    name, names = field.name, choices(field)
     if many:
         default = default and [str(value) for value in default]
-        help += f" Of {', '.join(REGISTRIES[name])}." if name in REGISTRIES else ""
-    if many and choices:
-        flags.DEFINE_multi_enum(name, default, list(choices), help, flag_values=values)
+        help += f" Of {', '.join(names)}." if name in REGISTRIES else ""
+        help += RANGES if item in (int, float) else ""
+    if many and "choices" in field.metadata:
+        flags.DEFINE_multi_enum(name, default, names, help, flag_values=values)
     elif many:
         flags.DEFINE_list(name, default, help, flag_values=values)
-    elif choices := choices or REGISTRIES.get(name):
-        flags.DEFINE_enum(name, default, list(choices), help, flag_values=values)
+    elif names:
+        flags.DEFINE_enum(name, default, names, help, flag_values=values)
     else:
         kinds: dict[type, Callable[..., Any]] = {
             bool: flags.DEFINE_boolean,
@@ -107,27 +116,37 @@ def _define(
 def _shown(command: Command, field: dataclasses.Field) -> str:
     """What a setting is where no flag says it, by preset."""
 
-    def text(preset: Any) -> str:
-        value = getattr(preset, field.name)
-        if value is None and command.template is not None:
-            value = getattr(command.template(preset), field.name, None)
-        if value is None:
-            value = field.metadata.get("none", "")
-        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
     if "otherwise" in field.metadata:
         return f" (default: {field.metadata['otherwise']})"
-    texts = {name: text(preset) for name, preset in command.presets.items()}
+    texts = {name: value_text(command, field, preset) for name, preset in command.presets.items()}
     if len(set(texts.values())) == 1:
         common = next(iter(texts.values()))
         return f" (default: {common})" if common else ""
     return f" ({'; '.join(f'{name}: {value}' for name, value in texts.items())})"
 
 
+def value_text(command: Command, field: dataclasses.Field, told: Any) -> str:
+    """The value of a setting as one would type it; empty where there is none."""
+    value = getattr(told, field.name)
+    if value is None and command.template is not None and field.name in _names(_settings(command)):
+        if "otherwise" in field.metadata:
+            return f"({field.metadata['otherwise']})"
+        value = getattr(command.template(told), field.name, None)
+    if value is None:
+        value = field.metadata.get("none", "")
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _names(cls: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls)}
+
+
 def _given(cls: type, values: flags.FlagValues) -> dict[str, Any]:
     """The fields whose flags were given. Raises UserError for lists of what is no number."""
     found = {}
-    for field, item, many in _fields(cls):
+    for field, item, many in fields(cls):
         flag = values[field.name]
         if flag.present:
             value = _converted(field.name, item, flag.value) if many else flag.value
@@ -140,11 +159,16 @@ def _given(cls: type, values: flags.FlagValues) -> dict[str, Any]:
 
 
 def _converted(name: str, item: type, texts: Any) -> tuple[Any, ...]:
-    whole = item is int
-    try:
-        found = tuple(item(text) for text in texts)
-        if item is not float or (found and all(map(math.isfinite, found))):
-            return found
-    except ValueError:
-        pass
-    raise UserError(f"--{name}={','.join(texts)} is not a comma-separated list of {'whole ' * whole}numbers")
+    said = f"--{name}={','.join(texts)}"
+    found: list[Any] = []
+    for text in texts:
+        try:
+            found += ranges.expanded(text, item)
+        except ValueError as error:
+            if ":" in text:
+                raise UserError(f"{said}: {error}") from None
+            found.append(math.nan)
+    if (item is float and not texts) or any(isinstance(x, float) and not math.isfinite(x) for x in found):
+        whole = "whole " * (item is int)
+        raise UserError(f"{said} is not a comma-separated list of {whole}numbers")
+    return tuple(found)

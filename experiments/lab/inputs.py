@@ -52,7 +52,7 @@ class Settings:
         "`gaussian` and image sets, comma-separated (default: gaussian and --dataset).", ()
     )
     normalizations: tuple[str, ...] = setting(
-        "What shares a mean and deviation, for images.", ("scalar", "pixel")
+        "What shares a mean and deviation, for images.", ("scalar", "pixel"), some=True
     )
     seed: int = setting("Draws everything that is random here.", 0, least=0)
 

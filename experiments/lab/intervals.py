@@ -1,4 +1,4 @@
-"""What a few seeds say about a quantity that is computed from the mean accuracies of several networks."""
+"""What a few seeds say about a quantity that is computed from the mean values of several networks."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 DRAWS = 10_000
-Values = Sequence[float] | Float[np.ndarray, " seeds"]  # of one network
+Values = Sequence[float] | Float[np.ndarray, " _"]  # of one network
 METHOD = (
     "intervals: 95 %, Student's t, the deviation over seeds pooled over the networks of a family; none where no network"
     " has two seeds"
@@ -21,6 +22,9 @@ class Estimate(NamedTuple):
     value: float
     low: float = math.nan
     high: float = math.nan
+
+    def __neg__(self) -> "Estimate":
+        return Estimate(-self.value, -self.high, -self.low)
 
     def show(self, scale: float = 1.0, form: str = "+.1f") -> str:
         if math.isnan(self.value):
@@ -56,63 +60,84 @@ def estimate(
     return Estimate(value, float(low), float(high))
 
 
-def bootstrap(
-    statistic: Callable[[Float[np.ndarray, "draws networks"]], Float[np.ndarray, " draws"]],
-    networks: Sequence[Values],
-) -> Estimate:
-    """A statistic of the mean values of networks, and its interval by the bootstrap over seeds.
+def linear(coefficients: Float[np.ndarray, " networks"], networks: Sequence[Values]) -> Estimate:
+    """Σ coefficient · mean over seeds of each network, and its interval.
 
-    Deviations of seeds from the mean of their network are drawn with replacement from those of all networks, since two
-    or three seeds of one are too few to draw from. The bootstrap of Student's t (Efron 1981): every draw is measured
-    in its own pooled deviation, so that few seeds give wide intervals.
+    Student's t with a deviation for every network (Welch 1947, degrees of freedom by Satterthwaite), since narrow
+    networks differ more from seed to seed than wide ones. A network with one seed has the pooled deviation of the rest.
     """
-    value = float(statistic(np.array([[np.mean(values) for values in networks]]))[0])
-    if sum(len(values) - 1 for values in networks) < 2:
+    value = float(coefficients @ [np.mean(values) for values in networks])
+    seeds, variances = np.array([len(values) for values in networks]), known_variances(networks)
+    if variances is None:
         return Estimate(value)
-    means, deviations, pooled = resampled(networks, DRAWS)
-    if pooled == 0:
+    parts = coefficients**2 * variances / seeds
+    if not parts.any():
         return Estimate(value, value, value)
-    usable = deviations > 1e-6 * pooled  # not those in which the seeds of every network happen to be one
-    moved = (statistic(means)[usable] - value) / deviations[usable]
-    low, high = np.percentile(moved, [2.5, 97.5])
-    return Estimate(value, value - high * pooled, value - low * pooled)
+    freedom = parts.sum() ** 2 / (parts**2 / np.maximum(seeds - 1, 1)).sum()
+    half = float(stats.t.ppf(0.975, freedom) * np.sqrt(parts.sum()))
+    return Estimate(value, value - half, value + half)
 
 
 def percentiles(
     statistic: Callable[[Float[np.ndarray, " networks"]], Float[np.ndarray, " values"]],
     networks: Sequence[Values],
-    draws: int = 300,
+    draws: int = 1000,
 ) -> list[Estimate]:
-    """Several statistics of the mean values of networks, each with percentiles of its draws: for what is no mean."""
-    found = statistic(np.array([np.mean(values) for values in networks]))
-    if sum(len(values) - 1 for values in networks) < 2:
+    """Several statistics of the mean values of networks, each with percentiles over draws of those: for what bends.
+
+    A mean is drawn from Student's t about its value, with the deviation of its own network.
+    """
+    means = np.array([np.mean(values) for values in networks])
+    found, variances = statistic(means), known_variances(networks)
+    if variances is None:
         return [Estimate(float(value)) for value in found]
-    means, _, _ = resampled(networks, draws)
-    low, high = np.percentile([statistic(row) for row in means], [2.5, 97.5], axis=0)
+    seeds = np.array([len(values) for values in networks])
+    drawn = np.random.default_rng(0).standard_t(np.maximum(seeds - 1, 1), (draws, len(seeds)))
+    low, high = np.percentile(
+        [statistic(row) for row in means + drawn * np.sqrt(variances / seeds)], [2.5, 97.5], axis=0
+    )
     return [Estimate(*map(float, one)) for one in zip(found, low, high, strict=True)]
 
 
-def resampled(
-    networks: Sequence[Values], draws: int
-) -> tuple[Float[np.ndarray, "draws networks"], Float[np.ndarray, " draws"], float]:
-    """(means of the networks in every draw, pooled deviation of every draw, that of the data)."""
-    random = np.random.default_rng(0)
-    seeds = np.array([len(values) for values in networks])
-    freedom = seeds.sum() - len(seeds)
-    centred = [np.asarray(values) - np.mean(values) for values in networks]
-    # A deviation from a mean of n is too small by √(1 − 1/n), and says nothing for one.
-    pool = np.concatenate([x / np.sqrt(1 - 1 / len(x)) for x in centred if len(x) > 1])
-    pool = pool - pool.mean()
-    owner = np.repeat(np.arange(len(seeds)), seeds)
-    drawn = random.choice(pool, (draws, len(owner)))
-    sums = np.stack([drawn[:, owner == i].sum(1) for i in range(len(seeds))], axis=1)
-    moved = sums / seeds
-    squares = ((drawn - moved[:, owner]) ** 2).sum(1)
-    pooled = float(np.sqrt(sum((x**2).sum() for x in centred) / freedom))
-    means = np.array([np.mean(values) for values in networks]) + moved
-    return means, np.sqrt(squares / freedom), pooled
+def known_variances(networks: Sequence[Values]) -> Float[np.ndarray, " networks"] | None:
+    """Over the seeds of each network; pooled where there is one seed, None where no network has two."""
+    freedom = np.array([len(values) - 1 for values in networks])
+    if not freedom.any():
+        return None
+    own = np.array([np.var(values, ddof=1) if len(values) > 1 else 0.0 for values in networks])
+    return np.where(freedom > 0, own, (own * freedom).sum() / freedom.sum())
+
+
+def regression(
+    columns: Sequence[Float[np.ndarray, " networks"]], y: Float[np.ndarray, " networks"]
+) -> tuple[list[Estimate], float]:
+    """(coefficient of each column in a least-squares fit with a height, share of the variance that it explains).
+
+    Intervals are Student's t of the distances from the fit, which are more than the deviation over seeds where networks
+    lie on no line. NaN for fewer networks than coefficients.
+    """
+    if len(y) <= len(columns):
+        return [Estimate(math.nan)] * len(columns), math.nan
+    x = np.column_stack([np.ones(len(y)), *columns])
+    found = np.linalg.lstsq(x, y, rcond=None)[0]
+    squares, freedom = float(((y - x @ found) ** 2).sum()), len(y) - x.shape[1]
+    explained = 1 - squares / float(((y - y.mean()) ** 2).sum()) if np.ptp(y) else math.nan
+    if freedom < 1:
+        return [Estimate(float(value)) for value in found[1:]], explained
+    errors = np.sqrt(squares / freedom * np.diag(np.linalg.pinv(x.T @ x)))
+    halves = stats.t.ppf(0.975, freedom) * errors
+    return [
+        Estimate(*map(float, (v, v - h, v + h))) for v, h in zip(found[1:], halves[1:], strict=True)
+    ], explained
 
 
 def sign(found: Estimate) -> str:
     """Whether a quantity that a claim says is positive is so: its whole interval."""
     return "holds" if found.low > 0 else "fails" if found.high < 0 else "undecided"
+
+
+def equal(found: Estimate, margin: float) -> str:
+    """Whether a quantity that a claim says is none is smaller than `margin`: its whole interval."""
+    if found.low > -margin and found.high < margin:
+        return "holds"
+    return "fails" if found.low > margin or found.high < -margin else "undecided"

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -19,14 +20,14 @@ import jax
 from absl import app, logging
 from absl import flags as absl
 
-from experiments.lab import endings, flags
+from experiments.lab import endings, flags, usage
 from experiments.lab.flags import Command
 from wsn import folders
 from wsn.data import sources
 from wsn.data.feeds import Source
 from wsn.devices import compiled, hosts
 from wsn.errors import Preempted, UserError, of_system, one_line
-from wsn.records import plan, record, runs, workers
+from wsn.records import events, plan, record, runs, workers
 from wsn.records.progress import Progress
 from wsn.spec import Group, Spec, check_bounds, setting
 from wsn.training.strategy import EXECUTIONS
@@ -52,7 +53,7 @@ class Output:
 class Run(Output):
     """How an experiment trains: what changes none of its results."""
 
-    preset: str = setting("Settings to start from.", "quick")
+    preset: str = setting("Settings to start from.", "quick", group="What to train")
     data_dir: str | None = setting("Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None)
     resume: bool = setting("Go on from what is in the folder; false sets it aside, undeleted.", True)
     dry_run: bool = setting("Print the plan (networks, weights, FLOPs, memory, time) and stop.", False)
@@ -68,22 +69,33 @@ class Run(Output):
         "auto",
         choices=EXECUTIONS,
     )
+    tensorboard: bool = setting(
+        "Write TensorBoard events of every network too: tensorboard --logdir=WORKDIR/tensorboard.", False
+    )
     workers: str = setting(
         "Processes on this machine that share the networks, each with a core or a GPU of its own. auto: one for each"
         " GPU; on a CPU one for each core where the networks are convolutional, else one.",
         "1",
+        group="Cluster",
     )
-    shard: str | None = setting("i/n: train the i-th of n shares of the networks, i from 1 to n.", None)
+    shard: str | None = setting(
+        "i/n: train the i-th of n shares of the networks, i from 1 to n.", None, group="Cluster"
+    )
     distributed: str = setting(
         "One run over several processes. auto: where srun started several tasks, and on TPU pods.",
         "auto",
         choices=("auto", "on", "off"),
+        group="Cluster",
     )
-    coordinator: str | None = setting("HOST:PORT of process 0, where nothing is found out by itself.", None)
+    coordinator: str | None = setting(
+        "HOST:PORT of process 0, where nothing is found out by itself.", None, group="Cluster"
+    )
     process_id: int | None = setting(
-        "Which of the processes this is, from 0; with --coordinator.", None, least=0
+        "Which of the processes this is, from 0; with --coordinator.", None, least=0, group="Cluster"
     )
-    num_processes: int | None = setting("How many processes there are; with --coordinator.", None, least=1)
+    num_processes: int | None = setting(
+        "How many processes there are; with --coordinator.", None, least=1, group="Cluster"
+    )
 
     def source_of(self, spec: Spec) -> Source:
         """The data that a spec trains on."""
@@ -92,6 +104,8 @@ class Run(Output):
 
 def run(command: Command) -> None:
     """Run an experiment under absl: bad input ends in one line and exit code 1, Ctrl-C in 130, SIGTERM in 75."""
+    if usage.wanted(sys.argv[1:]):
+        sys.exit(_help(command))
     flags.define(command)
 
     def guarded(argv: Sequence[str]) -> int:
@@ -125,6 +139,17 @@ def run(command: Command) -> None:
 
     # absl prints an unknown or ill-typed flag with the usage of the module and exits with 1.
     app.run(guarded)
+
+
+def _help(command: Command) -> int:
+    """Print the help for the rest of the command line; the exit code."""
+    with endings.streams():
+        try:
+            print(usage.text(command, sys.argv[1:], sys.modules["__main__"].__doc__ or ""))
+        except (UserError, absl.Error) as error:
+            print(f"error: {one_line(error) if isinstance(error, absl.Error) else error}", file=sys.stderr)
+            return 1
+    return 0
 
 
 def _lead(main: Callable[[], None]) -> int:
@@ -171,6 +196,8 @@ def train(run: Run, asked: Asked, labels: record.Labels | None = None) -> list[r
     a share of the lists is trained: what has no result is printed, and None returned when nothing has. Where a run
     only draws nothing is trained.
     """
+    if run.tensorboard:
+        events.library()
     if run.draw_only:
         if found := recorded(run, asked):
             return found
@@ -184,7 +211,7 @@ def train(run: Run, asked: Asked, labels: record.Labels | None = None) -> list[r
     costs = {group.name: plan.cost(group, run.source_of(group.specs[0]), run.execution) for group in groups}
     if run.dry_run:
         finished = [run.resume and runs.has_record(run.folder, group) for group in groups]
-        print(plan.describe(groups, costs.values(), finished))
+        print(plan.describe(groups, costs.values(), finished, labels))
         return None
     plan.check(groups, costs.values())
     if not run.resume:
@@ -216,6 +243,7 @@ def _train(run: Run, groups: Sequence[Group], progress: Progress, labels: record
                 labels=labels,
                 checkpoint_seconds=run.checkpoint_seconds,
                 execution=run.execution,
+                tensorboard=run.tensorboard,
                 watch=progress,
                 stop=stop,
             )
@@ -237,6 +265,12 @@ def _cover(run: Run, asked: Asked) -> list[Group]:
         for count in counts
         for group in runs.cover(run.folder, [specs for specs, n in asked if n == count], range(count))
     ]
+
+
+def wrote(run: Output, *paths: Path) -> None:
+    """The last line of a run: what it wrote, and how to look at all that is in the folder."""
+    page = f"python -m experiments.report --workdir={shlex.quote(run.workdir)}"
+    print("wrote", *paths, *([f"(open as a page: {page})"] if isinstance(run, Run) else []))
 
 
 def _networks(asked: Asked) -> set[tuple[Spec, int]]:

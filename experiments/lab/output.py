@@ -56,7 +56,7 @@ def command() -> str:
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """The columns of the rows, aligned."""
     cells = [[_shown(row.get(name, "")) for name in columns] for row in rows]
-    widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(columns)]
+    widths = [max([len(name), *(len(line[i]) for line in cells)]) for i, name in enumerate(columns)]
     for line in [list(columns), *cells]:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
 

@@ -296,6 +296,12 @@ def test_damaged_cache_is_rebuilt(damage, tmp_path, source, caplog):
     assert source.decoded == 2
 
 
+def test_a_file_in_the_place_of_a_cache_goes(tmp_path, source, caplog):
+    (tmp_path / "fake-1").write_bytes(b"garbage")
+    assert_equal(data.load("fake", cache_dir=str(tmp_path)), fake_dataset())
+    assert "damaged" in warnings_in(caplog)[0] and [path.name for path in tmp_path.iterdir()] == ["fake-1"]
+
+
 def test_the_cache_of_another_set_is_rebuilt(tmp_path, source, caplog):
     """Which `cp` puts in its place: whole, and of other data."""
     data.load("fake", cache_dir=str(tmp_path))
@@ -318,6 +324,17 @@ def test_checksum_sees_any_changed_byte_and_swapped_pages(size, seed, draw, tmp_
     if size >= 2 * 4096:
         path.write_bytes(raw[4096:8192] + raw[:4096] + raw[8192:])
         assert cache._facts(path) != before
+
+
+def test_what_a_killed_process_was_writing_goes_when_it_is_old(tmp_path, source):
+    old, new, other = (tmp_path / name for name in (".fake-1.old", ".fake-1.new", ".fake-10.old"))
+    for folder in (old, new, other):
+        folder.mkdir()
+        (folder / "train_images.npy").write_bytes(b"half")
+    for folder in (old, other):
+        os.utime(folder, (0, 0))
+    data.load("fake", cache_dir=str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"fake-1", new.name, other.name}
 
 
 def test_cache_that_cannot_be_written_costs_a_warning(tmp_path, source, caplog):

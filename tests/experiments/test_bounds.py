@@ -3,12 +3,10 @@
 import dataclasses
 import importlib
 import math
-from pathlib import Path
 
 import pytest
 
-import experiments
-from experiments.lab import flags, launch
+from experiments.lab import contents, flags, launch
 from experiments.theorem1 import threshold
 from wsn import devices, memory
 from wsn.devices import hosts
@@ -16,11 +14,10 @@ from wsn.errors import UserError
 from wsn.records import plan
 from wsn.spec import LARGEST, Group, check_bounds, setting
 
-SCRIPTS = sorted(
-    path.stem for path in Path(experiments.__file__).parent.glob("*.py") if path.stem != "__init__"
-)
+SCRIPTS = contents.names()
 GIB = 2.0**30
 NEGATIVE = {"gate_bias"}  # may be
+EMPTY = {"base_widths", "features", "learning_rates", "sparsify"}  # may be, though a preset has some
 
 
 def command_of(script: str) -> flags.Command:
@@ -159,6 +156,20 @@ def test_a_group_that_does_not_fit_is_refused_before_it_is_trained(monkeypatch):
     with pytest.raises(UserError, match="--widths: 2 networks of width 5: .* 4 GiB .* there are 3 GiB"):
         plan.check([group], costs)
     assert plan.cost(group, tiny.SPLITS).bytes > 2 * 65 * 4
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_list_of_what_to_do_has_something(script):
+    for told in command_of(script).presets.values():
+        for field, _, many in flags._fields(type(told)):
+            if (
+                many
+                and "choices" not in field.metadata
+                and getattr(told, field.name)
+                and field.name not in EMPTY
+            ):
+                with pytest.raises(UserError, match=f"^--{field.name}: give at least "):
+                    dataclasses.replace(told, **{field.name: ()})
 
 
 def test_the_threshold_of_the_least_level_is_finite():

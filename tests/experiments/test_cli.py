@@ -157,9 +157,15 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert list(tmp_path.iterdir()) == []
     plan = [line.split() for line in ended.stdout.splitlines() if not line.startswith("learning rate")]
-    assert plan[0][:3] == ["width", "networks", "weights"]
+    assert plan[0][:5] == ["kind", "base", "width", "networks", "weights"] and "time" in plan[0]
     # Width 4 has no rate of its own in the preset; as the base of both kinds it is still trained once.
-    assert [line[:3] for line in plan[1:4]] == [["4", "5", "296"], ["8", "5", "296"], ["8", "5", "592"]]
+    rows = [
+        ["sparse", "4", "4", "5", "296"],
+        ["sparse", "4", "8", "5", "296"],
+        ["dense", "4", "8", "5", "592"],
+    ]
+    assert [line[:5] for line in plan[2:5]] == rows
+    assert all(float(line[7]) >= 0 and line[8] in ("s", "min", "h") for line in plan[2:5])
     assert plan[-1][:2] == ["15", "networks;"] and "hours" in plan[-1] and "GiB" in plan[-1]
 
 
@@ -339,7 +345,8 @@ def test_the_dry_run_says_what_is_done(experiment, capsys):
     experiment(*QUICK)
     capsys.readouterr()
     experiment(*QUICK, "--dry_run", "--widths=4,8,9")
-    states = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines() if line.startswith("   ")]
+    rows = capsys.readouterr().out.partition("─\n")[2].partition("─")[0].splitlines()
+    states = [line.split("  ")[-1] for line in rows]
     assert states == ["done", "done", "to train", "done", "to train"]
 
 

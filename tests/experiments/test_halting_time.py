@@ -51,7 +51,7 @@ def test_censored_runs_are_left_out_of_exponents_and_counted():
     runs = [run._replace(halting=run.halting._replace(censored=True)) for run in late]
     other = Curve([Point(first.row, runs), *one.points[1:]])
     assert other.by("weights", halting.steps).value == pytest.approx(-0.4, abs=1e-3)
-    row = halting.summary(runs, 10)
+    row = halting.summary(other.points[0], 10)
     assert row["censored"] == row["seeds"] == 2 and row["steps_mean"] == pytest.approx(9e4, rel=1e-3)
 
 
@@ -95,7 +95,7 @@ def test_the_path_is_read_at_the_halting_time():
 
 
 def said(*curves: Curve) -> list[str]:
-    return list(halting_time.verdicts(curves, study.names(curves)))
+    return list(halting_time.lines(list(halting_time.claims(curves, study.names(curves)))))
 
 
 def test_what_is_said_of_times_that_fall_with_weights_and_rise_with_data():

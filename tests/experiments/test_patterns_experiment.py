@@ -46,6 +46,12 @@ def test_every_pattern_stands_under_every_distribution_at_one_budget(experiment,
     assert (tmp_path / "out" / "patterns.png").stat().st_size > 10_000
 
 
+def test_several_widths_are_a_curve(experiment, tmp_path):
+    rows = experiment("--epochs=1", "--seeds=1", "--widths=16,32", "--patterns=fan_in")
+    assert {row["width"] for row in rows} == {"8", "16", "32"}
+    assert (tmp_path / "out" / "patterns.png").stat().st_size > 10_000
+
+
 def test_what_a_budget_cannot_hold_is_left_out(experiment, capsys):
     rows = experiment("--epochs=1", "--seeds=1", "--widths=110", "--patterns=fan_in")
     assert "dense_last" not in {row["distribution"] for row in rows} and len(rows) == 4

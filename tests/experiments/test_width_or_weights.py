@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from known_curves import SPEC, result
@@ -49,7 +50,7 @@ def four(dense: float, dense_over: float, sparse: float, sparse_over: float) -> 
     ],
 )
 def test_curves_as_a_hypothesis_says_agree_with_it_and_contradict_the_others(exponents, right):
-    for line in width_verdict.hypotheses(four(*exponents)):
+    for line in width_verdict.hypotheses(list(width_verdict.claims(four(*exponents)))):
         assert (line.startswith(right)) == line.endswith("of 4 curves agrees with 4"), line
         assert line.startswith(right) or "contradicted by" in line
 
@@ -141,3 +142,39 @@ def test_the_command_writes_its_table_and_figure(told, capsys):
     assert sum(int(row["chosen"]) for row in chosen) == 3  # networks
     assert (run.folder / "width_or_weights.png").read_bytes().startswith(b"\x89PNG")
     assert "T ~ width^" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_network_with_batch_normalisation_is_traced_as_it_is_trained(told, monkeypatch):
+    """Outputs do not depend on the scale of what is normalised, so a trace there goes with one over its square."""
+    monkeypatch.setattr(width, "SAMPLES", 2)
+    monkeypatch.setattr(width, "TRACED_SEEDS", 1)
+    preset, run, asked = told_networks(
+        told,
+        "--preset=resnet",
+        "--dataset=digits",
+        "--widths=2",
+        "--base_widths=2",
+        "--rate_width=2",
+        "--arms=one",
+        "--train_samples=100",
+        "--batch_size=50",
+        "--validation_samples=100",
+    )
+    found = width.start_traces(asked[0].spec, run)
+    assert all(np.isfinite(value) and value >= 0 for value in found.values()) and sum(found.values()) > 0
+    initial = width.initial_members
+
+    def louder(*arguments):
+        members = initial(*arguments)
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, x: 2 * x if "conv" in jax.tree_util.keystr(path) else x, members.state.params
+        )
+        return members._replace(state=members.state._replace(params=params))
+
+    monkeypatch.setattr(width, "initial_members", louder)
+    width.start_traces.cache_clear()
+    again = width.start_traces(asked[0].spec, run)
+    for path in found:
+        expected = found[path] / (4 if "conv" in path else 1)
+        assert again[path] == pytest.approx(expected, rel=0.02, abs=1e-6 * sum(found.values())), path

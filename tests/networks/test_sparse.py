@@ -1,5 +1,9 @@
 """Sparse kernels against the dense ones that they stand for: values and gradients, native and portable."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +15,7 @@ from wsn.native import library
 from wsn.networks import kernels
 from wsn.sparsity import lists
 from wsn.sparsity.keep import apply_masks, keep_array
+from wsn.sparsity.patterns import PATTERNS
 
 BACKENDS = ["portable", "native"]
 
@@ -82,6 +87,45 @@ def test_sparse_equals_masked(case, backend):
     shape, inputs, stride, kept = case
     random = np.random.default_rng(0)
     compare(random, shape, drawn(random, shape, kept), inputs, stride, "float32", 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(30, 9), (3, 3, 4, 6)], ids=["dense", "convolution"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_pattern_is_applied(pattern, shape, backend):
+    positions = PATTERNS[pattern].draw(jax.random.key(0), shape, 72)
+    inputs = (40, 30) if len(shape) == 2 else (20, 5, 6, 4)
+    compare(np.random.default_rng(0), shape, positions, inputs, 1, "float32", 1e-5)
+
+
+THREADS = """
+import os, sys
+os.sched_setaffinity(0, list(os.sched_getaffinity(0))[: int(sys.argv[1])])
+import hashlib, jax, jax.numpy as jnp, numpy as np
+from wsn.native import library
+from wsn.networks import kernels
+from wsn.sparsity import lists
+assert library.available()
+random, shape = np.random.default_rng(0), (3, 3, 16, 24)
+positions = np.sort(random.choice(3456, 1500, replace=False))
+x, values = (jnp.asarray(random.normal(size=size), jnp.float32) for size in ((64, 12, 12, 16), 1500))
+kept = lists.lists(shape, positions)
+def loss(values, x):
+    return jnp.sin(kernels.apply(lists.sparse_kernel(values, kept), x, dtype="float32"))
+y, pull = jax.vjp(loss, values, x)
+print(hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in (y, *pull(y)))).hexdigest())
+"""
+
+
+@pytest.mark.skipif(not library.available(), reason="no C++ compiler")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be bound")
+def test_bits_do_not_depend_on_the_number_of_threads():
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", THREADS, str(cores)], check=True, capture_output=True, text=True
+        ).stdout
+        for cores in (1, 2)
+    }
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("name", ["dense", "convolution", "stride 2"])

@@ -86,4 +86,22 @@ def test_the_help_has_the_settings_that_experiments_share(tmp_path):
         text=True,
     )
     for flag in ("--dataset", "--data_dir", "--inputs", "--normalizations", "--seed", "--np", "--workdir"):
-        assert f"  {flag}: " in ended.stdout
+        assert f"  {flag}=" in ended.stdout
+    assert ended.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, os.EX_TEMPFAIL), (signal.SIGINT, endings.INTERRUPTED)]
+)
+def test_a_command_ends_though_something_drops_the_exception(number, code):
+    """As C code does that asks whether an object has an attribute."""
+    lines = (
+        "import contextlib, os, time",
+        "from experiments.lab import endings",
+        "endings.GRACE = 1",
+        "endings.begin()",
+        f"with contextlib.suppress(SystemExit): os.kill(os.getpid(), {int(number)})",
+        "time.sleep(60)",
+    )
+    ended = subprocess.run([sys.executable, "-c", "\n".join(lines)], env=ENVIRONMENT, capture_output=True)
+    assert ended.returncode == code

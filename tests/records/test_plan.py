@@ -115,6 +115,19 @@ def test_every_turn_of_a_scan_counts_its_kept_weights(model):
     assert left == pytest.approx((hidden / 2 + softmax) / (hidden + softmax))
 
 
+def test_memory_of_a_wide_sparse_network_is_that_of_the_compiled_program():
+    """What its layers put out and what is kept, and no kernel."""
+    spec = tiny.spec(width=20_000, batch_size=23, epochs=1, kept=tiny.kept(10_000, 2_000))
+    group = Group((spec,), (0, 1))
+    prepared = train.prepare(group, tiny.SPLITS, tiny.SINGLE, "sparse")
+    members = train.scattered(tiny.SINGLE, prepared.members)
+    rows = prepared.feed.training(0, prepared.feed.steps)
+    found = prepared.program.advance.lower(members, rows, prepared.feed.training_data).compile()
+    sizes = found.memory_analysis()
+    taken = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes
+    assert plan.cost(group, tiny.SPLITS, "sparse").bytes == pytest.approx(taken, rel=0.3)
+
+
 def test_a_sequence_that_memory_does_not_hold_is_told_before_it_is_trained(monkeypatch):
     costs = {length: plan.cost(*of_text(length)) for length in (10, 100)}
     assert costs[100].bytes > 5 * costs[10].bytes

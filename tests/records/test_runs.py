@@ -693,7 +693,6 @@ def test_progress_ends_with_a_line_at_100_percent(cost, epochs, resumed):
             curves = {name: values[:done] for name, values in accuracy.items()}
             watch(g, done / epochs, History(history.step[:done], curves))
         assert lines() == []
-        watch.done["later"] = 3.7
         watch(g, 1.0, history)
         watch.close()
         assert lines() == [

@@ -9,14 +9,18 @@ import numpy as np
 import optax
 import pytest
 import tiny
+from flax.traverse_util import flatten_dict
 
 from wsn import devices
+from wsn.data import feeds
 from wsn.errors import UserError
 from wsn.native import library
 from wsn.networks import models
 from wsn.networks.layers import Model
 from wsn.sparsity import lists
+from wsn.sparsity.budget import kept_counts
 from wsn.sparsity.keep import apply_masks
+from wsn.sparsity.shapes import mlp_shapes, resnet18_shapes
 from wsn.spec import Group, Spec
 from wsn.training import strategy, train
 from wsn.training.state import initial_members
@@ -65,6 +69,48 @@ def test_a_hundred_steps_sparse_equal_masked_ones(placement, masked):
     close(KEPT, found, masked)
 
 
+OPTIMIZERS = {
+    "sgd with momentum, decay and clipping": dict(
+        momentum=0.9, weight_decay=0.01, clip=0.5, learning_rate=0.1
+    ),
+    "adam": dict(optimizer="adam", learning_rate=0.01),
+    "adamw": dict(optimizer="adamw", learning_rate=0.01, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("settings", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_every_optimizer_trains_as_it_does_masked(settings):
+    group = Group(tuple(dataclasses.replace(spec, **settings) for spec in KEPT.specs), (0,))
+    close(group, tiny.fit(group, execution="sparse"), tiny.fit(group))
+
+
+NETWORKS = {
+    "normal weights": (dict(width=40, parameterization="ntk"), (8, 8, 3)),
+    "biases, two layers": (dict(width=20, bias=True, hidden_layers=2), (8, 8, 3)),
+    "resnet": (dict(model="resnet18", width=2), (8, 8, 3)),
+    "lstm": (dict(model="lstm", task="characters", width=6), ()),
+}
+
+
+@pytest.mark.parametrize(("changes", "image"), NETWORKS.values(), ids=NETWORKS)
+def test_initial_weights_are_those_of_masked_networks_bit_for_bit(changes, image):
+    """Though only what is kept is drawn: members of different counts, one of which keeps everything."""
+    spec = tiny.spec(**changes)
+    model = models.build(spec, image, 5)
+    counts = [{layer: max(1, math.prod(s) // n) for layer, s in model.shapes.items()} for n in (3, 1)]
+    group = Group(tuple(dataclasses.replace(spec, kept=tuple(kept.items())) for kept in counts), (0, 1))
+    sparse = strategy.sparse_layers(group, model, "sparse")
+    masked, found = (initial_members(group, model, optax.identity(), (), layers) for layers in ((), sparse))
+    ours, theirs = (flatten_dict(members.state.params, sep="/") for members in (found, masked))
+    for path, kernel in theirs.items():
+        keep = found.keep.get(path)
+        if isinstance(keep, lists.Kept):
+            places = [lists.positions(keep, i) for i in range(len(kernel))]
+            own = zip(ours[path], places, strict=True)
+            ours[path] = np.stack([lists.dense_kernel(values, kept, keep.shape) for values, kept in own])
+        np.testing.assert_array_equal(ours[path], kernel)
+
+
 @pytest.mark.parametrize(("before", "after"), [("masked", "sparse"), ("sparse", "masked")])
 def test_a_run_resumes_in_the_other_storage(before, after, masked):
     _, snapshot = tiny.fit(KEPT, until=17, execution=before)
@@ -99,6 +145,31 @@ def test_auto_runs_sparse_what_is_faster_so(changes, layers, monkeypatch):
     assert strategy.sparse_layers(group, model, "auto") == ()
 
 
+def rule(layers, kept, monkeypatch):
+    """What `auto` runs sparse of a network of base width 8 with those counts, by layer."""
+    monkeypatch.setattr(library, "available", lambda: True)
+    spec = tiny.spec(model="resnet18" if "linear" in layers else "mlp", width=1, kept=tuple(kept.items()))
+    return strategy.sparse_layers(Group((spec,), (0,)), Model(layers, {}, None, None, None), "auto")
+
+
+def test_auto_is_right_where_it_was_measured(monkeypatch):
+    """Figure 8: masked at width 32 (sparse takes 1.12 as long), sparse beyond; ResNet-18: sparse at every width."""
+    for width, layers in {32: (), 216: ("hidden_0", "output"), 512: ("hidden_0", "output")}.items():
+        shapes = mlp_shapes(784, [width], 10)
+        assert rule(shapes, kept_counts("dense_last", shapes, 8 * 794), monkeypatch) == layers
+    for width in (8, 18, 40, 91):
+        shapes = resnet18_shapes(width, 100)
+        assert rule(shapes, kept_counts("largest_first", shapes, 180_952), monkeypatch)[0] == "conv1"
+
+
+def test_wide_networks_take_turns_and_are_evaluated_in_small_batches():
+    assert [feeds.evaluation_batch(width) for width in (5, 10**6, 2**24)] == [1000, 33, 2]
+    shapes = mlp_shapes(9, [strategy.WIDEST_TOGETHER + 1], 4)
+    model = Model(shapes, {}, None, None, None)
+    assert strategy.trains_together(model, strategy.WIDEST_TOGETHER, 100)
+    assert not strategy.trains_together(model, strategy.WIDEST_TOGETHER + 1, 100)
+
+
 def test_convolutions_go_together():
     shapes = {"conv1": (3, 3, 3, 40), "conv2": (3, 3, 40, 40), "linear": (40, 100)}
     model = Model(shapes, {}, None, None, None)
@@ -111,12 +182,14 @@ def test_convolutions_go_together():
 RESNET = tiny.spec(model="resnet18", width=2, learning_rate=0.1, momentum=0.9, batch_size=8, epochs=1)
 
 
-def test_a_resnet_runs_sparse():
-    """In planes, batch statistics included: the parameters after an epoch."""
+@pytest.mark.parametrize("placement", [None, pytest.param("batch", marks=pytest.mark.slow)])
+def test_a_resnet_runs_sparse(placement):
+    """In planes, batch statistics included, also over four devices: the parameters after an epoch."""
     shapes = models.build(RESNET, tiny.IMAGE, tiny.CLASSES).shapes
     kept = tuple((layer, math.ceil(0.6 * math.prod(shape))) for layer, shape in shapes.items())
     group = Group((dataclasses.replace(RESNET, kept=kept),), (0,))
-    close(group, tiny.fit(group, execution="sparse"), tiny.fit(group))
+    place = devices.Placement("batch", DEVICES[:4]) if placement else tiny.SINGLE
+    close(group, tiny.fit(group, place, execution="sparse"), tiny.fit(group))
 
 
 RECURRENT = dict(dataset="tiny", epochs=1, batch_size=4, learning_rate=0.1, width=6, task="characters")

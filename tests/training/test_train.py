@@ -321,12 +321,12 @@ def test_a_member_that_diverges_stays_nan_and_the_others_go_on():
 
 def test_once_lost_always_lost():
     """A loss that becomes finite again, and values that are NaN by chance, do not bring a member back."""
-    found, ones, twos = histories.EMPTY, np.ones(2, np.float32), np.full(2, 2.0, np.float32)
+    log, ones, twos = histories.Log(histories.EMPTY), np.ones(2, np.float32), np.full(2, 2.0, np.float32)
     task = TASKS["classification"](models.build(tiny.spec(), tiny.IMAGE, tiny.CLASSES))
     for step, losses in enumerate(([1.0, np.inf], [1.0, 2.0], [np.nan, 2.0], [1.0, 2.0]), 1):
         sums = {"loss": np.float32(losses), "correct": ones, "weight": twos}
         measured = histories.Measured(sums, {"loss": ones, "correct": ones, "weight": twos}, {})
-        found = histories.extended(found, step, task, "test", measured)
+        found = log.add(step, task, "test", measured)
     history = found.curves
     assert np.isfinite(history["test_loss"]).all() and found.step.tolist() == [1, 2, 3, 4]
     assert np.isnan(history["train_loss"]).tolist() == [
@@ -337,6 +337,35 @@ def test_once_lost_always_lost():
     ]
     assert np.isnan(history["train_accuracy"]).tolist() == np.isnan(history["train_loss"]).tolist()
     assert history["train_loss"][0, 0] == 0.5 and history["train_loss"].dtype == np.float32
+
+
+def test_a_history_grows_by_its_own_row_and_what_it_gave_stays():
+    """Also where two go on from one: 100 rows need four arrays a curve, not 100."""
+    task = TASKS["classification"](models.build(tiny.spec(), tiny.IMAGE, tiny.CLASSES))
+
+    def grown(log: histories.Log, first: int, last: int, loss: float) -> list[histories.History]:
+        totals = {name: np.full(2, loss, np.float32) for name in ("loss", "correct", "weight")}
+        reads = {"all/read": np.full(2, loss)}
+        return [
+            log.add(
+                3 * step,
+                task,
+                "test",
+                histories.Measured(totals | {"all/sum": totals["loss"]}, totals, reads),
+            )
+            for step in range(first, last)
+        ]
+
+    given = grown(histories.Log(histories.EMPTY), 0, 100, 1.0)
+    assert len({id(history.curves["train_loss"].base) for history in given}) == 4
+    left, right = (grown(histories.Log(given[9]), 10, 20, loss) for loss in (2.0, 3.0))
+    for loss, branch in ((2.0, left), (3.0, right)):
+        np.testing.assert_array_equal(branch[-1].curves["all/read"][:, 0], [1.0] * 10 + [loss] * 10)
+        np.testing.assert_array_equal(branch[-1].curves["all/sum"][-1], 10 + 10 * loss)
+    for rows, history in enumerate(given, 1):
+        assert history.step.tolist() == list(range(0, 3 * rows, 3)) and history.step.dtype == np.int64
+        assert {values.shape for values in history.curves.values()} == {(rows, 2)}
+        assert (history.curves["all/read"] == 1).all() and history.curves["all/read"].dtype == np.float64
 
 
 @pytest.mark.parametrize("stop", [1, 4])

@@ -4,9 +4,11 @@ A folder appears whole or not at all and never changes, so any number of process
 """
 
 import contextlib
+import glob
 import json
 import os
 import shutil
+import time
 import uuid
 import zlib
 from collections.abc import Callable, Collection, Mapping
@@ -20,6 +22,7 @@ from wsn import stored
 from wsn.errors import one_line
 
 _PAGE = 4096
+ABANDONED_SECONDS = 3600.0  # nothing here takes so long to write
 
 
 class Content(NamedTuple):
@@ -37,6 +40,7 @@ def cached(
     A damaged entry is rebuilt with a warning. Where it cannot be written the arrays stay in memory, and a warning
     says so. Raises what `decode` raises.
     """
+    _clear(entry)
     if os.path.exists(entry):  # False for what cannot be looked at
         try:
             return _map(entry, arrays, facts)
@@ -95,12 +99,25 @@ def _store(content: Content, entry: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _clear(entry: Path) -> None:
+    """Removes what killed processes were writing there."""
+    for leftover in entry.parent.glob(f".{glob.escape(entry.name)}.*"):
+        with contextlib.suppress(OSError):
+            if leftover.stat().st_mtime < time.time() - ABANDONED_SECONDS:
+                _remove(leftover)
+
+
 def _discard(entry: Path) -> None:
     """Moves a damaged entry out of the way and deletes it; processes that have it mapped keep their pages."""
     aside = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}")
     with contextlib.suppress(OSError):
         entry.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    """A folder, or whatever else lies in its place."""
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def _facts(path: Path) -> tuple[int, int]:

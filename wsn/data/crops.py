@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image
 
+from wsn.data.untrusted import check_image
+
 SIDE, CROP = 256, 224
 AREA, ASPECT, ATTEMPTS = (0.2, 1.0), (3 / 4, 4 / 3), 10
 
@@ -64,6 +66,7 @@ def decode(encoded: bytes, place: Place, flip: bool = False) -> UInt8[np.ndarray
     Orientation tags are ignored, as torchvision does. Raises what Pillow raises for an image that is damaged.
     """
     image: Image.Image = Image.open(io.BytesIO(encoded))
+    check_image(*image.size)
     width, height = resized(*image.size)
     box = place(width, height)
     if image.mode != "RGB":

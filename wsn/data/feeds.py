@@ -17,8 +17,15 @@ from wsn.data.batches import Take, batches, shuffled
 from wsn.devices import Placement
 from wsn.spec import ORDER, Data, Group
 
-# The examples of one evaluation batch: large enough for the matrix product, small enough for the cache.
+# The examples of one evaluation batch: large enough for the matrix product, small enough for the cache. Fewer for wide
+# networks, of which a hidden layer puts out at most so many numbers (128 MiB).
 EVALUATION_BATCH = 1000
+MOST_OUTPUTS = 2**25
+
+
+def evaluation_batch(width: int) -> int:
+    """How many examples of networks of that width are evaluated at once."""
+    return max(1, min(EVALUATION_BATCH, MOST_OUTPUTS // width))
 
 
 class Feed(NamedTuple):
@@ -99,7 +106,7 @@ def resident(
     spec, shared = group.specs[0], group.specs[0].order == "shared"
     train_data, held_out_data = (devices.replicate(placement, part.data) for part in (train, held_out))
     size, batch_size = train.examples, min(spec.batch_size, train.examples)
-    held_out_batch = min(held_out_batch or EVALUATION_BATCH, held_out.examples)
+    held_out_batch = min(held_out_batch or evaluation_batch(spec.width), held_out.examples)
     order = partial(shuffled, examples=size, batch_size=batch_size, noisy=noisy)
     key = jax.random.fold_in(jax.random.key(spec.data_seed), ORDER)
     if not shared:

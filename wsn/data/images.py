@@ -5,15 +5,18 @@ What was decoded once is kept as `.npy` files that later starts map (`wsn.data.c
 """
 
 import dataclasses
+import io
 import os
 from typing import ClassVar, Protocol
 
 import numpy as np
 from jaxtyping import Int32, UInt8
+from PIL import Image
 
 from wsn import folders
 from wsn.data import cache
-from wsn.data.prepared import data_folder, located, unreadable, without_group_size_notice
+from wsn.data.prepared import check, data_folder, located, unreadable, without_group_size_notice
+from wsn.data.untrusted import check_image
 from wsn.errors import UserError
 
 _DIGITS_TRAIN = 1297
@@ -111,6 +114,7 @@ class Tfds:
     def decode(self, data_dir: str | None) -> Dataset:
         data_dir = os.path.expanduser(data_folder(data_dir))
         try:
+            check(self.name, data_dir)
             train, test = (self._read(split, data_dir) for split in (self.train, self.test))
         except Exception as error:  # array_record, the image decoders and TFDS each raise their own kinds
             raise unreadable(self.name, data_dir, error) from error
@@ -119,16 +123,27 @@ class Tfds:
     def _read(self, split: str, data_dir: str) -> tuple[np.ndarray, np.ndarray]:
         import tensorflow_datasets as tfds
 
-        source = tfds.data_source(self.name, split=split, data_dir=data_dir, download=False)
+        decoders = {self.image: tfds.decode.SkipDecoding()}
+        source = tfds.data_source(
+            self.name, split=split, data_dir=data_dir, download=False, decoders=decoders
+        )
         images: list[np.ndarray] = []
         labels: list[int] = []
         with without_group_size_notice():
             for start in range(0, len(source), _BATCH):
                 # One request for a batch is up to five times faster than one for each example.
                 batch = source.__getitems__(list(range(start, min(start + _BATCH, len(source)))))
-                images.append(np.stack([example[self.image] for example in batch]))
+                images.append(np.stack([decoded(example[self.image], self.shape) for example in batch]))
                 labels.extend(example[self.label] for example in batch)
         return np.concatenate(images), np.asarray(labels, np.int32)
+
+
+def decoded(encoded: bytes, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "height width channels"]:
+    """An encoded image of just that shape. Raises what Pillow raises, and ValueError for another size."""
+    image: Image.Image = Image.open(io.BytesIO(encoded))
+    check_image(*image.size, shape)
+    mode = "L" if shape[-1] == 1 else "RGB"
+    return np.asarray(image if image.mode == mode else image.convert(mode)).reshape(shape)
 
 
 DATASETS: dict[str, Source] = {

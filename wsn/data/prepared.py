@@ -8,8 +8,10 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from wsn.data import untrusted
 from wsn.errors import UserError, one_line
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
@@ -34,6 +36,14 @@ def located(name: str, data_dir: str | None, what: Any, instead: str) -> str:
     files = sorted((path.name, path.stat().length, path.stat().mtime) for path in prepared.iterdir())
     digest = hashlib.sha256(repr((what, os.fspath(prepared), files)).encode()).hexdigest()
     return f"{name.replace('/', '-').replace(':', '-')}-{digest[:12]}"
+
+
+def check(name: str, data_dir: str | None) -> None:
+    """What the copy of `name:version` claims of itself. Raises OSError or ValueError where it cannot be so."""
+    folder = Path(data_folder(data_dir)).expanduser() / name.replace(":", "/")
+    untrusted.check_copy(folder)
+    for path in sorted(folder.glob("*.array_record-*")):
+        untrusted.check_records(path)
 
 
 def prepare(name: str, data_dir: str, instead: str) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -29,6 +30,7 @@ from wsn.data.feeds import Feed
 from wsn.data.images import permutation
 from wsn.data.normalization import IMAGENET_DEVIATION, IMAGENET_MEAN, normalise
 from wsn.data.prepared import data_folder
+from wsn.data.untrusted import check_copy
 from wsn.devices import Placement, usable_cores
 from wsn.errors import UserError, one_line
 from wsn.spec import Data, Group, Spec
@@ -271,6 +273,7 @@ class Images:
     def _sources(self, prepared: str) -> tuple[Any, Any]:
         import tensorflow_datasets as tfds
 
+        check_copy(Path(prepared))
         builder = tfds.builder_from_directory(prepared)
         allow_open_files(sum(split.num_shards for split in builder.info.splits.values()))
         encoded = {self.image: tfds.decode.SkipDecoding()}

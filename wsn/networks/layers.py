@@ -6,14 +6,17 @@ parameter tree. Layers know nothing of masks. Products are taken in the layer's 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from wsn.networks.convolution import Stride
+from wsn.networks.draws import drawn_at
 from wsn.networks.kernels import apply, apply_to_planes
 from wsn.networks.parameterization import Parameterization
 from wsn.sparsity.lists import SparseKernel
@@ -23,6 +26,8 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 
 Params = dict[str, Any]
 Stats = dict[str, Any]  # running statistics of batch normalisation; empty where there is none
+Places = Mapping[str, Any]  # parameter path → flat positions of its kernel, in halves (`draws`)
+PLACES, NOWHERE = "places", MappingProxyType[str, Any]({})
 
 
 class Weighing(NamedTuple):
@@ -47,7 +52,8 @@ class Model(NamedTuple):
 
     shapes: Shapes
     groups: dict[str, str]  # layer → the group of layers that probes report it in
-    init: Callable[[PRNGKeyArray], tuple[Params, Stats]]
+    # (key) → weights of unit scale; (key, path → places): of those kernels the values there alone
+    init: Callable[..., tuple[Params, Stats]]
     # (batch, …) → logits (batch, classes); of a network that hears, `Frames` → `Frames`.
     apply: Callable[[Params, Stats, Any], Any]
     # In training, statistics are those of the batch; returns the logits and the updated running statistics.
@@ -59,8 +65,8 @@ class Model(NamedTuple):
 def functional(module: nn.Module, shapes: Shapes, groups: dict[str, str], example: Any) -> Model:
     """The pure functions of a linen module whose call takes (x, Weighing or None), for x like `example`."""
 
-    def init(key: PRNGKeyArray) -> tuple[Params, Stats]:
-        variables = module.init(key, example)
+    def init(key: PRNGKeyArray, places: Places = NOWHERE) -> tuple[Params, Stats]:
+        variables = initialised(module, key, places, example)
         return variables["params"], variables.get("batch_stats", {})
 
     def apply(params: Params, stats: Stats, x: Any) -> Any:
@@ -74,10 +80,19 @@ def functional(module: nn.Module, shapes: Shapes, groups: dict[str, str], exampl
     return Model(shapes, groups, init, apply, apply_training)
 
 
+def initialised(module: nn.Module, key: PRNGKeyArray, places: Places, *example: Any) -> dict[str, Any]:
+    """The variables of a new module; of kernels with places their values there."""
+    given = {PLACES: unflatten_dict(places, sep="/")} if places else {}
+    return dict(module.apply(given, *example, rngs={"params": key}, mutable=["params", "batch_stats"])[1])
+
+
 def kernel_of(module: nn.Module, draw: Any, shape: Sequence[int]) -> Any:
-    """The kernel of a layer, in whatever storage its parameters have it; drawn dense where there is none yet."""
+    """The kernel of a layer, in whatever storage its parameters have it; drawn where there is none yet."""
     if module.has_variable("params", "kernel"):
         return module.get_variable("params", "kernel")
+    if module.has_variable(PLACES, "kernel"):
+        module.param("kernel", drawn_at, draw, tuple(shape), module.get_variable(PLACES, "kernel"))
+        return jnp.zeros(tuple(shape))  # what comes out of an initialisation is thrown away
     return module.param("kernel", draw, tuple(shape), jnp.float32)
 
 

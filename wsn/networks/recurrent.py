@@ -17,13 +17,16 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from wsn.errors import UserError
 from wsn.networks.kernels import apply
 from wsn.networks.layers import (
+    NOWHERE,
     Dense,
     Model,
     Params,
+    Places,
     Recurrent,
     Stats,
     Weighing,
     forward_multiplier,
+    initialised,
     kernel_of,
 )
 from wsn.networks.parameterization import Parameterization
@@ -108,8 +111,8 @@ def functional(module: LanguageModel, shapes: Shapes, groups: dict[str, str]) ->
     """The pure functions of a network that reads tokens."""
     fresh = module.core.carry
 
-    def init(key: PRNGKeyArray) -> tuple[Params, Stats]:
-        return module.init(key, fresh(1), jnp.zeros((1, 1), jnp.int32))["params"], {}
+    def init(key: PRNGKeyArray, places: Places = NOWHERE) -> tuple[Params, Stats]:
+        return initialised(module, key, places, fresh(1), jnp.zeros((1, 1), jnp.int32))["params"], {}
 
     def go_on(params: Params, carry: Carry, tokens: Array) -> tuple[Array, Carry]:
         return cast(tuple[Array, Carry], module.apply({"params": params}, carry, tokens))

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,13 +10,15 @@ import jax.extend.core
 import jax.numpy as jnp
 
 from wsn import devices, memory
-from wsn.data.feeds import EVALUATION_BATCH, Source
+from wsn.data.feeds import Source, evaluation_batch
 from wsn.data.language.text import EVALUATION_LANES, Text
 from wsn.data.language.vocabulary import TOKENS
 from wsn.errors import choose
 from wsn.networks import models
 from wsn.networks.layers import Model
 from wsn.networks.recurrent import EMBEDDING
+from wsn.records.progress import duration
+from wsn.records.record import Label, Labels
 from wsn.sparsity.family import kept_weights
 from wsn.spec import Group
 from wsn.tasks import TASKS, Context
@@ -70,8 +72,8 @@ def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
         x.size for x in jax.tree.leaves(jax.eval_shape(optimizers.build(spec, horizon).init, params))
     )
     entries = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-    larger = (EVALUATION_LANES if isinstance(source, Text) else EVALUATION_BATCH) / batch_size
-    outputs = 4 * activations(training, testing, larger)
+    evaluated = EVALUATION_LANES if isinstance(source, Text) else min(evaluation_batch(spec.width), held_out)
+    outputs = 4 * activations(training, testing, evaluated / batch_size)
     held = of_networks(group, model, execution, entries, moments / max(entries, 1), outputs)
     members = len(group.members)
     weights = tuple(kept_weights(s, model.shapes) for s in group.specs)
@@ -111,19 +113,23 @@ def of_networks(
     dense = entries - sum(math.prod(model.shapes[layer]) for layer in sparse)
     own = (4 * (3 + moments) + 1) * dense + (4 * (3 + moments) + LISTS) * kept
     multiplied = strategy.multiplied_weights(group, model, sparse)
-    turns = strategy.goes_step_by_step(model) or not strategy.trains_together(model, multiplied)
+    turns = strategy.goes_step_by_step(model) or not strategy.trains_together(
+        model, group.specs[0].width, multiplied
+    )
     return len(group.members) * own + (1 if turns else len(group.members)) * outputs
 
 
 def activations(training: Any, testing: Any, larger: float) -> float:
     """How many numbers a network holds at the peak, beside its parameters.
 
-    A step holds what every product puts out, and every scan: there that is what the way back needs of each turn. An
-    evaluation, whose batch is so many times `larger`, lets go of all but two layers.
+    A step holds what every product puts out, and every scan: there that is what the way back needs of each turn; beside
+    them of the largest layer its activation and the gradient of that. An evaluation, whose batch is so many times
+    `larger`, lets go of all but two layers.
     """
     outputs = [size for equation in equations(testing, *PRODUCTS) for size in sizes_of(equation)]
     saved = [size for equation in equations(training, "scan") for size in sizes_of(equation)]
-    return max(sum(outputs) + sum(saved), 2 * larger * max(outputs, default=0))
+    largest = max(outputs, default=0)
+    return max(sum(outputs) + sum(saved) + 2 * largest, 2 * larger * largest)
 
 
 def resident(source: Source, examples: int) -> int:
@@ -181,24 +187,63 @@ def matrix_rate(seconds: float = 0.5) -> float:
     return 2 * 1024**3 / best
 
 
-def describe(groups: Iterable[Group], costs: Iterable[Cost], finished: Iterable[bool]) -> str:
-    """The plan as text: a line per group and the totals; `finished` says which have a record already."""
-    lines = [f"{'width':>6} {'networks':>8} {'weights':>18} {'epochs':>7} {'TFLOP':>9} {'GiB':>7}  state"]
+def describe(
+    groups: Iterable[Group],
+    costs: Iterable[Cost],
+    finished: Iterable[bool],
+    labels: Labels | None = None,
+) -> str:
+    """The plan as a table, a row per group, and the totals; `finished` says which have a record already.
+
+    Times are those of the arithmetic at the rate of this machine's matrix product.
+    """
+    rate = matrix_rate() * jax.device_count()
+    rows: list[tuple[str, ...]] = [
+        ("kind", "base", "width", "networks", "weights", "epochs", "TFLOP", "time", "GiB", "state"),
+    ]
     remaining, members, peak = 0.0, 0, 0.0
     for group, c, done in zip(groups, costs, finished, strict=True):
-        spec = group.specs[0]
-        span = f"{min(c.weights)}" if len(set(c.weights)) == 1 else f"{min(c.weights)}–{max(c.weights)}"
-        lines.append(
-            f"{spec.width:>6} {c.members:>8} {span:>18} {spec.epochs:>7} {c.flops / 1e12:>9.2f}"
-            f" {c.bytes / 2**30:>7.2f}  {'done' if done else 'to train'}"
-        )
+        rows.append(row_of(group, c, done, labels or {}, rate))
         remaining += 0.0 if done else c.flops
         members += c.members
         peak = max(peak, c.bytes)
-    rate = matrix_rate() * jax.device_count()
-    lines.append(
+    total = (
         f"{members} networks; {remaining / 1e12:.1f} TFLOP to train, about {remaining / rate / 3600:.2g} hours at the"
         f" {rate / 1e9:.0f} GFLOP/s of this machine's matrix product (narrow networks run below it);"
         f" about {peak / 2**30:.2g} GiB at the peak"
     )
-    return "\n".join(lines)
+    return f"{drawn(rows)}\n{total}"
+
+
+def row_of(group: Group, cost: Cost, done: bool, labels: Labels, rate: float) -> tuple[str, ...]:
+    """What trains as one program; where its networks differ in kind, all kinds."""
+    spec = group.specs[0]
+    own = [labels.get(spec, Label()) for spec in group.specs]
+    least, most = min(cost.weights), max(cost.weights)
+    return (
+        "+".join(dict.fromkeys(label.kind or "network" for label in own)),
+        str(own[0].base_width or ""),
+        str(spec.width),
+        str(cost.members),
+        f"{least}" if least == most else f"{least}–{most}",
+        str(spec.epochs),
+        f"{cost.flops / 1e12:.2f}",
+        duration(cost.flops / rate),
+        f"{cost.bytes / 2**30:.2f}",
+        "done" if done else "to train",
+    )
+
+
+def drawn(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows as an aligned table, the first of them its head; first and last columns of words to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    last = len(widths) - 1
+    lines = [
+        "  ".join(
+            x.ljust(width) if i in (0, last) else x.rjust(width)
+            for i, (x, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    rule = "─" * (sum(widths) + 2 * last)
+    return "\n".join([lines[0], rule, *lines[1:], rule])

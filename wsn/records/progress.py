@@ -22,7 +22,10 @@ class Progress:
 
     def __init__(self, costs: Mapping[str, float], stream: TextIO = sys.stderr) -> None:
         self.costs = dict(costs)
+        self.total = sum(self.costs.values())
         self.done = dict.fromkeys(self.costs, 0.0)
+        self.gone = 0.0  # of the total
+        self.unfinished = set(self.costs)
         self.skipped = 0.0  # finished before we came: not to count in the speed
         self.stream = stream
         self.start = self.last_line = time.monotonic()
@@ -36,23 +39,26 @@ class Progress:
 
     def __call__(self, group: Group, share: float, history: History | None) -> None:
         """After an evaluation, with the share of a group's training that is done; None: it was finished elsewhere."""
-        cost = self.costs[group.name] * share  # the whole cost, to the bit, at the end
+        cost = self.costs[group.name] * share
         new = cost - self.done[group.name]
         if history is None or (
             self.done[group.name] == 0.0 and history.rows > 1
         ):  # a record, or a checkpoint
             self.skipped += new
         self.done[group.name] = cost
-        total, done = sum(self.costs.values()), sum(self.done.values())
-        percent = 100.0 * done / total
+        self.gone += new
+        if share >= 1.0:
+            self.unfinished.discard(group.name)
+        done = self.gone if self.unfinished else self.total  # to the bit, at the end
+        percent = 100.0 * done / self.total
         self.bar.n = min(percent, 100.0)
         speed = (done - self.skipped) / max(time.monotonic() - self.start, 1e-9)
-        remaining = total - done
+        remaining = self.total - done
         left = duration(remaining / speed) if speed > 0 else "?" if remaining else "0 s"
         text = f"{left} left; {described(group, share, history)}"
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.refresh()
-        if self.bar.disable and (time.monotonic() - self.last_line >= LINE_SECONDS or done >= total):
+        if self.bar.disable and (time.monotonic() - self.last_line >= LINE_SECONDS or not self.unfinished):
             self.last_line = time.monotonic()
             print(f"{percent:3.0f} % {text}", file=self.stream, flush=True)
 

@@ -27,6 +27,7 @@ from wsn.devices.shares import Share, gpus, most, pinned, shares
 from wsn.errors import Preempted, UserError, of_system
 from wsn.networks import models
 from wsn.records import runs
+from wsn.records.events import Events
 from wsn.records.record import Labels
 from wsn.spec import Group, Spec
 from wsn.training.history import History
@@ -43,6 +44,7 @@ class Job:
     labels: Labels | None
     checkpoint_seconds: float
     execution: str
+    tensorboard: bool
 
 
 def prepare(asked: str, *, several_hosts: bool) -> None:
@@ -75,6 +77,7 @@ def run(
     labels: Labels | None = None,
     checkpoint_seconds: float = 30.0,
     execution: str = "masked",
+    tensorboard: bool = False,
     watch: runs.Watch = lambda group, share, history: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -91,7 +94,7 @@ def run(
     own = (
         groups if alone else [group for group in groups if group not in left]
     )  # what is finished is reported here
-    job = Job(own, workdir, source_of, labels, checkpoint_seconds, execution)
+    job = Job(own, workdir, source_of, labels, checkpoint_seconds, execution, tensorboard)
     _train(job, watch, stop)
     if alone:
         return
@@ -103,17 +106,27 @@ def run(
 
 
 def _train(job: Job, watch: runs.Watch, stop: Callable[[], bool]) -> None:
-    """Do a job in this process."""
-    runs.run(
-        job.groups,
-        job.workdir,
-        job.source_of,
-        labels=job.labels,
-        checkpoint_seconds=job.checkpoint_seconds,
-        execution=job.execution,
-        watch=watch,
-        stop=stop,
-    )
+    """Do a job in this process; whoever trains a network writes its events."""
+    with contextlib.ExitStack() as closing:
+        events = Events(job.workdir, job.labels) if job.tensorboard else None
+        if events is not None:
+            closing.callback(events.close)
+
+        def watched(group: Group, share: float, history: History | None) -> None:
+            if events is not None:
+                events(group, share, history)
+            watch(group, share, history)
+
+        runs.run(
+            job.groups,
+            job.workdir,
+            job.source_of,
+            labels=job.labels,
+            checkpoint_seconds=job.checkpoint_seconds,
+            execution=job.execution,
+            watch=watched,
+            stop=stop,
+        )
 
 
 def _unfinished(groups: Sequence[Group], workdir: Path) -> list[Group]:

@@ -37,6 +37,11 @@ class Kept:
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     most: tuple[int, int] = dataclasses.field(metadata={"static": True})  # terms of any output, of any input
 
+    @property
+    def values(self) -> int:
+        """How many values are stored, of stacked lists by every member."""
+        return self.by_output.value.shape[-1]
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

@@ -91,7 +91,13 @@ def uniform_positions(key: PRNGKeyArray, size: int, kept: int) -> Int64[np.ndarr
     """
     if not 0 <= kept <= size:
         raise ValueError(f"cannot keep {kept} of {size} weights")
-    random = philox(key)
+    return smallest_drawn(philox(key), size, kept)[1]
+
+
+def smallest_drawn(
+    random: np.random.Philox, size: int, kept: int
+) -> tuple[UInt64[np.ndarray, " kept"], Int64[np.ndarray, " kept"]]:
+    """The `kept` smallest of the next `size` words, and their places among them, sorted by place."""
     words, places = np.empty(0, np.uint64), np.empty(0, np.int64)
     for first in range(0, size, PIECE):
         piece = random.random_raw(min(PIECE, size - first))
@@ -101,7 +107,7 @@ def uniform_positions(key: PRNGKeyArray, size: int, kept: int) -> Int64[np.ndarr
         if words.size > kept:
             chosen = smallest(words, kept)
             words, places = words[chosen], places[chosen]
-    return places
+    return words, places
 
 
 def philox(key: PRNGKeyArray) -> np.random.Philox:
@@ -211,7 +217,10 @@ def blocks(side: int = 4) -> Pattern:
     def draw(key: PRNGKeyArray, shape: tuple[int, ...], kept: int) -> Positions:
         inputs, units = math.prod(shape[:-1]), shape[-1]
         down, across = -(-inputs // side), -(-units // side)
-        order = np.argsort(philox(key).random_raw(down * across), kind="stable")
+        edge = (down if units % side else 0) + (across if inputs % side else 0)  # blocks that may be smaller
+        enough = min(down * across, kept // side**2 + edge + 1)
+        words, places = smallest_drawn(philox(key), down * across, enough)
+        order = places[np.argsort(words, kind="stable")]
         corner = np.stack(np.divmod(order, across)) * side
         sizes = np.minimum(np.array([[inputs], [units]]) - corner, side).prod(0)
         corner = corner[:, : np.searchsorted(np.cumsum(sizes), kept) + 1, None, None]

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64, Shaped
 
 from wsn.tasks import Task
 
-# (evaluations, members); the number of rows is `_` since `extended` takes one and returns another. Metrics are
+# (evaluations, members); the number of rows is `_` since a log takes one and returns another. Metrics are
 # float32, columns of probes float64.
 Curves = dict[str, Float[np.ndarray, "_ members"]]
 
@@ -43,8 +43,39 @@ class Measured(NamedTuple):
     reads: dict[str, Float[np.ndarray, " members"]]  # of probes
 
 
-def extended(history: History, step: int, task: Task, split: str, measured: Measured) -> History:
-    """Add the row of an evaluation on `split` after `step` steps.
+class Log:
+    """A history that goes on. Rows lie in arrays that double, so that an evaluation costs its own row however many
+    there are; histories that it gave are views of them, and stay as they are."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self._room: dict[str, Shaped[np.ndarray, "_ ..."]] = {}
+        self._capacity = 0
+
+    def add(self, step: int, task: Task, split: str, measured: Measured) -> History:
+        """The history with the row of an evaluation on `split` after `step` steps."""
+        row = {"": np.array(step, np.int64)} | row_of(self.history, task, split, measured)
+        rows = self.history.rows
+        if rows >= self._capacity:
+            self._grow(row, max(16, 2 * rows))
+        for name, value in row.items():
+            self._room[name][rows] = value
+        curves = {name: self._room[name][: rows + 1] for name in row if name}
+        self.history = History(self._room[""][: rows + 1], curves)
+        return self.history
+
+    def _grow(self, row: dict[str, np.ndarray], capacity: int) -> None:
+        before = {"": self.history.step} | self.history.curves
+        for name, value in row.items():
+            room = np.empty((capacity, *np.shape(value)), value.dtype)
+            if self.history.rows:
+                room[: self.history.rows] = before[name]
+            self._room[name] = room
+        self._capacity = capacity
+
+
+def row_of(history: History, task: Task, split: str, measured: Measured) -> dict[str, np.ndarray]:
+    """What an evaluation on `split` adds to each curve.
 
     Metrics are means since the evaluation before for training, and over the whole split. Sums of probes go on from
     the row before. A member whose loss is not finite has diverged: its values are NaN from then on.
@@ -65,8 +96,4 @@ def extended(history: History, step: int, task: Task, split: str, measured: Meas
     for name in sorted(measured.training.keys() - measured.held_out.keys()):
         before = history.curves[name][-1] if history.rows else 0.0
         row[name] = np.where(lost, np.nan, before + measured.training[name].astype(np.float64))
-    curves = {
-        name: np.concatenate([history.curves[name], value[None]]) if history.rows else value[None]
-        for name, value in row.items()
-    }
-    return History(np.append(history.step, np.int64(step)), curves)
+    return row

@@ -1,6 +1,7 @@
 """The state of training: what a step changes, what it leaves, and how both begin."""
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Shaped
 
 from wsn.networks import models
+from wsn.networks.draws import halves
 from wsn.networks.layers import Model, Params, Stats
 from wsn.sparsity import lists, patterns
 from wsn.sparsity.keep import keep_array
@@ -59,12 +61,11 @@ def initial_members(
     kept positions: the same numbers.
     """
     keys = {seed: jax.random.key(seed) for seed in group.seeds}
-    units = unit_weights(model, keys)
     positions = drawn_positions(group, model, keys, sparse)
     keep = stored_keeps(positions, model, sparse)
+    units = unit_weights(model, [keys[seed] for _, seed in group.members], positions, keep)
     params, stats, rates = [], [], []
-    for (spec, seed), own in zip(group.members, positions, strict=True):
-        unit_params, unit_stats = units[seed]
+    for (spec, _), own, (unit_params, unit_stats) in zip(group.members, positions, units, strict=True):
         scaled, own_rates = scaled_weights(spec, model, stored_weights(unit_params, own, keep))
         params.append(scaled)
         rates.append(own_rates)
@@ -82,17 +83,24 @@ def initial_members(
     return Members(state, keep, stack(rates), np.stack(steps), start)
 
 
-def unit_weights(model: Model, keys: dict[int, Any]) -> dict[int, tuple[Params, Stats]]:
-    """Weights of unit scale by seed.
+def unit_weights(
+    model: Model, keys: Sequence[Any], positions: Sequence[dict[str, Positions]], keep: dict[str, Any]
+) -> Iterator[tuple[Params, Stats]]:
+    """Of every member weights of unit scale; of a sparse kernel those at its positions alone, filled up by others.
 
     A loop, since a mapped draw takes XLA five times as long to compile; and on a CPU the many draws of a ResNet
     without optimisation (2 s instead of 30), which keeps the bits of uniform draws, but not those of normal ones.
     """
     quickly = {"xla_backend_optimization_level": 0} if goes_step_by_step(model) else None
     init = jax.jit(model.init, compiler_options=quickly)
-    return {
-        seed: jax.tree.map(np.asarray, init(jax.random.fold_in(key, WEIGHTS))) for seed, key in keys.items()
-    }
+    sizes = {path: kept.values for path, kept in keep.items() if isinstance(kept, Kept)}
+    dense: dict[Any, tuple[Params, Stats]] = {}  # members of one seed share them
+    for key, own in zip(keys, positions, strict=True):
+        seed = jax.random.key_data(key).tobytes()
+        if sizes or seed not in dense:
+            places = {path: halves(np.resize(own[path], size)) for path, size in sizes.items()}
+            dense[seed] = jax.tree.map(np.asarray, init(jax.random.fold_in(key, WEIGHTS), places))
+        yield dense[seed]
 
 
 def drawn_positions(
@@ -105,12 +113,15 @@ def drawn_positions(
         counts = {models.kernel_path(layer): kept for layer, kept in spec.kept}
         key = jax.random.fold_in(keys[seed], MASKS)
         drawn.append(patterns.draw(key, shapes, counts, spec.mask) if counts else {})
-    everything = {
-        path: np.arange(np.prod(shape))
-        for path, shape in shapes.items()
-        if path in map(models.kernel_path, sparse) or any(path in positions for positions in drawn)
-    }
-    return [everything | positions for positions in drawn]
+    listed = {*map(models.kernel_path, sparse)}.union(*drawn)
+    return [
+        {
+            path: own[path] if path in own else np.arange(math.prod(shape))
+            for path, shape in shapes.items()
+            if path in listed
+        }
+        for own in drawn
+    ]
 
 
 def stored_keeps(
@@ -127,12 +138,13 @@ def stored_keeps(
     }
 
 
-def stored_weights(dense: Params, positions: dict[str, Positions], keep: dict[str, Any]) -> Params:
-    """The weights of a member as `keep` stores them: times its mask, or the values at its positions."""
-    leaves = flatten_dict(dense, sep="/")
+def stored_weights(drawn: Params, positions: dict[str, Positions], keep: dict[str, Any]) -> Params:
+    """The weights of a member as `keep` stores them: times its mask, or the values at its positions alone."""
+    leaves = flatten_dict(drawn, sep="/")
     for path, kept in keep.items():
         if isinstance(kept, Kept):
-            leaves[path] = lists.values_at(leaves[path], positions[path], kept.by_output.value.shape[-1])
+            own = leaves[path][: positions[path].size]
+            leaves[path] = np.pad(own, (0, kept.values - own.size))
         else:
             leaves[path] = leaves[path] * keep_array(positions[path], leaves[path].shape)
     return unflatten_dict(leaves, sep="/")

@@ -17,6 +17,8 @@ from wsn.spec import Group
 # against 6.2 ms a network; at 171,504 weights together is better, 1.4 ms against 2.0 ms), and convolutions anywhere,
 # since those of several networks become one grouped convolution, which pays only while the device is idle otherwise.
 LARGEST_TOGETHER = 300_000
+# So do wider ones: what their layers put out is the most of their memory, and should be there once.
+WIDEST_TOGETHER = 2**15
 # How layers that lose weights are run: masked (dense products), sparse (what is kept), or as is faster here.
 EXECUTIONS = ("auto", "masked", "sparse")
 # Connectivity up to which native sums are faster than dense products on a CPU (one core, batches of 256, 128). A step
@@ -34,12 +36,12 @@ def goes_step_by_step(model: Model) -> bool:
     return jax.default_backend() == "cpu" and has_convolutions(model)
 
 
-def trains_together(model: Model, weights: int) -> bool:
-    """Whether the members of a group should share each step; `weights` that one of them multiplies with.
+def trains_together(model: Model, width: int, weights: int) -> bool:
+    """Whether the members of a group, of that width, should share each step; `weights` that one multiplies with.
 
     Recurrent networks never do on a CPU: their products are small and many, and several at once only fill the cache.
     """
-    if model.recurrent and jax.default_backend() == "cpu":
+    if width > WIDEST_TOGETHER or (model.recurrent and jax.default_backend() == "cpu"):
         return False
     large = weights >= LARGEST_TOGETHER
     return not large or (jax.default_backend() != "cpu" and not has_convolutions(model))

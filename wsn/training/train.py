@@ -93,7 +93,7 @@ def train(
         members = members._replace(start=restored(reference, PARAMS, members.start, members.keep))
     members = scattered(placement, members)
     split = "validation" if spec.validation_samples else "test"
-    done = int(history.step[-1]) if history.rows else 0
+    done, log = int(history.step[-1]) if history.rows else 0, histories.Log(history)
     over = stopped(spec.stop, history, split)  # what was resumed may be at its end
     for first, last in periods(done, steps, spec.eval_every or feed.steps):
         if over:
@@ -103,7 +103,7 @@ def train(
         measured = Measured(
             *(devices.gather_members(placement, x, count) for x in (training, held_out, reads))
         )
-        history = histories.extended(history, last, task, split, measured)
+        history = log.add(last, task, split, measured)
         over = last == steps or stopped(spec.stop, history, split)
         take = partial(snapshot, placement, group, feed.lanes, members.state, history)
         yield Moment(last, steps, over, history, take, sparse)
@@ -139,7 +139,9 @@ def prepare(
         feed,
         carry=task.carry,
         shared=spec.order == "shared",
-        together=strategy.trains_together(model, strategy.multiplied_weights(group, model, sparse)),
+        together=strategy.trains_together(
+            model, spec.width, strategy.multiplied_weights(group, model, sparse)
+        ),
         streamed=source.streamed,
     )
     return Prepared(placement, task, feed, members, program, steps, sparse)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import curve_fit
+from scipy.optimize import least_squares
 
 from experiments.lab import intervals
 from experiments.lab.families import Row
@@ -28,7 +28,9 @@ class Halted(NamedTuple):
 
     result: Result
     halting: Halting
-    common: tuple[float, ...]  # steps to the common losses, NaN where one was not reached
+    common: tuple[
+        float, ...
+    ]  # steps to the common losses, NaN where one was not reached between two evaluations
 
     @property
     def counts(self) -> bool:
@@ -41,6 +43,11 @@ class Point(NamedTuple):
 
     row: Row
     runs: list[Halted]
+
+    @property
+    def certain(self) -> list[Halted]:
+        """The runs whose time is one; all, where none is."""
+        return [run for run in self.runs if run.counts] or self.runs
 
 
 class Curve(NamedTuple):
@@ -57,8 +64,13 @@ class Curve(NamedTuple):
         return [[of(run) for run in point.runs if run.counts] for point in self.points]
 
     def by(self, name: str, of: Callable[[Halted], float]) -> Estimate:
-        """The exponent of a value in a column, such as `weights`."""
+        """The exponent of a value in a column, such as `weights`, over the seeds whose time is certain."""
         return slope(self.told(name), self.values(of))
+
+    def of_all(self, name: str, of: Callable[[Halted], float]) -> Estimate:
+        """The same over all seeds, of the networks of which every seed has that value."""
+        networks = [[of(run) for run in point.runs] for point in self.points]
+        return slope(self.told(name), [[] if np.isnan(values).any() else values for values in networks])
 
 
 class Fit(NamedTuple):
@@ -69,14 +81,20 @@ class Fit(NamedTuple):
 
 
 def halted(results: Sequence[Result], ceiling: float) -> list[Halted]:
-    """The times of the records of one curve: networks that differ in their number of weights alone.
+    """The times of records that are compared with each other, such as those of one curve.
 
-    A common loss is COMMON times the largest minimum of those that came below `ceiling` and did not diverge.
+    A common loss is COMMON times the largest minimum of those that came below `ceiling` and did not diverge. Who is
+    there at the first evaluation has no time to it: nobody knows since when.
     """
     own = [halting(evaluations(r), r.curves[LOSS].astype(np.float64), ceiling) for r in results]
     largest = max((h.minimum for h in own if h.minimum < ceiling), default=np.nan)
+
+    def time(result: Result, level: float) -> float:
+        losses = result.curves[LOSS]
+        return np.nan if losses[0] <= level else reached(evaluations(result), losses, level)
+
     return [
-        Halted(r, h, tuple(reached(evaluations(r), r.curves[LOSS], factor * largest) for factor in COMMON))
+        Halted(r, h, tuple(time(r, factor * largest) for factor in COMMON))
         for r, h in zip(results, own, strict=True)
     ]
 
@@ -86,18 +104,18 @@ def evaluations(result: Result) -> Steps:
     return result.steps
 
 
-def summary(runs: Sequence[Halted], steps_of_epoch: int) -> Row:
+def summary(point: Point, steps_of_epoch: int) -> Row:
     """Means and deviations over the seeds of one network.
 
     The time is that of the seeds that are not censored; where all are, the mean of their lower bounds.
     """
-    times = [steps(run) for run in [run for run in runs if run.counts] or runs]
+    times, runs = [steps(run) for run in point.certain], point.runs
     return {
         "seeds": len(runs),
         "censored": sum(not run.counts for run in runs),
         "steps_mean": mean(times),
         "steps_std": deviation(times),
-        "common_steps_mean": mean([run.common[0] for run in runs]),
+        "common_steps_mean": mean([common(run) for run in runs]),
         "epochs_mean": mean(times) / steps_of_epoch,
         "best_validation_loss_mean": mean([minimum(run) for run in runs]),
         "best_validation_loss_std": deviation([minimum(run) for run in runs]),
@@ -124,6 +142,11 @@ def steps(run: Halted) -> float:
     return run.halting.step
 
 
+def common(run: Halted) -> float:
+    """Steps to the lower common loss."""
+    return run.common[0]
+
+
 def minimum(run: Halted) -> float:
     return run.halting.minimum
 
@@ -138,7 +161,7 @@ def slope(
     points, coefficients = line(x, networks, blocks)
     if not coefficients.any():
         return Estimate(np.nan)
-    return intervals.bootstrap(lambda means: means @ coefficients, points)
+    return intervals.linear(coefficients, points)
 
 
 def difference(one: Curve, other: Curve) -> Estimate:
@@ -147,7 +170,7 @@ def difference(one: Curve, other: Curve) -> Estimate:
     if not all(coefficients.any() for _, coefficients in lines):
         return Estimate(np.nan)
     (points, plus), (more, minus) = lines
-    return intervals.bootstrap(lambda means: means @ np.append(plus, -minus), [*points, *more])
+    return intervals.linear(np.append(plus, -minus), [*points, *more])
 
 
 def line(
@@ -183,15 +206,17 @@ def fitted(weights: Sequence[float], networks: Sequence[Sequence[float]]) -> Fit
     x = np.log([m for m, _ in points])
     x = x - x.mean()
 
-    def log_time(x: Values, log_a: float, k: float, b: float) -> Values:
-        return np.logaddexp(log_a - k * x, np.log(b))
-
     def k_and_b(y: Values) -> Values:
         fall, height = np.polyfit(x, y, 1)
-        most = float(np.exp(y.min()))
-        start = (height, float(np.clip(-fall, -4, 4)), most / 10)
+        most = max(float(np.exp(y.min())), 100 * TINY)
+        start = (float(np.clip(height, -49, 49)), float(np.clip(-fall, -4, 4)), most / 10)
         bounds = ((-50.0, -5.0, TINY), (50.0, 5.0, most))
-        return curve_fit(log_time, x, y, start, bounds=bounds, max_nfev=5000)[0][1:]
+
+        def left(found: Values) -> Values:
+            log_a, k, b = found
+            return np.logaddexp(log_a - k * x, np.log(b)) - y
+
+        return least_squares(left, start, bounds=bounds).x[1:]
 
     found = intervals.percentiles(k_and_b, [values for _, values in points])
     return Fit(*found)

@@ -11,7 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from experiments.lab.convergence.halting import COMMON, Curve, Halted, Point, mean, minimum, slope, steps
+from experiments.lab.convergence.halting import COMMON, Curve, Halted, Point, mean, minimum, steps
 from experiments.lab.families import PALETTE
 
 LABELS = (
@@ -35,16 +35,14 @@ def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
             def reached(run: Halted, j: int = j) -> float:
                 return run.common[j]
 
-            found = slope(curve.told("weights"), [[reached(run) for run in p.runs] for p in curve.points])
-            label = f"{name}, {factor:g} ×: {found.show(form='+.2f')}"
+            label = f"{name}, {factor:g} ×: {curve.of_all('weights', reached).show(form='+.2f')}"
             points(common, curve, reached, colour, label, line, everyone=True)
         points(loss, curve, minimum, colour, name, usual, everyone=True)
     for axes, label in zip((own, common, loss), LABELS, strict=True):
         axes.set(xscale="log", xlabel="weights", ylabel=label)
         plain(axes.xaxis)
-        if axes is not loss and 0 < axes.dataLim.y0 < np.inf:  # where any network came to that loss
-            axes.set_yscale("log")
-            plain(axes.yaxis)
+        if axes is not loss:
+            logarithmic(axes)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
@@ -53,7 +51,7 @@ def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
     own.set_title(f"{caption}\nhollow: a minimum that is not certain", fontsize=9, loc="left")
     common.set_title(
         f"{' and '.join(f'{x:g}' for x in thresholds)} × the largest minimum of a curve;\n"
-        "legends: exponent in weights [95 % by bootstrap]",
+        "legends: exponent in weights [95 %]",
         fontsize=9,
         loc="left",
     )
@@ -85,6 +83,13 @@ def draw_data(axes: Axes, data: dict[int, list[Point]]) -> None:
     axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
 
 
+def logarithmic(axes: Axes) -> None:
+    """Times on a logarithmic axis, where any network has one."""
+    if 0 < axes.dataLim.y0 < np.inf:
+        axes.set_yscale("log")
+        plain(axes.yaxis)
+
+
 def plain(axis: Axis) -> None:
     """Numbers without powers of ten, on a logarithmic axis; few where it is long, so that they do not meet."""
     low, high = axis.get_view_interval()
@@ -111,8 +116,7 @@ def points(
     places = np.array(curve.told(x))
     means = []
     for place, point in zip(places, curve.points, strict=True):
-        certain = [run for run in point.runs if run.counts or everyone] or point.runs
-        means.append(mean([of(run) for run in certain]))
+        means.append(mean([of(run) for run in (point.runs if everyone else point.certain)]))
         axes.plot(
             [place] * len(point.runs), [of(run) for run in point.runs], ".", ms=3, color=colour, alpha=0.6
         )

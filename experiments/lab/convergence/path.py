@@ -99,9 +99,9 @@ def exponent(curve: Curve, group: str, name: str, x: str = "weights") -> Estimat
     return curve.by(x, of(group, name))
 
 
-def split(curve: Curve, group: str) -> dict[str, Estimate]:
-    """The exponents in weights of T and of its factors: T's is that of distance + that of tortuosity − the step's."""
-    return {"T": curve.by("weights", steps)} | {name: exponent(curve, group, name) for name in FACTORS}
+def split(curve: Curve, group: str, x: str = "weights") -> dict[str, Estimate]:
+    """The exponents in `x` of T and of its factors: T's is that of distance + that of tortuosity − the step's."""
+    return {"T": curve.by(x, steps)} | {name: exponent(curve, group, name, x) for name in FACTORS}
 
 
 Ends = Mapping[tuple[Spec, int, str], Row]  # network, seed, group → what `second_pass` adds
@@ -112,10 +112,9 @@ def rows(curves: Sequence[Curve], ends: Ends) -> list[Row]:
     found = []
     for curve in curves:
         for point in curve.points:
-            certain = [run for run in point.runs if run.counts] or point.runs
             for group in groups(curves):
-                values = [geometry(run, group) | of_end(run, group, ends) for run in certain]
-                row: Row = point.row | {"group": group, "seeds": len(certain)}
+                values = [geometry(run, group) | of_end(run, group, ends) for run in point.certain]
+                row: Row = point.row | {"group": group, "seeds": len(point.certain)}
                 for name in (*QUANTITIES, *(name for name in values[0] if name.endswith("_end"))):
                     row[f"{name}_mean"] = mean([one[name] for one in values])
                     row[f"{name}_std"] = deviation([one[name] for one in values])

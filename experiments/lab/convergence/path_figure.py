@@ -1,9 +1,9 @@
 """The figure of path geometry: violins over seeds of distance, step, angle and length, and the split of the exponents.
 
-In: curves, of which the last is drawn as violins, and their names. Out: the figure, a column a group.
+In: curves, of which the first is drawn as violins, and their names. Out: the figure, a column a group.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from experiments.lab.convergence import path
 from experiments.lab.convergence.halting import Curve, mean
 from experiments.lab.families import PALETTE
+from experiments.lab.intervals import Estimate
 
 PANELS = {
     "distance": "direct distance",
@@ -23,8 +24,8 @@ PANELS = {
 }
 PARTS = {
     "distance": ("distance", PALETTE[1]),
-    "tortuosity": ("tortuosity", PALETTE[2]),
-    "step": ("÷ step", PALETTE[4]),
+    "tortuosity": ("tortuosity", PALETTE[4]),
+    "step": ("÷ step", PALETTE[2]),
 }
 
 
@@ -35,9 +36,9 @@ def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
     for column, group in enumerate(own):
         for line, (quantity, label) in enumerate(PANELS.items()):
             axes = panels[line, column]
-            violins(axes, curves[-1], group, quantity)
+            violins(axes, curves[0], group, quantity)
             if group in path.PAPER.get(quantity, {}):
-                papers(axes, curves[-1], group, quantity)
+                papers(axes, curves[0], group, quantity)
             axes.set(xlabel="width", ylabel=label if column == 0 else "")
         panels[0, column].set_title(group)
         bars(panels[-1, column], curves, names, group)
@@ -47,8 +48,8 @@ def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
     for axes in panels.ravel():
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
-        f"{caption}. Violins: {names[-1]}; hollow: a minimum that is not certain.\n"
-        "Bottom: exponent of T (dot, 95 % by bootstrap) = distance + tortuosity − step",
+        f"{caption}. Violins: {names[0]}; hollow: a minimum that is not certain.\n"
+        "Bottom: exponent of T (dot, 95 %) = distance + tortuosity − step",
         fontsize=10,
     )
     return figure
@@ -85,18 +86,22 @@ def papers(axes: Axes, curve: Curve, group: str, quantity: str) -> None:
     axes.legend(frameon=False, fontsize=7)
 
 
+def stacked(found: Mapping[str, Estimate]) -> Iterator[tuple[str, float, float]]:
+    """(colour, where it begins, height) of each factor's exponent, those that rise above those that fall."""
+    top = bottom = 0.0
+    for name, (_, colour) in PARTS.items():
+        height = path.FACTORS[name] * found[name].value
+        if not np.isnan(height):
+            yield colour, top if height > 0 else bottom, height
+            top, bottom = (top + height, bottom) if height > 0 else (top, bottom + height)
+
+
 def bars(axes: Axes, curves: Sequence[Curve], names: Sequence[str], group: str) -> None:
-    """The factors' exponents stacked, those that rise above those that fall; their sum is the exponent of T."""
+    """The factors' exponents stacked; their sum is the exponent of T."""
     for place, curve in enumerate(curves):
         found = path.split(curve, group)
-        top = bottom = 0.0
-        for name, (_, colour) in PARTS.items():
-            height = path.FACTORS[name] * found[name].value
-            if np.isnan(height):
-                continue
-            start = top if height > 0 else bottom
+        for colour, start, height in stacked(found):
             axes.bar(place, height, 0.6, start, color=colour)
-            top, bottom = max(top, start + height), min(bottom, start + height)
         time = found["T"]
         if not np.isnan(time.value):
             axes.plot(place, time.value, "ko", ms=5)

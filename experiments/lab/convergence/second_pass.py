@@ -5,18 +5,20 @@ W(t) − W*, where W* are the parameters at the first evaluation at which the lo
 has the same bits: the first finds W*, the second measures from there.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from experiments.lab.convergence.halting import Curve, Halted, evaluations
+from experiments.lab.convergence.halting import LOSS, Curve, Halted, evaluations
 from experiments.lab.convergence.path import ratio
 from experiments.lab.families import Row
 from experiments.lab.launch import Run
 from wsn.data.feeds import Source
+from wsn.errors import UserError
 from wsn.records import runs
 from wsn.spec import Group, Spec
 from wsn.training import train
+from wsn.training.history import History
 from wsn.training.train import PARAMS
 
 COLUMNS = ["cosine_end", "angle_end", "projection_end"]
@@ -38,7 +40,7 @@ def angles(run: Run, halted: Sequence[Halted]) -> Iterator[Row]:
     if ends:
         spec = halted[0].result.spec
         for group in runs.cover(run.folder, [[spec]], ends):
-            yield from of_group(group, run.source_of(spec), ends)
+            yield from of_group(group, run.source_of(spec), ends, run.execution, halted)
 
 
 def end(run: Halted) -> int:
@@ -47,15 +49,33 @@ def end(run: Halted) -> int:
     return int(steps[np.searchsorted(steps, run.halting.step)])
 
 
-def of_group(group: Group, source: Source, ends: Mapping[int, int]) -> Iterator[Row]:
+def check(history: History, places: Iterable[int], recorded: Mapping[int, Halted], group: Group) -> None:
+    """Raises UserError where a replay has other losses than its record: then it ends somewhere else."""
+    for place in places:
+        one = recorded.get(group.members[place][1])
+        losses = history.curves[LOSS][:, place]
+        if one and not np.array_equal(losses, one.result.curves[LOSS][: len(losses)]):
+            raise UserError(
+                "--second_pass: this machine does not repeat the bits of these records; train them here, in a --workdir"
+                " of their own"
+            )
+
+
+def of_group(
+    group: Group,
+    source: Source,
+    ends: Mapping[int, int],
+    execution: str = "masked",
+    recorded: Sequence[Halted] = (),
+) -> Iterator[Row]:
     """Two replays of a group; `ends` has the last step of every seed that is asked for.
 
-    Exactly 2·projection_end = −distance² − sum_squared_steps, with the distance from start to end.
+    Exactly 2·projection_end = −distance² − sum_squared_steps, those being of the way up to that step and not up to T.
     """
     places = {place: ends[seed] for place, (_, seed) in enumerate(group.members) if seed in ends}
     last = max(places.values())
     found: dict[str, np.ndarray] = {}
-    for moment in train.train(group, source):
+    for moment in train.train(group, source, execution=execution):
         state = moment.snapshot().state if moment.step in places.values() or not found else {}
         for key, leaf in state.items():
             if key.startswith(PARAMS):
@@ -65,7 +85,8 @@ def of_group(group: Group, source: Source, ends: Mapping[int, int]) -> Iterator[
                         known[place] = leaf[place]
         if moment.step >= last:
             break
-    for moment in train.train(group, source, reference=found):
+    check(moment.history, places, {one.result.seed: one for one in recorded}, group)
+    for moment in train.train(group, source, execution=execution, reference=found):
         if moment.step >= last:
             break
     history = moment.history

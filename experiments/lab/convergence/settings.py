@@ -57,12 +57,14 @@ class Preset(Settings):
         (1,),
         least=1,
         most=DEEPEST,
+        some=True,
     )
     fractions: tuple[float, ...] = setting(
         "Shares of --train_samples to train on, up to 1; the last is that of the other curves.",
         (1.0,),
         above=0,
         most=1,
+        some=True,
     )
     learning_rates: tuple[float, ...] = setting(
         "Learning rates, instead of that of --learning_rate; the first is that of the other curves.",
@@ -77,8 +79,6 @@ class Preset(Settings):
         super().__post_init__()
         check_list("depths", self.depths)
         check_list("fractions", self.fractions)
-        if not all(0 < fraction <= 1 for fraction in self.fractions) or min(self.depths) < 1:
-            raise UserError("--fractions lie above 0 and up to 1, --depths are at least 1")
 
     def but(self, **told):
         """As in every preset; a learning rate alone is the only one."""

@@ -71,10 +71,12 @@ def networks(preset: Preset, run: Run) -> list[Network]:
 
 
 def variants(preset: Preset, base: Spec) -> Iterator[tuple[Spec, float, int]]:
-    """(optimiser and rate, share of the data, depth) of every curve: each but the first differs in one."""
+    """(optimiser and rate, share of the data, depth) of every curve: each but the first differs from that in one."""
     first, *rest = rules(preset, base)
-    fraction, depth = preset.fractions[-1], preset.depths[0]
-    yield from ((first, other, depth) for other in preset.fractions)
+    *others, fraction = preset.fractions
+    depth = preset.depths[0]
+    yield first, fraction, depth
+    yield from ((first, other, depth) for other in others)
     yield from ((other, fraction, depth) for other in rest)
     yield from ((first, fraction, other) for other in preset.depths[1:])
 
@@ -133,10 +135,10 @@ def curves(networks: Sequence[Network], results: Sequence[Result], run: Run) -> 
     lines: dict[Hashable, list[Network]] = {}
     for network in networks:
         lines.setdefault(dataclasses.replace(network.spec, width=1), []).append(network)
-    limit = ceiling(run.source_of(networks[0].spec))
     found = []
     for line in lines.values():
         specs = [network.spec for network in line]
+        limit = ceiling(run.source_of(specs[0]))
         runs = halted([result for result in results if result.spec in specs], limit)
         of = {spec: [one for one in runs if one.result.spec == spec] for spec in specs}
         points = [Point(describe(n, run), of[n.spec]) for n in line if of[n.spec]]

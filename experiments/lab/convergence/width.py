@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from experiments.lab import launch, output, presets
 from experiments.lab.convergence import halting, path, settings, study
-from experiments.lab.convergence.halting import Curve, Halted, Point, deviation, mean
+from experiments.lab.convergence.halting import Curve, Point, deviation, mean
 from experiments.lab.families import Network, Row
 from experiments.lab.launch import Run
 from kernels.trace import traces
@@ -26,6 +26,7 @@ from wsn.data.language.text import Text
 from wsn.data.splits import Splits
 from wsn.errors import UserError, choose
 from wsn.networks import models
+from wsn.networks.layers import Weighing
 from wsn.records.record import Label, Result
 from wsn.sparsity import family
 from wsn.sparsity.budget import DISTRIBUTIONS
@@ -41,6 +42,7 @@ ARMS = {
 FACTORS = 2.0 ** np.arange(-2, 6)  # of the learning rate, in tuning
 TUNING_SEEDS = 2
 SAMPLES, TRACED_SEEDS = 256, 3  # outputs, and networks, that a trace is a mean over
+BATCH = 32  # inputs that share the statistics of a batch normalisation, as in training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,8 +70,8 @@ class Preset(settings.Settings):
         super().__post_init__()
         settings.check_list("base_widths", self.base_widths)
         settings.check_list("arms", self.arms)
-        if max(self.base_widths) > max(self.widths) or min(self.base_widths) < 1:
-            raise UserError("--base_widths: give widths of at least 1, none above all of --widths")
+        if max(self.base_widths) > max(self.widths):
+            raise UserError("--base_widths: give no width above all of --widths")
         for name in self.arms:
             choose(ARMS, "arms", name)
         if self.rate_width < 1:
@@ -85,6 +87,7 @@ def networks(preset: Preset, run: Run) -> list[Network]:
     """All networks, at one learning rate: dense ones, then every family. Raises UserError."""
     base = template(preset)
     source = run.source_of(base)
+    samples(source, 1, 1)  # what cannot be traced is told before anything is trained
 
     def shapes(width: int):
         return study.shapes_of(source, dataclasses.replace(base, width=width))
@@ -210,10 +213,13 @@ def start_traces(spec: Spec, run: Run) -> dict[str, float]:
     model = models.build(spec, source.input_shape, source.classes)
     group = Group((spec,), tuple(range(TRACED_SEEDS)))
     members = initial_members(group, model, optimizers.build(spec, optimizers.Horizon(1, 1)))
-    inputs = samples(source, SAMPLES)
+    stats = jax.tree.map(lambda x: x[0], members.state.stats)
+    inputs = samples(source, SAMPLES, BATCH if stats else 1)
 
-    def apply(params, x: Array) -> Array:
-        return model.apply(params, {}, x)
+    def apply(params: Any, x: Array) -> Array:
+        if not stats:
+            return model.apply(params, {}, x)
+        return model.apply_training(params, stats, x, Weighing(jnp.ones(len(x))))[0]
 
     size = jax.eval_shape(apply, jax.tree.map(lambda x: x[0], members.state.params), inputs[0]).size
     chosen = jax.random.randint(jax.random.key(1), (len(inputs),), 0, size)
@@ -226,35 +232,34 @@ def start_traces(spec: Spec, run: Run) -> dict[str, float]:
     return {path: float(x.mean()) for path, x in found.items()}
 
 
-def samples(source: Source, count: int) -> Float[Array, "samples ..."] | Array:
-    """Held-out inputs, each as a network sees it: a batch of one."""
+def samples(source: Source, count: int, batch: int) -> Float[Array, "samples batch ..."] | Array:
+    """Held-out inputs, each as a network sees it: windows of a text, or small batches of images."""
     if isinstance(source, Text):
         first = jax.random.randint(jax.random.key(0), (count,), 0, len(source.held_out) - source.sequence)
         places = np.asarray(first)[:, None] + np.arange(source.sequence)
         return jnp.asarray(source.held_out[places], jnp.int32)[..., None]
     if not isinstance(source, Splits):
         raise UserError("--dataset: this experiment reads images and texts alone")
-    images = (source.validation_images[:count] - source.mean) / source.deviation
-    return jnp.asarray(images, jnp.float32)[:, None]
+    rows = np.asarray(jax.random.permutation(jax.random.key(0), len(source.validation_images)))
+    rows = (
+        np.resize(rows, (min(count, len(rows)), batch))
+        if batch > 1
+        else np.arange(min(count, len(rows)))[:, None]
+    )
+    return jnp.asarray((source.validation_images[rows] - source.mean) / source.deviation, jnp.float32)
 
 
 def rows(curves: Sequence[Curve], epoch: dict[Spec, int]) -> Iterator[Row]:
     """A row per network and arm: what it is, its times, and the factors of its time."""
     for curve in curves:
         for point in curve.points:
-            certain = [run for run in point.runs if run.counts] or point.runs
             spec = point.runs[0].result.spec
-            row = point.row | halting.summary(point.runs, epoch[spec])
+            row = point.row | halting.summary(point, epoch[spec])
             row["common_steps_far_mean"] = mean([run.common[1] for run in point.runs])
             for name in path.FACTORS:
-                values = [path.geometry(run, "all")[name] for run in certain]
+                values = [path.geometry(run, "all")[name] for run in point.certain]
                 row |= {f"{name}_mean": mean(values), f"{name}_std": deviation(values)}
             yield row
-
-
-def common(run: Halted) -> float:
-    """Steps to the loss that all networks reach, of all arms and families."""
-    return run.common[0]
 
 
 def name(curve: Curve) -> str:

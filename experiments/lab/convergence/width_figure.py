@@ -8,21 +8,22 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from experiments.lab.convergence import width, width_verdict
-from experiments.lab.convergence.halting import Curve, mean, minimum, steps
-from experiments.lab.convergence.halting_figure import plain, points
-from experiments.lab.convergence.path import FACTORS, exponent
+from experiments.lab.convergence.halting import Curve, common, known, mean, minimum, steps
+from experiments.lab.convergence.halting_figure import logarithmic, plain, points
+from experiments.lab.convergence.path import split
+from experiments.lab.convergence.path_figure import PARTS, stacked
 from experiments.lab.families import PALETTE
 
 ROWS = {
     "steps to 1 % above the own minimum": steps,
-    "steps to a loss common to all": width.common,
+    "steps to a loss common to all": common,
     "least validation loss, nats": minimum,
 }
 MARKERS = dict(zip(width.ARMS, "os^", strict=True))
-SHADES = {"distance": "#2f6397", "tortuosity": "#c08a1e", "step": "#3f8f5b"}
 
 
 def draw(curves: Sequence[Curve], caption: str) -> Figure:
@@ -42,7 +43,7 @@ def draw(curves: Sequence[Curve], caption: str) -> Figure:
     collapsed, split = right.subplots(2, 1)
     one_axis(collapsed, curves, colours)
     bars(split, curves)
-    figure.suptitle(f"{caption}; brackets: exponent in width [95 % by bootstrap]", fontsize=10)
+    figure.suptitle(f"{caption}; brackets: exponent in width [95 %]", fontsize=10)
     return figure
 
 
@@ -57,8 +58,7 @@ def over_width(axes: Axes, curves: Sequence[Curve], of, colours: dict) -> None:
         points(axes, curve, of, colour, label, everyone=of is not steps, x="width")
     axes.set(xscale="log")
     if of is not minimum:
-        axes.set_yscale("log")
-        plain(axes.yaxis)
+        logarithmic(axes)
     told = sorted({point.row["width"] for curve in curves for point in curve.points})
     axes.set_xticks(told, [str(one) for one in told])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -69,7 +69,8 @@ def over_width(axes: Axes, curves: Sequence[Curve], of, colours: dict) -> None:
 def least_in_view(curves: Sequence[Curve]) -> tuple[float, float]:
     """Limits of the losses: what half of the seeds of every network reach, so that one that diverged hides no other."""
     losses = [[minimum(run) for run in point.runs] for curve in curves for point in curve.points]
-    low, high = min(map(min, losses)), max(map(np.median, losses))
+    finite = [some for some in (known(values) for values in losses) if some.size]
+    low, high = min(map(np.min, finite)), max(map(np.median, finite))
     return low - 0.1 * (high - low), high + 0.4 * (high - low)
 
 
@@ -89,17 +90,17 @@ def one_axis(axes: Axes, curves: Sequence[Curve], colours: dict) -> None:
     for curve in curves:
         row = curve.points[0].row
         x = [point.row["rate_trace"] for point in curve.points]
-        y = [mean([width.common(run) for run in point.runs]) for point in curve.points]
+        y = [mean([common(run) for run in point.runs]) for point in curve.points]
         colour = colours[row["kind"], row["base_width"]]
         label = f"{width.name(curve)}, {width.ARMS[row['arm']]}"
         axes.plot(x, y, MARKERS[row["arm"]], color=colour, ms=5, label=label)
         for at, high, point in zip(x, y, curve.points, strict=True):
             axes.annotate(str(point.row["width"]), (at, high), (3, 3), textcoords="offset points", fontsize=6)
     found = width_verdict.collapse(curves)
-    axes.set(xscale="log", yscale="log", xlabel="learning rate × trace of the tangent kernel, at the start")
+    axes.set(xscale="log", xlabel="learning rate × trace of the tangent kernel, at the start")
     axes.set_ylabel(list(ROWS)[1])
     plain(axes.xaxis)
-    plain(axes.yaxis)
+    logarithmic(axes)
     axes.set_title(
         f"one axis for all: exponent {found.exponent.show(form='+.2f')}\nof the width beside it"
         f" {found.width.show(form='+.2f')}; numbers are widths",
@@ -114,12 +115,8 @@ def bars(axes: Axes, curves: Sequence[Curve]) -> None:
     """The exponents in width of distance, tortuosity and (with the other sign) step: they add up to that of T."""
     lines = [curve for curve in curves if len(curve.points) > 1]
     for y, curve in enumerate(lines):
-        up = down = 0.0
-        for name, counts in FACTORS.items():
-            value = counts * exponent(curve, "all", name, "width").value
-            start = up if value > 0 else down
-            axes.barh(y, value, left=start, height=0.6, color=SHADES[name], label=name if y == 0 else None)
-            up, down = (up + value, down) if value > 0 else (up, down + value)
+        for colour, start, length in stacked(split(curve, "all", "width")):
+            axes.barh(y, length, left=start, height=0.6, color=colour)
         found = width_verdict.by_width(curve)
         error = np.abs(np.array([[found.value - found.low], [found.high - found.value]]))
         axes.errorbar(
@@ -135,7 +132,8 @@ def bars(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.set_xlabel("exponent in width of T = distance × tortuosity ÷ step")
     axes.yaxis.set_minor_formatter(NullFormatter())
     tidy(axes)
-    axes.legend(frameon=False, fontsize=7.5)
+    keys = [Patch(color=colour, label=label) for label, colour in PARTS.values()]
+    axes.legend(handles=[*keys, *axes.get_legend_handles_labels()[0]], frameon=False, fontsize=7.5)
 
 
 def tidy(axes: Axes) -> None:

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
-from experiments.lab import intervals
 from experiments.lab.convergence import width
-from experiments.lab.convergence.halting import Curve, Halted, known, minimum, slope, steps
+from experiments.lab.convergence.halting import Curve, common, minimum, steps
 from experiments.lab.convergence.path import FACTORS, exponent
-from experiments.lab.intervals import Estimate
+from experiments.lab.families import Row
+from experiments.lab.intervals import Estimate, equal, regression
 
 FLAT = 0.1  # exponents of time in width below it are called none
 FALLS, FLATLY, RISES, NOT_DOWN = "falls", "flat", "rises", "not down"
@@ -39,7 +38,11 @@ HYPOTHESES = {
         ("sparse", "fan_in"): FLATLY,
     },
 }
-TIMES = {"its own minimum": steps, "a loss common to all": width.common}
+TIMES = {"its own minimum": steps, "a loss common to all": common}
+
+AXIS = "steps to a loss common to all over rate × trace"
+VERDICTS = {"agrees": "agrees with", "contradicts": "contradicted by", "undecided": "undecided for"}
+CLAIMS = ["arm", "family", "quantity", "exponent", "low", "high", "explained", *HYPOTHESES]
 
 
 class Collapse(NamedTuple):
@@ -53,14 +56,13 @@ class Collapse(NamedTuple):
 
 def by_width(curve: Curve, of=steps) -> Estimate:
     """The exponent in width; of a time to a minimum over the certain seeds, else over all."""
-    if of is steps:
-        return curve.by("width", of)
-    return slope(curve.told("width"), [[of(run) for run in point.runs] for point in curve.points])
+    return curve.by("width", of) if of is steps else curve.of_all("width", of)
 
 
 def agrees(found: Estimate, prediction: str) -> str:
     """Whether an exponent is as predicted: agrees, contradicts or undecided, by its whole interval."""
-    inside = found.low > -FLAT and found.high < FLAT
+    flat = equal(found, FLAT)
+    inside = flat == "holds"
     yes = {
         FALLS: found.high < 0 and not inside,
         RISES: found.low > 0 and not inside,
@@ -70,37 +72,70 @@ def agrees(found: Estimate, prediction: str) -> str:
     no = {
         FALLS: found.low > 0 or inside,
         RISES: found.high < 0 or inside,
-        FLATLY: found.low > FLAT or found.high < -FLAT,
+        FLATLY: flat == "fails",
         NOT_DOWN: found.high < -FLAT,
     }
     return "agrees" if yes[prediction] else "contradicts" if no[prediction] else "undecided"
 
 
-def hypotheses(curves: Sequence[Curve]) -> Iterator[str]:
-    """Each hypothesis against every curve that it says something of, for both times."""
-    for hypothesis, predictions in HYPOTHESES.items():
+def claims(curves: Sequence[Curve]) -> Iterator[Row]:
+    """Of every curve the exponents in width, with what hypotheses say of its times; then those of the one axis."""
+    for curve in curves:
+        row = curve.points[0].row
+        own = {"arm": row["arm"], "family": width.name(curve)}
         for time, of in TIMES.items():
-            verdicts = []
-            for curve in curves:
-                row = curve.points[0].row
-                if (row["kind"], row["arm"]) in predictions and len(curve.points) > 1:
-                    verdicts.append(agrees(by_width(curve, of), predictions[row["kind"], row["arm"]]))
-            counts = ", ".join(f"{word} with {verdicts.count(word)}" for word in dict.fromkeys(verdicts))
-            counts = counts.replace("contradicts with", "contradicted by").replace(
-                "undecided with", "undecided for"
+            found = by_width(curve, of)
+            yield (
+                own
+                | exponent_of(f"steps to {time}", found)
+                | {
+                    hypothesis: agrees(found, predictions[row["kind"], row["arm"]])
+                    for hypothesis, predictions in HYPOTHESES.items()
+                    if (row["kind"], row["arm"]) in predictions and len(curve.points) > 1
+                }
+            )
+        yield own | exponent_of("least validation loss", by_width(curve, minimum))
+        for name in FACTORS:
+            yield own | exponent_of(name, exponent(curve, "all", name, "width"))
+    for arm in ("all", *dict.fromkeys(c.points[0].row["arm"] for c in curves)):
+        axis = collapse([c for c in curves if arm in ("all", c.points[0].row["arm"])])
+        own = {"arm": arm, "family": "all", "explained": axis.explained}
+        yield own | exponent_of(AXIS, axis.exponent)
+        if arm == "all":
+            yield own | exponent_of(f"{AXIS}, width beside it", axis.with_width)
+            yield own | exponent_of("width beside it", axis.width)
+
+
+def exponent_of(quantity: str, found: Estimate) -> Row:
+    return {"quantity": quantity} | dict(zip(("exponent", "low", "high"), found, strict=True))
+
+
+def hypotheses(told: Sequence[Row]) -> Iterator[str]:
+    """How many curves agree with each hypothesis, for both times, of `claims`."""
+    for hypothesis in HYPOTHESES:
+        for time in TIMES:
+            verdicts = [
+                row[hypothesis] for row in told if row["quantity"] == f"steps to {time}" and hypothesis in row
+            ]
+            counts = ", ".join(
+                f"{words} {verdicts.count(word)}" for word, words in VERDICTS.items() if word in verdicts
             )
             yield f"{hypothesis} (steps to {time}): of {len(verdicts)} curves {counts}"
 
 
-def exponents(curves: Sequence[Curve]) -> Iterator[str]:
-    """Of every curve: of both times and the least loss in width, and the exact split of its own time."""
-    for curve in curves:
-        row = curve.points[0].row
-        own, shared, loss = (by_width(curve, of) for of in (steps, width.common, minimum))
-        distance, bends, step = (exponent(curve, "all", name, "width") for name in FACTORS)
+def exponents(told: Sequence[Row]) -> Iterator[str]:
+    """A line a curve, of `claims`: both times, the least loss, and the exact split of its own time."""
+    for arm, family in dict.fromkeys((row["arm"], row["family"]) for row in told if row["family"] != "all"):
+        found = {
+            row["quantity"]: Estimate(row["exponent"], row["low"], row["high"])
+            for row in told
+            if (row["arm"], row["family"]) == (arm, family)
+        }
+        own, shared = (show(found[f"steps to {time}"]) for time in TIMES)
+        distance, bends, step = (show(found[name]) for name in FACTORS)
         yield (
-            f"{width.ARMS[row['arm']]}, {width.name(curve)}: T ~ width^{show(own)} = distance {show(distance)}"
-            f" + tortuosity {show(bends)} − step {show(step)}; common T {show(shared)}; least loss {show(loss, 3)}"
+            f"{width.ARMS[arm]}, {family}: T ~ width^{own} = distance {distance} + tortuosity {bends} − step {step};"
+            f" common T {shared}; least loss {show(found['least validation loss'], 3)}"
         )
 
 
@@ -109,36 +144,39 @@ def show(found: Estimate, digits: int = 2) -> str:
 
 
 def collapse(curves: Sequence[Curve]) -> Collapse:
-    """Every network once, whatever arms and families it is in."""
+    """Every network once, whatever arms and families it is in, of which every seed came to the common loss."""
     points = {p.runs[0].result.spec: p for curve in curves for p in curve.points}
-    usable = [p for p in points.values() if len(known([width.common(run) for run in p.runs]))]
-    times = [np.log(known([width.common(run) for run in p.runs])) for p in usable]
-    effective = np.log([p.row["rate_trace"] for p in usable])
-    widths = np.log([p.row["width"] for p in usable])
-    alone, both = least_squares(effective), least_squares(effective, widths)
-    means = np.array([x.mean() for x in times])
-    rest = means - means.mean() - (alone[0] @ means) * (effective - effective.mean())
-    return Collapse(
-        intervals.bootstrap(lambda y: y @ alone[0], times),
-        float(1 - rest.var() / means.var()) if means.var() else np.nan,
-        intervals.bootstrap(lambda y: y @ both[0], times),
-        intervals.bootstrap(lambda y: y @ both[1], times),
+    times = {spec: np.log([common(run) for run in p.runs]) for spec, p in points.items()}
+    usable = [spec for spec, own in times.items() if not np.isnan(own).any()]
+    y = np.array([times[spec].mean() for spec in usable])
+    effective, widths = (
+        np.log([points[spec].row[name] for spec in usable]) for name in ("rate_trace", "width")
     )
+    (alone,), explained = regression([effective], y)
+    (beside, wide), _ = regression([effective, widths], y)
+    return Collapse(alone, explained, beside, wide)
 
 
-def least_squares(*columns: Float[np.ndarray, " networks"]) -> Float[np.ndarray, "columns networks"]:
-    """What every network counts in each coefficient of a fit by those columns and a height."""
-    return np.linalg.pinv(np.column_stack([np.ones(len(columns[0])), *columns]))[1:]
-
-
-def together(found: Collapse) -> str:
+def together(told: Sequence[Row]) -> str:
+    """The one axis in a line, of `claims`."""
+    rows = {(row["arm"], row["quantity"]): row for row in told if row["family"] == "all"}
+    shown = {key: show(Estimate(row["exponent"], row["low"], row["high"])) for key, row in rows.items()}
+    apart = ", ".join(
+        f"{width.ARMS[arm]} {shown[arm, AXIS]}" for arm, quantity in rows if arm != "all" and quantity == AXIS
+    )
     return (
-        f"common T ~ (rate × trace)^{show(found.exponent)}, all networks on one line (−1: the effective rate decides"
-        f" alone), {100 * found.explained:.0f} % of the variance; with the width beside it ^{show(found.with_width)}"
-        f" and width^{show(found.width)}"
+        f"common T ~ (rate × trace)^{shown['all', AXIS]}, all networks on one line (−1: the effective rate decides"
+        f" alone), {100 * rows['all', AXIS]['explained']:.0f} % of the variance; arm by arm {apart}; with the width"
+        f" beside it ^{shown['all', f'{AXIS}, width beside it']} and width^{shown['all', 'width beside it']}"
     )
 
 
-def rest(runs: Sequence[Halted]) -> str:
-    """How many runs have no certain minimum."""
-    return f"{sum(not run.counts for run in runs)} of {len(runs)} runs are censored: their own T is a lower bound"
+def rest(curves: Sequence[Curve]) -> str:
+    """How many runs have no certain minimum, and how many no common time."""
+    runs = {(r.result.spec, r.result.seed): r for c in curves for p in c.points for r in p.runs}.values()
+    uncertain = sum(not run.counts for run in runs)
+    without = sum(np.isnan(common(run)) for run in runs)
+    return (
+        f"{uncertain} of {len(runs)} runs are censored: their own T is a lower bound; {without} did not come to the"
+        " common loss between two evaluations, and their networks are left out where it counts"
+    )

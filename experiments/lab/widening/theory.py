@@ -98,28 +98,18 @@ def draw_curves(axes: Axes, row: dict[str, Any], curves: DistanceCurves) -> None
     axes.plot(p, eq4(p, curves.width, row["d"]), color="#2f6397", linestyle=":", label="equation (4)")
     if p[0] <= row["p_eq25"] <= p[-1]:
         axes.axvline(row["p_eq25"], color="#2f6397", linewidth=0.8, label="equation (25)")
+    found = ""  # above the axes, where no curve runs
     if row["p_exact"] != "":
+        share = 100 * row["bootstrap_with_minimum"]
+        found = f"\nminimum at p = {row['p_exact']:.3g}, in {share:.0f} % of the bootstrap samples"
         axes.plot(
             row["p_exact"], row["distance_at_p_exact"], "o", color="#b5482f", label="minimum of the mean"
-        )
-        axes.annotate(
-            f"{row['p_exact']:.3g} ({100 * row['bootstrap_with_minimum']:.0f} % of samples have a minimum)",
-            (0.5, 0.93),
-            xycoords="axes fraction",
-            ha="center",
-            fontsize=8,
-            color="#b5482f",
         )
     if row["p_exact"] != "" and row["p_exact_low"] != "":
         interval = row["p_exact_low"], row["p_exact_high"]
         axes.axvspan(*interval, color="#b5482f", alpha=0.12, label="95 % bootstrap interval")
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="connectivity p",
-        ylabel="D",
-        title=f"{inputs.label(row)} (d = {row['d']}), np = {row['np']:g}",
-    )
+    axes.set(xscale="log", yscale="log", xlabel="connectivity p", ylabel="D")
+    axes.set_title(f"{inputs.label(row)} (d = {row['d']}), np = {row['np']:g}{found}", fontsize=9)
 
 
 def draw_optima(axes: Axes, families: Sequence[Sequence[dict[str, Any]]]) -> None:

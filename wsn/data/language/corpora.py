@@ -18,8 +18,10 @@ from jaxtyping import UInt16
 from wsn import folders
 from wsn.data import cache
 from wsn.data.language.vocabulary import LARGEST, TOKENS, Tokens
-from wsn.data.prepared import data_folder, located, unreadable, without_group_size_notice
+from wsn.data.prepared import check, data_folder, located, unreadable, without_group_size_notice
+from wsn.data.untrusted import check_regular, check_size
 from wsn.errors import UserError, choose, one_line
+from wsn.stored import reading_error
 
 SPLITS = ("train", "validation", "test")
 _BLOCK = 1000  # characters of `python_docs` that are held out together
@@ -96,6 +98,7 @@ class Tfds:
     def pieces(self, split: str, data_dir: str | None) -> Iterator[str]:
         data_dir = os.path.expanduser(data_folder(data_dir))
         try:
+            check(self.name, data_dir)
             yield from self._read(split if split == "train" else getattr(self, split), data_dir)
         except Exception as error:  # array_record and TFDS each raise their own kinds
             raise unreadable(self.name, data_dir, error) from error
@@ -129,6 +132,10 @@ class Folder:
                     f"--data_dir={path.parent}: no {path.name} there; --dataset=text reads {self.train},"
                     f" {self.validation} and {self.test} from it"
                 ) from error
+            try:
+                check_size(path.name, 4 * check_regular(path))  # of characters, and tokens of two bytes
+            except (OSError, ValueError) as error:
+                raise UserError(f"--data_dir: {reading_error(path, error)}: give a text in a file") from error
             facts.append((os.fspath(path.resolve()), status.st_size, status.st_mtime_ns))
         return f"text-{hashlib.sha256(repr(facts).encode()).hexdigest()[:12]}"
 

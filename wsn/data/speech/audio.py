@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from wsn.data.prepared import data_folder, unreadable, without_group_size_notice
+from wsn.data.prepared import check, data_folder, unreadable, without_group_size_notice
 
 _BATCH = 256
 WINDOW, HOP = 0.020, 0.010  # seconds
 FLOOR = 1e-6  # of power, for its logarithm: 60 dB below the mean of the audio
+
+LARGEST_RECORD = 2**25  # bytes of an example, of whose numbers Python makes 36 each: five minutes at 16 kHz
 
 Fields = dict[str, list]  # a feature's values, by its name
 
@@ -44,6 +46,7 @@ def examples(name: str, split: str, data_dir: str | None) -> Iterator[Fields]:
     folder = Path(os.path.expanduser(data_folder(data_dir)))
     pattern = f"*-{split}.array_record-*"
     try:
+        check(name, data_dir)
         yield from _read(sorted((folder / name.replace(":", "/")).glob(pattern)))
     except Exception as error:  # array_record and the parser each raise their own kinds
         raise unreadable(name, os.fspath(folder), error) from error
@@ -58,5 +61,7 @@ def _read(files: list[Path]) -> Iterator[Fields]:
     with without_group_size_notice(), ArrayRecordDataSource([os.fspath(file) for file in files]) as source:
         for start in range(0, len(source), _BATCH):
             for record in source.__getitems__(list(range(start, min(start + _BATCH, len(source))))):
+                if len(record) > LARGEST_RECORD:
+                    raise ValueError(f"an example of {len(record)} bytes")
                 found = tf_example_pb2.Example.FromString(record).features.feature
                 yield {key: list(getattr(x, x.WhichOneof("kind")).value) for key, x in found.items()}

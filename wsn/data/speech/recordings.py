@@ -19,6 +19,7 @@ from wsn.data import cache
 from wsn.data.images import DATASETS
 from wsn.data.prepared import located
 from wsn.data.speech.audio import examples, log_spectrogram
+from wsn.data.untrusted import arrays_of_npz
 from wsn.errors import UserError, choose, one_line
 from wsn.memory import limit
 
@@ -169,9 +170,8 @@ class Packed:
     def utterances(self, data_dir: str | None) -> Iterator[Utterance]:
         path = self._path(data_dir)
         try:
-            with np.load(path) as file:
-                found = {name: file[name] for name in file.files if name != "ids"}
-        except Exception as error:  # zip, NumPy's header and memory each raise their own kinds
+            found = arrays_of_npz(path, leave_out=("ids",))
+        except Exception as error:  # zip, zlib and NumPy's header each raise their own kinds
             raise UserError(f"--data_dir={path}: cannot be read as .npz ({one_line(error)})") from error
         frames = found.get("features", found.get("cepstra"))
         missing = [name for name in ("lengths", "texts", "train") if name not in found]
@@ -179,7 +179,13 @@ class Packed:
             missing += ["features (or cepstra)"] if frames is None else []
             raise UserError(f"--data_dir={path}: has no {', '.join(missing)}; it needs them all")
         lengths, texts, train = (found[name] for name in ("lengths", "texts", "train"))
-        if frames.ndim != 2 or lengths.sum() != len(frames) or not len(lengths) == len(texts) == len(train):
+        for name, kinds in (("lengths", "iu"), ("texts", "U"), ("train", "biu")):
+            if found[name].ndim != 1 or found[name].dtype.kind not in kinds:
+                raise UserError(
+                    f"--data_dir={path}: its {name} are {found[name].dtype} of shape {found[name].shape}: give"
+                    " (utterances,) of whole numbers, texts, and whether each trains"
+                )
+        if frames.ndim != 2 or frames.dtype.kind not in "fiu" or not _fit(lengths, len(frames), texts, train):
             raise UserError(
                 f"--data_dir={path}: its arrays do not fit together: (frames, features) of {frames.shape},"
                 f" lengths of {lengths.sum()} frames, and {len(lengths)} lengths, {len(texts)} texts,"
@@ -198,6 +204,13 @@ class Packed:
         if len(files) != 1 or not files[0].is_file():
             raise UserError(f"--data_dir={data_dir}: no .npz file there, or several; name the one to read")
         return files[0]
+
+
+def _fit(lengths: np.ndarray, frames: int, *others: np.ndarray) -> bool:
+    """Whether lengths are those of parts of so many frames, and there are as many of the others."""
+    if not all(len(other) == len(lengths) for other in others) or not len(lengths):
+        return False
+    return bool(lengths.min() >= 0 and lengths.max() <= frames and lengths.sum() == frames)
 
 
 UTTERANCES: dict[str, Sounds] = {

@@ -1,0 +1,77 @@
+"""The figures of `patterns`: accuracy over distributions at one width, or over several widths; the time of a step."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.lab import families
+from experiments.lab.families import Row
+from experiments.lab.presets import Preset
+
+ACCURACY = "best_test_accuracy_mean"
+
+
+def draw(rows: Sequence[Row], preset: Preset, network: str) -> Figure:
+    """Accuracy on the left, with the dense network of the base width as a line, and the time of a step on the right."""
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    masked = [row for row in rows if row["pattern"] != "dense"]
+    several = len({row["width"] for row in masked}) > 1
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2 if several else 1))
+    for row in rows:
+        if row["pattern"] == "dense":
+            left.axhline(
+                100 * row[ACCURACY], color="0.5", linestyle="--", label=f"dense, width {row['width']}"
+            )
+    (over_widths if several else over_distributions)(left, right, rows, masked)
+    weights = max((row["weights"] for row in rows), default=0)
+    left.set_title(f"{weights:,} weights (bars: one deviation)")
+    left.set_ylabel("best test accuracy, %")
+    left.legend(fontsize=8)
+    right.set_title(f"batch {preset.batch_size}")
+    figure.suptitle(families.caption(rows, preset, preset.epochs, network), fontsize=9)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    return figure
+
+
+def over_distributions(left: Axes, right: Axes, rows: Sequence[Row], masked: Sequence[Row]) -> None:
+    """A mark per pattern at every distribution; a bar per pattern."""
+    colour = _colours(row["pattern"] for row in masked)
+    distributions = list(dict.fromkeys(row["distribution"] for row in masked))
+    for i, pattern in enumerate(colour):
+        points = [row for row in masked if row["pattern"] == pattern]
+        x = [distributions.index(row["distribution"]) + 0.12 * (i - 1.5) for row in points]
+        y = [100 * row[ACCURACY] for row in points]
+        bars = [100 * row["best_test_accuracy_std"] for row in points]
+        left.errorbar(x, y, bars, fmt="o", capsize=2, markersize=5, color=colour[pattern], label=pattern)
+    names = [name.replace("_", "\n", 1) for name in distributions]
+    left.set_xticks(range(len(names)), names, fontsize=8)
+    left.set_xlabel(", ".join(sorted({f"width {row['width']}" for row in masked})))
+    times = {row["pattern"]: row["step_milliseconds"] for row in masked}
+    right.barh(list(times), list(times.values()), color=[colour[name] for name in times])
+    right.set_xlabel("time of a step of one network, ms")
+
+
+def over_widths(left: Axes, right: Axes, rows: Sequence[Row], masked: Sequence[Row]) -> None:
+    """A curve per pattern and distribution, from the dense network on."""
+    dense = [row for row in rows if row["pattern"] == "dense"]
+    kinds = list(dict.fromkeys((row["pattern"], row["distribution"]) for row in masked))
+    colour = _colours(kinds)
+    for kind in kinds:
+        points = [*dense, *(row for row in masked if (row["pattern"], row["distribution"]) == kind)]
+        style = {"fmt": "o-", "color": colour[kind], "label": ", ".join(kind)}
+        families.curve(left, points, "width", ACCURACY, **style)
+        widths = [row["width"] for row in points]
+        times = [row["step_milliseconds"] for row in points]
+        right.plot(widths, times, "o-", color=colour[kind], markersize=5, linewidth=1.2)
+    for axes in (left, right):
+        axes.set(xscale="log", xlabel="width")
+    right.set(yscale="log", ylabel="time of a step of one network, ms")
+
+
+def _colours(names: Iterable[Any]) -> dict[Any, str]:
+    """A colour for each, in their order."""
+    return dict(zip(dict.fromkeys(names), families.PALETTE, strict=False))
