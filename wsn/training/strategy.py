@@ -39,9 +39,9 @@ def goes_step_by_step(model: Model) -> bool:
 def trains_together(model: Model, width: int, weights: int) -> bool:
     """Whether the members of a group, of that width, should share each step; `weights` that one multiplies with.
 
-    Recurrent networks never do on a CPU: their products are small and many, and several at once only fill the cache.
+    Those that scan time never do on a CPU: their products are small and many, and several at once only fill the cache.
     """
-    if width > WIDEST_TOGETHER or (model.recurrent and jax.default_backend() == "cpu"):
+    if width > WIDEST_TOGETHER or (model.scans and jax.default_backend() == "cpu"):
         return False
     large = weights >= LARGEST_TOGETHER
     return not large or (jax.default_backend() != "cpu" and not has_convolutions(model))
