@@ -1,7 +1,7 @@
 """The exceptions that a user of the command line is meant to see, as one line."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 Entry = TypeVar("Entry")
@@ -41,8 +41,13 @@ def meant(name: str, names: Iterable[str]) -> str:
 
 def choose(registry: Mapping[str, Entry], flag: str, name: str) -> Entry:
     """The entry of that name; `flag` is what the user set to it. Raises UserError for an unknown one."""
+    check_known(registry, flag, name)
+    return registry[name]
+
+
+def check_known(registry: Collection[str], flag: str, name: str) -> None:
+    """Raises UserError for a name that a registry does not have."""
     if name not in registry:
         raise UserError(
             f"--{flag}={name} is unknown: choose one of {', '.join(registry)}{meant(name, registry)}"
         )
-    return registry[name]

@@ -174,8 +174,8 @@ class Training:
     learning_rate: float = setting("Learning rate.", above=0)
     momentum: float = setting("Momentum of SGD.", 0.0, least=0)
     weight_decay: float = setting("Weight decay: of SGD as PyTorch's, of AdamW decoupled.", 0.0, least=0)
-    beta1: float = setting("Decay of the mean gradient, of Adam and AdamW.", 0.9, least=0)
-    beta2: float = setting("Decay of the mean squared gradient, of Adam and AdamW.", 0.999, least=0)
+    beta1: float = setting("Decay of the mean gradient, of Adam and AdamW.", 0.9, least=0, below=1)
+    beta2: float = setting("Decay of the mean squared gradient, of Adam and AdamW.", 0.999, least=0, below=1)
     epsilon: float = setting(
         "Added to the root of the mean squared gradient, of Adam and AdamW.", 1e-8, least=0
     )
@@ -184,8 +184,8 @@ class Training:
     )
     schedule: str = setting("Factor of the learning rate over the steps.", "constant")
     # For "steps": multiply the rate by decay_factor at each of them.
-    decay_epochs: tuple[int, ...] = setting("Epochs at which the schedule `steps` decays.", ())
-    decay_factor: float = setting("By what the schedule `steps` decays.", 0.1)
+    decay_epochs: tuple[int, ...] = setting("Epochs at which the schedule `steps` decays.", (), least=0)
+    decay_factor: float = setting("By what the schedule `steps` decays.", 0.1, above=0)
     stop: str = setting("When training ends: after all epochs, or past the minimum.", "epochs")
     eval_every: int = setting("Steps between two evaluations; 0: an epoch.", 0, least=0)
     probes: tuple[str, ...] = setting("What is measured inside every step, comma-separated.", ())

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import tiny
 
+from wsn import devices
 from wsn.data import feeds
+from wsn.data.batches import AUGMENTATIONS
+from wsn.data.language.text import Text
 from wsn.data.speech import recordings, utterances
 from wsn.data.speech.audio import FLOOR, log_spectrogram
 from wsn.data.speech.recordings import SPLITS, UTTERANCES
@@ -178,6 +181,17 @@ def test_packed_features_are_normalised_by_the_training_split(tmp_path):
     assert scalar.std() == pytest.approx(1, abs=1e-5) and np.abs(scalar.std(0) - 1).max() > 1e-3
 
 
+def test_statistics_are_those_of_all_frames_at_once():
+    """And no feature that never changes has a deviation."""
+    frames = np.random.default_rng(0).normal(-7, 2, (50, 3)).astype(np.float32)
+    frames[:, 1] = 0.1
+    for normalization, axis in (("pixel", 0), ("scalar", None)):
+        mean, deviation = utterances.statistics(np.split(frames, [7, 30]), normalization)
+        np.testing.assert_allclose(mean, frames.mean(axis, np.float64), rtol=1e-12)
+        np.testing.assert_allclose(deviation, frames.std(axis, np.float64), rtol=1e-12, atol=1e-12)
+        assert axis is None or deviation[1] == 0
+
+
 def test_bands_are_a_linear_map_of_cepstra_that_a_cosine_transform_undoes():
     cepstra = np.random.default_rng(0).normal(size=(5, 13)).astype(np.float32)
     found = utterances.log_bands(cepstra, 40)
@@ -251,7 +265,7 @@ def test_files_that_are_not_there_or_no_npz_are_told(tmp_path):
 
 
 def test_a_batch_that_needs_more_memory_than_there_is_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(utterances, "limit", lambda: 6000)
+    monkeypatch.setattr(devices, "memory", lambda: 6000)
     group = Group((spec(batch_size=8),), (0,))
     with pytest.raises(UserError, match="^--batch_size=8: the longest utterance has 9 frames"):
         tiny.SPEECH.feed(group, SINGLE)
@@ -261,6 +275,17 @@ def test_a_batch_that_needs_more_memory_than_there_is_is_refused(monkeypatch, tm
         UserError, match="^--dataset=packed: the frames of its first [0-9]+ utterances fill half"
     ):
         utterances.source_of(spec(), str(pack(tmp_path)))
+
+
+def test_what_a_source_says_of_its_size_is_what_lies_on_the_device():
+    tokens = np.arange(400).astype(np.uint16) % 9
+    text = Text("tiny", tokens, tokens[:50], tuple("abcdefghi"), 10)
+    images = [(tiny.SPLITS, tiny.spec(augmentation=name)) for name in AUGMENTATIONS]
+    for source, one in ((tiny.SPEECH, spec()), (text, tiny.spec(model="lstm", task="characters")), *images):
+        feed = source.feed(Group((one,), (0,)), SINGLE)
+        data = jax.tree.leaves((feed.training_data, feed.held_out_data))
+        assert source.nbytes(one) == sum(array.nbytes for array in data)
+        assert source.held_out_lanes(one) == feed.held_out_lanes
 
 
 # Batches.

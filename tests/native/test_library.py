@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from wsn.devices import compiled
 from wsn.native import library
 
 COMPILER = library.find_compiler()
@@ -49,6 +50,33 @@ def test_two_processes_at_once_compile_once(tmp_path):
         said = list(pool.map(lambda _: asked(WSN_CACHE_DIR=str(tmp_path)), range(2)))
     assert said == [(True, [])] * 2
     assert len(list((tmp_path / "native").glob("*.so"))) == 1
+
+
+@needs_compiler
+def test_a_damaged_library_is_compiled_anew_and_leftovers_go(tmp_path):
+    old, fresh = tmp_path / ".old.so", tmp_path / ".fresh.so"
+    for path in (old, fresh, tmp_path / f"{library.key(COMPILER)}.so"):
+        path.write_text("nothing that a loader takes")
+    os.utime(old, (0, 0))
+    library.load(COMPILER, tmp_path).WsnSum  # noqa: B018
+    assert {path.name for path in tmp_path.glob("*.so")} == {".fresh.so", f"{library.key(COMPILER)}.so"}
+    assert (tmp_path / f"{library.key(COMPILER)}.so").read_bytes().startswith(b"\x7fELF")
+
+
+@needs_compiler
+def test_the_name_is_of_the_cpu_and_the_version_of_the_compiler(tmp_path, monkeypatch):
+    """Not of the number of cores, which a share of the machine changes."""
+    name = library.key(COMPILER)
+    monkeypatch.setattr(compiled, "usable_cores", lambda: 999)
+    assert library.key(COMPILER) == name
+    monkeypatch.setattr(compiled, "cpu", lambda: ["another"])
+    found = {name, library.key(COMPILER)}
+    compiler = tmp_path / "c++"
+    for version in (1, 2):
+        compiler.write_text(f"#!/bin/sh\necho {version}\n")
+        compiler.chmod(0o755)
+        found.add(library.key(str(compiler)))
+    assert len(found) == 4
 
 
 @needs_compiler

@@ -115,6 +115,21 @@ def test_every_turn_of_a_scan_counts_its_kept_weights(model):
     assert left == pytest.approx((hidden / 2 + softmax) / (hidden + softmax))
 
 
+def test_beside_convolutions_kernels_in_scans_count_as_often_as_the_last_layer():
+    """Half of one saves as much of each of its weights."""
+    spec = tiny.spec(model="deepspeech", task="speech", width=6, epochs=1, batch_size=4, channels=2)
+    shapes = models.build(spec, tiny.SPEECH.input_shape, tiny.SPEECH.classes).shapes
+    sizes = {layer: math.prod(shape) for layer, shape in shapes.items()}
+    *_, recurrent, last = sizes
+
+    def left(halved: str) -> float:
+        kept = tuple((layer, n // 2 if layer == halved else n) for layer, n in sizes.items())
+        return plan.cost(Group((dataclasses.replace(spec, kept=kept),), (0,)), tiny.SPEECH, "sparse").flops
+
+    whole = left("")
+    assert (whole - left(recurrent)) / sizes[recurrent] == pytest.approx((whole - left(last)) / sizes[last])
+
+
 def test_memory_of_a_wide_sparse_network_is_that_of_the_compiled_program():
     """What its layers put out and what is kept, and no kernel."""
     spec = tiny.spec(width=20_000, batch_size=23, epochs=1, kept=tiny.kept(10_000, 2_000))

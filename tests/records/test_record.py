@@ -169,6 +169,13 @@ def test_records_without_a_digest_are_of_the_range_of_their_numbers(written, dam
         record.read(written)
 
 
+def test_what_was_measured_may_lie_beside_its_range_by_rounding(written):
+    """The log-sum-exp of CTC: −1e-7 for a loss of 0."""
+    curves = {name: np.full((3, 4), -1e-7, np.float32) for name in tiny.CURVES}
+    record.write(written, GROUP, histories(curves), 1.0)
+    assert all((r.curves["test_loss"] < 0).all() for r in record.read(written).results)
+
+
 def test_the_record_of_another_group_is_refused(written, monkeypatch):
     """Which `cp` makes of it; nothing is taken for trained, and the folder can be set aside."""
     other = Group((tiny.spec(width=9),), (0, 1))

@@ -74,9 +74,11 @@ def test_the_gradient_on_frames_behind_the_end_is_0():
     assert not slope[behind].any() and slope[~behind].any(-1).all()
 
 
-def test_letter_errors_are_those_of_a_library():
-    """Of the greedy transcript: repeats once, then without blanks; also of none, and of empty transcripts."""
-    random, count, time, classes, most = np.random.default_rng(0), 300, 9, 4, 6
+@pytest.mark.parametrize(("time", "most"), [(9, 6), (30, 3)])
+def test_letter_errors_are_those_of_a_library(time, most):
+    """Of the greedy transcript: repeats once, then without blanks; also of none, of empty transcripts and of far more
+    letters than there are labels."""
+    random, count, classes = np.random.default_rng(0), 300, 4
     logits = random.normal(size=(count, time, classes)).astype(np.float32)
     lengths = random.integers(0, time + 1, count).astype(np.int32)
     label_lengths = random.integers(0, most + 1, count).astype(np.int32)

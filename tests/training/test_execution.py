@@ -170,6 +170,13 @@ def test_wide_networks_take_turns_and_are_evaluated_in_small_batches():
     assert not strategy.trains_together(model, strategy.WIDEST_TOGETHER + 1, 100)
 
 
+def test_networks_that_scan_time_take_turns_on_a_cpu():
+    for name, front_end in (("lstm", "conv"), ("deepspeech", "stack"), ("mlp", "conv")):
+        spec = tiny.spec(model=name, front_end=front_end)
+        model = models.build(spec, tiny.input_shape(name), 5)
+        assert strategy.trains_together(model, 5, 100) == (name == "mlp")
+
+
 def test_convolutions_go_together():
     shapes = {"conv1": (3, 3, 3, 40), "conv2": (3, 3, 40, 40), "linear": (40, 100)}
     model = Model(shapes, {}, None, None, None)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsn.errors import UserError
-from wsn.records import record, runs
+from wsn.records import checkpoints, record, runs
 from wsn.spec import Group
 from wsn.training import train
 from wsn.training.halting import BEYOND, EVALUATIONS, TOLERANCE, halting, over, reached
@@ -124,6 +124,19 @@ def test_a_record_of_it_ends_there_and_its_share_is_whole(stopped, tmp_path):
     for result in found:
         np.testing.assert_array_equal(result.steps, stopped[-1][0].history.step)
     assert shares == sorted(shares) and shares[-1] == 1.0 and shares.count(1.0) == 1
+
+
+def test_a_checkpoint_of_the_end_becomes_the_record(stopped, tmp_path):
+    """Which another rule, or a killed process, may leave behind."""
+    final, snapshot = stopped[-1]
+    folder = runs.directory(tmp_path, GROUP) / "checkpoints"
+    checkpoints.save(folder, final.step, snapshot, GROUP.name)
+    runs.run([GROUP], tmp_path, lambda spec: tiny.SPLITS)
+    for i, result in enumerate(record.read(runs.record_path(tmp_path, GROUP)).results):
+        np.testing.assert_array_equal(result.steps, final.history.step)
+        for name, values in final.history.curves.items():
+            np.testing.assert_array_equal(result.curves[name], values[:, i])
+    assert not folder.exists()
 
 
 def test_test_data_may_not_choose_the_minimum():

@@ -210,3 +210,22 @@ def test_two_steps_down_a_bowl_are_those_by_hand():
     total |= reads(member.state.params, member.start)
     for name, value in {"path_length": 0.668631, "distance": 0.667608, "squared_steps": 0.2357}.items():
         assert total[f"hidden/{name}"] == total[f"all/{name}"] == pytest.approx(value, rel=2e-6)
+
+
+def test_a_reference_is_measured_from_in_either_storage():
+    group = Group((tiny.spec(probes=("path",), kept=tiny.kept(9, 20), epochs=1),), (0, 1))
+    curves, end = tiny.fit(group)
+    reference = {place: leaf for place, leaf in end.state.items() if place.startswith(train.PARAMS)}
+    for execution in ("masked", "sparse"):
+        moments = train.train(group, tiny.SPLITS, reference=reference, execution=execution)
+        *_, last = moments
+        found = last.history.curves
+        np.testing.assert_allclose(found["all/path_length"], curves["all/path_length"], rtol=1e-4)
+        ahead = found["all/projection_start"]
+        expected = -(curves["all/distance"] ** 2) - curves["all/squared_steps"]
+        np.testing.assert_allclose(2 * ahead, expected, rtol=1e-4)
+
+
+def test_a_reference_that_nobody_reads_is_refused():
+    with pytest.raises(ValueError, match="probes"):
+        next(train.train(Group((tiny.spec(),), (0,)), tiny.SPLITS, reference={}))

@@ -15,7 +15,7 @@ import numpy as np
 from wsn import devices
 from wsn.data.batches import Take, batches, shuffled
 from wsn.devices import Placement
-from wsn.spec import ORDER, Data, Group
+from wsn.spec import ORDER, Data, Group, Spec
 
 # The examples of one evaluation batch: large enough for the matrix product, small enough for the cache. Fewer for wide
 # networks, of which a hidden layer puts out at most so many numbers (128 MiB).
@@ -66,6 +66,12 @@ class Source(Protocol):
     def examples(self, data: Data) -> tuple[int, int]:
         """How many examples train and are evaluated."""
 
+    def held_out_lanes(self, spec: Spec) -> int:
+        """How many examples (of a text: streams) are evaluated at once."""
+
+    def nbytes(self, spec: Spec) -> int:
+        """What lies on the device; 0 where batches are streamed."""
+
     def feed(self, group: Group, placement: Placement) -> Feed:
         """The batches of a group, as its placement takes them. Raises UserError."""
 
@@ -95,7 +101,7 @@ def resident(
     placement: Placement,
     train: Part,
     held_out: Part,
-    held_out_batch: int | None = None,
+    held_out_lanes: int,
     *,
     noisy: bool = False,
 ) -> Feed:
@@ -106,7 +112,6 @@ def resident(
     spec, shared = group.specs[0], group.specs[0].order == "shared"
     train_data, held_out_data = (devices.replicate(placement, part.data) for part in (train, held_out))
     size, batch_size = train.examples, min(spec.batch_size, train.examples)
-    held_out_batch = min(held_out_batch or evaluation_batch(spec.width), held_out.examples)
     order = partial(shuffled, examples=size, batch_size=batch_size, noisy=noisy)
     key = jax.random.fold_in(jax.random.key(spec.data_seed), ORDER)
     if not shared:
@@ -114,11 +119,11 @@ def resident(
         order = jax.vmap(order, in_axes=(0, None))
     epoch = lru_cache(2)(partial(order, key))
     steps = -(-size // batch_size)
-    held_out_rows = devices.scatter_batches(placement, batches(jnp.arange(held_out.examples), held_out_batch))
+    held_out_rows = devices.scatter_batches(placement, batches(jnp.arange(held_out.examples), held_out_lanes))
     return Feed(
         steps,
         batch_size,
-        held_out_batch,
+        held_out_lanes,
         lambda first, last: devices.scatter_batches(
             placement, steps_of(epoch, steps, first, last), of_members=not shared
         ),

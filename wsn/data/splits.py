@@ -4,6 +4,7 @@ In: a `Dataset`, sample counts, a seed, a normalisation. Out: `Splits`, whose fe
 """
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax
@@ -20,12 +21,12 @@ from wsn.data.batches import (
     take,
     take_augmented,
 )
-from wsn.data.feeds import Feed, Part
+from wsn.data.feeds import Feed, Part, evaluation_batch
 from wsn.data.images import Dataset, permutation
 from wsn.data.normalization import normalise, statistics
 from wsn.devices import Placement
 from wsn.errors import UserError, choose
-from wsn.spec import Data, Group
+from wsn.spec import Data, Group, Spec
 
 ORDERS = ("shared", "seed")  # all members see the batches of data_seed, or each those of its own seed
 
@@ -63,6 +64,17 @@ class Splits:
         return len(self.train_labels), len(
             self.validation_labels if data.validation_samples else self.test_labels
         )
+
+    def held_out_lanes(self, spec: Spec) -> int:
+        """How many images are evaluated at once."""
+        return min(evaluation_batch(spec.width), self.examples(spec)[1])
+
+    def nbytes(self, spec: Spec) -> int:
+        """What lies on the device: images in float32, in bytes where they are augmented, and labels."""
+        train, held_out = self.examples(spec)
+        values = math.prod(self.input_shape)
+        raw = AUGMENTATIONS[spec.augmentation] is not None
+        return train * (values * (1 if raw else 4) + 4) + held_out * (4 * values + 4)
 
     def feed(self, group: Group, placement: Placement) -> Feed:
         """The batches of a group."""
@@ -141,5 +153,6 @@ def resident(splits: Splits, group: Group, placement: Placement) -> Feed:
         placement,
         Part(len(train.labels), train, take_training),
         Part(len(test.labels), test, take),
+        splits.held_out_lanes(spec),
         noisy=augment is not None,
     )

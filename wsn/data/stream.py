@@ -162,6 +162,14 @@ class Stream:
         """How many examples train and are evaluated."""
         return self.train_examples, self.test_examples
 
+    def held_out_lanes(self, spec: Spec) -> int:
+        """As many images are evaluated at once as are trained on."""
+        return spec.batch_size
+
+    def nbytes(self, spec: Spec) -> int:
+        """Nothing stays on the device."""
+        return 0
+
     def feed(self, group: Group, placement: Placement) -> Feed:
         """The batches of a group; all of its members see the same. Raises UserError."""
         return streamed(self, group.specs[0], placement)

@@ -64,11 +64,16 @@ def machine() -> str:
 
     jax's keys say nothing of them; a program of another machine could meet an instruction that is not there.
     """
-    told = [platform.machine(), platform.processor(), str(usable_cores())]
+    return hashlib.sha256("\n".join([*cpu(), str(usable_cores())]).encode()).hexdigest()[:16]
+
+
+def cpu() -> list[str]:
+    """The kind of the CPU, and what it can do, in lines."""
+    told = [platform.machine(), platform.processor()]
     with contextlib.suppress(OSError):
         first_core = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
         told += [line for line in first_core if line.startswith(_KIND)]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+    return told
 
 
 def drop_damaged(folder: Path) -> None:

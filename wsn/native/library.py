@@ -1,8 +1,8 @@
 """The library of native kernels: compiled on first use by the machine's C++ compiler, kept in the cache folder.
 
-A file is named by a hash of all that decides it: sources, jaxlib, compiler, flags, and the machine, since it is
-compiled for just this CPU. One process compiles and the others wait; the file appears whole or not at all. Where none
-can be made there is one line of notice, and layers do without.
+A file is named by a hash of all that decides it: sources, jaxlib, compiler and its version, flags, and the CPU, since
+it is compiled for just this one. One process compiles and the others wait; the file appears whole or not at all, and
+one that was damaged later is compiled anew. Where none can be made there is one line of notice, and layers do without.
 """
 
 import contextlib
@@ -29,6 +29,7 @@ SOURCES = tuple(Path(__file__).with_name(name) for name in ("windows.cc", "windo
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared")
 COMPILERS = ("c++", "g++", "clang++")
 SECONDS = 300  # after which a compiler counts as broken
+ABANDONED_SECONDS = 2 * SECONDS  # of what a compiler was writing
 TARGETS = {"wsn_sum": "WsnSum", "wsn_value_gradient": "WsnValueGradient"}  # of XLA → symbols of the library
 
 
@@ -62,18 +63,20 @@ def find_compiler() -> str | None:
 def load(compiler: str, folder: Path) -> ctypes.CDLL:
     """The library from that folder, compiled before where it is missing; from elsewhere if none can be written there.
 
-    Raises OSError and SubprocessError where it cannot be made or loaded.
+    A damaged one is compiled anew. Raises OSError and SubprocessError where it cannot be made or loaded.
     """
     path = folder / f"{key(compiler)}.so"
-    if not path.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with _locked(path.with_suffix(".lock")):
-                if not path.exists():
-                    compile_into(path, compiler)
-        except OSError:  # of the folder; an error of the compiler's comes again
-            return _unkept(compiler)
-    return ctypes.CDLL(str(path))
+    with contextlib.suppress(OSError):  # there is none, or a damaged one
+        return ctypes.CDLL(str(path))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_suffix(".lock")):
+            with contextlib.suppress(OSError):  # another process was first
+                return ctypes.CDLL(str(path))
+            compile_into(path, compiler)
+        return ctypes.CDLL(str(path))
+    except OSError:  # of the folder; an error of the compiler's comes again
+        return _unkept(compiler)
 
 
 def _unkept(compiler: str) -> ctypes.CDLL:
@@ -84,22 +87,42 @@ def _unkept(compiler: str) -> ctypes.CDLL:
 
 
 def key(compiler: str) -> str:
-    """A name for what the compiler makes here."""
-    told = [jaxlib.__version__, compiled.machine(), compiler, *FLAGS, *(s.read_text() for s in SOURCES)]
+    """A name for what the compiler makes here. Raises OSError and TimeoutExpired for one that does not run."""
+    asked = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=SECONDS)
+    told = [jaxlib.__version__, *compiled.cpu(), compiler, asked.stdout, *FLAGS]
+    told += [source.read_text() for source in SOURCES]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
 def compile_into(path: Path, compiler: str) -> None:
-    """Compile the kernels to `path`, where they appear whole. Raises CalledProcessError, TimeoutExpired, OSError."""
+    """Compile the kernels to `path`, where they appear whole. Raises CalledProcessError, TimeoutExpired, OSError.
+
+    Removes what compilers that were killed left beside it ten minutes ago.
+    """
     descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".so", dir=path.parent)
+    now = os.fstat(descriptor).st_mtime  # by the clock of the file system
     os.close(descriptor)
+    for leftover in path.parent.glob(".*.so"):
+        with contextlib.suppress(OSError):
+            if leftover.stat().st_mtime < now - ABANDONED_SECONDS:
+                leftover.unlink()
     try:
         command = [compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), str(SOURCES[0]), "-o", temporary]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
+        _sync(temporary)
         os.replace(temporary, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _sync(path: str) -> None:
+    """Have it on the disk: after a crash a file that was renamed without may be empty."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

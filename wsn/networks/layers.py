@@ -59,6 +59,7 @@ class Model(NamedTuple):
     # In training, statistics are those of the batch; returns the logits and the updated running statistics.
     apply_training: Callable[[Params, Stats, Any, Weighing], tuple[Any, Stats]]
     recurrent: Recurrent | None = None  # of a network that reads tokens; `apply` begins without a past there
+    scans: bool = False  # whether it goes over time in a scan
     reference: Shapes = {}  # the kernels of the dense network of the spec's `rate_width`, if it has one
 
 
@@ -114,12 +115,12 @@ class Dense(nn.Module):
 
 
 def in_planes(module: nn.Module) -> bool:
-    """Whether a network of convolutions should keep its images as planes (channel, row, column, batch): with sparse
-    kernels, whose sums are over windows of planes, so that no layer changes the layout."""
+    """Whether a network of convolutions should keep its images as planes (channel, row, column, batch): where one of
+    them is sparse, whose sums are over windows of planes, so that no layer changes the layout."""
     leaves = jax.tree.leaves(
         module.variables.get("params", {}), is_leaf=lambda leaf: isinstance(leaf, SparseKernel)
     )
-    return any(isinstance(leaf, SparseKernel) for leaf in leaves)
+    return any(isinstance(leaf, SparseKernel) and len(leaf.kept.shape) > 2 for leaf in leaves)
 
 
 class Conv(nn.Module):

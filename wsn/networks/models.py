@@ -38,7 +38,8 @@ def build(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
     else:
         example = deepspeech.example(input_shape) if spec.model in HEARING else jnp.zeros((1, *input_shape))
         model = functional(module, shapes, groups, example)
-    return model._replace(reference=reference_shapes(spec, input_shape, classes))
+    scans = spec.model in RECURRENT or spec.model in HEARING
+    return model._replace(scans=scans, reference=reference_shapes(spec, input_shape, classes))
 
 
 def plain_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:

@@ -10,8 +10,7 @@ import jax.extend.core
 import jax.numpy as jnp
 
 from wsn import devices, memory
-from wsn.data.feeds import Source, evaluation_batch
-from wsn.data.language.text import EVALUATION_LANES, Text
+from wsn.data.feeds import Source
 from wsn.data.language.vocabulary import TOKENS
 from wsn.errors import choose
 from wsn.networks import models
@@ -26,7 +25,6 @@ from wsn.training import optimizers, registries, strategy
 from wsn.training.optimizers import Horizon
 
 PRODUCTS = "dot_general", "conv_general_dilated"
-LISTS = 8 * 4  # bytes of a kept weight in the lists of a sparse layer, from both sides
 
 
 class Cost(NamedTuple):
@@ -36,7 +34,6 @@ class Cost(NamedTuple):
     weights: tuple[int, ...]  # of each spec
     flops: float  # dense arithmetic: masked weights are multiplied too
     bytes: float  # on the device, at the peak
-    held: float = 0.0  # of these, what is there all the time: parameters, masks, the optimiser, the data
 
 
 def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
@@ -72,32 +69,34 @@ def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
         x.size for x in jax.tree.leaves(jax.eval_shape(optimizers.build(spec, horizon).init, params))
     )
     entries = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-    evaluated = EVALUATION_LANES if isinstance(source, Text) else min(evaluation_batch(spec.width), held_out)
-    outputs = 4 * activations(training, testing, evaluated / batch_size)
-    held = of_networks(group, model, execution, entries, moments / max(entries, 1), outputs)
+    outputs = 4 * activations(training, testing, source.held_out_lanes(spec) / batch_size)
+    networks = of_networks(group, model, execution, entries, moments / max(entries, 1), outputs)
     members = len(group.members)
     weights = tuple(kept_weights(s, model.shapes) for s in group.specs)
-    return Cost(members, weights, members * trained, held + resident(source, examples + held_out))
+    return Cost(members, weights, members * trained, networks + source.nbytes(spec))
 
 
 def multiplied(group: Group, model: Model, execution: str, program: Any) -> float:
     """The share of the arithmetic that is left where layers are sparse, on average over the specs.
 
-    Every weight meets an example equally often, but those of convolutions, which are told by their shapes.
+    A kernel is multiplied once for every position of what its product puts out; those inside scans, which are not seen,
+    as often as the last layer.
     """
     sparse = strategy.sparse_layers(group, model, execution)
-    kernels = {layer: math.prod(shape) for layer, shape in model.shapes.items() if layer != EMBEDDING}
-    left = {
-        layer: sum(dict(spec.kept).get(layer, size) for spec in group.specs) / len(group.specs) / size
-        for layer, size in kernels.items()
-        if layer in sparse
-    }
-    cost = [(kernels[layer], left.get(layer, 1.0)) for layer in kernels]
-    if models.has_convolutions(model):
-        share = {model.shapes[layer]: of for layer, of in left.items()}
-        shapes = [(e.invars[1].aval.shape, *sizes_of(e)) for e in equations(program, *PRODUCTS)]
-        cost = [(outputs * math.prod(shape[:-1]), share.get(shape, 1.0)) for shape, outputs in shapes]
-    return sum(size * of for size, of in cost) / sum(size for size, _ in cost)
+    meets = {}
+    for equation in equations(program, *PRODUCTS):
+        shape = equation.invars[1].aval.shape
+        meets[shape] = sizes_of(equation)[0] // shape[-1]
+    last = meets.get(next(reversed(model.shapes.values())), 1)
+    whole = left = 0.0
+    for layer, shape in model.shapes.items():
+        if layer == EMBEDDING:
+            continue
+        size = math.prod(shape)
+        kept = sum(dict(spec.kept).get(layer, size) for spec in group.specs) / len(group.specs)
+        whole += size * meets.get(shape, last)
+        left += (kept if layer in sparse else size) * meets.get(shape, last)
+    return left / whole
 
 
 def of_networks(
@@ -109,14 +108,23 @@ def of_networks(
     its lists. Networks that take turns put out what one does.
     """
     sparse = strategy.sparse_layers(group, model, execution)
-    kept = max(sum(dict(spec.kept).get(layer, 0) for layer in sparse) for spec in group.specs)
-    dense = entries - sum(math.prod(model.shapes[layer]) for layer in sparse)
-    own = (4 * (3 + moments) + 1) * dense + (4 * (3 + moments) + LISTS) * kept
+    shapes = {layer: model.shapes[layer] for layer in sparse}
+    each = 4 * (3 + moments)
+    kept = max(
+        sum(dict(spec.kept).get(k, math.prod(of)) * (each + lists_bytes(of)) for k, of in shapes.items())
+        for spec in group.specs
+    )
+    own = (each + 1) * (entries - sum(map(math.prod, shapes.values()))) + kept
     multiplied = strategy.multiplied_weights(group, model, sparse)
     turns = strategy.goes_step_by_step(model) or not strategy.trains_together(
         model, group.specs[0].width, multiplied
     )
     return len(group.members) * own + (1 if turns else len(group.members)) * outputs
+
+
+def lists_bytes(shape: Sequence[int]) -> int:
+    """Of a kept weight in the lists of a sparse layer: place and plane from both sides, of convolutions the tap."""
+    return 2 * 4 * (3 if len(shape) > 2 else 2)
 
 
 def activations(training: Any, testing: Any, larger: float) -> float:
@@ -130,13 +138,6 @@ def activations(training: Any, testing: Any, larger: float) -> float:
     saved = [size for equation in equations(training, "scan") for size in sizes_of(equation)]
     largest = max(outputs, default=0)
     return max(sum(outputs) + sum(saved) + 2 * largest, 2 * larger * largest)
-
-
-def resident(source: Source, examples: int) -> int:
-    """Bytes of the data on the device."""
-    if isinstance(source, Text):
-        return source.train.nbytes + source.held_out.nbytes
-    return 0 if source.streamed else 4 * math.prod(source.input_shape) * examples
 
 
 def check(groups: Iterable[Group], costs: Iterable[Cost]) -> None:

@@ -27,7 +27,7 @@ from wsn.records.partial import Partial
 from wsn.records.record import Labels, Result
 from wsn.spec import Group, Spec
 from wsn.training import train
-from wsn.training.history import History
+from wsn.training.history import EMPTY, History
 
 # (group, share of its training that is done, history; None where another process finished it)
 Watch = Callable[[Group, float, History | None], None]
@@ -92,8 +92,10 @@ def _train(
     hosts.tell((group, snapshot, execution))
     if hosts.anywhere(False):
         raise UserError("--data_dir: another process of this run cannot read its data; its output says why")
+    history, how = snapshot.history if snapshot else EMPTY, record.Execution(execution)
     partial = Partial(folder, group, snapshot.history if snapshot else None, labels, text)
     for moment in train.train(group, source, resume=snapshot, execution=execution):
+        history, how = moment.history, record.Execution(execution, moment.sparse)
         with hosts.followers_stop_on_error():
             watch(group, moment.share, moment.history)
             partial(moment.share, moment.history)
@@ -106,8 +108,8 @@ def _train(
                 checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot(), group.name)
             partial.write(moment.share, moment.history)
             raise Preempted
-    seconds, how = time.monotonic() - started, record.Execution(execution, moment.sparse)
-    record.write(record_path(workdir, group), group, moment.history, seconds, labels, text, how)
+    seconds = time.monotonic() - started
+    record.write(record_path(workdir, group), group, history, seconds, labels, text, how)
     _forget(workdir, group)
 
 

@@ -17,6 +17,7 @@ LETTER_ERROR_RATE = Metric(
     lambda totals: totals["edits"] / totals["weight"],
     "low",
     "fraction",
+    least=0.0,
     in_training=False,
 )
 
@@ -77,7 +78,7 @@ def edits(
     def extended(row: Array, now: tuple[Array, Array]) -> tuple[Array, None]:
         letter, is_said = now[0][:, None], now[1][:, None]
         replaced = row[:, :-1] + (labels != letter)
-        without = jnp.minimum(row + 1, jnp.pad(replaced, ((0, 0), (1, 0)), constant_values=places.size))
+        without = jnp.concatenate([row[:, :1] + 1, jnp.minimum(row[:, 1:] + 1, replaced)], axis=1)
         # Labels may be left out from any place on: min over k ≤ j of without[k] + j − k.
         found = jax.lax.cummin(without - places, axis=1) + places
         return jnp.where(is_said, found, row), None

@@ -43,7 +43,6 @@ def compile_program(
 ) -> Program:
     """The way that suits the network, the device and the data.
 
-
     shared: whether all members see the same batches; together: whether they share the steps of one program.
     step: (member, batch) → (member, totals); evaluation: (member, carry, batch) → (carry, totals); reads: (params,
     start) → numbers; carry: lanes → what is carried into the first batch. With `streamed`, rows are an iterator of
@@ -142,26 +141,30 @@ def step_by_step(
         return [m._replace(state=m.state._replace(carry=c)) for m, c in zip(own, carries, strict=True)]
 
     def advance(members: Members, rows: Any, data: Any) -> Any:
-        own = apart(members)
-        totals: list[Any] = [None] * len(own)
-        for row in rows_of(rows):
-            for i, member in enumerate(own):
-                batch = row if shared else jax.tree.map(lambda x, i=i: x[..., i, :], row)
-                own[i], sums = run_step(member, batch, data)
-                totals[i] = added(totals[i], sums)
-        return stacked_members(own, axis), stacked(totals)
+        def one(member: Members, i: int, row: Any) -> Any:
+            return run_step(member, row if shared else jax.tree.map(lambda x: x[..., i, :], row), data)
+
+        own, totals = in_turn(one, apart(members), rows)
+        return stacked_members(own, axis), totals
 
     def evaluate(members: Members, rows: Any, data: Any) -> Any:
         own = apart(members)
-        totals: list[Any] = [None] * len(own)
-        carried = [first] * len(own)
-        for row in rows_of(rows):
-            for i, member in enumerate(own):
-                carried[i], sums = run_evaluation((member, carried[i]), row, data)
-                totals[i] = added(totals[i], sums)
-        return stacked(totals), run_reads(members.state.params, members.start)
+        _, totals = in_turn(
+            lambda carry, i, row: run_evaluation((own[i], carry), row, data), [first] * len(own), rows
+        )
+        return totals, run_reads(members.state.params, members.start)
 
     return Program(advance, evaluate)
+
+
+def in_turn(one: Callable[[Any, int, Any], Any], states: list[Any], rows: Any) -> tuple[list[Any], Any]:
+    """Row by row, member by member: (state, member, row) → (state, sums); the last states, and the sums stacked."""
+    totals: list[Any] = [None] * len(states)
+    for row in rows_of(rows):
+        for i, state in enumerate(states):
+            states[i], sums = one(state, i, row)
+            totals[i] = added(totals[i], sums)
+    return states, stacked(totals)
 
 
 def rows_of(rows: Any) -> Iterator[Any]:

@@ -8,7 +8,7 @@ from wsn.data.language.vocabulary import TOKENS
 from wsn.data.normalization import NORMALIZATIONS
 from wsn.data.speech.utterances import FRONT_ENDS
 from wsn.data.splits import ORDERS
-from wsn.errors import UserError
+from wsn.errors import UserError, check_known
 from wsn.networks.layers import COMPUTE_DTYPES
 from wsn.networks.mlp import ACTIVATIONS
 from wsn.networks.models import HEARING, MODELS, RECURRENT
@@ -59,8 +59,7 @@ def check(spec: Spec) -> None:
     for field, registry in REGISTRIES.items():
         value = getattr(spec, field)
         for name in value if isinstance(value, tuple) else (value,):
-            if name not in registry:
-                raise UserError(f"--{field}={name} is unknown: choose one of {', '.join(registry)}")
+            check_known(registry, field, name)
     check_optimizer(spec)
     if spec.stop != "epochs" and not spec.validation_samples:
         raise UserError(

@@ -65,8 +65,9 @@ def initial_members(
     keep = stored_keeps(positions, model, sparse)
     units = unit_weights(model, [keys[seed] for _, seed in group.members], positions, keep)
     params, stats, rates = [], [], []
-    for (spec, _), own, (unit_params, unit_stats) in zip(group.members, positions, units, strict=True):
-        scaled, own_rates = scaled_weights(spec, model, stored_weights(unit_params, own, keep))
+    for member, (unit_params, unit_stats) in enumerate(units):
+        own = stored_weights(unit_params, positions[member], keep, member)
+        scaled, own_rates = scaled_weights(group.members[member][0], model, own)
         params.append(scaled)
         rates.append(own_rates)
         stats.append(unit_stats)
@@ -138,7 +139,9 @@ def stored_keeps(
     }
 
 
-def stored_weights(drawn: Params, positions: dict[str, Positions], keep: dict[str, Any]) -> Params:
+def stored_weights(
+    drawn: Params, positions: dict[str, Positions], keep: dict[str, Any], member: int
+) -> Params:
     """The weights of a member as `keep` stores them: times its mask, or the values at its positions alone."""
     leaves = flatten_dict(drawn, sep="/")
     for path, kept in keep.items():
@@ -146,7 +149,7 @@ def stored_weights(drawn: Params, positions: dict[str, Positions], keep: dict[st
             own = leaves[path][: positions[path].size]
             leaves[path] = np.pad(own, (0, kept.values - own.size))
         else:
-            leaves[path] = leaves[path] * keep_array(positions[path], leaves[path].shape)
+            leaves[path] = leaves[path] * kept[member]
     return unflatten_dict(leaves, sep="/")
 
 

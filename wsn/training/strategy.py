@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import jax
 
-from wsn.errors import UserError
+from wsn.errors import check_known
 from wsn.native import library
 from wsn.networks.layers import Model
 from wsn.networks.models import has_convolutions
@@ -39,9 +39,9 @@ def goes_step_by_step(model: Model) -> bool:
 def trains_together(model: Model, width: int, weights: int) -> bool:
     """Whether the members of a group, of that width, should share each step; `weights` that one multiplies with.
 
-    Recurrent networks never do on a CPU: their products are small and many, and several at once only fill the cache.
+    Those that scan time never do on a CPU: their products are small and many, and several at once only fill the cache.
     """
-    if width > WIDEST_TOGETHER or (model.recurrent and jax.default_backend() == "cpu"):
+    if width > WIDEST_TOGETHER or (model.scans and jax.default_backend() == "cpu"):
         return False
     large = weights >= LARGEST_TOGETHER
     return not large or (jax.default_backend() != "cpu" and not has_convolutions(model))
@@ -64,8 +64,7 @@ def sparse_layers(group: Group, model: Model, execution: str) -> tuple[str, ...]
     An embedding reads rows, so it stays as it is; so do convolutions that are not square. Raises UserError for an
     unknown way.
     """
-    if execution not in EXECUTIONS:
-        raise UserError(f"--execution={execution} is unknown: choose one of {', '.join(EXECUTIONS)}")
+    check_known(EXECUTIONS, "execution", execution)
     kept = [dict(spec.kept) for spec in group.specs]
     connectivity = {
         layer: max(counts.get(layer, math.prod(shape)) for counts in kept) / math.prod(shape)

@@ -79,7 +79,8 @@ def train(
     weights are run (`strategy.EXECUTIONS`), which changes rounding alone, and may differ from that before a resume. A
     member whose loss is not finite has diverged: its values are NaN from then on.
     Where a `reference` is given, parameters of all members as a snapshot has them, probes measure from there and not
-    from the start. Raises UserError for a name that no registry has, and for data that do not fit.
+    from the start. A snapshot of the end gives no moment. Raises UserError for a name that no registry has, and for
+    data that do not fit; ValueError for a reference that no probe reads.
     """
     spec, count = group.specs[0], len(group.members)
     placement, task, feed, members, program, steps, sparse = prepare(group, source, placement, execution)
@@ -87,15 +88,15 @@ def train(
     if resume is not None:
         members, history = resumed(members, resume, feed.steps)
     if reference is not None:
-        own = jax.tree.map_with_path(
-            lambda path, _: reference[PARAMS + jax.tree_util.keystr(path)], members.start
-        )
-        members = members._replace(start=own)
+        if not spec.probes:
+            raise ValueError("a reference is what probes measure from, and the spec has none")
+        members = members._replace(start=restored(reference, PARAMS, members.start, members.keep))
     members = scattered(placement, members)
     split = "validation" if spec.validation_samples else "test"
     done, log = int(history.step[-1]) if history.rows else 0, histories.Log(history)
+    over = stopped(spec.stop, history, split)  # what was resumed may be at its end
     for first, last in periods(done, steps, spec.eval_every or feed.steps):
-        if stopped(spec.stop, history, split):  # what was resumed was at its end
+        if over:
             return
         members, training = program.advance(members, feed.training(first, last), feed.training_data)
         held_out, reads = program.evaluate(members, feed.held_out(), feed.held_out_data)
@@ -103,8 +104,9 @@ def train(
             *(devices.gather_members(placement, x, count) for x in (training, held_out, reads))
         )
         history = log.add(last, task, split, measured)
+        over = last == steps or stopped(spec.stop, history, split)
         take = partial(snapshot, placement, group, feed.lanes, members.state, history)
-        yield Moment(last, steps, last == steps or stopped(spec.stop, history, split), history, take, sparse)
+        yield Moment(last, steps, over, history, take, sparse)
 
 
 def prepare(
@@ -177,7 +179,6 @@ def snapshot(placement: Placement, group: Group, lanes: int, state: State, histo
 def resumed(members: Members, saved: Snapshot, epoch: int) -> tuple[Members, History]:
     """The members of a snapshot in the shape of freshly initialised ones, and its history.
 
-    What was saved of a sparse kernel and is masked now, or the other way round, changes its storage.
     Snapshots of before 0.2 have a row an epoch (of `epoch` steps) and count no steps.
     """
     history = saved.history
@@ -185,14 +186,21 @@ def resumed(members: Members, saved: Snapshot, epoch: int) -> tuple[Members, His
         rows = len(next(iter(history.curves.values())))
         history = history._replace(step=epoch * np.arange(1, rows + 1, dtype=np.int64))
     leaves = {".step": np.full_like(members.state.step, history.step[-1])} | saved.state
+    return members._replace(state=restored(leaves, "", members.state, members.keep)), history
 
-    def leaf(path: Any, fresh: Any) -> np.ndarray:
-        found = leaves[jax.tree_util.keystr(path)]
-        if found.ndim == fresh.ndim:
+
+def restored(saved: Mapping[str, np.ndarray], place: str, fresh: Any, keep: Mapping[str, Any]) -> Any:
+    """What is saved at a place of a snapshot, in the shape of a fresh tree.
+
+    What was saved of a sparse kernel and is masked now, or the other way round, changes its storage.
+    """
+
+    def leaf(path: Any, now: Any) -> np.ndarray:
+        found = saved[place + jax.tree_util.keystr(path)]
+        if found.ndim == now.ndim:
             return found
-        layer = "/".join(
-            str(part.key) for part in path[-2:]
-        )  # of its kernel, and of what the optimiser keeps of it
-        return stored_as(found, fresh.shape, members.keep.get(layer))
+        # of its kernel, and of what the optimiser keeps of it
+        layer = "/".join(str(part.key) for part in path[-2:])
+        return stored_as(found, now.shape, keep.get(layer))
 
-    return members._replace(state=jax.tree.map_with_path(leaf, members.state)), history
+    return jax.tree.map_with_path(leaf, fresh)

@@ -103,6 +103,14 @@ class Text:
         train, held_out = (-(-(len(tokens) - 1) // self.sequence) for tokens in (self.train, self.held_out))
         return train, held_out
 
+    def held_out_lanes(self, spec: Spec) -> int:
+        """In how many streams the held-out text is read."""
+        return min(EVALUATION_LANES, (len(self.held_out) - 1) // self.sequence)
+
+    def nbytes(self, spec: Spec) -> int:
+        """All tokens lie on the device."""
+        return self.train.nbytes + self.held_out.nbytes
+
     def feed(self, group: Group, placement: Placement) -> Feed:
         """The batches of a group. Raises UserError for texts that are shorter than a window."""
         return resident(self, group, placement)
@@ -119,7 +127,7 @@ def resident(text: Text, group: Group, placement: Placement) -> Feed:
     rows = cut[0] if spec.order == "shared" else jax.tree.map(lambda *x: np.stack(x), *cut)
     steps = cut[0].first.shape[0]
     held_out_pairs = len(text.held_out) - 1
-    held_out_lanes = min(EVALUATION_LANES, held_out_pairs // text.sequence)
+    held_out_lanes = text.held_out_lanes(spec)
     held_out = devices.scatter_batches(placement, windows(held_out_pairs, held_out_lanes, text.sequence))
     take_windows = partial(take, text.sequence)
     return Feed(

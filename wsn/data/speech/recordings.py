@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8, UInt16
 
-from wsn import folders
+from wsn import folders, memory
 from wsn.data import cache
 from wsn.data.images import DATASETS
 from wsn.data.prepared import located
@@ -71,14 +71,13 @@ def drawn(seed: int, count: int, shortest: int, longest: int) -> Iterator[tuple[
         yield whole, items[: shortest + length % (longest - shortest + 1)]
 
 
-@dataclasses.dataclass(frozen=True)
 class DigitLines:
     """Lines of 1 to 5 of scikit-learn's handwritten digits: a column of 8 pixels is a frame.
 
     Of the training images of `digits`, the last 297 are for validation alone: no two splits share an image.
     """
 
-    counts: tuple[int, ...] = (2000, 300, 300)  # lines of each split
+    counts: ClassVar[tuple[int, ...]] = (2000, 300, 300)  # lines of each split
     cepstra: ClassVar[bool] = False
 
     def locate(self, data_dir: str | None) -> str:
@@ -247,15 +246,15 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
 def packed(name: str, utterances: Iterator[Utterance]) -> cache.Content:
     """Utterances in arrays. Raises UserError for a split without any, for frames that are not finite and for texts
     without letters."""
-    every, size = [], 0
+    every, size, there = [], 0, limit()
     for number, utterance in enumerate(utterances):
         check(f"--dataset={name}: utterance {number} of its {utterance.split} split", utterance)
         every.append(utterance)
         size += utterance.frames.nbytes
-        if 2 * size > limit():  # once in parts, and once joined
+        if 2 * size > there:  # once in parts, and once joined
             raise UserError(
-                f"--dataset={name}: the frames of its first {number} utterances fill half of the"
-                f" {limit() / 2**30:.1f} GiB of this machine; take another, or a part of it"
+                f"--dataset={name}: the frames of its first {len(every)} utterances fill half of the"
+                f" {memory.shown(there)} of this machine; take another, or a part of it"
             )
     for split in ("train", "test"):
         if not any(utterance.split == split for utterance in every):

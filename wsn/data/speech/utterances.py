@@ -6,6 +6,8 @@ utterances.
 """
 
 import dataclasses
+import math
+from collections.abc import Iterable
 from functools import cache, partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,6 +18,7 @@ import scipy.fft
 from absl import logging
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Shaped
 
+from wsn import devices, memory
 from wsn.data import feeds
 from wsn.data.batches import Indices
 from wsn.data.feeds import Feed, Part
@@ -24,13 +27,13 @@ from wsn.data.speech import recordings
 from wsn.data.speech.recordings import SPLITS, UTTERANCES, Recordings
 from wsn.devices import Placement
 from wsn.errors import UserError
-from wsn.memory import limit
 from wsn.spec import Data, Group, Spec
 
 EVALUATION_UTTERANCES = 50  # of a batch: whole utterances are long
 # What a network does with frames first → for how many of them it then has one output: two convolutions, the first of
 # stride 2, or three frames joined to one.
 FRONT_ENDS = {"conv": 2, "stack": 3}
+_CHUNK = 4096  # frames that are normalised at a time
 
 
 class Frames(NamedTuple):
@@ -106,6 +109,14 @@ class Speech:
         """How many utterances train and are evaluated."""
         return len(self.train.lengths), len(self.held_out.lengths)
 
+    def held_out_lanes(self, spec: Spec) -> int:
+        """How many utterances are evaluated at once."""
+        return min(EVALUATION_UTTERANCES, len(self.held_out.lengths))
+
+    def nbytes(self, spec: Spec) -> int:
+        """What lies on the device: frames as they are, without padding, labels and places."""
+        return sum(array.nbytes for part in (self.train, self.held_out) for array in part)
+
     def feed(self, group: Group, placement: Placement) -> Feed:
         """The batches of a group. Raises UserError for batches that need more memory than there is."""
         return resident(self, group, placement)
@@ -120,7 +131,7 @@ def resident(speech: Speech, group: Group, placement: Placement) -> Feed:
         Part(len(part.lengths), part, partial(take, longest(part)))
         for part in (speech.train, speech.held_out)
     )
-    return feeds.resident(group, placement, train, held_out, EVALUATION_UTTERANCES)
+    return feeds.resident(group, placement, train, held_out, speech.held_out_lanes(spec))
 
 
 def longest(spoken: Spoken) -> int:
@@ -129,18 +140,17 @@ def longest(spoken: Spoken) -> int:
 
 
 def check_memory(speech: Speech, spec: Spec, lanes: int) -> None:
-    """Raises UserError where frames and one batch of `lanes` utterances are more than the memory of this machine.
+    """Raises UserError where frames and one batch of `lanes` utterances are more than the memory of all devices.
 
     A lower bound, before anything is allocated: the frames, and of the front end what it puts out.
     """
     frames, features = speech.input_shape
     outputs = 1 + (spec.channels / 4 if spec.front_end == "conv" else 1)
-    resident = speech.train.frames.nbytes + speech.held_out.frames.nbytes
-    needed = resident + 4 * frames * features * lanes * outputs
-    if needed > (there := limit()):
+    needed = speech.nbytes(spec) + 4 * frames * features * lanes * outputs
+    if needed > (there := devices.memory() or math.inf):
         raise UserError(
             f"--batch_size={spec.batch_size}: the longest utterance has {frames} frames, so that frames and a batch"
-            f" of {lanes} need {needed / 2**30:.1f} GiB, more than the {there / 2**30:.1f} GiB that there are: take a"
+            f" of {lanes} need {memory.shown(needed)}, more than the {memory.shown(there)} that there are: take a"
             " smaller --batch_size or fewer --train_samples"
         )
 
@@ -163,13 +173,25 @@ def log_bands(cepstra: Float32[np.ndarray, "frames cepstra"], bands: int) -> Sha
     return scipy.fft.idct(cepstra, n=bands, axis=1, norm="ortho")
 
 
-def statistics(frames: Float[np.ndarray, "frames features"], normalization: str) -> tuple[Any, Any]:
-    """Mean and deviation of all values (`scalar`), or of each feature (`pixel`). Raises UserError for another."""
+def statistics(parts: Iterable[Float[np.ndarray, "_ features"]], normalization: str) -> tuple[Any, Any]:
+    """Mean and deviation of all values (`scalar`), or of each feature (`pixel`). Raises UserError for another.
+
+    Summed in float64 over one part at a time, from the first value on: exactly 0 where nothing changes.
+    """
     axes = {"scalar": None, "pixel": 0}
     if normalization not in axes:
         raise UserError(f"--normalization={normalization} is for images: choose one of {', '.join(axes)}")
-    axis = axes[normalization]
-    return frames.mean(axis, np.float64), frames.std(axis, np.float64)
+    axis, count = axes[normalization], 0
+    origin: Any = None
+    total = squares = np.float64(0)
+    for part in parts:
+        if origin is None:
+            origin = np.float64(part[0] if axis == 0 else part[0, 0])
+        values = part - origin
+        count += len(values) if axis == 0 else values.size
+        total, squares = total + values.sum(axis), squares + np.square(values).sum(axis)
+    mean = total / count
+    return origin + mean, np.sqrt(np.maximum(squares / count - mean**2, 0))
 
 
 def source_of(spec: Spec, data_dir: str | None = None) -> Speech:
@@ -201,11 +223,18 @@ def heard(data: Data, front_end: str, data_dir: str | None) -> Speech:
         )
         if not usable[found.split == SPLITS.index("train")].any():
             raise UserError(f"--front_end={front_end}: CTC can align no training utterance; choose another")
-    every = cut(found, data.bands, np.flatnonzero(found.split == SPLITS.index("train")))
-    mean, deviation = statistics(np.asarray(every.frames), data.normalization)
+    ends = np.cumsum(found.lengths, dtype=np.int64)
+    training = found.split == SPLITS.index("train")
+    every = (
+        found.frames[end - n : end] for end, n in zip(ends[training], found.lengths[training], strict=True)
+    )
+    parts = (log_bands(frames, data.bands) if data.bands else frames for frames in every)
+    mean, deviation = statistics(parts, data.normalization)
     train, held_out = (cut(found, data.bands, part) for part in chosen(data, found, usable))
     for part in (train, held_out):
-        part.frames[:] = (part.frames - mean) / np.where(deviation > 0, deviation, 1)
+        for start in range(0, len(part.frames), _CHUNK):
+            rows = part.frames[start : start + _CHUNK]
+            rows[:] = (rows - mean) / np.where(deviation > 0, deviation, 1)
     return Speech(data.dataset, train, held_out, found.letters)
 
 
