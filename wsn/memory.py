@@ -43,6 +43,7 @@ def check(what: str, need: float, have: float | None = None) -> None:
 
 
 def shown(size: float) -> str:
+    """Bytes, in GiB of three digits."""
     return f"{size / 2**30:.3g} GiB"
 
 

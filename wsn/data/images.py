@@ -6,7 +6,6 @@ What was decoded once is kept as `.npy` files that later starts map (`wsn.data.c
 
 import dataclasses
 import io
-import os
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -15,12 +14,11 @@ from PIL import Image
 
 from wsn import folders
 from wsn.data import cache
-from wsn.data.prepared import check, data_folder, located, unreadable, without_group_size_notice
+from wsn.data.prepared import check, data_folder, in_batches, located, unreadable
 from wsn.data.untrusted import check_image
 from wsn.errors import UserError
 
 _DIGITS_TRAIN = 1297
-_BATCH = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +110,7 @@ class Tfds:
         return located(self.name, data_dir, self, instead="digits")
 
     def decode(self, data_dir: str | None) -> Dataset:
-        data_dir = os.path.expanduser(data_folder(data_dir))
+        data_dir = data_folder(data_dir)
         try:
             check(self.name, data_dir)
             train, test = (self._read(split, data_dir) for split in (self.train, self.test))
@@ -129,12 +127,9 @@ class Tfds:
         )
         images: list[np.ndarray] = []
         labels: list[int] = []
-        with without_group_size_notice():
-            for start in range(0, len(source), _BATCH):
-                # One request for a batch is up to five times faster than one for each example.
-                batch = source.__getitems__(list(range(start, min(start + _BATCH, len(source)))))
-                images.append(np.stack([decoded(example[self.image], self.shape) for example in batch]))
-                labels.extend(example[self.label] for example in batch)
+        for batch in in_batches(source):
+            images.append(np.stack([decoded(example[self.image], self.shape) for example in batch]))
+            labels.extend(example[self.label] for example in batch)
         return np.concatenate(images), np.asarray(labels, np.int32)
 
 

@@ -18,8 +18,8 @@ DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 
 
 def data_folder(data_dir: str | None) -> str:
-    """`data_dir`, else `$TFDS_DATA_DIR`, else the folder that tensorflow-datasets uses by itself."""
-    return data_dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DATA_DIR
+    """`data_dir`, else `$TFDS_DATA_DIR`, else the folder that tensorflow-datasets uses by itself; `~` is the home."""
+    return os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DATA_DIR)
 
 
 def located(name: str, data_dir: str | None, what: Any, instead: str) -> str:
@@ -29,7 +29,7 @@ def located(name: str, data_dir: str | None, what: Any, instead: str) -> str:
     """
     from etils import epath
 
-    root = epath.Path(data_folder(data_dir)).expanduser().resolve()
+    root = epath.Path(data_folder(data_dir)).resolve()
     prepared = root / name.replace(":", "/")
     if not (prepared / "dataset_info.json").exists():
         prepare(name, os.fspath(root), instead)
@@ -40,7 +40,7 @@ def located(name: str, data_dir: str | None, what: Any, instead: str) -> str:
 
 def check(name: str, data_dir: str | None) -> None:
     """What the copy of `name:version` claims of itself. Raises OSError or ValueError where it cannot be so."""
-    folder = Path(data_folder(data_dir)).expanduser() / name.replace(":", "/")
+    folder = Path(data_folder(data_dir)) / name.replace(":", "/")
     untrusted.check_copy(folder)
     for path in sorted(folder.glob("*.array_record-*")):
         untrusted.check_records(path)
@@ -76,6 +76,13 @@ def require_network(url: str) -> None:
     """Raises OSError unless the host of `url` answers; any answer, even a refusal, will do."""
     with contextlib.suppress(urllib.error.HTTPError):
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10).close()
+
+
+def in_batches(source: Any, size: int = 1024) -> Iterator[list[Any]]:
+    """The examples of a source: one request for a batch is up to five times faster than one for each example."""
+    with without_group_size_notice():
+        for start in range(0, len(source), size):
+            yield source.__getitems__(list(range(start, min(start + size, len(source)))))
 
 
 @contextlib.contextmanager

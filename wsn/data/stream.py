@@ -245,7 +245,7 @@ class Images:
         Raises:
           UserError: the set is missing, or is not an array_record copy with these splits.
         """
-        folder = os.path.expanduser(data_folder(data_dir))
+        folder = data_folder(data_dir)
         where = f"--data_dir={folder} (TFDS_DATA_DIR)"
         prepared = os.path.join(folder, self.name.replace(":", os.sep))
         how = (

@@ -92,6 +92,7 @@ def kernel_path(layer: str) -> str:
 
 
 def has_convolutions(model: Model) -> bool:
+    """Whether any of its kernels has taps."""
     return any(len(shape) > 2 for shape in model.shapes.values())
 
 

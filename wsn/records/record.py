@@ -87,6 +87,7 @@ def description(group: Group, text: str | None = None) -> dict[str, Any]:
 
 
 def write_description(path: Path, group: Group, text: str | None) -> None:
+    """Write the description of a group with its digest. Raises UserError where it cannot be written."""
     with replacing(path) as file:
         json.dump(stored.sealed(description(group, text)), file, indent=1)
 
@@ -257,6 +258,7 @@ def note_no_digest(folder: Path) -> None:
 
 
 def damaged(path: Path, error: Exception) -> UserError:
+    """What to raise for a record that cannot be read."""
     return UserError(
         f"--workdir: {path} is damaged ({one_line(error)}): remove it, or start afresh with --resume=false"
     )

@@ -231,10 +231,12 @@ def _mend(path: Path, group: Group, header: dict | None, text: str | None, error
 
 
 def directory(workdir: Path, group: Group) -> Path:
+    """The folder of a group."""
     return workdir / "runs" / group.name
 
 
 def record_path(workdir: Path, group: Group) -> Path:
+    """Where the record of a group is, or will be."""
     return directory(workdir, group) / "record.jsonl"
 
 

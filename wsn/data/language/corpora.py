@@ -18,14 +18,13 @@ from jaxtyping import UInt16
 from wsn import folders
 from wsn.data import cache
 from wsn.data.language.vocabulary import LARGEST, TOKENS, Tokens
-from wsn.data.prepared import check, data_folder, located, unreadable, without_group_size_notice
+from wsn.data.prepared import check, data_folder, in_batches, located, unreadable
 from wsn.data.untrusted import check_regular, check_size
 from wsn.errors import UserError, choose, one_line
 from wsn.stored import reading_error
 
 SPLITS = ("train", "validation", "test")
 _BLOCK = 1000  # characters of `python_docs` that are held out together
-_BATCH = 1024
 _PIECE = 2**24  # characters
 
 
@@ -96,7 +95,7 @@ class Tfds:
         return located(self.name, data_dir, self, instead="python_docs")
 
     def pieces(self, split: str, data_dir: str | None) -> Iterator[str]:
-        data_dir = os.path.expanduser(data_folder(data_dir))
+        data_dir = data_folder(data_dir)
         try:
             check(self.name, data_dir)
             yield from self._read(split if split == "train" else getattr(self, split), data_dir)
@@ -107,10 +106,8 @@ class Tfds:
         import tensorflow_datasets as tfds
 
         source = tfds.data_source(self.name, split=split, data_dir=data_dir, download=False)
-        with without_group_size_notice():
-            for start in range(0, len(source), _BATCH):
-                batch = source.__getitems__(list(range(start, min(start + _BATCH, len(source)))))
-                yield "".join(example["text"].decode() + self.end for example in batch)
+        for batch in in_batches(source):
+            yield "".join(example["text"].decode() + self.end for example in batch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,12 +6,13 @@ import TensorFlow.
 
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from wsn.data.prepared import check, data_folder, unreadable, without_group_size_notice
+from wsn.data.prepared import check, data_folder, in_batches, unreadable, without_group_size_notice
 
 _BATCH = 256
 WINDOW, HOP = 0.020, 0.010  # seconds
@@ -43,7 +44,7 @@ def log_spectrogram(
 
 def examples(name: str, split: str, data_dir: str | None) -> Iterator[Fields]:
     """The examples of a split of the prepared copy of `name:version`. Raises UserError for a copy that is damaged."""
-    folder = Path(os.path.expanduser(data_folder(data_dir)))
+    folder = Path(data_folder(data_dir))
     pattern = f"*-{split}.array_record-*"
     try:
         check(name, data_dir)
@@ -59,9 +60,8 @@ def _read(files: list[Path]) -> Iterator[Fields]:
     if not files:
         return
     with without_group_size_notice(), ArrayRecordDataSource([os.fspath(file) for file in files]) as source:
-        for start in range(0, len(source), _BATCH):
-            for record in source.__getitems__(list(range(start, min(start + _BATCH, len(source))))):
-                if len(record) > LARGEST_RECORD:
-                    raise ValueError(f"an example of {len(record)} bytes")
-                found = tf_example_pb2.Example.FromString(record).features.feature
-                yield {key: list(getattr(x, x.WhichOneof("kind")).value) for key, x in found.items()}
+        for record in chain.from_iterable(in_batches(source, _BATCH)):
+            if len(record) > LARGEST_RECORD:
+                raise ValueError(f"an example of {len(record)} bytes")
+            found = tf_example_pb2.Example.FromString(record).features.feature
+            yield {key: list(getattr(x, x.WhichOneof("kind")).value) for key, x in found.items()}
