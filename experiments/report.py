@@ -13,8 +13,6 @@ import dataclasses
 import time
 from pathlib import Path
 
-from absl import logging
-
 from experiments.lab import launch
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
@@ -52,7 +50,6 @@ def write(workdir: Path, reader: Reader, seconds: float | None = None) -> Path:
 
 
 def main(settings: Settings, run: Output) -> None:
-    logging.set_verbosity(logging.ERROR)  # the page itself says what is damaged or old
     reader = Reader()
     seconds = SECONDS if settings.watch else None
     print(f"open {write(run.folder, reader, seconds)} in a browser", flush=True)

@@ -106,7 +106,7 @@ def _controls(name: str, section: Section) -> str:
     if metrics:
         options = [(metric, shown_name(metric)) for metric in metrics]
         parts += [_select(f"{name}-metric", "curves of", options)]
-        parts += [_check(f"{name}-epochs", "over epochs"), _check(f"{name}-logc", "log")]
+        parts += [_check(f"{name}-epochs", "over epochs"), _check(f"{name}-logc", "log curves")]
     return f'<div class="controls">{"".join(parts)}</div>'
 
 

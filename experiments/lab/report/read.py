@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import logging
 from jaxtyping import Int64
 
 from experiments.lab.output import SAID
@@ -173,12 +172,7 @@ def checkpointed(path: Path) -> Trained | None:
     """What older versions left of a group that they did not finish: the history of its newest checkpoint."""
     found = stored.parse(stored.read(path))
     group = Group(tuple(record.from_fields(fields) for fields in found["specs"]), tuple(found["seeds"]))
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        snapshot = checkpoints.load(path.parent / "checkpoints", group.name)
-    finally:
-        logging.set_verbosity(verbosity)
+    snapshot = checkpoints.load(path.parent / "checkpoints", group.name)
     if snapshot is None:
         return None
     header = {"sealed": True, "other": found["semantics"] != SEMANTICS, "checkpoint": True}
