@@ -162,7 +162,7 @@ class Trial:
         script = self.random.choice(SCRIPTS)
         command = COMMANDS[script]
         classes = type(command.run), flags._settings(command)
-        fields = [field.name for cls in classes for field, *_ in flags._fields(cls)]
+        fields = [field.name for cls in classes for field, *_ in flags.fields(cls)]
         told = [
             f"--{self.random.choice(fields)}={self.random.choice(VALUES)}"
             for _ in range(self.random.choice([1, 1, 2]))

@@ -29,7 +29,7 @@ def test_every_number_is_declared_with_its_bounds(script):
     """So none is left to whoever reads it, and none that is no number gets through."""
     command = command_of(script)
     for told in (command.run, next(iter(command.presets.values()))):
-        for field, item, many in flags._fields(type(told)):
+        for field, item, many in flags.fields(type(told)):
             if item not in (int, float):
                 continue
             signed = field.name in NEGATIVE
@@ -162,7 +162,7 @@ def test_a_group_that_does_not_fit_is_refused_before_it_is_trained(monkeypatch):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_list_of_what_to_do_has_something(script):
     for told in command_of(script).presets.values():
-        for field, _, many in flags._fields(type(told)):
+        for field, _, many in flags.fields(type(told)):
             if (
                 many
                 and "choices" not in field.metadata
