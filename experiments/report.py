@@ -1,6 +1,6 @@
 """One page of everything in a folder: figures to hover over, tables to sort, curves of every run, finished or not.
 
-    python -m experiments.report                                   # results/report.html
+    python -m experiments.report                                   # results/report.html, seconds
     python -m experiments.report --workdir=results/kernel_distance --watch
 
 Reads every record, table and figure of WORKDIR and of the folders in it, trains nothing, and writes

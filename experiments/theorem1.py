@@ -164,11 +164,7 @@ def threshold(points: int, level: float) -> float:
 
 
 def simulate(
-    inputs: Inputs,
-    connectivities: Sequence[float],
-    widths: Sequence[int],
-    networks: int,
-    key: jax.Array,
+    inputs: Inputs, connectivities: Sequence[float], widths: Sequence[int], networks: int, key: jax.Array
 ) -> list[dict[str, Any]]:
     """A row for each connectivity and width: D of simulated networks, of Theorem 1 and of (4)."""
     x, y, _ = inputs.pairs
@@ -235,10 +231,12 @@ def validate(settings: Settings, run: Output) -> bool:
         rows += simulate(inputs, connectivities, widths, networks, jax.random.fold_in(key, index))
     output.print_table(rows, POINT_COLUMNS)
     figure = theory.draw_simulation(rows, threshold(len(rows), level))
-    table = output.write_table(run.folder, EXPERIMENT, rows, POINT_COLUMNS)
-    picture = output.write_figure(run.folder, EXPERIMENT, figure)
+    written = (
+        output.write_table(run.folder, EXPERIMENT, rows, POINT_COLUMNS),
+        output.write_figure(run.folder, EXPERIMENT, figure),
+    )
     agree = report(rows, level)
-    launch.wrote(run, table, picture)
+    launch.wrote(run, *written)
     return agree
 
 

@@ -35,7 +35,7 @@ def one_line(error: Exception) -> str:
 
 def meant(name: str, names: Iterable[str]) -> str:
     """The known name that is nearest to an unknown one, as a question; nothing where none is near."""
-    near = difflib.get_close_matches(name, list(names), n=1)
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.7)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

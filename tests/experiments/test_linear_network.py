@@ -85,7 +85,7 @@ def test_the_command_writes_tables_and_figure(tmp_path):
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     tables = ("", "_layers", "_steps")
     expected = {f"linear_network{t}.{kind}" for t in tables for kind in ("csv", "command")}
-    assert set(names) == expected | {"linear_network.png"}
+    assert set(names) == expected | {"linear_network.png", "linear_network.said.json"}
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,9 @@ def kill_and_compare(lab: Lab, kills: int, seed: int) -> None:
     lab.finish(uninterrupted)
     expected = outcome(uninterrupted)
     groups = GROUPS[lab.experiment]
-    assert {f"{lab.experiment}.{kind}" for kind in ("csv", "png", "command")} <= expected.keys()
+    assert {f"{lab.experiment}.{kind}" for kind in ("csv", "png", "command", "said.json")} <= expected.keys()
     assert sum(name.endswith("record.jsonl") for name in expected) == groups
-    assert len(expected) == 3 + 2 * groups
+    assert len(expected) == 4 + 2 * groups
     rows = csv.DictReader(expected[f"{lab.experiment}.csv"].decode().splitlines())
     assert all(float(row["best_test_accuracy_mean"]) > 0.5 for row in rows), "the networks learn"
     moment, place, done = random.Random(seed), lab.place("0"), 0

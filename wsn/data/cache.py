@@ -101,7 +101,10 @@ def _store(content: Content, entry: Path) -> None:
 
 def _clear(entry: Path) -> None:
     """Removes what killed processes were writing there."""
-    for leftover in entry.parent.glob(f".{glob.escape(entry.name)}.*"):
+    leftovers: list[Path] = []
+    with contextlib.suppress(OSError):  # a folder that cannot be looked at has none that can be removed
+        leftovers += entry.parent.glob(f".{glob.escape(entry.name)}.*")
+    for leftover in leftovers:
         with contextlib.suppress(OSError):
             if leftover.stat().st_mtime < time.time() - ABANDONED_SECONDS:
                 _remove(leftover)

@@ -17,4 +17,6 @@ def drawn(folder: Path) -> str:
         picture = table.with_suffix(".png")
         shown = f"![{table.stem}]({picture.name})\n\n" if picture.exists() else ""
         parts.append(f"## {table.stem}\n\n{shown}    {command}\n\nTable: [{table.name}]({table.name})\n")
+    screens = [path.name for path in sorted(folder.glob("*.png")) if not path.with_suffix(".csv").exists()]
+    parts += [f"## {Path(name).stem}\n\n![A screenshot]({name})\n" for name in screens]
     return "\n".join(parts)
