@@ -54,12 +54,12 @@ def masked():
     return tiny.fit(KEPT)
 
 
-def close(group, found, expected, sparse=True):
+def close(group, found, expected, sparse=True, tolerance=TOLERANCE):
     for name, curve in expected[0].items():
-        np.testing.assert_allclose(found[0][name], curve, rtol=TOLERANCE, atol=TOLERANCE)
+        np.testing.assert_allclose(found[0][name], curve, rtol=tolerance, atol=tolerance)
     ours, theirs = dense_params(group, found[1], sparse), dense_params(group, expected[1], False)
     for path, kernel in theirs.items():
-        np.testing.assert_allclose(ours[path], kernel, rtol=0, atol=TOLERANCE * np.abs(kernel).max())
+        np.testing.assert_allclose(ours[path], kernel, rtol=0, atol=tolerance * np.abs(kernel).max())
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -196,7 +196,10 @@ def test_a_resnet_runs_sparse(placement):
     kept = tuple((layer, math.ceil(0.6 * math.prod(shape))) for layer, shape in shapes.items())
     group = Group((dataclasses.replace(RESNET, kept=kept),), (0,))
     place = devices.Placement("batch", DEVICES[:4]) if placement else tiny.SINGLE
-    close(group, tiny.fit(group, place, execution="sparse"), tiny.fit(group))
+    tolerance = (
+        1e-3 if placement else TOLERANCE
+    )  # batch statistics are sums over other parts, as in `test_resnet`
+    close(group, tiny.fit(group, place, execution="sparse"), tiny.fit(group), tolerance=tolerance)
 
 
 RECURRENT = dict(dataset="tiny", epochs=1, batch_size=4, learning_rate=0.1, width=6, task="characters")
