@@ -108,9 +108,7 @@ def test_the_command_writes_table_and_figure(tmp_path):
     done = run(f"--workdir={tmp_path}/out", "--widths=8,18")
     assert done.returncode == 0 and "79.84 (79.84)" in done.stdout
     written = [path.name for path in (tmp_path / "out").iterdir()]
-    assert sorted(written) == [
-        f"layer_sparsity.{kind}" for kind in ("command", "csv", "png", "said.json")
-    ]
+    assert sorted(written) == [f"layer_sparsity.{kind}" for kind in ("command", "csv", "png", "said.json")]
 
 
 def test_a_bad_command_is_one_line_and_writes_nothing(tmp_path):
