@@ -199,13 +199,6 @@ def simulate(
     return rows
 
 
-def report(rows: Sequence[dict[str, Any]], level: float) -> bool:
-    """Print how simulation and theory agree; whether they do at every point."""
-    lines, within = verdicts(rows, level)
-    print(*lines, sep="\n")
-    return within
-
-
 def verdicts(rows: Sequence[dict[str, Any]], level: float) -> tuple[list[str], bool]:
     """How simulation and theory agree, in words, and whether they do at every point."""
     z, limit = np.array([row["z"] for row in rows]), threshold(len(rows), level)
@@ -223,9 +216,8 @@ def verdicts(rows: Sequence[dict[str, Any]], level: float) -> tuple[list[str], b
 
 def validate(settings: Settings, run: Output) -> bool:
     """Simulation against theory at every point; whether they agree."""
-    connectivities, widths = settings.connectivities, settings.widths
-    networks, level = settings.networks, settings.level
-    key = jax.random.key(settings.seed)
+    connectivities, widths, networks = settings.connectivities, settings.widths, settings.networks
+    level, key = settings.level, jax.random.key(settings.seed)
     rows = []
     for index, inputs in enumerate(kinds.chosen(settings, settings.pairs)):
         rows += simulate(inputs, connectivities, widths, networks, jax.random.fold_in(key, index))
@@ -235,7 +227,8 @@ def validate(settings: Settings, run: Output) -> bool:
         output.write_table(run.folder, EXPERIMENT, rows, POINT_COLUMNS),
         output.write_figure(run.folder, EXPERIMENT, figure),
     )
-    agree = report(rows, level)
+    lines, agree = verdicts(rows, level)
+    print(*lines, sep="\n")
     launch.wrote(run, *written)
     return agree
 
