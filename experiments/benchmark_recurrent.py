@@ -214,7 +214,7 @@ def draw(rows: Sequence[dict]) -> Figure:
         axes.set(xlabel="width", ylabel=label, ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].axhline(1.0, color="0.4", linewidth=0.8)
-    panels[1].legend(frameon=False, fontsize=7)
+    panels[1].legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     figure.suptitle(f"A step of training, {output.machine()}")
     return figure
 
