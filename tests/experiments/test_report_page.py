@@ -139,7 +139,8 @@ def test_an_open_page_follows_and_keeps_its_place(light, tmp_path):
     real.opened(light, page)
     light.find_elements("css selector", "nav a")[1].click()
     wait(light, "document.querySelectorAll('section.shown .plot .point').length")
-    light.execute_script("scrollTo(0, 300); document.querySelector('section.shown [id$=-logy]').click()")
+    wait(light, "(scrollTo(0, 300), scrollY == 300)")  # once what is drawn is that long
+    light.execute_script("document.querySelector('section.shown [id$=-logy]').click()")
     hash = light.execute_script("return location.hash")
     folders.experiment(tmp_path / "grid", widths=(48,))
     report.write(tmp_path, reader, seconds=0.5)

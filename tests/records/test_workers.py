@@ -73,7 +73,11 @@ def test_workers_share_the_groups_each_on_its_own_core(tmp_path):
     seen = []
     run(tmp_path, groups=GROUPS[:1], count="1")
     own = pids(tmp_path)
-    run(tmp_path, watch=lambda group, share, history: seen.append((group, round(20 * share), history)))
+    run(  # long enough that the first worker does not end before the second has begun
+        tmp_path,
+        watch=lambda group, share, history: seen.append((group, round(20 * share), history)),
+        seconds=0.1,
+    )
     assert_finished(tmp_path)
     assert seen[0] == (GROUPS[0], 20, None), "what was finished before is reported first"
     epochs = sorted((group.specs[0].width, epoch) for group, epoch, _ in seen[1:])
