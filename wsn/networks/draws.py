@@ -21,6 +21,10 @@ STREAM = "jax_threefry_partitionable", "jax_default_prng_impl"  # the settings o
 Draw = Callable[..., Any]  # (key, shape, dtype) → values
 
 
+class NotByPlace(Exception):
+    """A draw asks for more than the bits of one array."""
+
+
 def halves(positions: Int64[np.ndarray, " places"]) -> UInt32[np.ndarray, "2 places"]:
     """Flat positions as the upper and lower 32 bits, which is what is hashed."""
     return np.stack([positions >> 32, positions & 0xFFFFFFFF]).astype(np.uint32)
@@ -56,7 +60,7 @@ def _tried(draw: Draw, *settings: Any) -> bool:
         key = jax.random.key(1)
         try:
             found = draw(_key_at(key, jnp.asarray(halves(positions))), positions.shape, jnp.float32)
-        except (NotImplementedError, TypeError, ValueError):  # it asks for more than the bits of one array
+        except (NotByPlace, TypeError, ValueError):
             return False
         return np.array_equal(found, np.asarray(draw(key, shape, jnp.float32)).reshape(-1)[positions])
 
@@ -67,7 +71,7 @@ def _key_at(key: PRNGKeyArray, places: UInt32[Array, "2 places"]) -> PRNGKeyArra
 
     def bits(data: Array, width: int, shape: tuple[int, ...]) -> Array:
         if width != 32 or shape != (count,):
-            raise NotImplementedError(f"{width} bits of shape {shape} at {count} places")
+            raise NotByPlace(f"{width} bits of shape {shape} at {count} places")
         return jnp.bitwise_xor(*threefry_2x32((data[0], data[1]), data[2:]).reshape(2, count))
 
     own = define_prng_impl(
@@ -78,4 +82,4 @@ def _key_at(key: PRNGKeyArray, places: UInt32[Array, "2 places"]) -> PRNGKeyArra
 
 
 def _none(*_: Any) -> Any:
-    raise NotImplementedError("a key at places has no other keys")
+    raise NotByPlace("other keys of a key at places")
