@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from experiments.lab import launch, output
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
-from experiments.lab.timing import comparison, epoch, interleaved
+from experiments.lab.timing import comparison, epoch, interleaved, tell
 from wsn import data, devices
 from wsn.memory import NETWORK_BYTES
 from wsn.records import plan
@@ -227,13 +227,9 @@ def main(settings: Settings, run: Output) -> None:
     for width in settings.widths:
         print(f"width {width} …", file=sys.stderr, flush=True)
         rows += measure_width(width, settings.seeds, settings.repeats)
-    output.print_table(rows, COLUMNS)
     seconds = first_step_seconds(settings.repeats)
     print(f"{seconds:.1f} s from the start of a process to its first epoch (digits)")
-    if not any(r["reference"] == "PyTorch loop" for r in rows):
-        print("torch is not installed, so PyTorch was not compared")
-    table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
-    launch.wrote(run, table, output.write_figure(run.folder, EXPERIMENT, draw(rows)))
+    tell(run, EXPERIMENT, rows, COLUMNS, draw(rows))
 
 
 COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))

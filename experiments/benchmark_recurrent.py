@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from experiments.lab import launch, output
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
-from experiments.lab.timing import epoch, interleaved
+from experiments.lab.timing import epoch, interleaved, tell
 from wsn.data.language.text import Text
 from wsn.networks import models
 from wsn.networks.models import RECURRENT
@@ -226,11 +226,7 @@ def main(settings: Settings, run: Output) -> None:
     ):
         print("{}, width {}, {} members …".format(*case), file=sys.stderr, flush=True)
         rows += measure(*case, settings)
-    output.print_table(rows, COLUMNS)
-    if not any(r["framework"] == "PyTorch" for r in rows):
-        print("torch is not installed, so PyTorch was not compared")
-    table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
-    launch.wrote(run, table, output.write_figure(run.folder, EXPERIMENT, draw(rows)))
+    tell(run, EXPERIMENT, rows, COLUMNS, draw(rows))
 
 
 COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))

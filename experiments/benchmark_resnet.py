@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from experiments.lab import launch, output
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
-from experiments.lab.timing import comparison, interleaved
+from experiments.lab.timing import comparison, interleaved, tell
 from wsn.data import batches
 from wsn.errors import choose
 from wsn.networks import models
@@ -236,11 +236,7 @@ def main(settings: Settings, run: Output) -> None:
         network(*case)  # a width that cannot hold the budget shows before anything is measured
         print("width {}, batch {}, {} …".format(*case), file=sys.stderr, flush=True)
         rows += measure(*case, settings.repeats)
-    output.print_table(rows, COLUMNS)
-    if not any(r["reference"] == "PyTorch" for r in rows):
-        print("torch is not installed, so PyTorch was not compared")
-    table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
-    launch.wrote(run, table, output.write_figure(run.folder, EXPERIMENT, draw(rows)))
+    tell(run, EXPERIMENT, rows, COLUMNS, draw(rows))
 
 
 COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))

@@ -32,7 +32,7 @@ from experiments.lab.executed import (
 )
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
-from experiments.lab.timing import interleaved
+from experiments.lab.timing import interleaved, tell
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.sparsity.family import kept_weights
@@ -178,9 +178,7 @@ def main(settings: Settings, run: Output) -> None:
         for width in settings.widths or WIDTHS[name]:
             print(f"{name}, width {width} …", file=sys.stderr, flush=True)
             rows += measured(case(name, width, settings), settings)
-    output.print_table(rows, COLUMNS)
-    table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
-    launch.wrote(run, table, output.write_figure(run.folder, EXPERIMENT, draw(rows)))
+    tell(run, EXPERIMENT, rows, COLUMNS, draw(rows))
 
 
 COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))

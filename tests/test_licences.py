@@ -1,6 +1,6 @@
 """The licences of all that an installation brings: licences.csv has each once, as its own metadata say it.
 
-python tests/test_licences.py > licences.csv     # after constraints.txt has changed
+python tests/test_licences.py > tests/licences.csv     # after constraints.txt has changed
 """
 
 import csv
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+LICENCES = Path(__file__).with_name("licences.csv")
 
 
 def pinned() -> list[str]:
@@ -34,12 +35,12 @@ def licence(name: str) -> str:
 
 
 def written() -> dict[str, str]:
-    with open(ROOT / "licences.csv", newline="") as file:
+    with open(LICENCES, newline="") as file:
         return {row["package"]: row["licence"] for row in csv.DictReader(file)}
 
 
 def test_every_pinned_package_is_listed_once_with_its_licence():
-    names = [line.partition(",")[0] for line in (ROOT / "licences.csv").read_text().splitlines()[1:]]
+    names = [line.partition(",")[0] for line in (LICENCES).read_text().splitlines()[1:]]
     assert names == pinned()
     assert all(written().values())
 
@@ -54,7 +55,7 @@ def test_a_licence_is_that_of_the_installed_package(name):
 
 
 if __name__ == "__main__":
-    before = written() if (ROOT / "licences.csv").exists() else {}
+    before = written() if (LICENCES).exists() else {}
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["package", "licence"])
     for package in pinned():

@@ -1,15 +1,19 @@
 """Timing: candidates that take turns, so that what else the machine does meets all of them.
 
-In: candidates by name, functions without arguments. Out: seconds of each, a value per repeat.
+In: candidates by name, functions without arguments. Out: seconds of each, a value per repeat; a table and its figure.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
+from matplotlib.figure import Figure
 
+from experiments.lab import launch, output
+from experiments.lab.launch import Output
 from wsn.training import train
 
 # Rests between candidates, so that no thread pool still spins when the next one starts.
@@ -58,3 +62,14 @@ def comparison(
         "ratio": float(np.median(ours / theirs)),
         "gflops": flops / seconds / 1e9,
     }
+
+
+def tell(
+    run: Output, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], figure: Figure
+) -> None:
+    """Print and write a benchmark's table, with its figure; a row of PyTorch's has that name in a cell."""
+    output.print_table(rows, columns)
+    if not any(str(cell).lower().startswith("pytorch") for row in rows for cell in row.values()):
+        print("PyTorch was not compared: torch is not installed, or was not asked for")
+    table = output.write_table(run.folder, name, rows, columns)
+    launch.wrote(run, table, output.write_figure(run.folder, name, figure))
