@@ -92,35 +92,85 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path):
 
 DRIVER = r"""
 #include "windows.h"
+#include <cmath>
 #include <cstdio>
+#include <memory>
 #include <random>
-// Layers of all kinds whose arrays have exactly their size: whatever reads beside them is found.
+// Layers of all kinds whose arrays have exactly their size: whatever reads beside them is found. Outputs and gradients
+// equal what is added up one by one.
+using namespace wsn;
 int main() {
   std::mt19937 random(0);
   auto below = [&](int n) { return int(random() % n); };
-  for (int trial = 0; trial < 400; ++trial) {
-    wsn::Layer layer{};
+  auto number = [&] { return below(201) / 100.0f - 1; };
+  for (int trial = 0; trial < 600; ++trial) {
+    Layer layer{};
     layer.size = 1 + 2 * below(3), layer.stride = 1 + below(3), layer.batch = 1 + below(70);
     layer.in = {1 + below(4), 1 + below(6), 1 + below(6)};
+    if (trial % 3 == 0) layer.in.height = layer.in.width = layer.size = layer.stride = 1, layer.batch *= 1 + below(9);
     auto less = [&](int64_t n) { return (n + layer.stride - 1) / layer.stride; };
-    layer.out = {1 + below(4), less(layer.in.height), less(layer.in.width)};
+    layer.out = {1 + below(9), less(layer.in.height), less(layer.in.width)};
     if (trial % 2) layer.transposed = true, std::swap(layer.in, layer.out);
     std::vector<int32_t> start{0}, plane, tap, index;
+    int often = below(4);
     for (int u = 0; u < layer.out.count; ++u) {
-      for (int t = below(9); t; --t)
-        plane.push_back(below(layer.in.count)), tap.push_back(below(layer.size * layer.size)),
-            index.push_back(index.size());
+      for (int p = 0; p < layer.in.count; ++p)
+        for (int t = 0; t < layer.size * layer.size; ++t)
+          if (below(4) <= often) plane.push_back(p), tap.push_back(t), index.push_back(index.size());
       start.push_back(plane.size());
     }
-    wsn::Lists lists{start.data(), plane.data(), tap.data(), index.data()};
-    auto floats = [&](wsn::Planes p) { return std::vector<float>(p.count * p.height * p.width * layer.batch, 1.0f); };
-    std::vector<float> x = floats(layer.in), y = floats(layer.out), values(index.size(), 1.0f), gradient(index.size());
-    wsn::sum_windows(layer, lists, values.data(), x.data(), y.data(), 0, layer.out.count, 0, layer.out.height);
-    if (!layer.transposed)
-      wsn::value_gradient(layer, lists, x.data(), y.data(), gradient.data(), 0, layer.out.count);
-    double sum = 0;
-    for (float v : y) sum += v;
-    if (!(sum >= 0)) return 1;
+    Lists lists{start.data(), plane.data(), tap.data(), index.data()};
+    auto floats = [&](size_t n) {  // on the heap, of exactly that many
+      std::unique_ptr<float[]> made(new float[n]);
+      for (size_t i = 0; i < n; ++i) made[i] = number();
+      return made;
+    };
+    auto whole = [&](Planes p) { return size_t(p.count * p.pixels() * layer.batch); };
+    auto x = floats(whole(layer.in)), y = floats(whole(layer.out)), values = floats(index.size());
+    auto slopes = floats(whole(layer.out));
+    Packing at = packing(layer), bare = at;
+    bare.classes = 1, bare.before = 0, bare.rows = layer.out.height, bare.columns = layer.out.width;
+    std::vector<double> gradient(index.size());
+    auto packed = floats(layer.in.count * at.plane() * at.lanes);
+    auto those = floats(layer.out.count * bare.plane() * at.lanes);
+    for (int64_t units : {int64_t(1), TOGETHER})
+      for (int64_t b = 0; b < layer.batch; b += at.lanes) {
+        if (at.packed) pack(layer.in, layer.batch, at, x.get(), b, packed.get());
+        if (at.packed) pack(layer.out, layer.batch, bare, slopes.get(), b, those.get());
+        const float *in = at.packed ? packed.get() : x.get(), *out = at.packed ? those.get() : slopes.get();
+        for (int64_t cls = 0; cls < layer.classes() * layer.classes(); ++cls) {
+          Terms terms = terms_of(layer, at, grid(layer, cls), lists, values.get(), 0, layer.out.count, units);
+          (units == 1 ? sum_windows<1> : sum_windows<TOGETHER>)(layer, at, grid(layer, cls), terms, in, b, y.get());
+        }
+        if (layer.transposed) continue;
+        Terms terms = terms_of(layer, at, grid(layer, 0), lists, nullptr, 0, layer.out.count, units);
+        std::vector<float> sums(terms.index.size());
+        dot_windows(layer, at, terms, in, out, sums.data());
+        for (size_t t = 0; t < sums.size(); ++t)
+          if (terms.index[t] >= 0) gradient[terms.index[t]] += sums[t] / 2;  // of two ways
+      }
+    // The same from the definition: y[unit, r, c] = the sum of value * x[plane, r * stride + dy, c * stride + dx].
+    int64_t s = layer.stride, pad = layer.pad(), batch = layer.batch;
+    Planes fine = layer.transposed ? layer.out : layer.in, coarse = layer.transposed ? layer.in : layer.out;
+    std::vector<double> expected(whole(layer.out)), slope(index.size());
+    for (int64_t u = 0; u < layer.out.count; ++u)
+      for (int32_t t = start[u]; t < start[u + 1]; ++t)
+        for (int64_t r = 0; r < coarse.height; ++r)
+          for (int64_t c = 0; c < coarse.width; ++c) {
+            int64_t y0 = r * s + tap[t] / layer.size - pad, x0 = c * s + tap[t] % layer.size - pad;
+            if (y0 < 0 || x0 < 0 || y0 >= fine.height || x0 >= fine.width) continue;
+            int64_t near = r * coarse.width + c, far = y0 * fine.width + x0;
+            int64_t from = plane[t] * layer.in.pixels() + (layer.transposed ? near : far);
+            int64_t to = u * layer.out.pixels() + (layer.transposed ? far : near);
+            for (int64_t b = 0; b < batch; ++b) {
+              expected[to * batch + b] += double(values[index[t]]) * x[from * batch + b];
+              slope[index[t]] += double(slopes[to * batch + b]) * x[from * batch + b];
+            }
+          }
+    for (size_t i = 0; i < expected.size(); ++i)
+      if (std::abs(expected[i] - y[i]) > 1e-4) return std::printf("output of trial %d", trial);
+    for (size_t i = 0; !layer.transposed && i < slope.size(); ++i)
+      if (std::abs(slope[i] - gradient[i]) > 1e-3) return std::printf("gradient of trial %d", trial);
   }
   std::puts("done");
 }
@@ -128,7 +178,10 @@ int main() {
 
 
 @needs_compiler
-def test_kernels_stay_inside_their_arrays(tmp_path):
+@pytest.mark.parametrize(
+    "machine", ["native", "x86-64", "haswell"]
+)  # registers of 16, 4 and 8 floats, at most
+def test_kernels_sum_what_they_should_and_stay_inside_their_arrays(machine, tmp_path):
     source, program = tmp_path / "driver.cc", tmp_path / "driver"
     flags = [
         "-fsanitize=address,undefined",
@@ -136,16 +189,16 @@ def test_kernels_stay_inside_their_arrays(tmp_path):
         "-g",
         "-O1",
         "-std=c++17",
-        "-march=native",
+        f"-march={machine}",
     ]
     include = f"-I{Path(library.__file__).parent}"
     source.write_text("int main() {}")
     trial = subprocess.run([COMPILER, *flags, str(source), "-o", str(program)], capture_output=True)
     if trial.returncode:
-        pytest.skip("the compiler has no sanitizer")
+        pytest.skip("the compiler has no sanitizer, or no such machine")
     source.write_text(DRIVER)
     subprocess.run(
         [COMPILER, *flags, include, str(source), "-o", str(program)], check=True, capture_output=True
     )
     said = subprocess.run([str(program)], capture_output=True, text=True)
-    assert said.stdout == "done\n", said.stderr[:2000]
+    assert said.stdout == "done\n", said.stdout + said.stderr[:2000]

@@ -25,7 +25,7 @@ from wsn import folders
 from wsn.devices import compiled
 from wsn.errors import one_line
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("windows.cc", "windows.h"))
+SOURCE = Path(__file__).with_name("windows.cc")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared")
 COMPILERS = ("c++", "g++", "clang++")
 SECONDS = 300  # after which a compiler counts as broken
@@ -90,7 +90,7 @@ def key(compiler: str) -> str:
     """A name for what the compiler makes here. Raises OSError and TimeoutExpired for one that does not run."""
     asked = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=SECONDS)
     told = [jaxlib.__version__, *compiled.cpu(), compiler, asked.stdout, *FLAGS]
-    told += [source.read_text() for source in SOURCES]
+    told += [file.read_text() for file in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
@@ -107,7 +107,7 @@ def compile_into(path: Path, compiler: str) -> None:
             if leftover.stat().st_mtime < now - ABANDONED_SECONDS:
                 leftover.unlink()
     try:
-        command = [compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), str(SOURCES[0]), "-o", temporary]
+        command = [compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), str(SOURCE), "-o", temporary]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
         _sync(temporary)
         os.replace(temporary, path)

@@ -1,6 +1,15 @@
 // The calls that XLA makes: buffers of one or several members → the loops of windows.h.
-#include "windows.h"
+#include <cinttypes>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <string>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
+#include "windows.h"
+#include "work.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -9,7 +18,8 @@ using Ints = ffi::AnyBuffer;
 
 namespace {
 
-constexpr int64_t MOST_TERMS = 1 << 15;      // of a block of units: their copies stay in the cache
+constexpr int64_t MOST_TERMS = 1 << 20;      // that are in memory at once
+constexpr size_t LARGE = 1 << 22;            // bytes of a result that large pages are asked for
 constexpr int64_t LEAST_PRODUCTS = 1 << 18;  // of a piece of work for a thread: about 10 µs
 
 // An array of members: its own dimensions are the last ones; one member alone stands for all.
@@ -41,11 +51,6 @@ struct Call {
   int64_t units() const { return start.size - 1; }
 };
 
-ffi::Error run(ffi::ThreadPool& pool, std::vector<wsn::Work> works) {
-  wsn::run_all(std::move(works), pool.num_threads(), [&](auto take) { pool.Schedule(std::move(take)); });
-  return ffi::Error::Success();
-}
-
 bool fits(std::initializer_list<Members> arrays, int64_t members) {
   for (const Members& array : arrays)
     if (array.members != 1 && array.members != members) return false;
@@ -54,33 +59,120 @@ bool fits(std::initializer_list<Members> arrays, int64_t members) {
 
 ffi::Error mismatch() { return ffi::Error::InvalidArgument("wsn: arrays of different members or shapes"); }
 
+// Units of a member, whose terms are made together.
+struct Job {
+  int64_t member, first, last, units;
+};
+
+// All calls of one kernel: the jobs of all members, in rounds whose terms are in memory at once.
+struct Plan {
+  ffi::ThreadPool& pool;
+  wsn::Layer layer;
+  wsn::Packing packing;
+  int64_t threads, tiles;
+  std::vector<std::vector<Job>> rounds;
+
+  Plan(ffi::ThreadPool& pool, const wsn::Layer& layer, const Call& call, int64_t pixels, int64_t members)
+      : pool(pool), layer(layer), packing(wsn::packing(layer)),
+        tiles((layer.batch + packing.lanes - 1) / packing.lanes), rounds(1) {
+    int64_t all = 0, held = 0;
+    for (int64_t member = 0; member < members; ++member) {
+      wsn::Lists lists = call.of(member);
+      int64_t terms = lists.terms(call.units()), products = terms * pixels * layer.batch;
+      int64_t few = (4 * pool.num_threads() + members * tiles - 1) / (members * tiles);
+      int64_t pieces = std::clamp<int64_t>(products / LEAST_PRODUCTS, 1, few), units = wsn::units_at_once(layer, lists);
+      auto ends = wsn::blocks(lists, call.units(), std::min(MOST_TERMS, terms / pieces + 1), units);
+      for (size_t i = 0; i + 1 < ends.size(); ++i) {
+        int64_t own = lists.start[ends[i + 1]] - lists.start[ends[i]];
+        if (held && held + own > MOST_TERMS) rounds.emplace_back(), held = 0;
+        rounds.back().push_back({member, ends[i], ends[i + 1], units}), held += own;
+      }
+      all += products;
+    }
+    threads = std::clamp<int64_t>(all / LEAST_PRODUCTS, 1, pool.num_threads());
+  }
+
+  void run(int64_t count, std::function<void(int64_t)> work) const {
+    wsn::run_all(count, std::move(work), threads, [&](auto take) { pool.Schedule(std::move(take)); });
+  }
+
+  // The terms of the jobs of a round, of each on all grids.
+  std::vector<std::vector<wsn::Terms>> terms(const std::vector<Job>& jobs, const Call& call, const float* values,
+                                             const Members& own) const {
+    std::vector<std::vector<wsn::Terms>> found(jobs.size());
+    run(jobs.size(), [&](int64_t i) {
+      auto [member, first, last, units] = jobs[i];
+      const float* of_member = values ? values + own.at(member) : nullptr;
+      for (int64_t cls = 0; cls < layer.classes() * layer.classes(); ++cls)
+        found[i].push_back(wsn::terms_of(layer, packing, wsn::grid(layer, cls), call.of(member), of_member, first, last,
+                                         units));
+    });
+    return found;
+  }
+
+  // Planes of examples b … as `packing` has them, or as they are where that is the same.
+  const float* packed(const wsn::Planes& planes, const wsn::Packing& at, const float* x, int64_t b,
+                      std::vector<float>& memory) const {
+    if (!at.packed) return x;
+    memory.resize(planes.count * at.plane() * at.lanes + wsn::LANES);
+    auto whole = reinterpret_cast<uintptr_t>(memory.data()) % (sizeof(float) * wsn::LANES) / sizeof(float);
+    float* to = memory.data() + (whole ? wsn::LANES - whole : 0);  // registers that lie in one line of the cache
+    wsn::pack(planes, layer.batch, at, x, b, to);
+    return to;
+  }
+};
+
+// XLA asks the system for a program's temporaries anew at every call, and each fresh page is a fault: a quarter of a
+// ResNet's step. Of large pages there are fewer. Asks for them in the whole mapping that `result` lies in.
+void ask_for_large_pages(const ffi::AnyBuffer& result) {
+#ifdef __linux__
+  static std::mutex mutex;
+  static uintptr_t begin = 0, end = 0;
+  auto first = reinterpret_cast<uintptr_t>(result.untyped_data()), last = first + result.size_bytes();
+  if (last - first < LARGE) return;
+  std::lock_guard<std::mutex> lock(mutex);
+  if (first < begin || last > end) {
+    std::ifstream maps("/proc/self/maps");
+    for (std::string line; std::getline(maps, line) && !(begin <= first && last <= end);)
+      if (sscanf(line.c_str(), "%" SCNxPTR "-%" SCNxPTR, &begin, &end) != 2) begin = end = 0;
+  }
+  if (begin <= first && last <= end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+thread_local std::vector<float> packed_inputs, packed_slopes;  // kept from call to call
+
+bool too_large(const Plan& plan) {  // for a cell's number
+  return plan.layer.in.count * plan.packing.plane() > INT32_MAX;
+}
+
 ffi::Error Sum(ffi::ThreadPool pool, int64_t size, int64_t stride, int64_t first_plane, bool transposed, Floats values,
                Ints start, Ints plane, Ints tap, Ints index, Floats x, ffi::Result<ffi::AnyBuffer> y) {
   wsn::Layer layer{planes(x), planes(*y), batch_of(x), size, stride, first_plane, transposed};
   Call call(start, plane, tap, index);
   Members own(values, 1), from(x, 4), to(*y, 4);
   if (!fits({own, from, call.start, call.plane, call.tap, call.index}, to.members) || batch_of(*y) != layer.batch ||
-      call.units() != layer.out.count || from.size / layer.batch > INT32_MAX)
+      call.units() != layer.out.count)
     return mismatch();
-  std::vector<wsn::Work> works;
-  int64_t rows = (layer.out.height + (transposed ? stride - 1 : 0)) / (transposed ? stride : 1);
-  for (int64_t member = 0; member < to.members; ++member) {
-    wsn::Lists lists = call.of(member);
-    int64_t products = lists.terms(call.units()) * layer.out.height * layer.out.width * layer.batch;
-    int64_t parts = std::clamp<int64_t>(products / LEAST_PRODUCTS, 1, 4 * pool.num_threads());
-    int64_t row_parts = std::min(parts, rows), unit_parts = (parts + row_parts - 1) / row_parts;
-    int64_t most = std::min<int64_t>(MOST_TERMS, lists.terms(call.units()) / unit_parts + 1);
-    auto ends = wsn::blocks(lists, call.units(), most);
-    const float *w = values.typed_data<float>() + own.at(member), *in = x.typed_data<float>() + from.at(member);
-    float* out = y->typed_data<float>() + to.at(member);
-    for (int64_t part = 0; part < row_parts; ++part)
-      for (size_t i = 0; i + 1 < ends.size(); ++i)
-        works.push_back([=, first = ends[i], last = ends[i + 1], top = part * rows / row_parts,
-                         bottom = (part + 1) * rows / row_parts] {
-          wsn::sum_windows(layer, lists, w, in, out, first, last, top, bottom);
-        });
+  if (to.members * to.size == 0) return ffi::Error::Success();
+  ask_for_large_pages(*y);
+  Plan plan(pool, layer, call, (transposed ? layer.in : layer.out).pixels(), to.members);
+  if (too_large(plan)) return mismatch();
+  const float *in = x.typed_data<float>(), *weights = values.typed_data<float>();
+  float* out = y->typed_data<float>();
+  for (const auto& jobs : plan.rounds) {
+    auto terms = plan.terms(jobs, call, weights, own);
+    plan.run(jobs.size() * plan.tiles, [&](int64_t i) {
+      int64_t member = jobs[i / plan.tiles].member, b = i % plan.tiles * plan.packing.lanes;
+      const float* packed = plan.packed(layer.in, plan.packing, in + from.at(member), b, packed_inputs);
+      for (size_t cls = 0; cls < terms[i / plan.tiles].size(); ++cls) {
+        const wsn::Terms& own = terms[i / plan.tiles][cls];
+        auto function = own.units == 1 ? wsn::sum_windows<1> : wsn::sum_windows<wsn::TOGETHER>;
+        function(layer, plan.packing, wsn::grid(layer, cls), own, packed, b, out + to.at(member));
+      }
+    });
   }
-  return run(pool, std::move(works));
+  return ffi::Error::Success();
 }
 
 ffi::Error ValueGradient(ffi::ThreadPool pool, int64_t size, int64_t stride, int64_t first_plane, Ints start, Ints plane,
@@ -89,24 +181,35 @@ ffi::Error ValueGradient(ffi::ThreadPool pool, int64_t size, int64_t stride, int
   Call call(start, plane, tap, index);
   Members from(x, 4), slopes(slope, 4), to(*gradient, 1);
   if (!fits({from, slopes, call.start, call.plane, call.tap, call.index}, to.members) ||
-      batch_of(slope) != layer.batch || call.units() != layer.out.count || from.size / layer.batch > INT32_MAX)
+      batch_of(slope) != layer.batch || call.units() != layer.out.count)
     return mismatch();
-  std::vector<wsn::Work> works;
   std::memset(gradient->untyped_data(), 0, gradient->size_bytes());
-  for (int64_t member = 0; member < to.members; ++member) {
-    wsn::Lists lists = call.of(member);
-    int64_t terms = lists.terms(call.units());
-    int64_t products = terms * layer.out.height * layer.out.width * layer.batch;
-    int64_t parts = std::clamp<int64_t>(products / LEAST_PRODUCTS, 1, 4 * pool.num_threads());
-    auto ends = wsn::blocks(lists, call.units(), std::min<int64_t>(MOST_TERMS, terms / parts + 1));
-    const float *in = x.typed_data<float>() + from.at(member), *g = slope.typed_data<float>() + slopes.at(member);
-    float* out = gradient->typed_data<float>() + to.at(member);
-    for (size_t i = 0; i + 1 < ends.size(); ++i)
-      works.push_back([=, first = ends[i], last = ends[i + 1]] {
-        wsn::value_gradient(layer, lists, in, g, out, first, last);
-      });
+  if (from.size * slopes.size == 0) return ffi::Error::Success();
+  Plan plan(pool, layer, call, layer.out.pixels(), to.members);
+  if (too_large(plan)) return mismatch();
+  wsn::Packing bare = plan.packing;  // of slopes, which need no zeros around them
+  bare.classes = 1, bare.before = 0, bare.rows = layer.out.height, bare.columns = layer.out.width;
+  const float *in = x.typed_data<float>(), *out = slope.typed_data<float>();
+  float* result = gradient->typed_data<float>();
+  for (const auto& jobs : plan.rounds) {
+    auto terms = plan.terms(jobs, call, nullptr, to);
+    std::vector<std::vector<float>> sums(jobs.size() * plan.tiles);  // added up in the order of the tiles
+    plan.run(sums.size(), [&](int64_t i) {
+      int64_t member = jobs[i / plan.tiles].member, b = i % plan.tiles * plan.packing.lanes;
+      const wsn::Terms& own = terms[i / plan.tiles][0];
+      sums[i].resize(own.index.size());
+      wsn::dot_windows(layer, plan.packing, own,
+                       plan.packed(layer.in, plan.packing, in + from.at(member), b, packed_inputs),
+                       plan.packed(layer.out, bare, out + slopes.at(member), b, packed_slopes), sums[i].data());
+    });
+    plan.run(jobs.size(), [&](int64_t i) {
+      const auto& index = terms[i][0].index;
+      for (int64_t tile = 0; tile < plan.tiles; ++tile)
+        for (size_t t = 0; t < index.size(); ++t)
+          if (index[t] >= 0) result[to.at(jobs[i].member) + index[t]] += sums[i * plan.tiles + tile][t];
+    });
   }
-  return run(pool, std::move(works));
+  return ffi::Error::Success();
 }
 
 }  // namespace

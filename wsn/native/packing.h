@@ -1,0 +1,97 @@
+// Where pixels lie: in planes, and in tiles of them that are packed for the sums over windows.
+//
+// Some examples of the batch at a time are packed: with a border of zeros, pixels of a strided layer by the remainders of
+// their places, so that a row of any window is one run of floats, and in little memory, so that the caches hold what is
+// summed and planes do not push each other out of them.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "registers.h"
+
+namespace wsn {
+
+constexpr int64_t ROW = 256;              // floats of a packed row, at least, if the batch has them
+constexpr int64_t MOST_PACKED = 1 << 24;  // floats that are packed at a time, if there need not be more
+
+struct Planes {
+  int64_t count, height, width;
+  int64_t pixels() const { return height * width; }
+};
+
+struct Layer {
+  Planes in, out;  // of the sum: those of the gradient of the inputs are the other way round
+  int64_t batch, size, stride;  // size: pixels along a side of the kernel, size / 2 of them padding
+  int64_t first_plane;          // of the lists, that x begins with: terms of planes that x lacks are left out
+  bool transposed;              // whether this is the gradient of the inputs
+  int64_t pad() const { return size / 2; }
+  int64_t classes() const { return transposed ? stride : 1; }  // of output pixels, along a side, that meet other taps
+};
+
+// Pixels row * step + row_class, … of the output: for the gradient of a strided layer one of stride² classes.
+struct Grid {
+  int64_t rows, columns, step, row_class, column_class;
+};
+
+inline Grid grid(const Layer& layer, int64_t number) {
+  int64_t s = layer.classes(), row = number / s, column = number % s;
+  return {(layer.out.height - row + s - 1) / s, (layer.out.width - column + s - 1) / s, s, row, column};
+}
+
+// Where a packed tile has a pixel: in units of cells of `lanes` floats.
+struct Packing {
+  int64_t lanes, classes, before;  // of the batch; of input pixels, along a side; zeros before the first pixel
+  int64_t rows, columns;           // of a class
+  bool packed;                     // else planes are as they should be already
+  int64_t plane() const { return classes * classes * rows * columns; }
+};
+
+inline Packing packing(const Layer& layer) {
+  int64_t s = layer.stride, pad = layer.pad(), columns = grid(layer, 0).columns;
+  Packing at{layer.batch, layer.transposed ? 1 : s, layer.transposed ? pad / s : pad, 0, 0, true};
+  auto length = [&](int64_t in, int64_t out) {  // up to the last pixel, and to the last of any window
+    if (layer.transposed) return at.before + std::max(in, (out - 1 + pad) / s + 1);
+    return std::max((in - 1 + pad) / s + 1, out + (layer.size - 1) / s);
+  };
+  at.rows = length(layer.in.height, layer.out.height), at.columns = length(layer.in.width, layer.out.width);
+  if (layer.size == 1 && s == 1 && layer.batch % LANES == 0 && (columns > 1 || layer.batch <= ROW)) {
+    at.packed = false;
+    return at;
+  }
+  int64_t lanes = std::min({ROW / columns, layer.batch + LANES - 1, MOST_PACKED / (layer.in.count * at.plane())});
+  at.lanes = std::max<int64_t>(lanes / LANES, 1) * LANES;
+  return at;
+}
+
+// `n` floats and zeros up to `lanes`. Most calls have whole registers of either.
+inline void fill_cell(float* to, const float* from, int64_t n, int64_t lanes) {
+  if (lanes == LANES && n % LANES == 0) return store(to, n ? load(from) : Lanes{});
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) store(to + i, load(from + i));
+  if (i < n) {
+    std::fill_n(to + i, LANES, 0.0f);
+    std::copy(from + i, from + n, to + i);
+    i += LANES;
+  }
+  for (; i < lanes; i += LANES) store(to + i, Lanes{});
+}
+
+// Examples b … of all planes, zero where there is none.
+inline void pack(const Planes& planes, int64_t batch, const Packing& at, const float* x, int64_t b, float* to) {
+  int64_t most = std::min(at.lanes, batch - b);
+  for (int64_t plane = 0; plane < planes.count; ++plane, x += planes.pixels() * batch)
+    for (int64_t cls = 0; cls < at.classes * at.classes; ++cls)
+      for (int64_t row = 0; row < at.rows; ++row) {
+        int64_t r = row * at.classes + cls / at.classes - at.before;
+        int64_t width = uint64_t(r) < uint64_t(planes.height) ? planes.width : 0;  // of pixels that there are
+        int64_t c = cls % at.classes - at.before, from = (r * planes.width + c) * batch + b;
+        for (int64_t column = 0; column < at.columns; ++column, to += at.lanes) {
+          bool inside = uint64_t(c) < uint64_t(width);
+          fill_cell(to, inside ? x + from : nullptr, inside ? most : 0, at.lanes);
+          c += at.classes, from += at.classes * batch;
+        }
+      }
+}
+
+}  // namespace wsn

@@ -1,0 +1,58 @@
+// Registers of the machine: loads, sums of their lanes, and runs of them.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+namespace wsn {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, SUMS = 16;  // floats of a register; registers that sum up at once
+#elif defined(__AVX__)
+constexpr int LANES = 8, SUMS = 8;
+#else
+constexpr int LANES = 4, SUMS = 8;
+#endif
+#define WSN_INLINED __attribute__((always_inline))
+typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+inline Lanes load(const float* from) { return *reinterpret_cast<const Lanes*>(from); }
+inline void store(float* to, Lanes value) { *reinterpret_cast<Lanes*>(to) = value; }
+
+// Two registers, each of LANES / SEGMENT sums in segments of partial sums, as one of twice the sums.
+template <int SEGMENT, int... I>
+WSN_INLINED inline Lanes folded(Lanes a, Lanes b, std::integer_sequence<int, I...>) {
+  constexpr int HALF = SEGMENT / 2;
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, I / HALF * SEGMENT + I % HALF...) +
+         __builtin_shufflevector(a, b, I / HALF * SEGMENT + I % HALF + HALF...);
+#else
+  typedef int32_t Places __attribute__((vector_size(4 * LANES)));
+  return __builtin_shuffle(a, b, Places{I / HALF * SEGMENT + I % HALF...}) +
+         __builtin_shuffle(a, b, Places{I / HALF * SEGMENT + I % HALF + HALF...});
+#endif
+}
+
+// to[i] += the sum of the lanes of sums[i], i < COUNT, a power of two up to LANES.
+template <int COUNT, int N = COUNT, int SEGMENT = LANES>
+WSN_INLINED inline void add_totals(const Lanes* sums, float* to) {
+  if constexpr (SEGMENT == 1) {
+    for (int i = 0; i < COUNT; ++i) to[i] += sums[0][i];
+  } else {
+    constexpr int HALF = N > 1 ? N / 2 : 1;
+    Lanes half[HALF];
+    for (int i = 0; i < HALF; ++i)
+      half[i] = folded<SEGMENT>(sums[2 * i], sums[N > 1 ? 2 * i + 1 : 0], std::make_integer_sequence<int, LANES>());
+    add_totals<COUNT, HALF, SEGMENT / 2>(half, to);
+  }
+}
+
+// f(place, N) for runs of N registers, and of halves of N for what is left.
+template <int N, class F>
+void for_pieces(int64_t floats, const F& f, int64_t at = 0) {
+  for (; at + N * LANES <= floats; at += N * LANES) f(at, std::integral_constant<int, N>());
+  if constexpr (N > 1) for_pieces<N / 2>(floats, f, at);
+}
+
+}  // namespace wsn
