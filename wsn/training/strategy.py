@@ -21,14 +21,14 @@ LARGEST_TOGETHER = 300_000
 WIDEST_TOGETHER = 2**15
 # How layers that lose weights are run: masked (dense products), sparse (what is kept), or as is faster here.
 EXECUTIONS = ("auto", "masked", "sparse")
-# Connectivity up to which native sums are faster than dense products on a CPU (one core, batches of 256, 128). A step
-# of Figure 8's MLP costs 1.0 of a masked one at 24 %, 0.2 at 2.5 %; a convolution of 36 channels breaks even at 0.6.
+# Connectivity up to which native sums are faster than dense products on a CPU (one core, ten MLPs): a step of Figure 8's
+# costs 0.9 of a masked one at 33 % and 0.8 at 24 % (batch 256), 1.15 at 24 % and 0.7 at 12 % (batch 32).
 # The dense layers of few outputs that go with them are spared the change of layout.
-LARGEST_CONNECTIVITY = {"dense": 0.2, "convolution": 0.5}
+LARGEST_CONNECTIVITY = 0.25
 MOST_OUTPUTS = 16
-# Of the narrowest convolution of a network that native sums are faster for even where it keeps everything (ResNet-18 of
-# width 8, batch 128: 187 ms of one core instead of 241).
-NARROW = 8
+# Convolutions are faster even where they keep everything (ResNet-18, batch 128, one core: 0.4 of XLA's step at width 8,
+# 0.5 at 18, 0.7 at 64). Of more weights their lists, of 24 bytes each, would take seconds to make.
+MOST_LISTED = 4_000_000
 
 
 def goes_step_by_step(model: Model) -> bool:
@@ -86,16 +86,9 @@ def sparse_layers(group: Group, model: Model, execution: str) -> tuple[str, ...]
 def faster_sparse(model: Model, connectivity: Mapping[str, float]) -> tuple[str, ...]:
     """The layers that native sums are faster for. Convolutions go together, so that images keep one layout."""
     shapes = {layer: model.shapes[layer] for layer in connectivity}
-    convolutions = [layer for layer, shape in shapes.items() if len(shape) > 2]
-    total = sum(math.prod(shapes[layer]) for layer in convolutions)
-    share = sum(connectivity[layer] * math.prod(shapes[layer]) for layer in convolutions) / max(total, 1)
-    narrow = min((shapes[layer][-1] for layer in convolutions), default=0) <= NARROW
-    found = {
-        layer
-        for layer, shape in shapes.items()
-        if connectivity[layer] <= LARGEST_CONNECTIVITY["dense"] and len(shape) == 2
-    }
-    if narrow or share <= LARGEST_CONNECTIVITY["convolution"]:
-        found |= set(convolutions)
+    convolutions = {layer for layer, shape in shapes.items() if len(shape) > 2}
+    found = {layer for layer in shapes.keys() - convolutions if connectivity[layer] <= LARGEST_CONNECTIVITY}
+    if sum(connectivity[layer] * math.prod(shapes[layer]) for layer in convolutions) <= MOST_LISTED:
+        found |= convolutions
     few = {layer for layer, shape in shapes.items() if len(shape) == 2 and shape[1] <= MOST_OUTPUTS}
     return tuple(layer for layer in shapes if layer in (found | few if found else found))
