@@ -1,11 +1,12 @@
-"""How fast ResNet-18 trains, as ratios within one run: masked against unmasked, ours against PyTorch and the machine.
+"""How fast ResNet-18 trains, as ratios within one run: against PyTorch, masked and unmasked kernels, and the machine.
 
     python -m experiments.benchmark_resnet           # minutes; PyTorch is compared if it is installed
 
-Steps of the paper's recipe on 32 × 32 images that lie on the device, augmented there. PyTorch's: the same network in
+Steps of the paper's recipe on 32 × 32 images that lie on the device, augmented there. Ours is the execution that `auto`
+chooses, `masked` the other one if that is sparse, `unmasked` a dense network of the same width. PyTorch's: the last in
 channels-last, the same augmentation left out (in its favour), bfloat16 by autocast, `torch.compile` on a GPU. All
 candidates of one setting take turns; medians. `matrix product` is the time that the step's arithmetic takes at the
-device's own matrix-product rate. Defaults: on a CPU widths 8 and 18, batch 128, float32; on a GPU widths 18 and 64,
+device's own matrix-product rate. Defaults: on a CPU widths 8, 18 and 40, batch 128, float32; on a GPU widths 18 and 64,
 batches 128 and 512, float32 and bfloat16. Writes WORKDIR/benchmark_resnet.csv and .png.
 """
 
@@ -32,7 +33,7 @@ from wsn.records import plan
 from wsn.sparsity import family
 from wsn.spec import WIDEST, Group, Spec, check_bounds, setting
 from wsn.tasks.classification import classification
-from wsn.training import optimizers
+from wsn.training import optimizers, strategy
 from wsn.training.state import initial_members
 from wsn.training.step import make_step
 
@@ -94,14 +95,12 @@ def shapes(width: int) -> dict[str, tuple[int, ...]]:
     return models.build(spec, IMAGE, CLASSES).shapes
 
 
-def wsn_step(spec: Spec, *, masked: bool) -> tuple[Callable[[], None], float]:
-    """A step as `wsn.train` makes it, and its FLOPs; the state goes on from call to call.
-
-    The FLOPs are three times those of the forward pass: a gradient of the images and one of the kernels beside it.
-    """
-    model = models.build(spec, IMAGE, CLASSES)
+def wsn_step(spec: Spec, execution: str, *, masked: bool = True) -> Callable[[], None]:
+    """A step as `wsn.train` makes it; the state goes on from call to call. Without masks it is that of a dense one."""
+    model, group = models.build(spec, IMAGE, CLASSES), Group((spec,), (0,))
     task, optimizer = classification(model), optimizers.build(spec, optimizers.Horizon(1, 1))
-    members = initial_members(Group((spec,), (0,)), model, optimizer)
+    sparse = strategy.sparse_layers(group, model, execution)
+    members = initial_members(group, model, optimizer, (), sparse)
     member = jax.tree.map(lambda x: jnp.asarray(x[0]), members if masked else members._replace(keep={}))
     mean = np.full((1, 1, 3), 120, np.float32)
     take = batches.take_augmented(batches.crop_flip, mean, mean / 2)
@@ -120,9 +119,15 @@ def wsn_step(spec: Spec, *, masked: bool) -> tuple[Callable[[], None], float]:
         state[0], _ = compiled(state[0], row, data)
         jax.block_until_ready(state[0])
 
-    params, stats = member.state.params, member.state.stats
-    forward = jax.jit(model.apply).lower(params, stats, jnp.zeros((spec.batch_size, *IMAGE))).cost_analysis()
-    return run, 3 * (forward or {}).get("flops", float("nan"))
+    return run
+
+
+def dense_flops(spec: Spec) -> float:
+    """FLOPs of a dense step: three forward passes, for there is a gradient of the images and one of the kernels."""
+    model = models.build(spec, IMAGE, CLASSES)
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    forward = jax.jit(model.apply).lower(*variables, jnp.zeros((spec.batch_size, *IMAGE))).cost_analysis()
+    return 3 * (forward or {}).get("flops", float("nan"))
 
 
 def torch_step(spec: Spec) -> Callable[[], None] | None:
@@ -180,23 +185,28 @@ def torch_network(torch: Any, width: int) -> Any:
 def measure(width: int, batch: int, dtype: str, repeats: int) -> list[dict]:
     """All comparisons of one setting."""
     spec = network(width, batch, dtype)
-    ours, flops = wsn_step(spec, masked=bool(spec.kept))
-    candidates: dict[str, Callable[[], None]] = {"ours": ours}
+    flops = dense_flops(spec)
+    candidates = {"ours": wsn_step(spec, "auto")}
+    model = models.build(spec, IMAGE, CLASSES)
+    sparse = bool(strategy.sparse_layers(Group((spec,), (0,)), model, "auto"))
+    if sparse:
+        candidates["masked"] = wsn_step(spec, "masked")
     if spec.kept:
-        candidates["unmasked"] = wsn_step(spec, masked=False)[0]
+        candidates["unmasked"] = wsn_step(spec, "masked", masked=False)
     if (theirs := torch_step(spec)) is not None:
         candidates["PyTorch"] = theirs
     rates: list[float] = []
-    seconds = interleaved(candidates | {"rate": lambda: rates.append(plan.matrix_rate(0.2))}, repeats)
+    timed = candidates | {"rate": lambda: rates.append(plan.matrix_rate(0.2))}
+    seconds = interleaved(timed, repeats, settle=True)
     references = {name: seconds[name] for name in candidates if name != "ours"}
-    references["matrix product"] = flops / np.array(rates[1:])
+    references["matrix product"] = flops / np.array(rates[3::2])  # the measured ones
     time = float(np.median(seconds["ours"]))
     return [
         {
             "width": width,
             "batch": batch,
             "dtype": dtype,
-            "what": "masked step" if spec.kept else "dense step",
+            "what": ("sparse" if sparse else "masked" if spec.kept else "dense") + " step",
             "images_per_second": batch / time,
             "seconds_per_epoch": EPOCH / batch * time,
             "reference": name,
@@ -214,12 +224,12 @@ def draw(rows: Sequence[dict]) -> Figure:
     names = list(dict.fromkeys(r["reference"] for r in rows))
     for i, name in enumerate(names):
         found = [r for r in rows if r["reference"] == name]
-        places = [settings.index((r["width"], r["batch"], r["dtype"])) + 0.25 * i for r in found]
-        bars = axes.bar(places, [r["ratio"] for r in found], 0.23, label=name)
+        places = [settings.index((r["width"], r["batch"], r["dtype"])) + 0.2 * i for r in found]
+        bars = axes.bar(places, [r["ratio"] for r in found], 0.18, label=name)
         axes.bar_label(bars, fmt="%.2f", fontsize=8)
     axes.axhline(1.0, color="0.4", linewidth=0.8)
     labels = [f"width {width}\nbatch {batch}\n{dtype}" for width, batch, dtype in settings]
-    axes.set_xticks(np.arange(len(settings)) + 0.25 * (len(names) - 1) / 2, labels)
+    axes.set_xticks(np.arange(len(settings)) + 0.2 * (len(names) - 1) / 2, labels)
     axes.set(ylabel="time of our step / time of the reference", title=f"ResNet-18, {output.machine()}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -228,7 +238,7 @@ def draw(rows: Sequence[dict]) -> Figure:
 
 def main(settings: Settings, run: Output) -> None:
     gpu = jax.default_backend() != "cpu"
-    widths = settings.widths or ((18, 64) if gpu else (8, 18))
+    widths = settings.widths or ((18, 64) if gpu else (8, 18, 40))
     sizes = settings.batch_sizes or ((128, 512) if gpu else (128,))
     dtypes = settings.dtypes or (("float32", "bfloat16") if gpu else ("float32",))
     rows = []

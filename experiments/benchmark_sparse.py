@@ -1,6 +1,6 @@
 """What sparse execution costs, as ratios within one run: over masked execution, and over PyTorch's dense products.
 
-    python -m experiments.benchmark_sparse           # minutes; PyTorch is compared if it is installed
+    python -m experiments.benchmark_sparse           # a quarter of an hour; PyTorch is compared if it is installed
 
 Networks of one weight count and growing width. `mlp`: those of Figure 8 (784 inputs, 10 classes, batch 256), whose
 members share a program; the time is that of one. `conv`: a 3 × 3 convolution of 32 × 32 images. `resnet18`: the family
@@ -83,7 +83,7 @@ class Settings:
         check_bounds(self)
 
 
-WIDTHS = {"mlp": (8, 32, 216, 512), "conv": (8, 40, 91), "resnet18": (8, 18, 40)}
+WIDTHS = {"mlp": (8, 32, 216, 512), "conv": (8, 40, 91), "resnet18": (8, 18, 40, 91)}
 
 
 class Case(NamedTuple):
@@ -130,7 +130,7 @@ def measured(case: Case, settings: Settings) -> Iterator[dict[str, Any]]:
     """Rows of a case; ratios are medians of those within each repeat."""
     for kind, programs in case.programs.items():
         timed = {name: program.run for name, program in programs.items()}
-        seconds = interleaved(timed, settings.repeats, CLOCKS[settings.clock])
+        seconds = interleaved(timed, settings.repeats, CLOCKS[settings.clock], settle=True)
         if "pytorch" in seconds and case.columns["network"] == "mlp":  # an epoch
             seconds["pytorch"] /= benchmark.TRAIN // benchmark.BATCH
         for name, own in seconds.items():

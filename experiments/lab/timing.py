@@ -24,12 +24,20 @@ def interleaved(
     candidates: Mapping[str, Callable[[], None]],
     repeats: int,
     clock: Callable[[], float] = time.perf_counter,
+    *,
+    settle: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Seconds of each candidate, a value per repeat; they take turns, after one warm-up each."""
+    """Seconds of each candidate, a value per repeat; they take turns, after one warm-up each.
+
+    With `settle` also one before each measurement: for steps of hundreds of MiB, which find in training the pages that
+    the step before left, but here those of another candidate, or pages that the system has taken back.
+    """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for repeat in range(repeats + 1):
         for name, candidate in candidates.items():
             time.sleep(REST_SECONDS)
+            if settle:
+                candidate()
             start = clock()
             candidate()
             if repeat:

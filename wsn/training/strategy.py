@@ -21,7 +21,7 @@ LARGEST_TOGETHER = 300_000
 WIDEST_TOGETHER = 2**15
 # How layers that lose weights are run: masked (dense products), sparse (what is kept), or as is faster here.
 EXECUTIONS = ("auto", "masked", "sparse")
-# Connectivity up to which native sums are faster than dense products on a CPU (one core, ten MLPs): a step of Figure 8's
+# Connectivity up to which native sums are faster than dense products on a CPU (one core, ten MLPs): Figure 8's step
 # costs 0.9 of a masked one at 33 % and 0.8 at 24 % (batch 256), 1.15 at 24 % and 0.7 at 12 % (batch 32).
 # The dense layers of few outputs that go with them are spared the change of layout.
 LARGEST_CONNECTIVITY = 0.25
