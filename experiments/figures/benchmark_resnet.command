@@ -1,1 +1,1 @@
-python -m experiments.benchmark_resnet --workdir=results/benchmark_resnet
+python -m experiments.benchmark_resnet
