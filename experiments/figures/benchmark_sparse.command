@@ -1,0 +1,1 @@
+python -m experiments.benchmark_sparse --repeats=3
