@@ -114,7 +114,8 @@ struct Plan {
   const float* packed(const wsn::Planes& planes, const wsn::Packing& at, const float* x, int64_t b,
                       std::vector<float>& memory) const {
     if (!at.packed) return x;
-    memory.resize(planes.count * at.plane() * at.lanes + wsn::LANES);
+    size_t floats = planes.count * at.plane() * at.lanes + wsn::LANES;
+    if (memory.size() < floats) memory.resize(floats);
     auto whole = reinterpret_cast<uintptr_t>(memory.data()) % (sizeof(float) * wsn::LANES) / sizeof(float);
     float* to = memory.data() + (whole ? wsn::LANES - whole : 0);  // registers that lie in one line of the cache
     wsn::pack(planes, layer.batch, at, x, b, to);

@@ -17,9 +17,9 @@
 
 namespace wsn {
 
-constexpr int64_t TOGETHER = 4;           // units that are summed at once where they keep much,
-constexpr double MUCH = 0.5;              // which is this share of what they could keep
-constexpr int64_t ROWS_TOGETHER = 4;      // of slopes of such units
+constexpr int64_t TOGETHER = 4;       // units that are summed at once where they keep much,
+constexpr double MUCH = 0.5;          // which is this share of what they could keep
+constexpr int64_t ROWS_TOGETHER = 4;  // of slopes of such units
 
 struct Lists {  // of one member
   const int32_t *start, *plane, *tap, *index;  // terms of unit u: start[u] <= t < start[u + 1]; index: of its value
