@@ -22,6 +22,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.lab import launch, output
+from experiments.lab.executed import torch_training
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
 from experiments.lab.timing import comparison, interleaved, tell
@@ -130,58 +131,6 @@ def dense_flops(spec: Spec) -> float:
     return 3 * (forward or {}).get("flops", float("nan"))
 
 
-def torch_step(spec: Spec) -> Callable[[], None] | None:
-    """The same step in PyTorch on the same device; None where torch is not installed."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
-    plain = torch_network(torch, spec.width).to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(plain.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
-    network = torch.compile(plain) if device == "cuda" else plain
-    x = torch.randn(spec.batch_size, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
-    y = torch.randint(0, CLASSES, (spec.batch_size,), device=device)
-
-    def run() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=spec.compute_dtype == "bfloat16"):
-            loss = torch.nn.functional.cross_entropy(network(x).float(), y)
-        loss.backward()
-        optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    return run
-
-
-def torch_network(torch: Any, width: int) -> Any:
-    """ResNet-18 for small images in PyTorch."""
-    nn = torch.nn
-
-    def conv(inputs: int, outputs: int, size: int, stride: int) -> Any:
-        layer = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
-        return nn.Sequential(layer, nn.BatchNorm2d(outputs))
-
-    class Block(nn.Module):  # type: ignore[name-defined]
-        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-            super().__init__()
-            self.first, self.second = conv(inputs, outputs, 3, stride), conv(outputs, outputs, 3, 1)
-            self.shortcut = conv(inputs, outputs, 1, stride) if inputs != outputs else nn.Identity()
-
-        def forward(self, x: Any) -> Any:
-            return torch.relu(self.second(torch.relu(self.first(x))) + self.shortcut(x))
-
-    layers, inputs = [conv(3, width, 3, 1), nn.ReLU()], width
-    for stage in range(4):
-        outputs = width * 2**stage
-        layers += [Block(inputs, outputs, 2 if stage else 1), Block(outputs, outputs, 1)]
-        inputs = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, CLASSES))
-
-
 def measure(width: int, batch: int, dtype: str, repeats: int) -> list[dict]:
     """All comparisons of one setting."""
     spec = network(width, batch, dtype)
@@ -193,7 +142,7 @@ def measure(width: int, batch: int, dtype: str, repeats: int) -> list[dict]:
         candidates["masked"] = wsn_step(spec, "masked")
     if spec.kept:
         candidates["unmasked"] = wsn_step(spec, "masked", masked=False)
-    if (theirs := torch_step(spec)) is not None:
+    if (theirs := torch_training(spec, CLASSES)) is not None:
         candidates["PyTorch"] = theirs
     rates: list[float] = []
     timed = candidates | {"rate": lambda: rates.append(plan.matrix_rate(0.2))}

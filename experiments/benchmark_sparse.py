@@ -5,8 +5,9 @@
 Networks of one weight count and growing width. `mlp`: those of Figure 8 (784 inputs, 10 classes, batch 256), whose
 members share a program; the time is that of one. `conv`: a 3 × 3 convolution of 32 × 32 images. `resnet18`: the family
 of width 8 by the paper's recipe (180,952 weights, batch 128). `forward`: a network, or convolution, and its loss;
-`step`: a whole step of training, of `conv` both gradients beside the product. Masked execution and PyTorch multiply
-dense weights by masks; `portable` is sparse execution in plain JAX. All candidates of a case take turns; medians.
+`step`: a whole step of training, of `conv` both gradients beside the product. Masked execution multiplies dense
+weights by masks, and so does PyTorch's MLP; its convolutions are dense. `portable` is sparse execution in plain JAX;
+where nothing is removed it is the masked program. All candidates of a case take turns, each settled first; medians.
 `resident_mib`: arguments, results and temporaries of the compiled program.
 Writes WORKDIR/benchmark_sparse.csv and WORKDIR/benchmark_sparse.png.
 """
@@ -28,6 +29,7 @@ from experiments.lab.executed import (
     convolution,
     executed,
     torch_convolution,
+    torch_training,
     training,
 )
 from experiments.lab.flags import Command
@@ -115,7 +117,7 @@ def case(network: str, width: int, settings: Settings) -> Case:
         found = {name: executed(name, training, spec, image, classes, count) for name in asked}
         steps = []
         if torch:
-            loop = benchmark.torch_epoch(spec, count) if mlp else benchmark_resnet.torch_step(spec)
+            loop = benchmark.torch_epoch(spec, count) if mlp else torch_training(spec, classes)
             steps = [] if loop is None else [Candidate(loop)]
     programs = {
         kind: {name: both[place] for name, both in found.items()}

@@ -1,4 +1,4 @@
-"""Programs that a benchmark compares: a batch through networks or one convolution, masked, sparse or in PyTorch.
+"""Programs that benchmarks compare: a batch through networks or one convolution, masked, sparse or in PyTorch.
 
 In: a spec or the width of a layer, and an execution. Out: what runs it once, and the memory that it holds.
 """
@@ -115,6 +115,58 @@ def torch_convolution(width: int, batch: int) -> list[Candidate]:
             layer(x)
 
     return [Candidate(forward), Candidate(lambda: layer(x).sum().backward())]
+
+
+def torch_training(spec: Spec, classes: int) -> Callable[[], None] | None:
+    """A step of a dense ResNet-18 of a spec in PyTorch, on the same device; None where torch is not installed."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    plain = torch_resnet18(torch, spec.width, classes).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(plain.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
+    network = torch.compile(plain) if device == "cuda" else plain
+    x = torch.randn(spec.batch_size, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+    y = torch.randint(0, classes, (spec.batch_size,), device=device)
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=spec.compute_dtype == "bfloat16"):
+            loss = torch.nn.functional.cross_entropy(network(x).float(), y)
+        loss.backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def torch_resnet18(torch: Any, width: int, classes: int) -> Any:
+    """ResNet-18 for small images in PyTorch."""
+    nn = torch.nn
+
+    def conv(inputs: int, outputs: int, size: int, stride: int) -> Any:
+        layer = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
+        return nn.Sequential(layer, nn.BatchNorm2d(outputs))
+
+    class Block(nn.Module):  # type: ignore[name-defined]
+        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+            super().__init__()
+            self.first, self.second = conv(inputs, outputs, 3, stride), conv(outputs, outputs, 3, 1)
+            self.shortcut = conv(inputs, outputs, 1, stride) if inputs != outputs else nn.Identity()
+
+        def forward(self, x: Any) -> Any:
+            return torch.relu(self.second(torch.relu(self.first(x))) + self.shortcut(x))
+
+    layers, inputs = [conv(3, width, 3, 1), nn.ReLU()], width
+    for stage in range(4):
+        outputs = width * 2**stage
+        layers += [Block(inputs, outputs, 2 if stage else 1), Block(outputs, outputs, 1)]
+        inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
 
 
 def executed(execution: str, make: Callable[..., list[Candidate]], *arguments: Any) -> list[Candidate]:

@@ -65,7 +65,7 @@ class Run(Output):
     )
     execution: str = setting(
         "How layers that lose weights are run: masked (dense products), sparse (a cost that follows what is kept), or"
-        " auto, as is faster on this device.",
+        " auto, as is faster on this device, for convolutions that lose none as well.",
         "auto",
         choices=EXECUTIONS,
     )

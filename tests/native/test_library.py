@@ -90,6 +90,13 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path):
         library.load(COMPILER, folder / "native").WsnSum  # noqa: B018
 
 
+TRIAL = """
+int main() {
+#if defined(__AVX2__)
+  return !__builtin_cpu_supports("avx2");
+#endif
+}
+"""
 DRIVER = r"""
 #include "windows.h"
 #include <cmath>
@@ -105,6 +112,7 @@ int main() {
   auto number = [&] { return below(201) / 100.0f - 1; };
   for (int trial = 0; trial < 600; ++trial) {
     Layer layer{};
+    layer.first_plane = below(3);
     layer.size = 1 + 2 * below(3), layer.stride = 1 + below(3), layer.batch = 1 + below(70);
     layer.in = {1 + below(4), 1 + below(6), 1 + below(6)};
     if (trial % 3 == 0) layer.in.height = layer.in.width = layer.size = layer.stride = 1, layer.batch *= 1 + below(9);
@@ -114,7 +122,7 @@ int main() {
     std::vector<int32_t> start{0}, plane, tap, index;
     int often = below(4);
     for (int u = 0; u < layer.out.count; ++u) {
-      for (int p = 0; p < layer.in.count; ++p)
+      for (int p = 0; p < layer.first_plane + layer.in.count + 1; ++p)  // some that x lacks
         for (int t = 0; t < layer.size * layer.size; ++t)
           if (below(4) <= often) plane.push_back(p), tap.push_back(t), index.push_back(index.size());
       start.push_back(plane.size());
@@ -128,27 +136,34 @@ int main() {
     auto whole = [&](Planes p) { return size_t(p.count * p.pixels() * layer.batch); };
     auto x = floats(whole(layer.in)), y = floats(whole(layer.out)), values = floats(index.size());
     auto slopes = floats(whole(layer.out));
-    Packing at = packing(layer), bare = at;
-    bare.classes = 1, bare.before = 0, bare.rows = layer.out.height, bare.columns = layer.out.width;
+    Packing at = packing(layer), of_slopes = packing_of_slopes(layer, at);
     std::vector<double> gradient(index.size());
     auto packed = floats(layer.in.count * at.plane() * at.lanes);
-    auto those = floats(layer.out.count * bare.plane() * at.lanes);
-    for (int64_t units : {int64_t(1), TOGETHER})
-      for (int64_t b = 0; b < layer.batch; b += at.lanes) {
-        if (at.packed) pack(layer.in, layer.batch, at, x.get(), b, packed.get());
-        if (at.packed) pack(layer.out, layer.batch, bare, slopes.get(), b, those.get());
-        const float *in = at.packed ? packed.get() : x.get(), *out = at.packed ? those.get() : slopes.get();
-        for (int64_t cls = 0; cls < layer.classes() * layer.classes(); ++cls) {
-          Terms terms = terms_of(layer, at, grid(layer, cls), lists, values.get(), 0, layer.out.count, units);
-          (units == 1 ? sum_windows<1> : sum_windows<TOGETHER>)(layer, at, grid(layer, cls), terms, in, b, y.get());
+    auto those = floats(layer.out.count * of_slopes.plane() * at.lanes);
+    for (int64_t units : {int64_t(1), TOGETHER}) {
+      auto ends = blocks(lists, layer.out.count, 1 + below(40), units);
+      for (size_t part = 0; part + 1 < ends.size(); ++part)
+        for (int64_t b = 0; b < layer.batch; b += at.lanes) {
+          int64_t first = ends[part], last = ends[part + 1];
+          Planes own{last - first, layer.out.height, layer.out.width};
+          const float *in = x.get(), *out = slopes.get() + first * own.pixels() * layer.batch;
+          if (at.packed) {
+            pack(layer.in, layer.batch, at, in, b, packed.get());
+            pack(own, layer.batch, of_slopes, out, b, those.get());
+            in = packed.get(), out = those.get();
+          }
+          for (int64_t cls = 0; cls < layer.classes() * layer.classes(); ++cls) {
+            Terms terms = terms_of(layer, at, grid(layer, cls), lists, values.get(), first, last, units);
+            (units == 1 ? sum_windows<1> : sum_windows<TOGETHER>)(layer, at, grid(layer, cls), terms, in, b, y.get());
+          }
+          if (layer.transposed) continue;
+          Terms terms = terms_of(layer, at, grid(layer, 0), lists, nullptr, first, last, units);
+          std::vector<float> sums(terms.index.size());
+          dot_windows(layer, at, terms, in, out, sums.data());
+          for (size_t t = 0; t < sums.size(); ++t)
+            if (terms.index[t] >= 0) gradient[terms.index[t]] += sums[t] / 2;  // of two ways
         }
-        if (layer.transposed) continue;
-        Terms terms = terms_of(layer, at, grid(layer, 0), lists, nullptr, 0, layer.out.count, units);
-        std::vector<float> sums(terms.index.size());
-        dot_windows(layer, at, terms, in, out, sums.data());
-        for (size_t t = 0; t < sums.size(); ++t)
-          if (terms.index[t] >= 0) gradient[terms.index[t]] += sums[t] / 2;  // of two ways
-      }
+    }
     // The same from the definition: y[unit, r, c] = the sum of value * x[plane, r * stride + dy, c * stride + dx].
     int64_t s = layer.stride, pad = layer.pad(), batch = layer.batch;
     Planes fine = layer.transposed ? layer.out : layer.in, coarse = layer.transposed ? layer.in : layer.out;
@@ -160,7 +175,9 @@ int main() {
             int64_t y0 = r * s + tap[t] / layer.size - pad, x0 = c * s + tap[t] % layer.size - pad;
             if (y0 < 0 || x0 < 0 || y0 >= fine.height || x0 >= fine.width) continue;
             int64_t near = r * coarse.width + c, far = y0 * fine.width + x0;
-            int64_t from = plane[t] * layer.in.pixels() + (layer.transposed ? near : far);
+            int64_t p = plane[t] - layer.first_plane;
+            if (p < 0 || p >= layer.in.count) continue;
+            int64_t from = p * layer.in.pixels() + (layer.transposed ? near : far);
             int64_t to = u * layer.out.pixels() + (layer.transposed ? far : near);
             for (int64_t b = 0; b < batch; ++b) {
               expected[to * batch + b] += double(values[index[t]]) * x[from * batch + b];
@@ -192,10 +209,10 @@ def test_kernels_sum_what_they_should_and_stay_inside_their_arrays(machine, tmp_
         f"-march={machine}",
     ]
     include = f"-I{Path(library.__file__).parent}"
-    source.write_text("int main() {}")
+    source.write_text(TRIAL)
     trial = subprocess.run([COMPILER, *flags, str(source), "-o", str(program)], capture_output=True)
-    if trial.returncode:
-        pytest.skip("the compiler has no sanitizer, or no such machine")
+    if trial.returncode or subprocess.run([str(program)]).returncode:
+        pytest.skip("no sanitizer, or no such machine")
     source.write_text(DRIVER)
     subprocess.run(
         [COMPILER, *flags, include, str(source), "-o", str(program)], check=True, capture_output=True

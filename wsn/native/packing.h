@@ -12,8 +12,8 @@
 
 namespace wsn {
 
-constexpr int64_t ROW = 256;              // floats of a packed row, at least, if the batch has them
-constexpr int64_t MOST_PACKED = 1 << 24;  // floats that are packed at a time, if there need not be more
+constexpr int64_t ROW = 256;              // floats of a packed row, about, if the batch has them
+constexpr int64_t MOST_PACKED = 1 << 22;  // floats that are packed at a time, if there need not be more
 
 struct Planes {
   int64_t count, height, width;
@@ -50,18 +50,23 @@ struct Packing {
 inline Packing packing(const Layer& layer) {
   int64_t s = layer.stride, pad = layer.pad(), columns = grid(layer, 0).columns;
   Packing at{layer.batch, layer.transposed ? 1 : s, layer.transposed ? pad / s : pad, 0, 0, true};
-  auto length = [&](int64_t in, int64_t out) {  // up to the last pixel, and to the last of any window
-    if (layer.transposed) return at.before + std::max(in, (out - 1 + pad) / s + 1);
-    return std::max((in - 1 + pad) / s + 1, out + (layer.size - 1) / s);
+  auto length = [&](int64_t out) {  // up to the last pixel of any window
+    return layer.transposed ? at.before + (out - 1 + pad) / s + 1 : out + (layer.size - 1) / s;
   };
-  at.rows = length(layer.in.height, layer.out.height), at.columns = length(layer.in.width, layer.out.width);
+  at.rows = length(layer.out.height), at.columns = length(layer.out.width);
   if (layer.size == 1 && s == 1 && layer.batch % LANES == 0 && (columns > 1 || layer.batch <= ROW)) {
     at.packed = false;
     return at;
   }
-  int64_t lanes = std::min({ROW / columns, layer.batch + LANES - 1, MOST_PACKED / (layer.in.count * at.plane())});
+  int64_t cells = std::max({int64_t(1), layer.in.count * at.plane(), layer.out.count * layer.out.pixels()});
+  int64_t lanes = std::min({ROW / columns, layer.batch + LANES - 1, MOST_PACKED / cells});
   at.lanes = std::max<int64_t>(lanes / LANES, 1) * LANES;
   return at;
+}
+
+// The same of slopes of the outputs, which need no zeros around them.
+inline Packing packing_of_slopes(const Layer& layer, const Packing& at) {
+  return {at.lanes, 1, 0, layer.out.height, layer.out.width, at.packed};
 }
 
 // `n` floats and zeros up to `lanes`. Most calls have whole registers of either.

@@ -18,7 +18,7 @@ using Ints = ffi::AnyBuffer;
 
 namespace {
 
-constexpr int64_t MOST_TERMS = 1 << 20;      // that are in memory at once
+constexpr int64_t MOST_TERMS = 1 << 22;      // that are in memory at once, for every tile
 constexpr size_t LARGE = 1 << 22;            // bytes of a result that large pages are asked for
 constexpr int64_t LEAST_PRODUCTS = 1 << 18;  // of a piece of work for a thread: about 10 µs
 
@@ -75,21 +75,22 @@ struct Plan {
   Plan(ffi::ThreadPool& pool, const wsn::Layer& layer, const Call& call, int64_t pixels, int64_t members)
       : pool(pool), layer(layer), packing(wsn::packing(layer)),
         tiles((layer.batch + packing.lanes - 1) / packing.lanes), rounds(1) {
-    int64_t all = 0, held = 0;
+    int64_t all = 0, held = 0, pool_threads = std::max<int64_t>(1, pool.num_threads());
     for (int64_t member = 0; member < members; ++member) {
       wsn::Lists lists = call.of(member);
       int64_t terms = lists.terms(call.units()), products = terms * pixels * layer.batch;
-      int64_t few = (4 * pool.num_threads() + members * tiles - 1) / (members * tiles);
-      int64_t pieces = std::clamp<int64_t>(products / LEAST_PRODUCTS, 1, few), units = wsn::units_at_once(layer, lists);
-      auto ends = wsn::blocks(lists, call.units(), std::min(MOST_TERMS, terms / pieces + 1), units);
+      int64_t few = (4 * pool_threads + members * tiles - 1) / (members * tiles);
+      int64_t pieces = std::clamp<int64_t>(products / (LEAST_PRODUCTS * tiles), 1, few);
+      int64_t units = wsn::units_at_once(layer, lists), most = std::min(MOST_TERMS / tiles, terms / pieces + 1);
+      auto ends = wsn::blocks(lists, call.units(), most, units);
       for (size_t i = 0; i + 1 < ends.size(); ++i) {
-        int64_t own = lists.start[ends[i + 1]] - lists.start[ends[i]];
+        int64_t own = (lists.start[ends[i + 1]] - lists.start[ends[i]]) * tiles;
         if (held && held + own > MOST_TERMS) rounds.emplace_back(), held = 0;
         rounds.back().push_back({member, ends[i], ends[i + 1], units}), held += own;
       }
       all += products;
     }
-    threads = std::clamp<int64_t>(all / LEAST_PRODUCTS, 1, pool.num_threads());
+    threads = std::clamp<int64_t>(all / LEAST_PRODUCTS, 1, pool_threads);
   }
 
   void run(int64_t count, std::function<void(int64_t)> work) const {
@@ -143,9 +144,9 @@ void ask_for_large_pages(const ffi::AnyBuffer& result) {
 
 thread_local std::vector<float> packed_inputs, packed_slopes;  // kept from call to call
 
-bool too_large(const Plan& plan) {  // for a cell's number
-  return plan.layer.in.count * plan.packing.plane() > INT32_MAX;
-}
+bool too_large(const Plan& plan) { return plan.layer.in.count * plan.packing.plane() > INT32_MAX; }
+
+ffi::Error too_many() { return ffi::Error::InvalidArgument("wsn: planes of more pixels than a number of 32 bits counts"); }
 
 ffi::Error Sum(ffi::ThreadPool pool, int64_t size, int64_t stride, int64_t first_plane, bool transposed, Floats values,
                Ints start, Ints plane, Ints tap, Ints index, Floats x, ffi::Result<ffi::AnyBuffer> y) {
@@ -158,7 +159,7 @@ ffi::Error Sum(ffi::ThreadPool pool, int64_t size, int64_t stride, int64_t first
   if (to.members * to.size == 0) return ffi::Error::Success();
   ask_for_large_pages(*y);
   Plan plan(pool, layer, call, (transposed ? layer.in : layer.out).pixels(), to.members);
-  if (too_large(plan)) return mismatch();
+  if (too_large(plan)) return too_many();
   const float *in = x.typed_data<float>(), *weights = values.typed_data<float>();
   float* out = y->typed_data<float>();
   for (const auto& jobs : plan.rounds) {
@@ -167,9 +168,9 @@ ffi::Error Sum(ffi::ThreadPool pool, int64_t size, int64_t stride, int64_t first
       int64_t member = jobs[i / plan.tiles].member, b = i % plan.tiles * plan.packing.lanes;
       const float* packed = plan.packed(layer.in, plan.packing, in + from.at(member), b, packed_inputs);
       for (size_t cls = 0; cls < terms[i / plan.tiles].size(); ++cls) {
-        const wsn::Terms& own = terms[i / plan.tiles][cls];
-        auto function = own.units == 1 ? wsn::sum_windows<1> : wsn::sum_windows<wsn::TOGETHER>;
-        function(layer, plan.packing, wsn::grid(layer, cls), own, packed, b, out + to.at(member));
+        const wsn::Terms& some = terms[i / plan.tiles][cls];
+        auto function = some.units == 1 ? wsn::sum_windows<1> : wsn::sum_windows<wsn::TOGETHER>;
+        function(layer, plan.packing, wsn::grid(layer, cls), some, packed, b, out + to.at(member));
       }
     });
   }
@@ -187,9 +188,8 @@ ffi::Error ValueGradient(ffi::ThreadPool pool, int64_t size, int64_t stride, int
   std::memset(gradient->untyped_data(), 0, gradient->size_bytes());
   if (from.size * slopes.size == 0) return ffi::Error::Success();
   Plan plan(pool, layer, call, layer.out.pixels(), to.members);
-  if (too_large(plan)) return mismatch();
-  wsn::Packing bare = plan.packing;  // of slopes, which need no zeros around them
-  bare.classes = 1, bare.before = 0, bare.rows = layer.out.height, bare.columns = layer.out.width;
+  if (too_large(plan)) return too_many();
+  wsn::Packing of_slopes = wsn::packing_of_slopes(layer, plan.packing);
   const float *in = x.typed_data<float>(), *out = slope.typed_data<float>();
   float* result = gradient->typed_data<float>();
   for (const auto& jobs : plan.rounds) {
@@ -197,11 +197,13 @@ ffi::Error ValueGradient(ffi::ThreadPool pool, int64_t size, int64_t stride, int
     std::vector<std::vector<float>> sums(jobs.size() * plan.tiles);  // added up in the order of the tiles
     plan.run(sums.size(), [&](int64_t i) {
       int64_t member = jobs[i / plan.tiles].member, b = i % plan.tiles * plan.packing.lanes;
-      const wsn::Terms& own = terms[i / plan.tiles][0];
-      sums[i].resize(own.index.size());
-      wsn::dot_windows(layer, plan.packing, own,
+      const wsn::Terms& some = terms[i / plan.tiles][0];
+      wsn::Planes units{some.last - some.first, layer.out.height, layer.out.width};
+      const float* theirs = out + slopes.at(member) + some.first * units.pixels() * layer.batch;
+      sums[i].resize(some.index.size());
+      wsn::dot_windows(layer, plan.packing, some,
                        plan.packed(layer.in, plan.packing, in + from.at(member), b, packed_inputs),
-                       plan.packed(layer.out, bare, out + slopes.at(member), b, packed_slopes), sums[i].data());
+                       plan.packed(units, of_slopes, theirs, b, packed_slopes), sums[i].data());
     });
     plan.run(jobs.size(), [&](int64_t i) {
       const auto& index = terms[i][0].index;

@@ -6,7 +6,7 @@
 // same sum with the lists of the transposed kernel; that of a value is the inner product of a window and a slope plane.
 //
 // Where units keep much, several are summed at once, with zeros for what one of them lacks: a window is loaded once for
-// all. Every sum is taken in an order that depends on the shapes alone: the same bits for any number of threads.
+// all. Every sum is taken in an order that follows from shapes and lists: the same bits for any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -20,12 +20,14 @@ namespace wsn {
 constexpr int64_t TOGETHER = 4;       // units that are summed at once where they keep much,
 constexpr double MUCH = 0.5;          // which is this share of what they could keep
 constexpr int64_t ROWS_TOGETHER = 4;  // of slopes of such units
+constexpr int ALONE = 4;              // registers that sum up one unit: as many as hide the time of a product
 
 struct Lists {  // of one member
   const int32_t *start, *plane, *tap, *index;  // terms of unit u: start[u] <= t < start[u + 1]; index: of its value
   int64_t terms(int64_t units) const { return start[units] - start[0]; }
 };
 
+// Of a layer that reads some planes of its lists, as if all terms were theirs: the same for every part of it.
 inline int64_t units_at_once(const Layer& layer, const Lists& lists) {
   double most = double(layer.out.count) * layer.in.count * layer.size * layer.size;
   return lists.terms(layer.out.count) >= MUCH * most ? TOGETHER : 1;
@@ -63,11 +65,12 @@ inline std::vector<int64_t> cells_of_taps(const Layer& layer, const Packing& at,
 
 inline Terms terms_of(const Layer& layer, const Packing& at, const Grid& grid, const Lists& lists, const float* values,
                       int64_t first, int64_t last, int64_t units) {
-  int64_t most = lists.start[last] - lists.start[first], count = 0;
-  Terms found{units, first, last, {}, std::vector<int32_t>(most), {}, {}};
-  (values ? found.value.resize(most * units) : found.index.resize(most * units));
   std::vector<int64_t> cells = cells_of_taps(layer, at, grid);
   auto tap = [&](int32_t t) { return layer.size > 1 ? lists.tap[t] : 0; };
+  int64_t count = 0, most = 1;  // one more than can be kept: the next term is put down before it is
+  for (int32_t t = lists.start[first]; t < lists.start[last]; ++t) most += cells[tap(t)] >= 0;
+  Terms found{units, first, last, {}, std::vector<int32_t>(most), {}, {}};
+  (values ? found.value.resize(most * units) : found.index.resize(most * units));
   auto put = [&](int64_t u, int32_t t) {  // that unit u of the block has list entry t, or -1
     if (values) found.value[count * units + u] = t < 0 ? 0 : values[lists.index[t]];
     else found.index[count * units + u] = t < 0 ? -1 : lists.index[t];
@@ -87,7 +90,7 @@ inline Terms terms_of(const Layer& layer, const Packing& at, const Grid& grid, c
     for (int64_t u = 0; u < units && unit + u < last; ++u)
       next[u] = lists.start[unit + u], end[u] = lists.start[unit + u + 1];
     for (;;) {  // the sorted lists of the units are merged
-      auto place = [&](int32_t t) { return int64_t(lists.plane[t]) << 16 | tap(t); };
+      auto place = [&](int32_t t) { return lists.plane[t] * layer.size * layer.size + tap(t); };
       int32_t least = -1;
       for (int64_t u = 0; u < units; ++u)
         if (next[u] < end[u] && (least < 0 || place(next[u]) < place(least))) least = next[u];
@@ -124,6 +127,7 @@ void sum_block(const Terms& terms, int64_t block, const float* x, int64_t lanes,
   }
   for (int64_t u = 0, unit = terms.first + block * U; u < U && unit + u < terms.last; ++u)
     for (int i = 0; i < N; ++i) {
+      if (piece.floats[i] <= 0) continue;
       float* to = y + (unit + u) * plane + piece.to[i];
       if (piece.floats[i] >= LANES) store(to, sum[u][i]);
       else for (int j = 0; j < piece.floats[i]; ++j) to[j] = sum[u][i][j];
@@ -135,7 +139,7 @@ template <int U>
 void sum_windows(const Layer& layer, const Packing& at, const Grid& grid, const Terms& terms, const float* x, int64_t b,
                  float* y) {
   for (int64_t row = 0; row < grid.rows; ++row)
-    for_pieces<SUMS / 4>(grid.columns * at.lanes, [&](int64_t f, auto registers) {
+    for_pieces<U == 1 ? ALONE : SUMS / U>(grid.columns * at.lanes, [&](int64_t f, auto registers) {
       constexpr int N = decltype(registers)::value;
       Piece<N> piece;
       for (int64_t i = 0; i < N; ++i) {
@@ -193,7 +197,7 @@ void dot_rows(const int32_t* cell, const float* x, int64_t lanes, const float* c
   for (int k = 0; k < K; ++k) add_totals<TOGETHER>(sum[k], sums + k * TOGETHER);
 }
 
-// The gradients of the values of `terms` over examples that are packed, the slopes too, added to `sums`.
+// The gradients of the values of `terms` over examples that are packed, the slopes of its units too, added to `sums`.
 inline void dot_windows(const Layer& layer, const Packing& at, const Terms& terms, const float* x, const float* slopes,
                         float* sums) {
   int64_t floats = layer.out.width * at.lanes, step = at.columns * at.lanes, plane = layer.out.height * floats;
@@ -203,17 +207,17 @@ inline void dot_windows(const Layer& layer, const Packing& at, const Terms& term
         constexpr int N = decltype(registers)::value;
         for (int64_t block = 0; block < terms.blocks(); ++block)
           dot_block<N>(terms, block, x + row * step + f, at.lanes,
-                       slopes + (terms.first + block) * plane + row * floats + f, sums);
+                       slopes + block * plane + row * floats + f, sums);
       });
     return;
   }
   constexpr int64_t K = SUMS / TOGETHER;
   for (int64_t row = 0; row < layer.out.height; row += ROWS_TOGETHER)
     for (int64_t block = 0; block < terms.blocks(); ++block) {
-      int64_t rows = std::min(ROWS_TOGETHER, layer.out.height - row), unit = terms.first + block * TOGETHER;
+      int64_t rows = std::min(ROWS_TOGETHER, layer.out.height - row), last = terms.last - terms.first - 1;
       const float *from = x + row * step, *slope[TOGETHER];
       for (int64_t u = 0; u < TOGETHER; ++u)  // of a unit that there is not, another's
-        slope[u] = slopes + std::min(unit + u, terms.last - 1) * plane + row * floats;
+        slope[u] = slopes + std::min(block * TOGETHER + u, last) * plane + row * floats;
       int64_t t = terms.start[block], end = terms.start[block + 1];
       for (; t + K <= end; t += K)
         dot_rows<K>(&terms.cell[t], from, at.lanes, slope, rows, floats, step, sums + t * TOGETHER);

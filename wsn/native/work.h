@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -12,7 +13,7 @@
 namespace wsn {
 
 // Calls work(0) … work(count - 1), on the threads that `schedule` has and on this one. No thread waits for a call that
-// has not begun, so calls that share a pool cannot block each other.
+// has not begun, so calls that share a pool cannot block each other. Throws what a call has thrown, after all have ended.
 template <class Schedule>
 void run_all(int64_t count, std::function<void(int64_t)> work, int64_t threads, const Schedule& schedule) {
   struct Shared {
@@ -20,6 +21,7 @@ void run_all(int64_t count, std::function<void(int64_t)> work, int64_t threads, 
     int64_t count;
     std::atomic<int64_t> next{0};
     int64_t done = 0;
+    std::exception_ptr failed;
     std::mutex mutex;
     std::condition_variable all;
   };
@@ -27,15 +29,25 @@ void run_all(int64_t count, std::function<void(int64_t)> work, int64_t threads, 
   shared->work = std::move(work), shared->count = count;
   auto take = [shared] {
     for (int64_t i; (i = shared->next++) < shared->count;) {
-      shared->work(i);
+      std::exception_ptr failed;
+      try {
+        shared->work(i);
+      } catch (...) {
+        failed = std::current_exception();
+      }
       std::lock_guard<std::mutex> lock(shared->mutex);
+      if (failed) shared->failed = failed;
       if (++shared->done == shared->count) shared->all.notify_all();
     }
   };
-  for (int64_t i = 1; i < std::min(threads, count); ++i) schedule(take);
+  try {
+    for (int64_t i = 1; i < std::min(threads, count); ++i) schedule(take);
+  } catch (...) {  // fewer threads, then
+  }
   take();
   std::unique_lock<std::mutex> lock(shared->mutex);
   shared->all.wait(lock, [&] { return shared->done == shared->count; });
+  if (shared->failed) std::rethrow_exception(shared->failed);
 }
 
 }  // namespace wsn

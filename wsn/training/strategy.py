@@ -22,7 +22,7 @@ WIDEST_TOGETHER = 2**15
 # How layers that lose weights are run: masked (dense products), sparse (what is kept), or as is faster here.
 EXECUTIONS = ("auto", "masked", "sparse")
 # Connectivity up to which native sums are faster than dense products on a CPU (one core, ten MLPs): Figure 8's step
-# costs 0.9 of a masked one at 33 % and 0.8 at 24 % (batch 256), 1.15 at 24 % and 0.7 at 12 % (batch 32).
+# costs 0.9 of a masked one at 33 % and 0.8 at 24 % (batch 256), but 1.15 at 24 % and 0.7 at 12 % (batch 32).
 # The dense layers of few outputs that go with them are spared the change of layout.
 LARGEST_CONNECTIVITY = 0.25
 MOST_OUTPUTS = 16
@@ -59,7 +59,7 @@ def multiplied_weights(group: Group, model: Model, sparse: tuple[str, ...]) -> i
 
 
 def sparse_layers(group: Group, model: Model, execution: str) -> tuple[str, ...]:
-    """The layers of a group that are run sparse, of those in which a network loses weights.
+    """The layers of a group that are run sparse: of those in which a network loses weights, or as is faster (auto).
 
     An embedding reads rows, so it stays as it is; so do convolutions that are not square. Raises UserError for an
     unknown way.
