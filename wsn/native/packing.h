@@ -54,7 +54,7 @@ inline Packing packing(const Layer& layer) {
     return layer.transposed ? at.before + (out - 1 + pad) / s + 1 : out + (layer.size - 1) / s;
   };
   at.rows = length(layer.out.height), at.columns = length(layer.out.width);
-  if (layer.size == 1 && s == 1 && layer.batch % LANES == 0 && (columns > 1 || layer.batch <= ROW)) {
+  if (layer.size == 1 && s == 1 && (columns > 1 || layer.batch <= ROW)) {
     at.packed = false;
     return at;
   }

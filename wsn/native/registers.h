@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
+#include <cstring>
 #include <utility>
 
 namespace wsn {
@@ -19,6 +19,13 @@ typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 
 inline Lanes load(const float* from) { return *reinterpret_cast<const Lanes*>(from); }
 inline void store(float* to, Lanes value) { *reinterpret_cast<Lanes*>(to) = value; }
+
+// The first n floats, and zeros.
+inline Lanes load_some(const float* from, int64_t n) {
+  Lanes some{};
+  std::memcpy(&some, from, n * sizeof(float));
+  return some;
+}
 
 // Two registers, each of LANES / SEGMENT sums in segments of partial sums, as one of twice the sums.
 template <int SEGMENT, int... I>
@@ -48,11 +55,25 @@ WSN_INLINED inline void add_totals(const Lanes* sums, float* to) {
   }
 }
 
-// f(place, N) for runs of N registers, and of halves of N for what is left.
+// N registers of a row, or 0: fewer floats than one has, with zeros behind them.
+template <int N>
+struct Row {
+  static constexpr int COUNT = N ? N : 1;
+  int64_t at, floats;  // where they begin in the row, and how many floats of it follow
+  WSN_INLINED Lanes get(const float* row, int i) const {
+    return N ? load(row + i * LANES) : load_some(row, floats);
+  }
+};
+
+// f(Row) for runs of N registers, of halves of N for what is left, and for the rest of the floats.
 template <int N, class F>
-void for_pieces(int64_t floats, const F& f, int64_t at = 0) {
-  for (; at + N * LANES <= floats; at += N * LANES) f(at, std::integral_constant<int, N>());
-  if constexpr (N > 1) for_pieces<N / 2>(floats, f, at);
+WSN_INLINED inline void for_rows(int64_t floats, const F& f, int64_t at = 0) {
+  if constexpr (N == 0) {
+    if (at < floats) f(Row<0>{at, floats - at});
+  } else {
+    for (; at + N * LANES <= floats; at += N * LANES) f(Row<N>{at, floats - at});
+    for_rows<N / 2>(floats, f, at);
+  }
 }
 
 }  // namespace wsn

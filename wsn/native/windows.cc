@@ -19,6 +19,7 @@ using Ints = ffi::AnyBuffer;
 namespace {
 
 constexpr int64_t MOST_TERMS = 1 << 22;      // that are in memory at once, for every tile
+constexpr size_t MOST_KEPT = 1 << 22;        // floats of a thread's memory that outlast a call
 constexpr size_t LARGE = 1 << 22;            // bytes of a result that large pages are asked for
 constexpr int64_t LEAST_PRODUCTS = 1 << 18;  // of a piece of work for a thread: about 10 µs
 
@@ -63,6 +64,20 @@ ffi::Error mismatch() { return ffi::Error::InvalidArgument("wsn: arrays of diffe
 struct Job {
   int64_t member, first, last, units;
 };
+
+// Memory of a thread, kept from call to call unless it is much, whose registers lie in one line of the cache each.
+struct Scratch {
+  std::vector<float> memory;
+  float* get(size_t floats) {
+    if (memory.size() < floats + wsn::LANES) memory.resize(floats + wsn::LANES);
+    auto beyond = reinterpret_cast<uintptr_t>(memory.data()) / sizeof(float) % wsn::LANES;
+    return memory.data() + (wsn::LANES - beyond) % wsn::LANES;
+  }
+  void release() {
+    if (memory.size() > MOST_KEPT) std::vector<float>().swap(memory);
+  }
+};
+thread_local Scratch scratch_of_inputs, scratch_of_slopes;
 
 // All calls of one kernel: the jobs of all members, in rounds whose terms are in memory at once.
 struct Plan {
@@ -112,13 +127,9 @@ struct Plan {
   }
 
   // Planes of examples b … as `packing` has them, or as they are where that is the same.
-  const float* packed(const wsn::Planes& planes, const wsn::Packing& at, const float* x, int64_t b,
-                      std::vector<float>& memory) const {
+  const float* packed(const wsn::Planes& planes, const wsn::Packing& at, const float* x, int64_t b, Scratch& scratch) const {
     if (!at.packed) return x;
-    size_t floats = planes.count * at.plane() * at.lanes + wsn::LANES;
-    if (memory.size() < floats) memory.resize(floats);
-    auto whole = reinterpret_cast<uintptr_t>(memory.data()) % (sizeof(float) * wsn::LANES) / sizeof(float);
-    float* to = memory.data() + (whole ? wsn::LANES - whole : 0);  // registers that lie in one line of the cache
+    float* to = scratch.get(planes.count * at.plane() * at.lanes);
     wsn::pack(planes, layer.batch, at, x, b, to);
     return to;
   }
@@ -142,8 +153,6 @@ void ask_for_large_pages(const ffi::AnyBuffer& result) {
 #endif
 }
 
-thread_local std::vector<float> packed_inputs, packed_slopes;  // kept from call to call
-
 bool too_large(const Plan& plan) { return plan.layer.in.count * plan.packing.plane() > INT32_MAX; }
 
 ffi::Error too_many() { return ffi::Error::InvalidArgument("wsn: planes of more pixels than a number of 32 bits counts"); }
@@ -166,12 +175,13 @@ ffi::Error Sum(ffi::ThreadPool pool, int64_t size, int64_t stride, int64_t first
     auto terms = plan.terms(jobs, call, weights, own);
     plan.run(jobs.size() * plan.tiles, [&](int64_t i) {
       int64_t member = jobs[i / plan.tiles].member, b = i % plan.tiles * plan.packing.lanes;
-      const float* packed = plan.packed(layer.in, plan.packing, in + from.at(member), b, packed_inputs);
+      const float* packed = plan.packed(layer.in, plan.packing, in + from.at(member), b, scratch_of_inputs);
       for (size_t cls = 0; cls < terms[i / plan.tiles].size(); ++cls) {
         const wsn::Terms& some = terms[i / plan.tiles][cls];
         auto function = some.units == 1 ? wsn::sum_windows<1> : wsn::sum_windows<wsn::TOGETHER>;
         function(layer, plan.packing, wsn::grid(layer, cls), some, packed, b, out + to.at(member));
       }
+      scratch_of_inputs.release();
     });
   }
   return ffi::Error::Success();
@@ -202,8 +212,9 @@ ffi::Error ValueGradient(ffi::ThreadPool pool, int64_t size, int64_t stride, int
       const float* theirs = out + slopes.at(member) + some.first * units.pixels() * layer.batch;
       sums[i].resize(some.index.size());
       wsn::dot_windows(layer, plan.packing, some,
-                       plan.packed(layer.in, plan.packing, in + from.at(member), b, packed_inputs),
-                       plan.packed(units, of_slopes, theirs, b, packed_slopes), sums[i].data());
+                       plan.packed(layer.in, plan.packing, in + from.at(member), b, scratch_of_inputs),
+                       plan.packed(units, of_slopes, theirs, b, scratch_of_slopes), sums[i].data());
+      scratch_of_inputs.release(), scratch_of_slopes.release();
     });
     plan.run(jobs.size(), [&](int64_t i) {
       const auto& index = terms[i][0].index;

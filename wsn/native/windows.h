@@ -107,30 +107,25 @@ inline Terms terms_of(const Layer& layer, const Packing& at, const Grid& grid, c
   return found;
 }
 
-// Registers of the output: where each belongs in its plane, and how many floats of it there are.
-template <int N>
-struct Piece {
-  int64_t to[N], floats[N];
-};
-
-// The sums of a block of U units, whose windows begin at `x`.
+// The sums of a block of U units, of a row of their windows that begins at `x`: register i belongs at to[i] of a plane of
+// the output, with as many floats as floats[i].
 template <int U, int N>
-void sum_block(const Terms& terms, int64_t block, const float* x, int64_t lanes, const Piece<N>& piece, float* y,
-               int64_t plane) {
-  Lanes sum[U][N] = {};
+void sum_block(const Terms& terms, int64_t block, const Row<N>& row, const float* x, int64_t apart, const int64_t* to,
+               const int64_t* floats, float* y, int64_t plane) {
+  constexpr int R = Row<N>::COUNT;
+  Lanes sum[U][R] = {};
   for (int64_t t = terms.start[block]; t < terms.start[block + 1]; ++t) {
-    const float *window = x + terms.cell[t] * lanes, *value = &terms.value[t * U];
-    Lanes in[N];
-    for (int i = 0; i < N; ++i) in[i] = load(window + i * LANES);
+    const float *window = x + terms.cell[t] * apart, *value = &terms.value[t * U];
+    Lanes in[R];
+    for (int i = 0; i < R; ++i) in[i] = row.get(window, i);
     for (int u = 0; u < U; ++u)
-      for (int i = 0; i < N; ++i) sum[u][i] += value[u] * in[i];
+      for (int i = 0; i < R; ++i) sum[u][i] += value[u] * in[i];
   }
   for (int64_t u = 0, unit = terms.first + block * U; u < U && unit + u < terms.last; ++u)
-    for (int i = 0; i < N; ++i) {
-      if (piece.floats[i] <= 0) continue;
-      float* to = y + (unit + u) * plane + piece.to[i];
-      if (piece.floats[i] >= LANES) store(to, sum[u][i]);
-      else for (int j = 0; j < piece.floats[i]; ++j) to[j] = sum[u][i][j];
+    for (int i = 0; i < R; ++i) {
+      float* plane_of_unit = y + (unit + u) * plane;
+      if (floats[i] >= LANES) store(plane_of_unit + to[i], sum[u][i]);
+      else for (int j = 0; j < floats[i]; ++j) plane_of_unit[to[i] + j] = sum[u][i][j];
     }
 }
 
@@ -138,31 +133,31 @@ void sum_block(const Terms& terms, int64_t block, const float* x, int64_t lanes,
 template <int U>
 void sum_windows(const Layer& layer, const Packing& at, const Grid& grid, const Terms& terms, const float* x, int64_t b,
                  float* y) {
-  for (int64_t row = 0; row < grid.rows; ++row)
-    for_pieces<U == 1 ? ALONE : SUMS / U>(grid.columns * at.lanes, [&](int64_t f, auto registers) {
-      constexpr int N = decltype(registers)::value;
-      Piece<N> piece;
-      for (int64_t i = 0; i < N; ++i) {
-        int64_t pixel = (f + i * LANES) / at.lanes, lane = (f + i * LANES) % at.lanes;
-        int64_t r = row * grid.step + grid.row_class, c = pixel * grid.step + grid.column_class;
-        piece.to[i] = (r * layer.out.width + c) * layer.batch + b + lane;
-        piece.floats[i] = layer.batch - b - lane;
+  for (int64_t r = 0; r < grid.rows; ++r)
+    for_rows<U == 1 ? ALONE : SUMS / U>(grid.columns * at.lanes, [&](auto row) {
+      int64_t to[row.COUNT], floats[row.COUNT];
+      for (int64_t i = 0; i < row.COUNT; ++i) {
+        int64_t column = (row.at + i * LANES) / at.lanes, lane = (row.at + i * LANES) % at.lanes;
+        int64_t pixel = (r * grid.step + grid.row_class) * layer.out.width + column * grid.step + grid.column_class;
+        to[i] = pixel * layer.batch + b + lane;
+        floats[i] = at.packed ? layer.batch - b - lane : row.floats - i * LANES;
       }
       for (int64_t block = 0; block < terms.blocks(); ++block)
-        sum_block<U, N>(terms, block, x + row * at.columns * at.lanes + f, at.lanes, piece, y,
-                        layer.out.pixels() * layer.batch);
+        sum_block<U>(terms, block, row, x + r * at.columns * at.lanes + row.at, at.lanes, to, floats, y,
+                     layer.out.pixels() * layer.batch);
     });
 }
 
-// sums[t] += the inner product of N registers of one unit's slopes and those at the window of each of its terms.
+// sums[t] += the inner product of a row of one unit's slopes and that at the window of each of its terms.
 template <int N>
-void dot_block(const Terms& terms, int64_t block, const float* x, int64_t lanes, const float* slope, float* sums) {
-  Lanes g[N];
-  for (int i = 0; i < N; ++i) g[i] = load(slope + i * LANES);
+void dot_block(const Terms& terms, int64_t block, const Row<N>& row, const float* x, int64_t apart, const float* slope,
+               float* sums) {
+  Lanes g[Row<N>::COUNT];
+  for (int i = 0; i < Row<N>::COUNT; ++i) g[i] = row.get(slope, i);
   auto product = [&](int64_t t) WSN_INLINED {
-    const float* window = x + terms.cell[t] * lanes;
-    Lanes sum = g[0] * load(window);
-    for (int i = 1; i < N; ++i) sum += g[i] * load(window + i * LANES);
+    const float* window = x + terms.cell[t] * apart;
+    Lanes sum = g[0] * row.get(window, 0);
+    for (int i = 1; i < Row<N>::COUNT; ++i) sum += g[i] * row.get(window, i);
     return sum;
   };
   int64_t t = terms.start[block], end = terms.start[block + 1];
@@ -184,14 +179,14 @@ void dot_rows(const int32_t* cell, const float* x, int64_t lanes, const float* c
   const float* window[K];
   for (int k = 0; k < K; ++k) window[k] = x + cell[k] * lanes;
   for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t i = 0; i < floats; i += LANES) {
+    for_rows<1>(floats, [&](auto part) WSN_INLINED {
       Lanes g[TOGETHER];
-      for (int u = 0; u < TOGETHER; ++u) g[u] = load(slope[u] + row * floats + i);
+      for (int u = 0; u < TOGETHER; ++u) g[u] = part.get(slope[u] + row * floats + part.at, 0);
       for (int k = 0; k < K; ++k) {
-        Lanes in = load(window[k] + i);
+        Lanes in = part.get(window[k] + part.at, 0);
         for (int u = 0; u < TOGETHER; ++u) sum[k][u] += g[u] * in;
       }
-    }
+    });
     for (int k = 0; k < K; ++k) window[k] += step;
   }
   for (int k = 0; k < K; ++k) add_totals<TOGETHER>(sum[k], sums + k * TOGETHER);
@@ -202,12 +197,10 @@ inline void dot_windows(const Layer& layer, const Packing& at, const Terms& term
                         float* sums) {
   int64_t floats = layer.out.width * at.lanes, step = at.columns * at.lanes, plane = layer.out.height * floats;
   if (terms.units == 1) {
-    for (int64_t row = 0; row < layer.out.height; ++row)
-      for_pieces<SUMS>(floats, [&](int64_t f, auto registers) {
-        constexpr int N = decltype(registers)::value;
+    for (int64_t r = 0; r < layer.out.height; ++r)
+      for_rows<SUMS>(floats, [&](auto row) {
         for (int64_t block = 0; block < terms.blocks(); ++block)
-          dot_block<N>(terms, block, x + row * step + f, at.lanes,
-                       slopes + block * plane + row * floats + f, sums);
+          dot_block(terms, block, row, x + r * step + row.at, at.lanes, slopes + block * plane + r * floats + row.at, sums);
       });
     return;
   }
