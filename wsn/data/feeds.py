@@ -18,16 +18,14 @@ from wsn.devices import Placement
 from wsn.spec import ORDER, Data, Group, Spec
 
 # The examples of one evaluation batch: large enough for the matrix product, small enough for the cache. Fewer for wide
-# networks, of which a hidden layer puts out at most so many numbers (128 MiB), in whole registers of native kernels.
+# networks, of which a hidden layer puts out at most so many numbers (128 MiB).
 EVALUATION_BATCH = 1000
 MOST_OUTPUTS = 2**25
-REGISTER = 16
 
 
 def evaluation_batch(width: int) -> int:
     """How many examples of networks of that width are evaluated at once."""
-    most = MOST_OUTPUTS // width
-    return EVALUATION_BATCH if most >= EVALUATION_BATCH else max(1, most // REGISTER * REGISTER or most)
+    return max(1, min(EVALUATION_BATCH, MOST_OUTPUTS // width))
 
 
 class Feed(NamedTuple):

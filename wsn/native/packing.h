@@ -39,11 +39,11 @@ inline Grid grid(const Layer& layer, int64_t number) {
   return {(layer.out.height - row + s - 1) / s, (layer.out.width - column + s - 1) / s, s, row, column};
 }
 
-// Where a packed tile has a pixel: in units of cells of `lanes` floats.
+// Where a tile has a pixel: in units of cells of `lanes` floats, one for each of its examples.
 struct Packing {
-  int64_t lanes, classes, before;  // of the batch; of input pixels, along a side; zeros before the first pixel
+  int64_t lanes, classes, before;  // examples; of input pixels, along a side; zeros before the first pixel
   int64_t rows, columns;           // of a class
-  bool packed;                     // else planes are as they should be already
+  bool packed;                     // else planes are read where they are, the whole batch as one tile
   int64_t plane() const { return classes * classes * rows * columns; }
 };
 

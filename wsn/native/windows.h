@@ -110,12 +110,12 @@ inline Terms terms_of(const Layer& layer, const Packing& at, const Grid& grid, c
 // The sums of a block of U units, of a row of their windows that begins at `x`: register i belongs at to[i] of a plane of
 // the output, with as many floats as floats[i].
 template <int U, int N>
-void sum_block(const Terms& terms, int64_t block, const Row<N>& row, const float* x, int64_t apart, const int64_t* to,
+void sum_block(const Terms& terms, int64_t block, const Row<N>& row, const float* x, int64_t lanes, const int64_t* to,
                const int64_t* floats, float* y, int64_t plane) {
   constexpr int R = Row<N>::COUNT;
   Lanes sum[U][R] = {};
   for (int64_t t = terms.start[block]; t < terms.start[block + 1]; ++t) {
-    const float *window = x + terms.cell[t] * apart, *value = &terms.value[t * U];
+    const float *window = x + terms.cell[t] * lanes, *value = &terms.value[t * U];
     Lanes in[R];
     for (int i = 0; i < R; ++i) in[i] = row.get(window, i);
     for (int u = 0; u < U; ++u)
@@ -150,12 +150,12 @@ void sum_windows(const Layer& layer, const Packing& at, const Grid& grid, const 
 
 // sums[t] += the inner product of a row of one unit's slopes and that at the window of each of its terms.
 template <int N>
-void dot_block(const Terms& terms, int64_t block, const Row<N>& row, const float* x, int64_t apart, const float* slope,
+void dot_block(const Terms& terms, int64_t block, const Row<N>& row, const float* x, int64_t lanes, const float* slope,
                float* sums) {
   Lanes g[Row<N>::COUNT];
   for (int i = 0; i < Row<N>::COUNT; ++i) g[i] = row.get(slope, i);
   auto product = [&](int64_t t) WSN_INLINED {
-    const float* window = x + terms.cell[t] * apart;
+    const float* window = x + terms.cell[t] * lanes;
     Lanes sum = g[0] * row.get(window, 0);
     for (int i = 1; i < Row<N>::COUNT; ++i) sum += g[i] * row.get(window, i);
     return sum;
