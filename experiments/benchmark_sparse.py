@@ -174,7 +174,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
 def main(settings: Settings, run: Output) -> None:
     for name in settings.networks:
         if name not in WIDTHS:
-            raise UserError(f"--networks={name} is unknown: choose from {', '.join(WIDTHS)}")
+            raise UserError(f"`networks={name}` is unknown: choose from {', '.join(WIDTHS)}")
     rows: list[dict[str, Any]] = []
     for name in settings.networks:
         for width in settings.widths or WIDTHS[name]:

@@ -61,13 +61,13 @@ class Preset(presets.Preset):
     tune_lr: bool = setting("Find the learning rates first, on held-out training samples.", False)
     tuning_samples: int  # held out then
     pairs: int = setting(
-        "Pairs of test images, drawn by --data_seed, that D is a mean over.",
+        "Pairs of test images, drawn by `data_seed`, that D is a mean over.",
         10000,
         least=1,
         bytes=inputs.PAIR_BYTES,
     )
     initialisations: int = setting(
-        "Seeds 0, 1, … of every network that D is a mean over; --seeds are trained.", 100, least=2, bytes=8
+        "Seeds 0, 1, … of every network that D is a mean over; `seeds` are trained.", 100, least=2, bytes=8
     )
     reference: str = setting(
         "The kernel that D of the networks is a distance to: of infinite width, or as in the paper of a dense network"
@@ -80,7 +80,7 @@ class Preset(presets.Preset):
         super().__post_init__()
         if self.tune_lr and self.learning_rate is not None:
             raise UserError(
-                "--tune_lr finds the rates that --learning_rate would give: leave out one of them"
+                "`tune_lr` finds the rates that `learning_rate` would give: leave out one of them"
             )
 
 

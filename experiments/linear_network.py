@@ -67,7 +67,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_bounds(self)
         if len(set(self.widths)) < 2:
-            raise UserError("--widths: give at least two widths")
+            raise UserError("`widths`: give at least two widths")
 
 
 def word(claim: bool) -> str:

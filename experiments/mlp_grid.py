@@ -56,7 +56,7 @@ class Preset(presets.Preset):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(set(self.last_connectivity)) < len(self.last_connectivity):
-            raise UserError("--last_connectivity: give different numbers in (0, 1], such as 1.0,0.5,0.1")
+            raise UserError("`last_connectivity`: give different numbers in (0, 1], such as 1.0,0.5,0.1")
 
 
 PRESETS = {

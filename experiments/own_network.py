@@ -67,10 +67,10 @@ class Settings:
         check_bounds(self)
         if any(width % HEAD for width in (self.base_width, *self.widths)):
             raise UserError(
-                f"--widths, --base_width: every width must be a multiple of {HEAD}, the size of a head"
+                f"`widths`, `base_width`: every width must be a multiple of {HEAD}, the size of a head"
             )
         if min(self.widths) <= self.base_width or len(set(self.widths)) < len(self.widths):
-            raise UserError(f"--widths: give different widths above the base width {self.base_width}")
+            raise UserError(f"`widths`: give different widths above the base width {self.base_width}")
 
 
 class Transformer(nn.Module):

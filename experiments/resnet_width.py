@@ -132,7 +132,7 @@ def compared(preset: Preset, rows: Sequence[Row], run: Run) -> dict[str, Sequenc
     for name, sparse in found.items():
         if not sparse or sparse[0]["width"] != base:
             raise UserError(
-                f"--compare: {run.folder} has no record of the base network, width {base}, on {name}"
+                f"`compare`: {run.folder} has no record of the base network, width {base}, on {name}"
             )
     return found
 

@@ -93,14 +93,14 @@ def read_cases(path: Path) -> list[dict[str, Any]]:
         cases = stored.parse(stored.read(path))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"--cases={stored.reading_error(path, error)}: give a JSON list of objects"
+            f"`cases={stored.reading_error(path, error)}`: give a JSON list of objects"
         ) from error
     if not (isinstance(cases, list) and cases and all(isinstance(case, dict) for case in cases)):
-        raise UserError(f"--cases={path} is not a list of cases: give a JSON list of objects")
+        raise UserError(f"`cases={path}` is not a list of cases: give a JSON list of objects")
     for index, case in enumerate(cases):
         missing = {"name", "x", "y", "p", "n", "K1p", "K2p"} - set(case)
         if missing:
-            raise UserError(f"--cases={path}: case {index} has no {', '.join(sorted(missing))}")
+            raise UserError(f"`cases={path}`: case {index} has no {', '.join(sorted(missing))}")
     return cases
 
 
@@ -116,7 +116,7 @@ def evaluate(case: dict[str, Any]) -> dict[str, Any]:
         if not np.isfinite([*expected, float(distance.total)]).all():
             raise UserError("K1p, K2p and D must be finite")
     except (UserError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"--cases: {case['name']}: {error}") from error
+        raise UserError(f"`cases`: {case['name']}: {error}") from error
     # Of one or of two factors none of which over- or underflows, since sparse_kernels has accepted the pair.
     scale = math.hypot(*case["x"]) * math.hypot(*case["y"]) or 1.0
     values = (
@@ -151,7 +151,7 @@ def z_score(values: Float64[np.ndarray, " networks"], expected: float) -> tuple[
     centred = values - values.mean()
     deviation = centred.std(ddof=1)
     if deviation == 0:
-        raise UserError("--networks: all simulated networks are alike, so there is no error bar: draw more")
+        raise UserError("`networks`: all simulated networks are alike, so there is no error bar: draw more")
     t = (values.mean() - expected) / deviation * math.sqrt(len(values))
     skewness = float((centred**3).mean() / deviation**3)
     a = skewness / math.sqrt(len(values))

@@ -1,4 +1,4 @@
-"""The exceptions that a user of the command line is meant to see, as one line."""
+"""Exceptions with a message of one line, for whoever gave the input."""
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping
@@ -7,11 +7,11 @@ from typing import TypeVar
 Entry = TypeVar("Entry")
 
 
-class UserError(Exception):
-    """Bad input. The message is one line that names the flag or file at fault and says what to do about it.
+class UserError(ValueError):
+    """Bad input. The message is one line that names the argument or file at fault and says what to do about it.
 
-    `experiments.lab.launch.run` prints it without a traceback and exits with a non-zero status; a notebook sees an
-    ordinary exception.
+    Arguments stand between backticks, as `name` or `name=value`. Commands print the line without a traceback, with
+    flags in the place of arguments (`experiments.lab.launch`), and exit with a non-zero status.
     """
 
 
@@ -23,7 +23,7 @@ def of_system(error: OSError) -> UserError:
     """An error of the system about a file or folder, of which nothing else was said."""
     where = f"{error.filename}: " if error.filename else ""
     return UserError(
-        f"{where}{error.strerror or one_line(error)}: look at what --workdir, --data_dir and WSN_CACHE_DIR name"
+        f"{where}{error.strerror or one_line(error)}: look at what `workdir`, `data_dir` and WSN_CACHE_DIR name"
     )
 
 
@@ -39,15 +39,15 @@ def meant(name: str, names: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def choose(registry: Mapping[str, Entry], flag: str, name: str) -> Entry:
-    """The entry of that name; `flag` is what the user set to it. Raises UserError for an unknown one."""
-    check_known(registry, flag, name)
+def choose(registry: Mapping[str, Entry], argument: str, name: str) -> Entry:
+    """The entry called `name`, the value of `argument`. Raises UserError for an unknown one."""
+    check_known(registry, argument, name)
     return registry[name]
 
 
-def check_known(registry: Collection[str], flag: str, name: str) -> None:
+def check_known(registry: Collection[str], argument: str, name: str) -> None:
     """Raises UserError for a name that a registry does not have."""
     if name not in registry:
         raise UserError(
-            f"--{flag}={name} is unknown: choose one of {', '.join(registry)}{meant(name, registry)}"
+            f"`{argument}={name}` is unknown: choose one of {', '.join(registry)}{meant(name, registry)}"
         )

@@ -55,10 +55,10 @@ def check_bounds(settings: Any) -> None:
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if value == () and field.metadata.get("some"):
-            raise UserError(f"--{field.name}: give at least one")
+            raise UserError(f"`{field.name}`: give at least one")
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not isinstance(number, bool):
-                _check(f"--{field.name}={number}", number, field.metadata)
+                _check(f"`{field.name}={number}`", number, field.metadata)
 
 
 def _check(what: str, number: float, bounds: Mapping[str, Any]) -> None:
@@ -103,7 +103,7 @@ class Data:
     )
     augmentation: str = setting("What is done to the images of a batch.", "none")
     order: str = setting(
-        "Batches: those of --data_seed for all (shared), or by seed, each network its own (seed).", "shared"
+        "Batches: those of `data_seed` for all (shared), or by seed, each network its own (seed).", "shared"
     )
     sequence: int = setting("Tokens of a window of text, through which gradients flow.", 32, least=1)
     vocabulary: int = setting(
@@ -167,7 +167,7 @@ class Training:
 
     task: str = setting("What is minimised and what is measured.", "classification")
     epochs: int = setting(
-        "Passes over the training samples; where --stop ends training earlier, the most of them.", least=1
+        "Passes over the training samples; where `stop` ends training earlier, the most of them.", least=1
     )
     batch_size: int = setting("Examples (of a text: streams) of a step, over all devices.", least=1)
     optimizer: str = setting("Rule of the updates.", "sgd")
@@ -200,7 +200,7 @@ class Spec(Data, Network, Training):
         check_bounds(self)
         if self.bn_group and self.batch_size % self.bn_group:
             raise UserError(
-                f"--batch_size={self.batch_size} is no multiple of the {self.bn_group} that share batch statistics"
+                f"`batch_size={self.batch_size}` is no multiple of the {self.bn_group} that share batch statistics"
                 " (bn_group): give one"
             )
 
@@ -221,7 +221,7 @@ class Group:
 
     def __post_init__(self) -> None:
         if not self.specs or not self.seeds:
-            raise UserError("nothing to train: a group needs at least one network and --seeds of at least 1")
+            raise UserError("nothing to train: a group needs at least one network and `seeds` of at least 1")
         same = [field.name for field in dataclasses.fields(Spec) if field.name not in VARYING]
         shapes = {tuple(getattr(spec, name) for name in same) for spec in self.specs}
         if len(shapes) != 1:

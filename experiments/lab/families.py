@@ -44,7 +44,7 @@ class Preset(presets.Preset):
     """`base_widths` are those of one figure; where there are none, `base_width` is the only one."""
 
     base_widths: tuple[int, ...] = setting(
-        "Several families in one figure, instead of that of --base_width.", (), least=1, most=WIDEST
+        "Several families in one figure, instead of that of `base_width`.", (), least=1, most=WIDEST
     )
 
     def but(self: Told, **told: Any) -> Told:
@@ -106,11 +106,11 @@ def members(preset: Preset) -> dict[int, list[int]]:
     """Base width → the widths of its family: those of the preset that are not below it. Raises UserError."""
     bases = preset.base_widths or (preset.base_width,)
     if min(bases) < 1 or len(set(bases)) != len(bases):
-        raise UserError("--base_widths: give different widths of at least 1, such as 8,12,18")
+        raise UserError("`base_widths`: give different widths of at least 1, such as 8,12,18")
     family.check_widths(min(bases), preset.widths)
     found = {base: [width for width in preset.widths if width >= base] for base in bases}
     if empty := [str(base) for base, widths in found.items() if not widths]:
-        raise UserError(f"--base_widths: no width of --widths is as wide as {', '.join(empty)}")
+        raise UserError(f"`base_widths`: no width of `widths` is as wide as {', '.join(empty)}")
     return found
 
 

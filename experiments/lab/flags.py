@@ -7,6 +7,7 @@ with choices of its own a flag that is repeated. What a flag does not say is as 
 
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
@@ -31,6 +32,11 @@ class Command(NamedTuple):
     template: Callable[[Any], Any] | None = None  # settings → the spec that they stand for
 
 
+def as_flags(text: str) -> str:
+    """A text that names arguments as Python does, `name` or `name=value`, with flags in their place."""
+    return re.sub(r"`([a-z_][a-z0-9_]*(?:=[^`]*)?)`", r"--\1", text)
+
+
 def define(command: Command, values: flags.FlagValues = flags.FLAGS) -> None:
     """A flag for every field of the run and of the settings that has a help."""
     alone = next(iter(command.presets.values())) if len(command.presets) == 1 else None
@@ -38,7 +44,7 @@ def define(command: Command, values: flags.FlagValues = flags.FLAGS) -> None:
         for field, item, many in fields(cls):
             default = None if defaults is None else getattr(defaults, field.name)
             shown = _shown(command, field) if defaults is None else ""
-            _define(field, item, many, default, field.metadata["help"] + shown, values)
+            _define(field, item, many, default, as_flags(field.metadata["help"] + shown), values)
     if hasattr(command.run, "preset"):
         values["preset"].help += f" One of {', '.join(command.presets)}."
 

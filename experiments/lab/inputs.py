@@ -49,7 +49,7 @@ class Settings:
     dataset: str = setting(f"Image set: one of {', '.join(data.DATASETS)}.", "digits")
     data_dir: str | None = setting("Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None)
     inputs: tuple[str, ...] = setting(
-        "`gaussian` and image sets, comma-separated (default: gaussian and --dataset).", ()
+        "`gaussian` and image sets, comma-separated (default: gaussian and `dataset`).", ()
     )
     normalizations: tuple[str, ...] = setting(
         "What shares a mean and deviation, for images.", ("scalar", "pixel"), some=True
@@ -69,7 +69,7 @@ def label(columns: Mapping[str, Any]) -> str:
 def distinct(images: int, pairs: int, seed: int) -> Int64[np.ndarray, "pairs 2"]:
     """`pairs` uniform draws of two different images out of `images`. Raises UserError where that cannot be."""
     if images < 2 or pairs < 1:
-        raise UserError(f"--pairs={pairs}: give at least 1, of at least 2 images (there are {images})")
+        raise UserError(f"`pairs={pairs}`: give at least 1, of at least 2 images (there are {images})")
     rng = np.random.Generator(np.random.Philox(key=seed))
     first = rng.integers(images, size=pairs)
     return np.stack([first, (first + rng.integers(1, images, size=pairs)) % images], axis=1)
@@ -78,8 +78,8 @@ def distinct(images: int, pairs: int, seed: int) -> Int64[np.ndarray, "pairs 2"]
 def gaussian(features: int, pairs: int, seed: int) -> Pairs:
     """Independent N(0, 1) vectors; every vector is in one pair only."""
     if features < 1 or pairs < 1:
-        raise UserError(f"--pairs={pairs} of {features} features: give at least 1 of each")
-    memory.check(f"--pairs={pairs} of {features} features", 8 * pairs * features)
+        raise UserError(f"`pairs={pairs}` of {features} features: give at least 1 of each")
+    memory.check(f"`pairs={pairs}` of {features} features", 8 * pairs * features)
     rng = np.random.Generator(np.random.Philox(key=seed))
     x, y = rng.standard_normal((2, pairs, features), np.float32)
     return Pairs(x, y, np.arange(2 * pairs).reshape(2, pairs).T)
@@ -88,7 +88,7 @@ def gaussian(features: int, pairs: int, seed: int) -> Pairs:
 def of_images(dataset: data.Dataset, normalization: str, pairs: int, seed: int) -> Pairs:
     """Pairs of different test images, normalised by the statistics of the full training split."""
     memory.check(
-        f"--pairs={pairs} of {dataset.test_images[0].size} features", 8 * pairs * dataset.test_images[0].size
+        f"`pairs={pairs}` of {dataset.test_images[0].size} features", 8 * pairs * dataset.test_images[0].size
     )
     images = distinct(len(dataset.test_images), pairs, seed)
     used, place = np.unique(images, return_inverse=True)
@@ -107,7 +107,7 @@ def chosen(settings: Settings, pairs: int, gaussian_pairs: int | None = None) ->
     names = settings.inputs or (GAUSSIAN, settings.dataset)
     sets = [name for name in names if name != GAUSSIAN]
     if sets and not settings.normalizations:
-        raise UserError(f"--normalizations: name at least one of {', '.join(data.NORMALIZATIONS)}")
+        raise UserError(f"`normalizations`: name at least one of {', '.join(data.NORMALIZATIONS)}")
     features = images_of((sets or [settings.dataset])[0]).train_images[0].size
     found = []
     for name in names:
@@ -128,7 +128,7 @@ def exact_kernels(
     x, y = pairs.x, pairs.y
     points = np.size(connectivity)
     memory.check(
-        f"--pairs={len(x)} at {points} connectivities", 8 * len(SparseKernels._fields) * len(x) * points
+        f"`pairs={len(x)}` at {points} connectivities", 8 * len(SparseKernels._fields) * len(x) * points
     )
     parts = []
     with output.progress(len(x), f"exact: {name}") as bar:

@@ -91,10 +91,10 @@ class Run(Output):
         "HOST:PORT of process 0, where nothing is found out by itself.", None, group="Cluster"
     )
     process_id: int | None = setting(
-        "Which of the processes this is, from 0; with --coordinator.", None, least=0, group="Cluster"
+        "Which of the processes this is, from 0; with `coordinator`.", None, least=0, group="Cluster"
     )
     num_processes: int | None = setting(
-        "How many processes there are; with --coordinator.", None, least=1, group="Cluster"
+        "How many processes there are; with `coordinator`.", None, least=1, group="Cluster"
     )
 
     def source_of(self, spec: Spec) -> Source:
@@ -127,7 +127,7 @@ def run(command: Command) -> None:
                 hosts.join(how.distributed, how.coordinator, how.process_id, how.num_processes)
             compiled.keep(folders.cache() / "compiled")
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {flags.as_flags(str(error))}", file=sys.stderr)
             return 1
         if hosts.lead():
             code = _lead(partial(command.main, settings, how))
@@ -147,7 +147,10 @@ def _help(command: Command) -> int:
         try:
             print(usage.text(command, sys.argv[1:], sys.modules["__main__"].__doc__ or ""))
         except (UserError, absl.Error) as error:
-            print(f"error: {one_line(error) if isinstance(error, absl.Error) else error}", file=sys.stderr)
+            print(
+                f"error: {one_line(error) if isinstance(error, absl.Error) else flags.as_flags(str(error))}",
+                file=sys.stderr,
+            )
             return 1
     return 0
 
@@ -159,7 +162,8 @@ def _lead(main: Callable[[], None]) -> int:
         with output.transcript():
             main()
     except (UserError, OSError) as error:
-        print(f"error: {of_system(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        message = of_system(error) if isinstance(error, OSError) else error
+        print(f"error: {flags.as_flags(str(message))}", file=sys.stderr)
         code = 1
     except MemoryError as error:
         print(f"error: not enough memory ({one_line(error)}): give less of what is largest", file=sys.stderr)
@@ -202,7 +206,7 @@ def train(run: Run, asked: Asked, labels: record.Labels | None = None) -> list[r
     if run.draw_only:
         if found := recorded(run, asked):
             return found
-        raise UserError(f"--workdir: {run.folder} has no record of these networks; train them first")
+        raise UserError(f"`workdir`: {run.folder} has no record of these networks; train them first")
     own = list(asked)[_share(run.shard)]
     groups = _cover(run, own)
     if run.resume:
@@ -284,5 +288,5 @@ def _share(shard: str | None) -> slice:
         return slice(None)
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise UserError(f"--shard={shard} is not a share: give i/n with i from 1 to n, such as 1/4")
+        raise UserError(f"`shard={shard}` is not a share: give i/n with i from 1 to n, such as 1/4")
     return slice(int(match[1]) - 1, None, int(match[2]))

@@ -53,7 +53,7 @@ def shown(command: Command, field: dataclasses.Field, told: Any, more: str) -> l
     if names:
         more += f" One of {', '.join(names)}."
     means = textwrap.fill(
-        field.metadata["help"] + more,
+        flags.as_flags(field.metadata["help"]) + more,
         max(40, min(shutil.get_terminal_size((100, 0)).columns, 110)),
         initial_indent="      ",
         subsequent_indent="      ",

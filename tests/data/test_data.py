@@ -77,7 +77,7 @@ def test_train_and_validation_never_meet(train, validation, seed):
     dataset = fake_dataset()
     options = dict(validation_samples=validation, data_seed=seed, normalization="scalar")
     if train + validation > 40:
-        with pytest.raises(UserError, match="^--train_samples="):
+        with pytest.raises(UserError, match="^`train_samples="):
             data.split(dataset, train_samples=train, **options)
         return
     splits = data.split(dataset, train_samples=train, **options)
@@ -183,7 +183,7 @@ def test_digits(tmp_path):
 
 
 def test_unknown_name_lists_the_known_ones(tmp_path):
-    with pytest.raises(UserError, match="^--dataset=imagenot: .*digits, mnist, cifar10") as caught:
+    with pytest.raises(UserError, match="^`dataset=imagenot`: .*digits, mnist, cifar10") as caught:
         data.load("imagenot", cache_dir=str(tmp_path))
     assert "\n" not in str(caught.value)
 
@@ -196,7 +196,7 @@ def test_missing_data_without_a_network(tmp_path, monkeypatch):
 
     monkeypatch.setattr(prepared, "require_network", no_network)
     begin = time.monotonic()
-    with pytest.raises(UserError, match="^--dataset=mnist: .*--data_dir=.*TFDS_DATA_DIR") as caught:
+    with pytest.raises(UserError, match="^`dataset=mnist`: .*`data_dir=.*TFDS_DATA_DIR`") as caught:
         data.load("mnist", data_dir=str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))
     assert time.monotonic() - begin < 20
     assert "\n" not in str(caught.value)
@@ -225,7 +225,7 @@ def test_unreadable_source_names_the_folder(tmp_path):
     prepared = tmp_path / "mnist" / "3.0.1"
     prepared.mkdir(parents=True)
     (prepared / "dataset_info.json").write_text('{"name": "mnist", trunc')
-    with pytest.raises(UserError, match="^--data_dir=.*TFDS_DATA_DIR") as caught:
+    with pytest.raises(UserError, match="^`data_dir=.*TFDS_DATA_DIR`") as caught:
         data.load("mnist", data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache"))
     assert "\n" not in str(caught.value)
 

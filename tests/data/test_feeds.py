@@ -126,5 +126,5 @@ def test_evaluation_of_a_stream_is_that_of_its_test_images_in_memory(stream):
 
 @pytest.mark.parametrize("changes", [{"train_samples": 5}, {"validation_samples": 5}, {"order": "seed"}])
 def test_what_a_stream_cannot_do_is_refused(stream, changes):
-    with pytest.raises(UserError, match="^--dataset=tiny is streamed whole"):
+    with pytest.raises(UserError, match="^`dataset=tiny` is streamed whole"):
         fit(stream, spec=Spec(**(vars(SPEC) | changes)))

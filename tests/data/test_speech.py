@@ -267,12 +267,12 @@ def test_files_that_are_not_there_or_no_npz_are_told(tmp_path):
 def test_a_batch_that_needs_more_memory_than_there_is_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(devices, "memory", lambda: 6000)
     group = Group((spec(batch_size=8),), (0,))
-    with pytest.raises(UserError, match="^--batch_size=8: the longest utterance has 9 frames"):
+    with pytest.raises(UserError, match="^`batch_size=8`: the longest utterance has 9 frames"):
         tiny.SPEECH.feed(group, SINGLE)
     tiny.SPEECH.feed(Group((spec(batch_size=2),), (0,)), SINGLE)
     monkeypatch.setattr(recordings, "limit", lambda: 1000)
     with pytest.raises(
-        UserError, match="^--dataset=packed: the frames of its first [0-9]+ utterances fill half"
+        UserError, match="^`dataset=packed`: the frames of its first [0-9]+ utterances fill half"
     ):
         utterances.source_of(spec(), str(pack(tmp_path)))
 

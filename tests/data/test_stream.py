@@ -331,7 +331,7 @@ def test_memory_is_bounded_and_a_stream_left_early_stops():
 
 
 def refusal(call) -> str:
-    with pytest.raises(UserError, match="^--data_dir=") as caught:
+    with pytest.raises(UserError, match="^`data_dir=") as caught:
         call()
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -211,9 +211,9 @@ def test_bad_settings(folder, changes, message):
 
 
 def test_a_text_needs_a_folder():
-    with pytest.raises(UserError, match="^--dataset=text: give the folder"):
+    with pytest.raises(UserError, match="^`dataset=text`: give the folder"):
         text.source_of(spec())
-    with pytest.raises(UserError, match="^--dataset=war_and_peace is unknown"):
+    with pytest.raises(UserError, match="^`dataset=war_and_peace` is unknown"):
         text.source_of(spec(dataset="war_and_peace"))
 
 

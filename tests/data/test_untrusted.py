@@ -64,7 +64,7 @@ def test_arrays_that_claim_what_they_have_not_are_refused(tmp_path, member, said
     path = archive(tmp_path / "some.npz", cepstra=member)
     with pytest.raises(ValueError, match=said):
         untrusted.arrays_of_npz(path)
-    with pytest.raises(UserError, match="^--data_dir=.*cannot be read as .npz[^\n]*$"):
+    with pytest.raises(UserError, match="^`data_dir=.*cannot` be read as .npz[^\n]*$"):
         list(recordings.Packed().utterances(str(path)))
 
 
@@ -94,7 +94,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
 def test_packed_arrays_of_another_kind_are_one_line(tmp_path, changes):
     arrays = {"cepstra": np.ones((12, 4)), "lengths": np.array([9, 3]), "texts": np.array(["A", "B"])}
     np.savez(tmp_path / "some.npz", **arrays | {"train": np.array([True, False])} | changes)
-    with pytest.raises(UserError, match="^--data_dir=[^\n]*$"):
+    with pytest.raises(UserError, match="^`data_dir=[^\n]*$"):
         list(recordings.Packed().utterances(str(tmp_path)))
 
 
@@ -183,7 +183,7 @@ def test_a_description_that_cannot_be_read_is_one_line(tmp_path, monkeypatch, da
         monkeypatch.setattr(stored, "LARGE", 10)
         monkeypatch.setattr(memory, "limit", lambda: 100.0)
         path.write_text(json.dumps({"splits": []}))
-    with pytest.raises(UserError, match="^--data_dir=[^\n]*cannot be read as array_record[^\n]*$"):
+    with pytest.raises(UserError, match="^`data_dir=[^\n]*cannot be read as array_record[^\n]*$"):
         data.load("mnist", data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache"))
 
 
@@ -228,5 +228,5 @@ def test_texts_are_files_that_there_is_memory_for(tmp_path, monkeypatch, what):
     else:
         path.unlink()
         os.mkfifo(path) if what == "a FIFO" else path.symlink_to("/dev/zero")
-    with pytest.raises(UserError, match="^--data_dir: [^\n]*(not a regular file|claims)[^\n]*$"):
+    with pytest.raises(UserError, match="^`data_dir`: [^\n]*(not a regular file|claims)[^\n]*$"):
         corpora.load("text", "characters", 10, str(tmp_path), str(tmp_path / "cache"))

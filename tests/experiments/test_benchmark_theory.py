@@ -44,5 +44,5 @@ def test_without_mnist_the_inputs_are_gaussian_and_the_output_says_so(monkeypatc
     name, pairs = script.draw_pairs(None, 3)
     assert name == "gaussian" and pairs.x.shape == (3, script.FEATURES)
     assert "--dataset=mnist is not there" in capsys.readouterr().out
-    with pytest.raises(UserError, match="--dataset=mnist"):
+    with pytest.raises(UserError, match="`dataset=mnist`"):
         script.draw_pairs("mnist", 3)

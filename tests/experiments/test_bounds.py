@@ -37,7 +37,7 @@ def test_every_number_is_declared_with_its_bounds(script):
                 field.name
             )
             for value in [2**63] if item is int else [math.nan, math.inf, -math.inf, *[-1.0] * (not signed)]:
-                with pytest.raises(UserError, match=rf"^--{field.name}="):
+                with pytest.raises(UserError, match=rf"^`{field.name}="):
                     dataclasses.replace(told, **{field.name: (value,) if many else value})
 
 
@@ -95,9 +95,9 @@ def test_what_would_be_read_past_or_never_end_is_refused(line, told):
     "address", ["localhost", ":34563", "localhost:", "localhost:0", "localhost:99999", "h:٣"]
 )
 def test_an_address_that_is_none_is_refused_before_anybody_waits(address):
-    with pytest.raises(UserError, match="^--coordinator"):
+    with pytest.raises(UserError, match="^`coordinator`"):
         hosts.join("auto", address, 0, 1)
-    with pytest.raises(UserError, match="^--process_id=1 is too large"):
+    with pytest.raises(UserError, match="^`process_id=1` is too large"):
         hosts.join("auto", "localhost:1234", 1, 1)
 
 
@@ -154,7 +154,7 @@ def test_a_group_that_does_not_fit_is_refused_before_it_is_trained(monkeypatch):
     monkeypatch.setattr(devices, "memory", lambda: 5 * GIB)
     plan.check([group], costs)
     monkeypatch.setattr(devices, "memory", lambda: 3 * GIB)
-    with pytest.raises(UserError, match="--widths: 2 networks of width 5: .* 4 GiB .* there are 3 GiB"):
+    with pytest.raises(UserError, match="`widths`: 2 networks of width 5: .* 4 GiB .* there are 3 GiB"):
         plan.check([group], costs)
     assert plan.cost(group, tiny.SPLITS).bytes > 2 * 65 * 4
 
@@ -169,7 +169,7 @@ def test_a_list_of_what_to_do_has_something(script):
                 and getattr(told, field.name)
                 and field.name not in EMPTY
             ):
-                with pytest.raises(UserError, match=f"^--{field.name}=?: give at least "):
+                with pytest.raises(UserError, match=f"^`{field.name}=?: give at least "):
                     dataclasses.replace(told, **{field.name: ()})
 
 

@@ -118,7 +118,7 @@ def test_data_that_are_missing_are_told(experiment, monkeypatch, tmp_path):
     monkeypatch.setattr(prepared, "require_network", offline)
     monkeypatch.setenv("WSN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))
-    with pytest.raises(UserError, match="^--dataset=mnist: [^\n]*--data_dir=[^\n]*empty") as error:
+    with pytest.raises(UserError, match="^`dataset=mnist`: [^\n]*`data_dir=[^\n]*empty") as error:
         experiment("--dataset=mnist", "--preset=paper")
     assert "--dataset=digits" in str(error.value)
     assert not (tmp_path / "out").exists()
@@ -126,7 +126,7 @@ def test_data_that_are_missing_are_told(experiment, monkeypatch, tmp_path):
 
 def test_a_workdir_that_is_a_file_is_told(experiment, trained, tmp_path):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(UserError, match="^--workdir: cannot write [^\n]*$"):
+    with pytest.raises(UserError, match="^`workdir`: cannot write [^\n]*$"):
         experiment(*QUICK)
     assert (tmp_path / "out").read_text() == "a file" and not trained
 
@@ -336,7 +336,7 @@ def test_a_damaged_record_is_told_and_resume_false_helps(experiment, trained, tm
     first = experiment(*QUICK)
     path = next((tmp_path / "out").glob("runs/*/record.jsonl"))
     path.write_text(path.read_text()[:-40])
-    with pytest.raises(UserError, match="^--workdir: [^\n]* is damaged [^\n]*--resume=false$"):
+    with pytest.raises(UserError, match="^`workdir`: [^\n]* is damaged [^\n]*`resume=false`$"):
         experiment(*QUICK)
     assert experiment(*QUICK, "--resume=false") == first
 

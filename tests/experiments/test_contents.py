@@ -89,7 +89,7 @@ def test_the_help_shows_what_other_flags_give():
     found = sections(text)["What to train"]
     assert (found["epochs"], found["optimizer"], found["beta1"]) == ("7", "adam", "0.9")
     assert "sgd, adam, adamw" in text
-    with pytest.raises(UserError, match="^--preset=nosuch is unknown"):
+    with pytest.raises(UserError, match="^`preset=nosuch` is unknown"):
         usage.text(patterns.COMMAND, ["--preset=nosuch", "--help"], "Words.")
 
 

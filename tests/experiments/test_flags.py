@@ -92,7 +92,7 @@ def test_another_optimiser_has_none_of_the_recipes_momentum_and_decay():
     assert (adam.momentum, adam.weight_decay, adam.schedule) == (0.0, 0.0, "steps")
     registries.check(adam)
     told = resnet_width.template(resnet_width.PRESETS["small"].but(optimizer="adam", momentum=0.9))
-    with pytest.raises(UserError, match="^--momentum=0.9: adam has none"):
+    with pytest.raises(UserError, match="^`momentum=0.9`: adam has none"):
         registries.check(told)
 
 
@@ -246,5 +246,5 @@ def test_only_drawing_trains_nothing_and_says_what_is_missing(told, monkeypatch,
 
 def test_settings_of_the_kernel_experiments_are_values_too():
     assert optimum.Settings(points=5).np == optimum.COMMAND.presets["default"].np
-    with pytest.raises(UserError, match="^--points=2 is too small: give at least 3"):
+    with pytest.raises(UserError, match="^`points=2` is too small: give at least 3"):
         optimum.Settings(points=2)

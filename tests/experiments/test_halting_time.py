@@ -226,7 +226,7 @@ def test_another_network_or_task_leaves_out_what_the_preset_says_for_its_own(tol
     preset, _ = told(halting_time.COMMAND, "--preset=paper", *images)
     check(study.template(preset))
     preset, _ = told(halting_time.COMMAND, *images, "--sequence=5")
-    with pytest.raises(UserError, match="^--sequence=5: --task=classification does not read it"):
+    with pytest.raises(UserError, match="^`sequence=5`: `task=classification` does not read it"):
         check(study.template(preset))
 
 

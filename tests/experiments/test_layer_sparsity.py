@@ -95,7 +95,7 @@ def test_bad_input_names_its_flag(arguments, flag):
 
 
 def test_an_unknown_model_is_refused():
-    with pytest.raises(UserError, match="^--model=vgg"):
+    with pytest.raises(UserError, match="^`model=vgg`"):
         script.members(script.Settings(model="vgg"))
 
 

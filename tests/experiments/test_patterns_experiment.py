@@ -56,7 +56,7 @@ def test_what_a_budget_cannot_hold_is_left_out(experiment, capsys):
     rows = experiment("--epochs=1", "--seeds=1", "--widths=110", "--patterns=fan_in")
     assert "dense_last" not in {row["distribution"] for row in rows} and len(rows) == 4
     assert "width 110, fan_in, dense_last is left out (--widths: " in capsys.readouterr().out
-    with pytest.raises(UserError, match="--widths: 7 is below"):
+    with pytest.raises(UserError, match="`widths`: 7 is below"):
         experiment("--widths=7")
 
 

@@ -51,10 +51,10 @@ def test_a_geometric_range_rises_by_its_factor_and_ends_in_bounds(start, length,
     ],
 )  # fmt: skip
 def test_bad_ranges_end_in_a_line(text):
-    with pytest.raises(UserError, match="^--widths=[^\n]* range[^\n]*$"):
+    with pytest.raises(UserError, match="^`widths=[^\n]* range[^\n]*$"):
         widths(text)
 
 
 def test_what_is_no_range_is_told_as_before():
-    with pytest.raises(UserError, match="^--widths=3,x is not a comma-separated list of whole numbers$"):
+    with pytest.raises(UserError, match="^`widths=3`,x is not a comma-separated list of whole numbers$"):
         widths("3,x")

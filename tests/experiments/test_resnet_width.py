@@ -224,7 +224,7 @@ def test_a_diverged_seed_is_counted_and_left_out(given_flags, tmp_path, capsys):
 @pytest.mark.parametrize("experiment", [resnet_width, conv_masks])
 def test_an_empty_folder_is_told(given_flags, tmp_path, experiment):
     given = given_flags("--preset=small", "--draw_only", experiment=experiment)
-    with pytest.raises(UserError, match="^--workdir: [^\n]*no record"):
+    with pytest.raises(UserError, match="^`workdir`: [^\n]*no record"):
         experiment.main(*given)
     assert not list(tmp_path.iterdir())
 
@@ -392,7 +392,7 @@ def test_other_data_are_compared_from_their_records(given_flags, tmp_path, capsy
     resnet_width.main(*given_flags(*arguments, "--dataset=cifar100", "--compare=cifar10"))
     assert "harder data: holds: +6.0 on cifar100" in capsys.readouterr().out
     given = given_flags(*arguments, "--dataset=cifar100", "--compare=svhn_cropped")
-    with pytest.raises(UserError, match="^--compare: [^\n]*width 8, on svhn_cropped$"):
+    with pytest.raises(UserError, match="^`compare`: [^\n]*width 8, on svhn_cropped$"):
         resnet_width.main(*given)
 
 

@@ -84,7 +84,7 @@ def test_z_of_a_symmetric_sample_is_t_and_grows_with_the_mean():
     skewed = np.random.default_rng(0).exponential(size=200)
     z = [theorem1.z_score(skewed, expected)[0] for expected in np.linspace(0, 2, 50)]
     assert (np.diff(z) < 0).all()
-    with pytest.raises(UserError, match="--networks"):
+    with pytest.raises(UserError, match="`networks`"):
         theorem1.z_score(np.zeros(200), 1.0)
 
 
@@ -201,7 +201,7 @@ def test_the_distance_of_a_case_counts_too(cases, capsys):
     ids=str,
 )
 def test_a_file_that_is_none_of_cases_is_refused_in_one_line(cases, tmp_path, content):
-    with pytest.raises(UserError, match="^--cases[^\n]*$"):
+    with pytest.raises(UserError, match="^`cases`[^\n]*$"):
         cases(content)
     assert not (tmp_path / "out").exists()
 

@@ -268,14 +268,14 @@ def test_convolutions_alone_are_kept_out_of_loops_on_a_cpu():
 
 def test_what_does_not_go_together_is_refused():
     with pytest.raises(
-        UserError, match="^--model=mlp: --dataset=tiny is utterances: choose --model from deepspeech$"
+        UserError, match="^`model=mlp`: `dataset=tiny` is utterances: choose `model` from deepspeech$"
     ):
         models.build(tiny.spec(), SHAPE, tiny.CLASSES)
     with pytest.raises(
-        UserError, match="^--model=deepspeech: --dataset=tiny is images: choose --model from mlp, "
+        UserError, match="^`model=deepspeech`: `dataset=tiny` is images: choose `model` from mlp, "
     ):
         models.build(spec(), tiny.IMAGE, tiny.CLASSES)
-    with pytest.raises(UserError, match="^--task=speech: --model=lstm cannot: choose one of deepspeech$"):
+    with pytest.raises(UserError, match="^`task=speech`: `model=lstm` cannot: choose one of deepspeech$"):
         registries.check(tiny.spec(task="speech", model="lstm"))
-    with pytest.raises(UserError, match="^--bottleneck=linear: recurrent networks have no bottlenecks"):
+    with pytest.raises(UserError, match="^`bottleneck=linear`: recurrent networks have no bottlenecks"):
         models.build(spec(bottleneck="linear", inner=(("softmax", 1),)), SHAPE, tiny.CLASSES)

@@ -45,7 +45,7 @@ def test_values_at_places_are_those_of_the_whole_array(draw):
 def test_draws_of_another_kind_are_gathered():
     assert not draws.is_by_place(of_two_keys)
     np.testing.assert_array_equal(*both(of_two_keys, (7, 5), 3))
-    with pytest.raises(UserError, match="^--widths: a layer of 10000000000 weights"):
+    with pytest.raises(UserError, match="^`widths`: a layer of 10000000000 weights"):
         draws.drawn_at(KEY, of_two_keys, (10**5, 10**5), jnp.zeros((2, 3), jnp.uint32))
 
 

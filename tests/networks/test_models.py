@@ -163,7 +163,7 @@ def test_rates_follow_the_kept_inputs_of_a_unit(name):
 
 
 def test_bottlenecks_have_no_rates_over_their_inputs():
-    with pytest.raises(UserError, match="--rate_width=2: --bottleneck=linear"):
+    with pytest.raises(UserError, match="`rate_width=2`: `bottleneck=linear`"):
         build((8, 8, 3), 3, rate_width=2, hidden_layers=2, bottleneck="linear", inner=(("hidden_0", 1),))
 
 
@@ -331,25 +331,25 @@ def test_unknown_names_are_refused():
         "augmentation": "mixup",
         "bottleneck": "bent",
     }.items():
-        with pytest.raises(UserError, match=f"^--{name}={value} is unknown: choose one of [^\n]*$"):
+        with pytest.raises(UserError, match=f"^`{name}={value}` is unknown: choose one of [^\n]*$"):
             registries.check(tiny.spec(**{name: value}))
-    with pytest.raises(UserError, match="^--model=vgg is unknown: choose one of .*mlp"):
+    with pytest.raises(UserError, match="^`model=vgg` is unknown: choose one of .*mlp"):
         build(model="vgg")
-    with pytest.raises(UserError, match="--mask"):
+    with pytest.raises(UserError, match="`mask`"):
         initial(kept=tiny.kept(11, 20), mask="bent")
-    with pytest.raises(UserError, match="--parameterization=muP"):
+    with pytest.raises(UserError, match="`parameterization=muP`"):
         parameterization("muP")
 
 
 @pytest.mark.parametrize("name", ["width", "hidden_layers", "epochs", "batch_size", "train_samples"])
 def test_counts_below_one_are_refused(name):
-    with pytest.raises(UserError, match=f"^--{name}=0 is too small: give at least 1$"):
+    with pytest.raises(UserError, match=f"^`{name}=0` is too small: give at least 1$"):
         tiny.spec(**{name: 0})
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, math.inf, math.nan])
 def test_learning_rates_that_are_no_positive_number_are_refused(rate):
-    with pytest.raises(UserError, match="^--learning_rate=.* is not a positive number$"):
+    with pytest.raises(UserError, match="^`learning_rate=.*` is not a positive number$"):
         tiny.spec(learning_rate=rate)
 
 

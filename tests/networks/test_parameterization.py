@@ -81,7 +81,7 @@ def test_without_a_reference_nothing_is_scaled(name, fan_in, fan_out, connectivi
 
 def test_every_optimizer_has_rates_and_others_are_refused():
     assert FOLLOWS_GRADIENT.keys() == optimizers.OPTIMIZERS.keys()
-    with pytest.raises(UserError, match="^--optimizer=lion: mup and smup have rates for sgd, adam"):
+    with pytest.raises(UserError, match="^`optimizer=lion`: mup and smup have rates for sgd, adam"):
         rules("smup", "lion", 2)
 
 

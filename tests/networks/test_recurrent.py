@@ -222,7 +222,7 @@ def test_a_sparse_family_keeps_exact_counts(model):
             assert alive.tolist() == [count, count]
     assert dict(tied.kept)["embedding"] == dict(tied.kept)["softmax"] == 10 * SYMBOLS
     with pytest.raises(
-        UserError, match=r"^--sparsify: of a budget of \d+ weights the layers that stay whole[^\n]*$"
+        UserError, match=r"^`sparsify`: of a budget of \d+ weights the layers that stay whole[^\n]*$"
     ):
         family.sparse(template, 2, [16], of_width(template), "largest_first", ("embedding", "softmax"))
 
@@ -239,7 +239,7 @@ def test_every_network_says_which_layers_lose_weights(model):
     assert family.whole_layers(groups, tuple(set(groups.values()))) == ()
     tables = [layer for layer, group in groups.items() if group in ("embedding", "softmax")]
     assert list(family.whole_layers(groups)) == tables
-    with pytest.raises(UserError, match="^--sparsify=nonsense is unknown: this network has [^\n]*$"):
+    with pytest.raises(UserError, match="^`sparsify=nonsense` is unknown: this network has [^\n]*$"):
         family.whole_layers(groups, ("nonsense",))
 
 
@@ -264,22 +264,22 @@ def test_bfloat16_is_close(model):
 
 def test_text_needs_a_network_that_reads_tokens():
     with pytest.raises(
-        UserError, match="^--model=mlp: --dataset=tiny is text: choose --model from rhn, lstm$"
+        UserError, match="^`model=mlp`: `dataset=tiny` is text: choose `model` from rhn, lstm$"
     ):
         network(spec("mlp"))
     with pytest.raises(
-        UserError, match="^--model=lstm: --dataset=tiny is images: choose --model from mlp, resnet18$"
+        UserError, match="^`model=lstm`: `dataset=tiny` is images: choose `model` from mlp, resnet18$"
     ):
         models.build(spec("lstm"), (3, 3, 1), 4)
-    with pytest.raises(UserError, match="^--task=characters: --model=mlp cannot: choose one of lstm, rhn$"):
+    with pytest.raises(UserError, match="^`task=characters`: `model=mlp` cannot: choose one of lstm, rhn$"):
         registries.check(spec("mlp"))
-    with pytest.raises(UserError, match="^--task=classification: --model=rhn cannot: choose one of mlp"):
+    with pytest.raises(UserError, match="^`task=classification`: `model=rhn` cannot: choose one of mlp"):
         registries.check(spec("rhn", task="classification"))
 
 
 def test_no_bottlenecks():
     for kind in ("linear", "nonlinear"):
-        with pytest.raises(UserError, match=f"^--bottleneck={kind}: recurrent networks have no bottlenecks"):
+        with pytest.raises(UserError, match=f"^`bottleneck={kind}`: recurrent networks have no bottlenecks"):
             network(spec(bottleneck=kind))
-        with pytest.raises(UserError, match="^--bottleneck=nonlinear"):
+        with pytest.raises(UserError, match="^`bottleneck=nonlinear`"):
             models.narrowed(spec(), ("embedding", "hidden_0", "softmax"))

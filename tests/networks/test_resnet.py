@@ -250,7 +250,7 @@ def test_a_group_has_statistics_of_its_own():
 
 
 def test_a_group_that_does_not_divide_the_batch_is_refused():
-    with pytest.raises(UserError, match="^--batch_size=8 is no multiple of the 3"):
+    with pytest.raises(UserError, match="^`batch_size=8` is no multiple of the 3"):
         spec(bn_group=3)
 
 

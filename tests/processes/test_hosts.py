@@ -199,7 +199,7 @@ def test_a_process_without_data_ends_the_run_with_a_line_each(tmp_path):
 @pytest.mark.parametrize("mode", ["auto", "on"])
 def test_the_three_flags_go_together(mode, given):
     with pytest.raises(
-        UserError, match="^--coordinator, --process_id and --num_processes: give all three[^\n]*$"
+        UserError, match="^`coordinator`, `process_id` and `num_processes`: give all three[^\n]*$"
     ):
         hosts.join(mode, *given)
 
@@ -207,7 +207,7 @@ def test_the_three_flags_go_together(mode, given):
 def test_a_process_that_finds_no_others_says_so(monkeypatch):
     for name in ("KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match="^--distributed=on: cannot join [^\n]*--coordinator[^\n]*$"):
+    with pytest.raises(UserError, match="^`distributed=on`: cannot join [^\n]*`coordinator`[^\n]*$"):
         hosts.join("on", None, None, None)
 
 

@@ -146,7 +146,7 @@ def test_a_full_disk_is_told_in_one_line_and_loses_nothing(three, tmp_path, capl
 
 def test_a_workdir_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "checkpoints").write_text("a file")
-    with pytest.raises(UserError, match="^--workdir: cannot write [^\n]*$"):
+    with pytest.raises(UserError, match="^`workdir`: cannot write [^\n]*$"):
         checkpoints.save(tmp_path / "checkpoints", 1, snapshot(1))
 
 

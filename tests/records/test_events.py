@@ -140,12 +140,12 @@ def test_without_the_library_the_flag_says_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("tensorboardX")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(UserError, match="^--tensorboard needs tensorboardX: pip install"):
+    with pytest.raises(UserError, match="^`tensorboard` needs tensorboardX: pip install"):
         events.library()
 
 
 def test_a_folder_that_cannot_be_written_is_told_in_a_line(tmp_path):
     (tmp_path / events.FOLDER).write_text("a file")
-    with pytest.raises(UserError, match="^--workdir: cannot write [^\n]*$"):
+    with pytest.raises(UserError, match="^`workdir`: cannot write [^\n]*$"):
         run(tmp_path)
     assert not runs.has_record(tmp_path, GROUP)

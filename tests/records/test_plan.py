@@ -148,7 +148,7 @@ def test_a_sequence_that_memory_does_not_hold_is_told_before_it_is_trained(monke
     assert costs[100].bytes > 5 * costs[10].bytes
     monkeypatch.setattr(devices, "memory", lambda: (costs[10].bytes + costs[100].bytes) / 2)
     plan.check([of_text(10)[0]], [costs[10]])
-    with pytest.raises(UserError, match="^--batch_size, --sequence, --seeds, --widths: 2 networks [^\n]*$"):
+    with pytest.raises(UserError, match="^`batch_size`, `sequence`, `seeds`, `widths`: 2 networks [^\n]*$"):
         plan.check([of_text(100)[0]], [costs[100]])
 
 

@@ -183,9 +183,9 @@ def test_the_record_of_another_group_is_refused(written, monkeypatch):
     path = runs.record_path(workdir, other)
     path.parent.mkdir()
     shutil.copy(written, path)
-    with pytest.raises(UserError, match=f"--workdir: {path} is damaged .*record of the group {GROUP.name}"):
+    with pytest.raises(UserError, match=f"`workdir`: {path} is damaged .*record of the group {GROUP.name}"):
         runs.check([other], workdir, lambda spec: tiny.SPLITS)
-    with pytest.raises(UserError, match="--resume=false"):
+    with pytest.raises(UserError, match="`resume=false`"):
         runs.results([other], workdir)
     assert [found.path for found in record.read_all(workdir)] == [written]
 

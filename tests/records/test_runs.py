@@ -179,7 +179,7 @@ def test_groups_hold_specs_of_one_shape_once():
         with pytest.raises(ValueError, match="twice"):
             Group(specs, seeds)
     for specs, seeds in (((), (0,)), ((tiny.spec(),), ())):
-        with pytest.raises(UserError, match="--seeds"):
+        with pytest.raises(UserError, match="`seeds`"):
             Group(specs, seeds)
 
 

@@ -143,7 +143,7 @@ def test_an_interrupt_leaves_no_process(tmp_path, capfd):
 
 @pytest.mark.parametrize("asked", ["0", "-1", "many", "1.5", "", "²"])
 def test_a_bad_number_is_told_in_one_line(asked):
-    with pytest.raises(UserError, match=f"^--workers={asked} is not [^\n]*$"):
+    with pytest.raises(UserError, match=f"^`workers={asked}` is not [^\n]*$"):
         workers.prepare(asked, several_hosts=False)
 
 
@@ -151,10 +151,10 @@ def test_more_than_there_is_room_for_or_several_hosts_are_told(monkeypatch):
     monkeypatch.setattr(workers, "most", lambda: 4)
     workers.prepare("4", several_hosts=False)
     workers.prepare("1", several_hosts=True)
-    with pytest.raises(UserError, match="^--workers=5: each takes a core [^\n]*at most 4$"):
+    with pytest.raises(UserError, match="^`workers=5`: each takes a core [^\n]*at most 4$"):
         workers.prepare("5", several_hosts=False)
     for asked in ("2", "auto"):
-        with pytest.raises(UserError, match=f"^--workers={asked}: [^\n]*--coordinator[^\n]*$"):
+        with pytest.raises(UserError, match=f"^`workers={asked}`: [^\n]*`coordinator`[^\n]*$"):
             workers.prepare(asked, several_hosts=True)
 
 

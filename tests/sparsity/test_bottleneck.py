@@ -257,13 +257,13 @@ def test_bottlenecks_of_a_resnet_train(way):
 @pytest.mark.parametrize("way", WAYS)
 def test_widths_that_cannot_hold_the_budget_are_refused(way):
     shapes = plain("mlp", (4, 4, 1), 5)
-    with pytest.raises(UserError, match="^--widths: [^\n]* take a smaller width$"):
+    with pytest.raises(UserError, match="^`widths`: [^\n]* take a smaller width$"):
         WAYS[way](template("mlp", 12), 12, [1000], shapes)
-    with pytest.raises(UserError, match="^--widths: 8 is below the base width 12"):
+    with pytest.raises(UserError, match="^`widths`: 8 is below the base width 12"):
         WAYS[way](template("mlp", 12), 12, [8], shapes)
 
 
 def test_too_few_layers_are_refused():
     base = tiny.spec(hidden_layers=1)
-    with pytest.raises(UserError, match="^--hidden_layers=1 is too small [^\n]*give at least 2$"):
+    with pytest.raises(UserError, match="^`hidden_layers=1` is too small [^\n]*give at least 2$"):
         nonlinear(base, 5, [5, 6], lambda width: mlp_shapes(9, [width], 4))

@@ -132,7 +132,7 @@ def test_the_first_of_equally_large_layers_takes_the_remainder():
 def test_a_remainder_that_would_empty_the_largest_layer_is_shared():
     assert largest_first(named([100] * 5), 6) == named([1, 1, 1, 1, 2])
     assert largest_first(named([100] * 5), 5) == named([1] * 5)
-    with pytest.raises(UserError, match="--base_width"):
+    with pytest.raises(UserError, match="`base_width`"):
         largest_first(named([100] * 5), 4)
 
 
@@ -140,7 +140,7 @@ def test_figure8_leaves_two_weights_in_the_first_layer_at_width_635():
     for width in (8, 32, 128, 216, 328, 512, 635):
         assert dense_last(mlp(width), FIGURE8_BUDGET) == {"hidden_0": 6352 - 10 * width, "output": 10 * width}
     assert dense_last(mlp(635), FIGURE8_BUDGET)["hidden_0"] == 2
-    with pytest.raises(UserError, match="--widths.*6360.*smaller"):
+    with pytest.raises(UserError, match="`widths`.*6360.*smaller"):
         dense_last(mlp(636), FIGURE8_BUDGET)
 
 
@@ -158,13 +158,13 @@ def test_figure5_fixes_the_count_of_the_last_layer(tenths):
 
 def test_figure5_refuses_cells_that_do_not_fit():
     assert last_layer_fraction(mlp(5), FIGURE5_BUDGET, 1.0) == mlp(5)
-    with pytest.raises(UserError, match="--widths.*larger"):
+    with pytest.raises(UserError, match="`widths`.*larger"):
         last_layer_fraction(mlp(5), FIGURE5_BUDGET, 0.9)
-    with pytest.raises(UserError, match="--widths.*smaller"):
+    with pytest.raises(UserError, match="`widths`.*smaller"):
         last_layer_fraction(mlp(640), FIGURE5_BUDGET, 0.7)
     assert last_layer_fraction(mlp(640), FIGURE5_BUDGET, 0.6)["hidden_0"] == 130
     for fraction in (0.0, -0.1, 1.01, float("nan")):
-        with pytest.raises(UserError, match="--last_connectivity"):
+        with pytest.raises(UserError, match="`last_connectivity`"):
             last_layer_fraction(mlp(40), FIGURE5_BUDGET, fraction)
 
 

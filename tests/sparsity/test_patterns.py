@@ -124,7 +124,7 @@ def test_io_refuses_a_broken_kernel():
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(UserError, match="--mask.*elementwise, io"):
+    with pytest.raises(UserError, match="`mask`.*elementwise, io"):
         patterns.draw(jax.random.key(0), SHAPES, COUNTS, "columns")
 
 
@@ -223,7 +223,7 @@ def test_io_counts_return_the_surplus_as_kernels_first_then_as_single_weights():
 
 
 def test_io_refuses_a_layer_without_a_kernel():
-    with pytest.raises(UserError, match="--mask"):
+    with pytest.raises(UserError, match="`mask`"):
         patterns.rounded("io", {"a": 8, "b": 20}, {"a": (3, 3, 4, 4), "b": (4, 5)})
 
 

@@ -123,5 +123,5 @@ def test_several_devices_agree(kind):
 
 def test_without_clipping_there_is_no_column_and_no_bound_is_negative():
     assert "all/clipped" not in run(0.0)[0]
-    with pytest.raises(UserError, match="^--clip=-1.0 is too small"):
+    with pytest.raises(UserError, match="^`clip=-1.0` is too small"):
         tiny.spec(clip=-1.0)

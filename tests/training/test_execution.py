@@ -119,7 +119,7 @@ def test_a_run_resumes_in_the_other_storage(before, after, masked):
 
 
 def test_an_unknown_execution_is_refused():
-    with pytest.raises(UserError, match="--execution=fast is unknown"):
+    with pytest.raises(UserError, match="`execution=fast` is unknown"):
         next(train.train(KEPT, tiny.SPLITS, execution="fast"))
 
 

@@ -140,5 +140,5 @@ def test_a_checkpoint_of_the_end_becomes_the_record(stopped, tmp_path):
 
 
 def test_test_data_may_not_choose_the_minimum():
-    with pytest.raises(UserError, match="^--stop=minimum[^\n]*--validation_samples[^\n]*$"):
+    with pytest.raises(UserError, match="^`stop=minimum`[^\n]*`validation_samples`[^\n]*$"):
         check(dataclasses.replace(SPEC, validation_samples=0))

@@ -96,7 +96,7 @@ def test_fields_of_other_optimizers_are_refused_in_one_line(name):
     others = {field for optimizer in OPTIMIZERS.values() for field in optimizer.fields}
     for field in others - set(OPTIMIZERS[name].fields):
         spec = tiny.spec(optimizer=name, **{field: changed(field)})
-        with pytest.raises(UserError, match=f"^--{field}={changed(field)}: {name} has none; [^\n]*$"):
+        with pytest.raises(UserError, match=f"^`{field}={changed(field)}`: {name} has none; [^\n]*$"):
             build(spec, HORIZON)
 
 

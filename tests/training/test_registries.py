@@ -59,7 +59,7 @@ def test_an_unknown_name_is_told_in_one_line_before_anything_is_done(field):
 def test_a_setting_of_another_optimizer_is_told_before_anything_is_done():
     group = Group((tiny.spec(optimizer="adam", momentum=0.9),), (0,))
     for refused in (lambda: next(train.train(group, tiny.SPLITS)), lambda: plan.cost(group, tiny.SPLITS)):
-        with pytest.raises(UserError, match="^--momentum=0.9: adam has none[^\n]*$"):
+        with pytest.raises(UserError, match="^`momentum=0.9`: adam has none[^\n]*$"):
             refused()
 
 
@@ -93,7 +93,7 @@ def test_networks_and_tasks_take_the_fields_that_are_their_own():
         assert set(network.fields) <= FIELDS.keys()
         for field in network.fields:
             check(dataclasses.replace(of("model", name), **{field: other(field)}))
-    with pytest.raises(UserError, match="^--vocabulary=99: --task=characters does not read it"):
+    with pytest.raises(UserError, match="^`vocabulary=99`: `task=characters` does not read it"):
         check(dataclasses.replace(of("task", "characters"), vocabulary=99))
     check(dataclasses.replace(of("task", "words"), vocabulary=99, sequence=9))
 

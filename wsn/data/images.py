@@ -162,7 +162,7 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
       UserError: unknown name, or data that are missing and cannot be downloaded, or damaged.
     """
     if name not in DATASETS:
-        raise UserError(f"--dataset={name}: unknown data set; known are {', '.join(DATASETS)}")
+        raise UserError(f"`dataset={name}`: unknown data set; known are {', '.join(DATASETS)}")
     source = DATASETS[name]
 
     def decode() -> cache.Content:

@@ -35,7 +35,7 @@ def statistics(images: Images, normalization: str) -> tuple[Statistic, Statistic
 def of_imagenet(images: Images) -> tuple[Statistic, Statistic]:
     """The constants of ImageNet, for values 0..255."""
     if images.shape[-1] != 3:
-        raise UserError(f"--normalization=imagenet is for 3 channels, not {images.shape[-1]}: choose scalar")
+        raise UserError(f"`normalization=imagenet` is for 3 channels, not {images.shape[-1]}: choose scalar")
     mean, deviation = (255 * np.array(x, np.float32) for x in (IMAGENET_MEAN, IMAGENET_DEVIATION))
     return mean[None, None], deviation[None, None]
 

@@ -58,17 +58,17 @@ def prepare(name: str, data_dir: str, instead: str) -> None:
     except Exception as error:  # network, disk, a missing package, a version that TFDS no longer has
         needs = '; to download: pip install -e ".[download]"' if isinstance(error, ImportError) else ""
         raise UserError(
-            f"--dataset={re.split('[/:]', name)[0]}: no prepared copy of {name} under "
-            f"--data_dir={data_dir} (TFDS_DATA_DIR), preparing one failed ({one_line(error)}{needs}); "
-            f"point --data_dir at a folder that holds it, or use --dataset={instead}, which needs none"
+            f"`dataset={re.split('[/:]', name)[0]}`: no prepared copy of {name} under "
+            f"`data_dir={data_dir}` (TFDS_DATA_DIR), preparing one failed ({one_line(error)}{needs}); "
+            f"point `data_dir` at a folder that holds it, or use `dataset={instead}`, which needs none"
         ) from error
 
 
 def unreadable(name: str, data_dir: str, error: Exception) -> UserError:
     """What to raise for a copy that cannot be read."""
     return UserError(
-        f"--data_dir={data_dir} (TFDS_DATA_DIR): the copy of {name} there cannot be read as "
-        f"array_record ({one_line(error)}); prepare it again or point --data_dir at a good copy"
+        f"`data_dir={data_dir}` (TFDS_DATA_DIR): the copy of {name} there cannot be read as "
+        f"array_record ({one_line(error)}); prepare it again or point `data_dir` at a good copy"
     )
 
 

@@ -36,7 +36,7 @@ def dataset(name: str, data_dir: str | None = None) -> Dataset:
     if name in STREAMS:
         known = ", ".join(DATASETS)
         raise UserError(
-            f"--dataset={name} is streamed, which this experiment cannot use: choose one of {known}"
+            f"`dataset={name}` is streamed, which this experiment cannot use: choose one of {known}"
         )
     return images.load(name, data_dir)
 

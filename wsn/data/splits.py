@@ -100,17 +100,17 @@ def split(
     """
     size = len(dataset.train_labels)
     if not 0 <= validation_samples < size:
-        raise UserError(f"--validation_samples={validation_samples}: choose 0 to {size - 1}")
+        raise UserError(f"`validation_samples={validation_samples}`: choose 0 to {size - 1}")
     available = size - validation_samples
     if train_samples is None:
         train_samples = available
     if not 1 <= train_samples <= available:
         raise UserError(
-            f"--train_samples={train_samples}: choose 1 to {available} "
+            f"`train_samples={train_samples}`: choose 1 to {available} "
             f"({size} training images, {validation_samples} of them held out for validation)"
         )
     if data_seed < 0:
-        raise UserError(f"--data_seed={data_seed}: choose a seed of 0 or more")
+        raise UserError(f"`data_seed={data_seed}`: choose a seed of 0 or more")
     order = permutation(size, data_seed)
     train, validation = order[:train_samples], order[available:]
     mean, deviation = statistics(dataset.train_images, normalization)

@@ -246,7 +246,7 @@ class Images:
           UserError: the set is missing, or is not an array_record copy with these splits.
         """
         folder = data_folder(data_dir)
-        where = f"--data_dir={folder} (TFDS_DATA_DIR)"
+        where = f"`data_dir={folder}` (TFDS_DATA_DIR)"
         prepared = os.path.join(folder, self.name.replace(":", os.sep))
         how = (
             f"with archives that need a login in {folder}/downloads/manual and after pip install -e '.[download]', "
@@ -255,7 +255,7 @@ class Images:
         )
         if not os.path.exists(os.path.join(prepared, "dataset_info.json")):
             raise UserError(
-                f"{where}: no prepared copy of {self.name}; point --data_dir at one or make it: {how}"
+                f"{where}: no prepared copy of {self.name}; point `data_dir` at one or make it: {how}"
             )
         try:
             train, test = self._sources(prepared)
@@ -295,7 +295,7 @@ def streamed(stream: Stream, spec: Spec, placement: Placement) -> Feed:
     """Rows are batches of raw images, decoded ahead on the host, augmented there, normalised on the device."""
     if spec.train_samples is not None or spec.validation_samples or spec.order != "shared":
         raise UserError(
-            f"--dataset={spec.dataset} is streamed whole: leave out --train_samples, validation and --order"
+            f"`dataset={spec.dataset}` is streamed whole: leave out `train_samples`, validation and `order`"
         )
     host = {"host": jax.process_index(), "hosts": jax.process_count()}
     steps = -(-stream.train_examples // spec.batch_size)

@@ -32,12 +32,12 @@ def join(mode: str, coordinator: str | None, process_id: int | None, num_process
     if any(value is not None for value in given):
         if coordinator is None or process_id is None or num_processes is None or not is_address(coordinator):
             raise UserError(
-                "--coordinator, --process_id and --num_processes: give all three, as in"
-                " --coordinator=HOST:PORT --process_id=0 --num_processes=2 (process 0 runs on HOST)"
+                "`coordinator`, `process_id` and `num_processes`: give all three, as in"
+                " `coordinator=HOST:PORT`, `process_id=0`, `num_processes=2` (process 0 runs on HOST)"
             )
         if process_id >= num_processes:
             raise UserError(
-                f"--process_id={process_id} is too large: give less than --num_processes={num_processes}"
+                f"`process_id={process_id}` is too large: give less than `num_processes={num_processes}`"
             )
     elif mode == "auto" and not started_as_several():
         return
@@ -49,8 +49,8 @@ def join(mode: str, coordinator: str | None, process_id: int | None, num_process
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"--distributed={mode}: cannot join the other processes ({str(error).splitlines()[0]}):"
-            " give --coordinator=HOST:PORT, --process_id and --num_processes, or --distributed=off"
+            f"`distributed={mode}`: cannot join the other processes ({str(error).splitlines()[0]}):"
+            " give `coordinator=HOST:PORT`, `process_id` and `num_processes`, or `distributed=off`"
         ) from error
 
 

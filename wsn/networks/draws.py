@@ -41,7 +41,7 @@ def drawn_at(
         return draw(_key_at(key, places), places.shape[1:], jnp.float32)
     if math.prod(shape) > np.iinfo(np.int32).max:
         raise UserError(
-            f"--widths: a layer of {math.prod(shape)} weights is drawn at its kept places alone, which this"
+            f"`widths`: a layer of {math.prod(shape)} weights is drawn at its kept places alone, which this"
             " parameterisation or this setting of jax does not allow: leave JAX_THREEFRY_PARTITIONABLE and"
             " JAX_DEFAULT_PRNG_IMPL as they are"
         )

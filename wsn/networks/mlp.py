@@ -54,7 +54,7 @@ def narrowed(layers: Sequence[str]) -> Sequence[str]:
     """
     if len(layers) < 3:
         raise UserError(
-            f"--hidden_layers={len(layers) - 1} is too small for a non-linear bottleneck, which narrows every other"
+            f"`hidden_layers={len(layers) - 1}` is too small for a non-linear bottleneck, which narrows every other"
             " hidden layer: give at least 2"
         )
     return layers[1:-1:2]

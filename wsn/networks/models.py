@@ -56,7 +56,7 @@ def plain_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shap
     if spec.model not in fitting:
         names = ", ".join(name for name in MODELS if name in fitting)
         raise UserError(
-            f"--model={spec.model}: --dataset={spec.dataset} is {kind}: choose --model from {names}"
+            f"`model={spec.model}`: `dataset={spec.dataset}` is {kind}: choose `model` from {names}"
         )
     return family.shapes(spec, input_shape, classes)
 
@@ -67,7 +67,7 @@ def reference_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> 
         return {}
     if spec.bottleneck != "none":
         raise UserError(
-            f"--rate_width={spec.rate_width}: --bottleneck={spec.bottleneck} has kernels that no dense network has;"
+            f"`rate_width={spec.rate_width}`: `bottleneck={spec.bottleneck}` has kernels that no dense network has;"
             " leave one of them out"
         )
     return plain_shapes(dataclasses.replace(spec, width=spec.rate_width), input_shape, classes)

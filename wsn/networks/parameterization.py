@@ -88,8 +88,8 @@ def mup(
         return standard(fan_in, fan_out, connectivity, role)
     if widening.optimizer not in FOLLOWS_GRADIENT:
         raise UserError(
-            f"--optimizer={widening.optimizer}: mup and smup have rates for {', '.join(FOLLOWS_GRADIENT)} only:"
-            " choose one of them, or another --parameterization"
+            f"`optimizer={widening.optimizer}`: mup and smup have rates for {', '.join(FOLLOWS_GRADIENT)} only:"
+            " choose one of them, or another `parameterization`"
         )
     rate = widening.outputs if FOLLOWS_GRADIENT[widening.optimizer] else 1.0
     if role == "bias":

@@ -240,12 +240,12 @@ def group(layer: str) -> str:
 
 def narrowed(layers: Sequence[str]) -> Sequence[str]:
     """Raises UserError: the state of a recurrent layer cannot be narrower than its inputs ask for."""
-    raise UserError("--bottleneck=nonlinear: recurrent networks have no bottlenecks; leave it out")
+    raise UserError("`bottleneck=nonlinear`: recurrent networks have no bottlenecks; leave it out")
 
 
 def check(spec: Spec) -> None:
     """Raises UserError for settings that recurrent networks do not have."""
     if spec.bottleneck != "none":
         raise UserError(
-            f"--bottleneck={spec.bottleneck}: recurrent networks have no bottlenecks; leave it out"
+            f"`bottleneck={spec.bottleneck}`: recurrent networks have no bottlenecks; leave it out"
         )

@@ -96,7 +96,7 @@ def _digest(path: Path) -> str:
 @cache
 def _checkpointer() -> Any:
     """Orbax, used by one process alone: it does not wait for the others of a run over several hosts."""
-    import orbax.checkpoint as ocp  # here, since half a second of imports is too much for a --dry_run
+    import orbax.checkpoint as ocp  # here, since half a second of imports is too much for a dry run
 
     alone = ocp.options.MultiprocessingOptions(
         primary_host=0, active_processes={0}, barrier_sync_key_prefix="wsn"

@@ -32,7 +32,7 @@ def library() -> Any:
         import tensorboardX.proto.event_pb2
         import tensorboardX.proto.summary_pb2
     except ImportError as error:
-        raise UserError('--tensorboard needs tensorboardX: pip install "wsn[tensorboard]"') from error
+        raise UserError('`tensorboard` needs tensorboardX: pip install "wsn[tensorboard]"') from error
     return tensorboardX
 
 

@@ -50,7 +50,7 @@ def cannot_write(path: Path, error: Exception) -> UserError:
     number = getattr(error, "errno", None) or next((n for n in CAUSES if os.strerror(n) in str(error)), None)
     cause = os.strerror(number) if number else one_line(error)
     todo = "free space there or choose another folder" if number in FULL else "choose another folder"
-    return UserError(f"--workdir: cannot write {path} ({cause}): {todo}")
+    return UserError(f"`workdir`: cannot write {path} ({cause}): {todo}")
 
 
 def clear(path: Path, before: float = math.inf) -> None:

@@ -145,7 +145,7 @@ def check(groups: Iterable[Group], costs: Iterable[Cost]) -> None:
     have = devices.memory()
     for group, c in zip(groups, costs, strict=True):
         spec = group.specs[0]
-        flags = f"--batch_size{', --sequence' if spec.task in TOKENS else ''}, --seeds, --widths"
+        flags = f"`batch_size`{', `sequence`' if spec.task in TOKENS else ''}, `seeds`, `widths`"
         memory.check(f"{flags}: {c.members} networks of width {spec.width}: training them", c.bytes, have)
 
 

@@ -260,7 +260,7 @@ def note_no_digest(folder: Path) -> None:
 def damaged(path: Path, error: Exception) -> UserError:
     """What to raise for a record that cannot be read."""
     return UserError(
-        f"--workdir: {path} is damaged ({one_line(error)}): remove it, or start afresh with --resume=false"
+        f"`workdir`: {path} is damaged ({one_line(error)}): remove it, or start afresh with `resume=false`"
     )
 
 

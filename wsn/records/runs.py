@@ -91,7 +91,7 @@ def _train(
     snapshot = checkpoints.load(folder / "checkpoints", group.name)
     hosts.tell((group, snapshot, execution))
     if hosts.anywhere(False):
-        raise UserError("--data_dir: another process of this run cannot read its data; its output says why")
+        raise UserError("`data_dir`: another process of this run cannot read its data; its output says why")
     history, how = snapshot.history if snapshot else EMPTY, record.Execution(execution)
     partial = Partial(folder, group, snapshot.history if snapshot else None, labels, text)
     for moment in train.train(group, source, resume=snapshot, execution=execution):
@@ -164,7 +164,7 @@ def set_aside(workdir: Path, group: Group) -> None:
     with claim(_lock(workdir, group)) as owned:
         if not owned:
             raise UserError(
-                f"--resume=false: another process is training {folder}; wait for it or stop it first"
+                f"`resume=false`: another process is training {folder}; wait for it or stop it first"
             )
         if folder.exists():
             number = 1
@@ -211,8 +211,8 @@ def check(
         now = text_of(source_of(group.specs[0])) if before else None
         if before and now and now != before:
             raise UserError(
-                f"--workdir: {path.parent} was trained on another text (SHA-256 {before[:12]}…, now {now[:12]}…):"
-                " take another folder, the text as it was, or --resume=false"
+                f"`workdir`: {path.parent} was trained on another text (SHA-256 {before[:12]}…, now {now[:12]}…):"
+                " take another folder, the text as it was, or `resume=false`"
             )
 
 

@@ -48,21 +48,21 @@ class Job:
 
 
 def prepare(asked: str, *, several_hosts: bool) -> None:
-    """Check --workers, and leave the GPUs to the workers; call it before anything of JAX. Raises UserError."""
+    """Check `workers`, and leave the GPUs to the workers; call it before anything of JAX. Raises UserError."""
     if asked == "1":
         return
     if asked != "auto" and not (asked.isdecimal() and int(asked) >= 1):
         raise UserError(
-            f"--workers={asked} is not a number of processes: give auto, or a number of at least 1"
+            f"`workers={asked}` is not a number of processes: give auto, or a number of at least 1"
         )
     if several_hosts:
         raise UserError(
-            f"--workers={asked}: a run over several processes has its own; leave out --workers,"
-            " or --coordinator and --distributed"
+            f"`workers={asked}`: a run over several processes has its own; leave out `workers`,"
+            " or `coordinator` and `distributed`"
         )
     if asked != "auto" and int(asked) > most():
         kind = "GPU" if gpus() else "core"
-        raise UserError(f"--workers={asked}: each takes a {kind} of its own: give at most {most()}")
+        raise UserError(f"`workers={asked}`: each takes a {kind} of its own: give at most {most()}")
     if len(gpus()) > 1:
         jax.config.update("jax_platforms", "cpu")
 
@@ -102,7 +102,7 @@ def run(
         if left := _unfinished(left, workdir):
             _run(dataclasses.replace(job, groups=left), parts, watch, stop)
     if _unfinished(left, workdir):
-        raise UserError("--workers: all were killed; the same command goes on from what is saved")
+        raise UserError("`workers`: all were killed; the same command goes on from what is saved")
 
 
 def _train(job: Job, watch: runs.Watch, stop: Callable[[], bool]) -> None:

@@ -109,7 +109,7 @@ def proportional(
     fitting = bisect_right(range(UNIT + 1), budget, key=lambda part: count(shrunk(part)))
     if not fitting:
         raise UserError(
-            f"--widths: with bottlenecks of one unit a network of that width still has {count(shrunk(0))} weights,"
+            f"`widths`: with bottlenecks of one unit a network of that width still has {count(shrunk(0))} weights,"
             f" more than the budget of {budget}: take a smaller width"
         )
     return shrunk(fitting - 1)

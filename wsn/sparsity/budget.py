@@ -57,18 +57,18 @@ def last_layer_fraction(sizes: Mapping[str, int], total: int, fraction: float) -
     other layers: too few weights to leave one in each, or more than they have.
     """
     if not 0 < fraction <= 1:
-        raise UserError(f"--last_connectivity: {fraction:g} is outside (0, 1]")
+        raise UserError(f"`last_connectivity`: {fraction:g} is outside (0, 1]")
     *others, last = sizes
     in_last = round(fraction * sizes[last])
     if in_last < 1:
         raise UserError(
-            f"--last_connectivity={fraction:g} keeps none of the {sizes[last]} weights of the last layer: give more"
+            f"`last_connectivity={fraction:g}` keeps none of the {sizes[last]} weights of the last layer: give more"
         )
     rest = total - in_last
     room = sum(sizes[name] for name in others)
     if not len(others) <= rest <= room:
         raise UserError(
-            f"--widths: the last layer keeps {in_last} weights of a budget of {total}, leaving {rest} for"
+            f"`widths`: the last layer keeps {in_last} weights of a budget of {total}, leaving {rest} for"
             f" the layers before it, which hold {len(others)} to {room}:"
             f" take a {'smaller' if rest < len(others) else 'larger'} width"
         )
@@ -153,7 +153,7 @@ def kept_counts(distribution: str, shapes: Shapes, total: int, whole: Collection
     rest = total - sum(size for name, size in sizes.items() if name not in others)
     if rest < len(others):
         raise UserError(
-            f"--sparsify: of a budget of {total} weights the layers that stay whole take {total - rest}, which leaves"
+            f"`sparsify`: of a budget of {total} weights the layers that stay whole take {total - rest}, which leaves"
             f" too few for {', '.join(others)}: take a smaller width, or name more groups"
         )
     kept = sizes | rule(others, rest)
@@ -169,9 +169,9 @@ def connectivity(kept: Mapping[str, int], sizes: Mapping[str, int]) -> float:
 
 def _check_range(sizes: Mapping[str, int], total: int) -> None:
     if total < len(sizes):
-        raise UserError(f"--base_width: {total} weights cannot leave one in each of {len(sizes)} layers")
+        raise UserError(f"`base_width`: {total} weights cannot leave one in each of {len(sizes)} layers")
     if total > sum(sizes.values()):
         raise UserError(
-            f"--widths: a budget of {total} weights exceeds the {sum(sizes.values())} of the dense network:"
+            f"`widths`: a budget of {total} weights exceeds the {sum(sizes.values())} of the dense network:"
             " take a width of at least the base width"
         )

@@ -22,11 +22,11 @@ def check_widths(base_width: int, widths: Sequence[int]) -> None:
     for width in widths:
         if width < base_width:
             raise UserError(
-                f"--widths: {width} is below the base width {base_width}: a network of the same weight count is at"
-                " least as wide; take larger widths or a smaller --base_width"
+                f"`widths`: {width} is below the base width {base_width}: a network of the same weight count is at"
+                " least as wide; take larger widths or a smaller `base_width`"
             )
     if len(set(widths)) != len(widths):
-        raise UserError(f"--widths={','.join(map(str, widths))} lists a width twice")
+        raise UserError(f"`widths={','.join(map(str, widths))}` lists a width twice")
 
 
 def sparse(
@@ -59,7 +59,7 @@ def whole_layers(groups: Mapping[str, str], sparsify: Sequence[str] = ()) -> tup
     """
     known = tuple(dict.fromkeys(groups.values()))
     if unknown := [name for name in sparsify if name not in known]:
-        raise UserError(f"--sparsify={unknown[0]} is unknown: this network has {', '.join(known)}")
+        raise UserError(f"`sparsify={unknown[0]}` is unknown: this network has {', '.join(known)}")
     whole = set(known) - set(sparsify) if sparsify else set(WHOLE)
     return tuple(layer for layer, group in groups.items() if group in whole)
 

@@ -153,7 +153,7 @@ def whole_kernels(counts: Mapping[str, int], shapes: Shapes) -> Counts:
         surplus -= given
     empty = [name for name in kept if not kept[name]]
     if empty:
-        raise UserError(f"--mask: io leaves no whole kernel in {', '.join(empty)}; take a larger base width")
+        raise UserError(f"`mask`: io leaves no whole kernel in {', '.join(empty)}; take a larger base width")
     return kept
 
 

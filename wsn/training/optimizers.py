@@ -76,8 +76,8 @@ def check(training: Training) -> None:
         if field.name in others and getattr(training, field.name) != field.default:
             value = getattr(training, field.name)
             raise UserError(
-                f"--{field.name}={value}: {training.optimizer} has none; it has {', '.join(own)}: leave it out or"
-                " choose another --optimizer"
+                f"`{field.name}={value}`: {training.optimizer} has none; it has {', '.join(own)}: leave it out or"
+                " choose another `optimizer`"
             )
 
 

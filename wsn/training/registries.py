@@ -63,19 +63,19 @@ def check(spec: Spec) -> None:
     check_optimizer(spec)
     if spec.stop != "epochs" and not spec.validation_samples:
         raise UserError(
-            f"--stop={spec.stop} looks at the validation loss, since test data may not choose:"
-            " give --validation_samples of at least 1"
+            f"`stop={spec.stop}` looks at the validation loss, since test data may not choose:"
+            " give `validation_samples` of at least 1"
         )
     fitting: Collection[str] = MODELS.keys() - RECURRENT.keys() - HEARING.keys()
     for tasks, networks in ((LANGUAGE, RECURRENT), (SPEECH, HEARING)):
         fitting = networks.keys() if spec.task in tasks else fitting
     if spec.model not in fitting:
         raise UserError(
-            f"--task={spec.task}: --model={spec.model} cannot: choose one of {', '.join(sorted(fitting))}"
+            f"`task={spec.task}`: `model={spec.model}` cannot: choose one of {', '.join(sorted(fitting))}"
         )
     defaults = {field.name: field.default for field in dataclasses.fields(Spec)}
     for field, flag in unread(spec.model, spec.task).items():
         if (value := getattr(spec, field)) != defaults[field]:
             raise UserError(
-                f"--{field}={value}: --{flag}={getattr(spec, flag)} does not read it: leave it out"
+                f"`{field}={value}`: `{flag}={getattr(spec, flag)}` does not read it: leave it out"
             )

@@ -56,7 +56,7 @@ def check(history: History, places: Iterable[int], recorded: Mapping[int, Halted
         losses = history.curves[LOSS][:, place]
         if one and not np.array_equal(losses, one.result.curves[LOSS][: len(losses)]):
             raise UserError(
-                "--second_pass: this machine does not repeat the bits of these records; train them here, in a --workdir"
+                "`second_pass`: this machine does not repeat the bits of these records; train them here, in a `workdir`"
                 " of their own"
             )
 

@@ -33,7 +33,7 @@ class Settings(presets.Common):
     bands: int | None = presets.of_spec("bands", None)
     validation_samples: int = presets.of_spec("validation_samples")
     epochs: int = presets.of_spec(
-        "epochs", help="Passes over --train_samples at the most; over a fraction so many more."
+        "epochs", help="Passes over `train_samples` at the most; over a fraction so many more."
     )
 
     def __post_init__(self) -> None:
@@ -60,14 +60,14 @@ class Preset(Settings):
         some=True,
     )
     fractions: tuple[float, ...] = setting(
-        "Shares of --train_samples to train on, up to 1; the last is that of the other curves.",
+        "Shares of `train_samples` to train on, up to 1; the last is that of the other curves.",
         (1.0,),
         above=0,
         most=1,
         some=True,
     )
     learning_rates: tuple[float, ...] = setting(
-        "Learning rates, instead of that of --learning_rate; the first is that of the other curves.",
+        "Learning rates, instead of that of `learning_rate`; the first is that of the other curves.",
         (),
         above=0,
     )
@@ -88,7 +88,7 @@ class Preset(Settings):
 def check_list(name: str, values: tuple[Any, ...]) -> None:
     """Raises UserError for an empty list, and for a value that is listed twice."""
     if not values or len(set(values)) < len(values):
-        raise UserError(f"--{name}={','.join(map(str, values))}: give at least one value, and none twice")
+        raise UserError(f"`{name}={','.join(map(str, values))}`: give at least one value, and none twice")
 
 
 # Python's language reference: halting times in two minutes.

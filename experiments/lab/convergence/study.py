@@ -47,7 +47,7 @@ PLATEAU = 0.95  # of the unigram entropy: a loss above it has learned little but
 def template(preset: Settings) -> Spec:
     """What all networks of a preset share. Every seed has its own streams, so that the spread over seeds is whole."""
     if preset.probes and PROBE not in preset.probes:
-        raise UserError(f"--probes={','.join(preset.probes)}: this experiment reads {PROBE}; name it as well")
+        raise UserError(f"`probes={','.join(preset.probes)}`: this experiment reads {PROBE}; name it as well")
     return presets.spec(
         preset, width=preset.widths[0], stop="minimum", order="seed", probes=(PROBE,), learning_rate=0.8
     )

@@ -71,11 +71,11 @@ class Preset(settings.Settings):
         settings.check_list("base_widths", self.base_widths)
         settings.check_list("arms", self.arms)
         if max(self.base_widths) > max(self.widths):
-            raise UserError("--base_widths: give no width above all of --widths")
+            raise UserError("`base_widths`: give no width above all of `widths`")
         for name in self.arms:
             choose(ARMS, "arms", name)
         if self.rate_width < 1:
-            raise UserError("--rate_width: give the width whose rates the others are measured in, at least 1")
+            raise UserError("`rate_width`: give the width whose rates the others are measured in, at least 1")
 
 
 def template(preset: Preset) -> Spec:
@@ -144,7 +144,7 @@ def tune(preset: Preset, asked: Sequence[Network], run: Run, experiment: str) ->
         usable = {rate: loss for rate, loss in losses.items() if np.isfinite(loss)}
         if not usable:
             raise UserError(
-                f"--arms=tuned: every learning rate diverged at width {spec.width}: lower --learning_rate"
+                f"`arms=tuned`: every learning rate diverged at width {spec.width}: lower `learning_rate`"
             )
         best[spec] = min(usable, key=usable.__getitem__)
         place = of[spec]
@@ -155,7 +155,7 @@ def tune(preset: Preset, asked: Sequence[Network], run: Run, experiment: str) ->
         ]
         if best[spec] in (min(losses), max(losses)):
             print(
-                f"--arms=tuned: rate {best[spec]:g} of width {spec.width} is an end of those that were tried"
+                f"`arms=tuned`: rate {best[spec]:g} of width {spec.width} is an end of those that were tried"
             )
     output.write_table(run.folder, "learning_rates", rows, list(rows[0]))
     return best
@@ -239,7 +239,7 @@ def samples(source: Source, count: int, batch: int) -> Float[Array, "samples bat
         places = np.asarray(first)[:, None] + np.arange(source.sequence)
         return jnp.asarray(source.held_out[places], jnp.int32)[..., None]
     if not isinstance(source, Splits):
-        raise UserError("--dataset: this experiment reads images and texts alone")
+        raise UserError("`dataset`: this experiment reads images and texts alone")
     rows = np.asarray(jax.random.permutation(jax.random.key(0), len(source.validation_images)))
     rows = (
         np.resize(rows, (min(count, len(rows)), batch))

@@ -112,7 +112,7 @@ class Reader:
     def _group(self, folder: Folder, path: str) -> None:
         """The record of a group, or what it has so far."""
         if os.path.splitext(path)[1]:
-            folder.notes.append(f"{path}: set aside by --resume=false")
+            folder.notes.append(f"{path}: set aside by `resume=false`")
             return
         value = self._once(os.path.join(path, "record.jsonl"), noted(trained))
         value = value or self._once(os.path.join(path, partial.NAME), noted(trained))
@@ -137,7 +137,7 @@ def noted(load: Callable[[Path], Any]) -> Callable[[Path], Any]:
         except FileNotFoundError:
             return None  # gone meanwhile, as the files of who trains come and go
         except UserError as error:
-            return Note(str(error).removeprefix("--workdir: "))
+            return Note(str(error).removeprefix("`workdir`: "))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
             return Note(f"{path} cannot be read ({one_line(error)})")
 

@@ -65,7 +65,7 @@ def tune(
     """
     if run.shard:
         raise UserError(
-            "--shard: --tune_lr compares all networks; tune without --shard, or give --learning_rate"
+            "`shard`: `tune_lr` compares all networks; tune without `shard`, or give `learning_rate`"
         )
     candidates = {(n.kind, n.spec.width): candidates_of(n.spec, rates, held_out) for n in networks}
     labels = {
@@ -83,7 +83,7 @@ def tune(
         rows += [dict(zip(COLUMNS, (kind, width, *scored), strict=True)) for scored in scores.items()]
         usable = {rate: value for rate, value in scores.items() if not math.isnan(value)}
         if not usable:
-            raise UserError(f"--tune_lr: every learning rate diverged at width {width} ({kind})")
+            raise UserError(f"`tune_lr`: every learning rate diverged at width {width} ({kind})")
         best[kind][width] = max(usable, key=usable.__getitem__)
     path = output.write_table(run.folder, "learning_rates", rows, COLUMNS)
     print(f"tuned learning rates (wrote {path}): {best}")

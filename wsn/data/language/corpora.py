@@ -112,7 +112,7 @@ class Tfds:
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """Three files in `--data_dir`, in UTF-8."""
+    """Three files in `data_dir`, in UTF-8."""
 
     train: str = "train.txt"
     validation: str = "valid.txt"
@@ -126,13 +126,13 @@ class Folder:
                 status = path.stat()
             except OSError as error:
                 raise UserError(
-                    f"--data_dir={path.parent}: no {path.name} there; --dataset=text reads {self.train},"
+                    f"`data_dir={path.parent}`: no {path.name} there; `dataset=text` reads {self.train},"
                     f" {self.validation} and {self.test} from it"
                 ) from error
             try:
                 check_size(path.name, 4 * check_regular(path))  # of characters, and tokens of two bytes
             except (OSError, ValueError) as error:
-                raise UserError(f"--data_dir: {reading_error(path, error)}: give a text in a file") from error
+                raise UserError(f"`data_dir`: {reading_error(path, error)}: give a text in a file") from error
             facts.append((os.fspath(path.resolve()), status.st_size, status.st_mtime_ns))
         return f"text-{hashlib.sha256(repr(facts).encode()).hexdigest()[:12]}"
 
@@ -144,13 +144,13 @@ class Folder:
                     yield "".join(lines)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"--data_dir: {path} cannot be read as UTF-8 text ({one_line(error)}): convert it"
+                f"`data_dir`: {path} cannot be read as UTF-8 text ({one_line(error)}): convert it"
             ) from error
 
     def _path(self, split: str, data_dir: str | None) -> Path:
         if data_dir is None:
             raise UserError(
-                f"--dataset=text: give the folder of {self.train}, {self.validation} and {self.test} in --data_dir"
+                f"`dataset=text`: give the folder of {self.train}, {self.validation} and {self.test} in `data_dir`"
             )
         return Path(data_dir).expanduser() / getattr(self, split)
 
@@ -180,10 +180,10 @@ def load(
     """
     texts = choose(TEXTS, "dataset", name)
     if task not in TOKENS:
-        raise UserError(f"--dataset={name} is text: choose --task from {', '.join(TOKENS)}")
+        raise UserError(f"`dataset={name}` is text: choose `task` from {', '.join(TOKENS)}")
     tokens = TOKENS[task]
     if tokens.sized and vocabulary > LARGEST:
-        raise UserError(f"--vocabulary={vocabulary} is too large: give at most {LARGEST}")
+        raise UserError(f"`vocabulary={vocabulary}` is too large: give at most {LARGEST}")
     entry = f"{texts.locate(data_dir)}-{task}" + (f"-{vocabulary}" if tokens.sized else "")
     content = cache.cached(
         folders.cache(cache_dir) / entry,
@@ -206,13 +206,13 @@ def decoded(
             digest.update(piece.encode())
             counts[split].update(tokens.counts(piece))
         if not counts[split]:
-            raise UserError(f"--dataset={name}: its {split} text is empty")
+            raise UserError(f"`dataset={name}`: its {split} text is empty")
     unseen = (counts["validation"].keys() | counts["test"].keys()) - counts["train"].keys()
     symbols = tokens.symbols(counts["train"], unseen, vocabulary)
     if len(symbols) < 2 or len(counts["train"]) < 2:
         [only] = counts["train"]
         raise UserError(
-            f"--dataset={name}: its training text is {only!r} alone, so there is nothing to learn"
+            f"`dataset={name}`: its training text is {only!r} alone, so there is nothing to learn"
         )
     encode = tokens.encoder(symbols)
     arrays = {split: np.concatenate([encode(piece) for piece in pieces(split)]) for split in SPLITS}

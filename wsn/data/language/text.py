@@ -156,12 +156,12 @@ def check_length(text: Text, tokens: int, lanes: int, which: str) -> None:
     if tokens < least:
         streams = f"one window of {lanes} streams" if lanes > 1 else "one window"
         raise UserError(
-            f"--dataset={text.name}: the {which} text of {tokens} tokens is shorter than {streams} of"
-            f" --sequence={text.sequence}: take at least {least} tokens, a shorter --sequence or a smaller --batch_size"
+            f"`dataset={text.name}`: the {which} text of {tokens} tokens is shorter than {streams} of"
+            f" `sequence={text.sequence}`: take at least {least} tokens, a shorter `sequence` or a smaller `batch_size`"
         )
     if tokens > MOST:
         raise UserError(
-            f"--dataset={text.name}: the {which} text of {tokens} tokens is too long: take at most {MOST}"
+            f"`dataset={text.name}`: the {which} text of {tokens} tokens is too long: take at most {MOST}"
         )
 
 
@@ -189,5 +189,5 @@ def source_of(spec: Spec, data_dir: str | None = None) -> Text:
 def subset(flag: str, count: int | None, tokens: UInt16[np.ndarray, " _"]) -> UInt16[np.ndarray, " _"]:
     """The first `count` tokens. Raises UserError where there are fewer."""
     if count is not None and count > len(tokens):
-        raise UserError(f"--{flag}={count}: choose at most the {len(tokens)} tokens that there are")
+        raise UserError(f"`{flag}={count}`: choose at most the {len(tokens)} tokens that there are")
     return tokens[:count]

@@ -172,22 +172,22 @@ class Packed:
         try:
             found = arrays_of_npz(path, leave_out=("ids",))
         except Exception as error:  # zip, zlib and NumPy's header each raise their own kinds
-            raise UserError(f"--data_dir={path}: cannot be read as .npz ({one_line(error)})") from error
+            raise UserError(f"`data_dir={path}`: cannot be read as .npz ({one_line(error)})") from error
         frames = found.get("features", found.get("cepstra"))
         missing = [name for name in ("lengths", "texts", "train") if name not in found]
         if frames is None or missing:
             missing += ["features (or cepstra)"] if frames is None else []
-            raise UserError(f"--data_dir={path}: has no {', '.join(missing)}; it needs them all")
+            raise UserError(f"`data_dir={path}`: has no {', '.join(missing)}; it needs them all")
         lengths, texts, train = (found[name] for name in ("lengths", "texts", "train"))
         for name, kinds in (("lengths", "iu"), ("texts", "U"), ("train", "biu")):
             if found[name].ndim != 1 or found[name].dtype.kind not in kinds:
                 raise UserError(
-                    f"--data_dir={path}: its {name} are {found[name].dtype} of shape {found[name].shape}: give"
+                    f"`data_dir={path}`: its {name} are {found[name].dtype} of shape {found[name].shape}: give"
                     " (utterances,) of whole numbers, texts, and whether each trains"
                 )
         if frames.ndim != 2 or frames.dtype.kind not in "fiu" or not _fit(lengths, len(frames), texts, train):
             raise UserError(
-                f"--data_dir={path}: its arrays do not fit together: (frames, features) of {frames.shape},"
+                f"`data_dir={path}`: its arrays do not fit together: (frames, features) of {frames.shape},"
                 f" lengths of {lengths.sum()} frames, and {len(lengths)} lengths, {len(texts)} texts,"
                 f" {len(train)} entries of train"
             )
@@ -198,11 +198,11 @@ class Packed:
 
     def _path(self, data_dir: str | None) -> Path:
         if data_dir is None:
-            raise UserError("--dataset=packed: give an .npz file, or a folder that has one, in --data_dir")
+            raise UserError("`dataset=packed`: give an .npz file, or a folder that has one, in `data_dir`")
         path = Path(data_dir).expanduser()
         files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
         if len(files) != 1 or not files[0].is_file():
-            raise UserError(f"--data_dir={data_dir}: no .npz file there, or several; name the one to read")
+            raise UserError(f"`data_dir={data_dir}`: no .npz file there, or several; name the one to read")
         return files[0]
 
 
@@ -248,17 +248,17 @@ def packed(name: str, utterances: Iterator[Utterance]) -> cache.Content:
     without letters."""
     every, size, there = [], 0, limit()
     for number, utterance in enumerate(utterances):
-        check(f"--dataset={name}: utterance {number} of its {utterance.split} split", utterance)
+        check(f"`dataset={name}`: utterance {number} of its {utterance.split} split", utterance)
         every.append(utterance)
         size += utterance.frames.nbytes
         if 2 * size > there:  # once in parts, and once joined
             raise UserError(
-                f"--dataset={name}: the frames of its first {len(every)} utterances fill half of the"
+                f"`dataset={name}`: the frames of its first {len(every)} utterances fill half of the"
                 f" {memory.shown(there)} of this machine; take another, or a part of it"
             )
     for split in ("train", "test"):
         if not any(utterance.split == split for utterance in every):
-            raise UserError(f"--dataset={name}: its {split} split is empty")
+            raise UserError(f"`dataset={name}`: its {split} split is empty")
     letters = sorted({letter for one in every if one.split == "train" for letter in one.text})
     numbers = {letter: number for number, letter in enumerate(letters, 1)}
     labels = np.zeros((len(every), max(len(one.text) for one in every)), np.uint16)

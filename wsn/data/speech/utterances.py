@@ -149,9 +149,9 @@ def check_memory(speech: Speech, spec: Spec, lanes: int) -> None:
     needed = speech.nbytes(spec) + 4 * frames * features * lanes * outputs
     if needed > (there := devices.memory() or math.inf):
         raise UserError(
-            f"--batch_size={spec.batch_size}: the longest utterance has {frames} frames, so that frames and a batch"
+            f"`batch_size={spec.batch_size}`: the longest utterance has {frames} frames, so that frames and a batch"
             f" of {lanes} need {memory.shown(needed)}, more than the {memory.shown(there)} that there are: take a"
-            " smaller --batch_size or fewer --train_samples"
+            " smaller `batch_size` or fewer `train_samples`"
         )
 
 
@@ -168,7 +168,7 @@ def log_bands(cepstra: Float32[np.ndarray, "frames cepstra"], bands: int) -> Sha
     """
     if bands < cepstra.shape[1]:
         raise UserError(
-            f"--bands={bands}: give at least {cepstra.shape[1]}, as many as there are cepstra, or 0"
+            f"`bands={bands}`: give at least {cepstra.shape[1]}, as many as there are cepstra, or 0"
         )
     return scipy.fft.idct(cepstra, n=bands, axis=1, norm="ortho")
 
@@ -180,7 +180,7 @@ def statistics(parts: Iterable[Float[np.ndarray, "_ features"]], normalization: 
     """
     axes = {"scalar": None, "pixel": 0}
     if normalization not in axes:
-        raise UserError(f"--normalization={normalization} is for images: choose one of {', '.join(axes)}")
+        raise UserError(f"`normalization={normalization}` is for images: choose one of {', '.join(axes)}")
     axis, count = axes[normalization], 0
     origin: Any = None
     total = squares = np.float64(0)
@@ -210,11 +210,11 @@ def heard(data: Data, front_end: str, data_dir: str | None) -> Speech:
     """`Speech` is large, so the same one serves every spec."""
     found = opened(data.dataset, data_dir)
     if data.bands and not UTTERANCES[data.dataset].cepstra:
-        raise UserError(f"--bands={data.bands}: --dataset={data.dataset} has no cepstra; leave it out")
+        raise UserError(f"`bands={data.bands}`: `dataset={data.dataset}` has no cepstra; leave it out")
     usable = alignable(found, FRONT_ENDS[front_end])
     if not usable.all():
         logging.warning(
-            "%s: %d of %d utterances dropped: too short for their transcripts with --front_end=%s, or with letters"
+            "%s: %d of %d utterances dropped: too short for their transcripts with front_end=%s, or with letters"
             " that no training transcript has",
             data.dataset,
             (~usable).sum(),
@@ -222,7 +222,7 @@ def heard(data: Data, front_end: str, data_dir: str | None) -> Speech:
             front_end,
         )
         if not usable[found.split == SPLITS.index("train")].any():
-            raise UserError(f"--front_end={front_end}: CTC can align no training utterance; choose another")
+            raise UserError(f"`front_end={front_end}`: CTC can align no training utterance; choose another")
     ends = np.cumsum(found.lengths, dtype=np.int64)
     training = found.split == SPLITS.index("train")
     every = (
@@ -255,7 +255,7 @@ def chosen(
     count, apart = data.validation_samples, len(validation) > 0
     most = len(validation) if apart else len(train) - 1
     if count > most:
-        raise UserError(f"--validation_samples={count}: choose 0 to {most}")
+        raise UserError(f"`validation_samples={count}`: choose 0 to {most}")
     held_out = np.sort(test)
     if count and apart:
         held_out = validation[:count]
@@ -263,10 +263,10 @@ def chosen(
         train, held_out = train[:-count], train[-count:]
     if not len(held_out):
         raise UserError(
-            f"--dataset={data.dataset}: CTC can align no test utterance; give --validation_samples"
+            f"`dataset={data.dataset}`: CTC can align no test utterance; give `validation_samples`"
         )
     if data.train_samples is not None and data.train_samples > len(train):
-        raise UserError(f"--train_samples={data.train_samples}: choose 1 to {len(train)}")
+        raise UserError(f"`train_samples={data.train_samples}`: choose 1 to {len(train)}")
     return train[: data.train_samples], held_out
 
 
