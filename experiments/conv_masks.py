@@ -29,7 +29,7 @@ COLUMNS = ["dataset", "base_width", "width", "mask", *families.COLUMNS]
 PAPER_GAP = 3.0  # points, the largest, Appendix C
 MASKS = {"elementwise": "single weights", "io": "whole kernels"}
 
-PRESETS = {"quick": QUICK, "small": SMALL, "paper": PAPER.but(seeds=10)}
+PRESETS = {"quick": QUICK, "small": SMALL, "paper": PAPER.replace(seeds=10)}
 template = recipe.template
 
 

@@ -174,7 +174,7 @@ def with_rates(preset: Preset, run: Run) -> list[Network] | None:
         return None
     asked = learning_rates.with_rates(asked, rates, preset.learning_rate)
     if preset.parameterization != FIGURE_8:
-        tuned = [n for n in networks(preset.but(parameterization=FIGURE_8)) if n.kind == "sparse"]
+        tuned = [n for n in networks(preset.replace(parameterization=FIGURE_8)) if n.kind == "sparse"]
         asked += [n._replace(kind="tuned") for n in learning_rates.with_rates(tuned, preset.rates)]
     return asked
 

@@ -59,7 +59,7 @@ class Preset(families.WithDense):
 PRESETS = {
     "quick": Preset(**vars(QUICK), dense_seeds=1),
     "small": Preset(**vars(SMALL), dense_seeds=1),
-    "paper": Preset(**vars(PAPER.but(base_widths=())), dense_seeds=3),
+    "paper": Preset(**vars(PAPER.replace(base_widths=())), dense_seeds=3),
     # The paper does not say the batch size; it trained every network once.
     "imagenet": Preset(
         dataset=recipe.IMAGENET,
@@ -126,7 +126,7 @@ def compared(preset: Preset, rows: Sequence[Row], run: Run) -> dict[str, Sequenc
     base = min(families.members(preset))
     found: dict[str, Sequence[Row]] = {preset.dataset: figure6.sparse_of(rows, base)}
     for name in preset.compare:
-        asked = [n for n in networks(preset.but(dataset=name)) if n.base_width == base]
+        asked = [n for n in networks(preset.replace(dataset=name)) if n.base_width == base]
         records = launch.recorded(run, [([n.spec], n.seeds) for n in asked])
         found[name] = figure6.sparse_of(families.table(asked, records), base)
     for name, sparse in found.items():

@@ -28,4 +28,4 @@ def pretended(
         curves = {name: np.vstack([x, state / (1 + state)]) for name, x in history.curves.items()}
         history = History(np.append(history.step, np.int64(step)), curves)
         take = partial(Snapshot, {".x": state}, history)
-        yield train.Moment(step, STEPS * epochs, step == STEPS * epochs, history, take)
+        yield train.EvalPoint(step, STEPS * epochs, step == STEPS * epochs, history, take)

@@ -47,9 +47,9 @@ class Preset(presets.Preset):
         "Several families in one figure, instead of that of `base_width`.", (), least=1, most=WIDEST
     )
 
-    def but(self: Told, **told: Any) -> Told:
+    def replace(self: Told, **told: Any) -> Told:
         """As in every preset; a base width alone is the only family."""
-        return super().but(**({"base_widths": ()} if "base_width" in told else {}) | told)
+        return super().replace(**({"base_widths": ()} if "base_width" in told else {}) | told)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

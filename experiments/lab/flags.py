@@ -55,7 +55,9 @@ def read(command: Command, values: flags.FlagValues = flags.FLAGS) -> tuple[Any,
     name = getattr(run, "preset", next(iter(command.presets)))
     settings = choose(command.presets, "preset", name)
     given = _given(_settings(command), values)
-    return settings.but(**given) if hasattr(settings, "but") else dataclasses.replace(settings, **given), run
+    return settings.replace(**given) if hasattr(settings, "replace") else dataclasses.replace(
+        settings, **given
+    ), run
 
 
 def parse(command: Command, arguments: Sequence[str]) -> tuple[Any, Any]:

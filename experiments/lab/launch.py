@@ -129,7 +129,7 @@ def run(command: Command) -> None:
         except UserError as error:
             print(f"error: {flags.as_flags(str(error))}", file=sys.stderr)
             return 1
-        if hosts.lead():
+        if hosts.is_leader():
             code = _lead(partial(command.main, settings, how))
         else:
             with _sigterm() as stop:
@@ -175,7 +175,7 @@ def _lead(main: Callable[[], None]) -> int:
         if ended.code == endings.INTERRUPTED:
             raise  # at once, as after a kill
         code = int(ended.code or 0)
-    return hosts.tell(code)
+    return hosts.broadcast(code)
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ class Common:
     def __post_init__(self) -> None:
         check_bounds(self)
 
-    def but(self: Told, **told: Any) -> Told:
+    def replace(self: Told, **told: Any) -> Told:
         """The preset with those settings in the place of its own."""
         return dataclasses.replace(self, **told)
 

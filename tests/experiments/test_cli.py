@@ -57,9 +57,9 @@ def experiment(told, tmp_path, trained):
     return run
 
 
-def last(curves: dict[str, np.ndarray]) -> train.Moment:
+def last(curves: dict[str, np.ndarray]) -> train.EvalPoint:
     """The last moment of a pretended training with one evaluation."""
-    return train.Moment(1, 1, True, History(np.array([1]), curves), lambda: None)
+    return train.EvalPoint(1, 1, True, History(np.array([1]), curves), lambda: None)
 
 
 # Bad input.

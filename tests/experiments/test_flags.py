@@ -64,7 +64,7 @@ def test_every_setting_of_a_spec_reaches_it_by_flag_and_in_a_notebook(script, fi
     by_flag, _ = flags.parse(script.COMMAND, [f"--{field}={text(value)}"])
     preset = script.PRESETS["quick"]
     assert getattr(script.template(preset), field) != value
-    assert script.template(by_flag) == script.template(preset.but(**{field: value}))
+    assert script.template(by_flag) == script.template(preset.replace(**{field: value}))
     assert getattr(script.template(by_flag), field) == value
 
 
@@ -88,10 +88,10 @@ def test_every_template_is_a_function_of_its_preset(script):
 
 
 def test_another_optimiser_has_none_of_the_recipes_momentum_and_decay():
-    adam = resnet_width.template(resnet_width.PRESETS["small"].but(optimizer="adam"))
+    adam = resnet_width.template(resnet_width.PRESETS["small"].replace(optimizer="adam"))
     assert (adam.momentum, adam.weight_decay, adam.schedule) == (0.0, 0.0, "steps")
     registries.check(adam)
-    told = resnet_width.template(resnet_width.PRESETS["small"].but(optimizer="adam", momentum=0.9))
+    told = resnet_width.template(resnet_width.PRESETS["small"].replace(optimizer="adam", momentum=0.9))
     with pytest.raises(UserError, match="^`momentum=0.9`: adam has none"):
         registries.check(told)
 
@@ -183,9 +183,9 @@ def test_what_flags_say_is_read_back(settings):
 
 def test_base_widths_give_way_to_a_base_width_alone():
     paper = conv_masks.PRESETS["paper"]
-    assert len(paper.base_widths) > 1 and paper.but(epochs=3).base_widths == paper.base_widths
-    assert paper.but(base_width=8).base_widths == ()
-    assert paper.but(base_width=8, base_widths=(8, 12)).base_widths == (8, 12)
+    assert len(paper.base_widths) > 1 and paper.replace(epochs=3).base_widths == paper.base_widths
+    assert paper.replace(base_width=8).base_widths == ()
+    assert paper.replace(base_width=8, base_widths=(8, 12)).base_widths == (8, 12)
 
 
 def test_only_the_entry_of_a_run_reads_the_flags_of_the_process():

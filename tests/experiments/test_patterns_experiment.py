@@ -61,7 +61,7 @@ def test_what_a_budget_cannot_hold_is_left_out(experiment, capsys):
 
 
 def test_resnets_have_whole_kernels_too():
-    networks = script.networks(script.PRESETS["cifar"].but(dataset="digits", widths=(9,)))
+    networks = script.networks(script.PRESETS["cifar"].replace(dataset="digits", widths=(9,)))
     assert {"io", "block"} < {n.spec.mask for n in networks} and networks[0].spec.rate_width == 8
 
 

@@ -215,5 +215,5 @@ def test_one_process_is_left_alone(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     hosts.join("auto", None, None, None)
     hosts.join("off", "localhost:1", 0, 2)
-    assert hosts.lead() and hosts.tell({"a": 1}) == {"a": 1}
-    assert [hosts.anywhere(flag) for flag in (False, True)] == [False, True]
+    assert hosts.is_leader() and hosts.broadcast({"a": 1}) == {"a": 1}
+    assert [hosts.any_process(flag) for flag in (False, True)] == [False, True]

@@ -70,7 +70,7 @@ def test_it_is_written_now_and_then(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "save", lambda *args: writings.append(args))
     begun = partial.Partial(tmp_path, GROUP, None, None, None)
     for moment in tiny.pretended(GROUP):
-        begun(moment.share, moment.history)
+        begun(moment.fraction_done, moment.history)
     assert len(writings) == 1
 
 

@@ -92,7 +92,11 @@ def test_training_ends_when_the_last_member_is_past_its_minimum(stopped):
     *earlier, (last, _) = stopped
     assert last.last and last.share == 1.0 and last.step < last.steps and all(done(last))
     for moment, _ in earlier:
-        assert not moment.last and moment.share == moment.step / moment.steps < 1 and not all(done(moment))
+        assert (
+            not moment.last
+            and moment.fraction_done == moment.step / moment.steps < 1
+            and not all(done(moment))
+        )
     assert any(any(done(moment)) for moment, _ in earlier)  # one waits for the other
 
 

@@ -67,34 +67,34 @@ def started_as_several() -> bool:
     )
 
 
-def lead() -> bool:
+def is_leader() -> bool:
     """Whether this process leads: process 0, or the only one."""
     return _alone() or jax.process_index() == 0
 
 
-def tell(message: Any = None) -> Any:
+def broadcast(message: Any = None) -> Any:
     """What the leader passes, on every process. Followers pass nothing, and wait for it."""
     if _alone():
         return message
-    content = np.frombuffer(pickle.dumps(message), np.uint8) if lead() else np.empty(0, np.uint8)
+    content = np.frombuffer(pickle.dumps(message), np.uint8) if is_leader() else np.empty(0, np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.uint32(content.size)))
-    if not lead():
+    if not is_leader():
         content = np.zeros(size, np.uint8)
     return pickle.loads(multihost_utils.broadcast_one_to_all(content).tobytes())
 
 
-def anywhere(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether the flag is true on any process; every process calls this at the same point and gets the same."""
     return flag if _alone() else bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 @contextlib.contextmanager
 def followers_stop_on_error() -> Iterator[None]:
-    """On the leader: an exception in the block is the flag of the next `anywhere`, so that nobody is left waiting."""
+    """On the leader: an exception in the block answers the followers' next `any_process`, so that none waits."""
     try:
         yield
     except BaseException:
-        anywhere(True)
+        any_process(True)
         raise
 
 

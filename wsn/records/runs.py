@@ -89,24 +89,24 @@ def _train(
     text = text_of(source)
     record.write_description(folder / "group.json", group, text)
     snapshot = checkpoints.load(folder / "checkpoints", group.name)
-    hosts.tell((group, snapshot, execution))
-    if hosts.anywhere(False):
+    hosts.broadcast((group, snapshot, execution))
+    if hosts.any_process(False):
         raise UserError("`data_dir`: another process of this run cannot read its data; its output says why")
     history, how = snapshot.history if snapshot else EMPTY, record.Execution(execution)
     partial = Partial(folder, group, snapshot.history if snapshot else None, labels, text)
     for moment in train.train(group, source, resume=snapshot, execution=execution):
         history, how = moment.history, record.Execution(execution, moment.sparse)
         with hosts.followers_stop_on_error():
-            watch(group, moment.share, moment.history)
-            partial(moment.share, moment.history)
+            watch(group, moment.fraction_done, moment.history)
+            partial(moment.fraction_done, moment.history)
             due = not moment.last and time.monotonic() - saved >= checkpoint_seconds
             if due:
                 checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot(), group.name)
                 saved = time.monotonic()
-        if hosts.anywhere(stop()) and not moment.last:
+        if hosts.any_process(stop()) and not moment.last:
             if not due:
                 checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot(), group.name)
-            partial.write(moment.share, moment.history)
+            partial.write(moment.fraction_done, moment.history)
             raise Preempted
     seconds = time.monotonic() - started
     record.write(record_path(workdir, group), group, history, seconds, labels, text, how)
@@ -115,17 +115,17 @@ def _train(
 
 def follow(source_of: Callable[[Spec], Source], stop: Callable[[], bool]) -> int:
     """What every process but the leader does in a run over several: train what it tells; returns its exit code."""
-    while not isinstance(message := hosts.tell(), int):
+    while not isinstance(message := hosts.broadcast(), int):
         group, snapshot, execution = message
         source = None
         try:
             source = source_of(group.specs[0])
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-        if hosts.anywhere(source is None) or source is None:
+        if hosts.any_process(source is None) or source is None:
             continue
         for _ in train.train(group, source, resume=snapshot, execution=execution):
-            if hosts.anywhere(stop()):
+            if hosts.any_process(stop()):
                 break
     return message
 

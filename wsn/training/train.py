@@ -29,7 +29,7 @@ from wsn.training.step import make_evaluation, make_step
 PARAMS = ".params"  # how the places of parameters begin in a snapshot
 
 
-class Moment(NamedTuple):
+class EvalPoint(NamedTuple):
     """Training after an evaluation.
 
     The snapshot must be taken before the next moment: training on gives up the memory of the state.
@@ -43,7 +43,7 @@ class Moment(NamedTuple):
     sparse: tuple[str, ...] = ()  # layers that run sparse
 
     @property
-    def share(self) -> float:
+    def fraction_done(self) -> float:
         """Of the training that is done: exactly 1 at the end, however early that is."""
         return 1.0 if self.last else self.step / self.steps
 
@@ -68,7 +68,7 @@ def train(
     placement: Placement | None = None,
     execution: str = "masked",
     reference: Mapping[str, np.ndarray] | None = None,
-) -> Iterator[Moment]:
+) -> Iterator[EvalPoint]:
     """Train a group; yields after every evaluation: every epoch, or every `eval_every` steps and at the end.
 
     It ends where `stop` of the spec is true of every member, or after all epochs.
@@ -106,7 +106,7 @@ def train(
         history = log.add(last, task, split, measured)
         over = last == steps or stopped(spec.stop, history, split)
         take = partial(snapshot, placement, group, feed.lanes, members.state, history)
-        yield Moment(last, steps, over, history, take, sparse)
+        yield EvalPoint(last, steps, over, history, take, sparse)
 
 
 def prepare(

@@ -40,11 +40,11 @@ class Settings(presets.Common):
         super().__post_init__()
         check_list("widths", self.widths)
 
-    def but(self, **told):
+    def replace(self, **told):
         """As in every preset; what it says for its own network or task is left out where another does not read it."""
         model, task = told.get("model", self.model), told.get("task", self.task)
         others = registries.unread(model, task or SPEC_FIELDS["task"].default)
-        return super().but(**{name: None for name in others if hasattr(self, name)} | told)
+        return super().replace(**{name: None for name in others if hasattr(self, name)} | told)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,9 +80,9 @@ class Preset(Settings):
         check_list("depths", self.depths)
         check_list("fractions", self.fractions)
 
-    def but(self, **told):
+    def replace(self, **told):
         """As in every preset; a learning rate alone is the only one."""
-        return super().but(**({"learning_rates": ()} if "learning_rate" in told else {}) | told)
+        return super().replace(**({"learning_rates": ()} if "learning_rate" in told else {}) | told)
 
 
 def check_list(name: str, values: tuple[Any, ...]) -> None:
