@@ -1,8 +1,17 @@
-"""Experiments: flags, presets and drawing. One file a figure; no training logic."""
+"""Experiments: one file a figure, in a folder for each paper (`width`, `convergence`), for what goes beyond both
+(`beyond`), for theory and for benchmarks. `lab` is what they share; there is no training logic here.
+"""
 
 import sys
+from pathlib import Path
 
-if sys.argv[:1] == ["-m"]:  # python -m experiments.X, which takes seconds to import all that it needs
+FOLDERS = ("width", "convergence", "beyond", "theory", "benchmarks")
+# So that commands have short names: `python -m experiments.kernel_distance` runs experiments/width/kernel_distance.py.
+__path__ += [str(Path(__path__[0], folder)) for folder in FOLDERS]
+
+if sys.argv[:1] == [
+    "-m"
+]:  # python -m experiments.NAME: imports take seconds, so a wrong name ends before them
     from experiments.lab import endings
 
     endings.begin()

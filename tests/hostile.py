@@ -25,13 +25,13 @@ from typing import Any
 import pretence
 
 from experiments.lab import contents, endings, launch
-from experiments.lab.widening import figure5
+from experiments.width import figure5
 from wsn.data import cache
 from wsn.records import files, plan, record
 from wsn.training import train
 
 PATIENCE = 300.0  # seconds of an attempt, before it counts as hanging: the machine may have other work
-SCRIPTS = contents.names()
+SCRIPTS = list(contents.files())
 COMMANDS = {script: importlib.import_module(f"experiments.{script}").COMMAND for script in SCRIPTS}
 for late in ("matplotlib.backends.backend_agg", "orbax.checkpoint", "sklearn.datasets", "optax", "flax"):
     importlib.import_module(late)  # what commands import when they need it

@@ -10,8 +10,8 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import gallery
-from experiments.lab.gallery import index, tables, text
+from experiments.results import __main__ as gallery
+from experiments.results import index, tables, text
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

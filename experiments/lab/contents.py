@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments import FOLDERS
 from wsn.errors import meant
 
-FOLDER = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[1]
 
 
 class Entry(NamedTuple):
@@ -22,30 +23,32 @@ class Entry(NamedTuple):
     time: str
 
 
-def names() -> list[str]:
-    """The files that are commands with flags."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if "\nCOMMAND = " in path.read_text())
+def files() -> dict[str, Path]:
+    """Command → its file: those with flags, and `report`."""
+    modules = [path for folder in FOLDERS for path in (ROOT / folder).glob("*.py")]
+    commands = {path.stem: path for path in modules if "\nCOMMAND = " in path.read_text(encoding="utf-8")}
+    return dict(sorted({**commands, "report": ROOT / "report" / "__main__.py"}.items()))
 
 
-def words(name: str) -> str:
-    """What an experiment says of itself."""
-    return ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())) or ""
+def words(path: Path) -> str:
+    """The docstring of a command."""
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
 def entry(name: str) -> Entry:
-    text = words(name)
+    text = words(files()[name])
     command = re.search(rf"python -m experiments\.{name}\b[^#\n]*#([^\n]*)", text)
     return Entry(text.partition("\n")[0], command[1].strip() if command else "")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print the list, or what the named experiments say; the exit code."""
-    known = names()
+    known = files()
     for name in arguments:
         if name not in known:
-            print(unknown(name, known), file=sys.stderr)
+            print(unknown(name, list(known)), file=sys.stderr)
             return 1
-        print(words(name))
+        print(words(known[name]))
     if not arguments:
         width = max(map(len, known))
         for name in known:
@@ -59,9 +62,9 @@ def check_name(command: Sequence[str]) -> None:
     """End `python -m experiments.NAME` with a line where there is no such experiment."""
     module = command[command.index("-m") + 1] if "-m" in command[:-1] else ""
     package, _, name = module.partition(".")
-    place = FOLDER.joinpath(*name.split("."))
-    if package == "experiments" and not place.is_dir() and not place.with_suffix(".py").exists():
-        print(unknown(name, names()), file=sys.stderr)
+    places = [folder.joinpath(*name.split(".")) for folder in (ROOT, *(ROOT / folder for folder in FOLDERS))]
+    if package == "experiments" and not any(p.is_dir() or p.with_suffix(".py").exists() for p in places):
+        print(unknown(name, list(files())), file=sys.stderr)
         sys.exit(1)
 
 

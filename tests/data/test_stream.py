@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from experiments import benchmark_input
-from experiments.benchmark_input import photo, prepare
+from experiments.benchmarks import benchmark_input
+from experiments.benchmarks.benchmark_input import photo, prepare
 from wsn.data import crops, stream
 from wsn.errors import UserError
 

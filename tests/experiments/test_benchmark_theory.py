@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from experiments import benchmark_theory as script
-from experiments.lab import inputs
+from experiments.benchmarks import benchmark_theory as script
+from experiments.theory import inputs
 from wsn.data import sources
 from wsn.errors import UserError
 

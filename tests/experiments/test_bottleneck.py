@@ -7,7 +7,7 @@ import pytest
 import tiny
 from matplotlib.figure import Figure
 
-from experiments import bottleneck as script
+from experiments.width import bottleneck as script
 from wsn.errors import UserError
 from wsn.training import train
 

@@ -7,14 +7,14 @@ import math
 import pytest
 
 from experiments.lab import contents, flags, launch
-from experiments.theorem1 import threshold
+from experiments.theory.theorem1 import threshold
 from wsn import devices, memory
 from wsn.devices import hosts
 from wsn.errors import UserError
 from wsn.records import plan
 from wsn.spec import LARGEST, Group, check_bounds, setting
 
-SCRIPTS = contents.names()
+SCRIPTS = list(contents.files())
 GIB = 2.0**30
 NEGATIVE = {"gate_bias"}  # may be
 EMPTY = {"base_widths", "features", "learning_rates", "sparsify"}  # may be, though a preset has some

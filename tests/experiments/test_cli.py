@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wsn
-from experiments import kernel_distance, mlp_grid
 from experiments.lab import families, flags
-from experiments.lab.widening.rates import rate_at
+from experiments.width import kernel_distance, mlp_grid
+from experiments.width.rates import rate_at
 from wsn.data import prepared, sources
 from wsn.errors import UserError
 from wsn.records import record

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 import wsn
-from experiments import kernel_distance, optimum, patterns
+from experiments.beyond import patterns
 from experiments.lab import contents, launch, usage
+from experiments.theory import optimum
+from experiments.width import kernel_distance
 from wsn.errors import UserError, choose
 from wsn.spec import Data
 
@@ -27,10 +29,10 @@ def test_every_experiment_is_a_line_with_its_time():
     ended = start("experiments")
     lines = ended.stdout.splitlines()
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert [line.split()[0] for line in lines[:-1]] == contents.names()
+    assert [line.split()[0] for line in lines[:-1]] == list(contents.files())
     for line in lines[:-1]:
         assert re.search(r"\(.*\b(seconds|minutes?|hours?)\b", line), line
-    assert {"kernel_distance", "benchmark", "own_network"} <= set(contents.names())
+    assert {"kernel_distance", "benchmark", "own_network"} <= set(list(contents.files()))
 
 
 @pytest.mark.parametrize("command", [["experiments.kernel_distanze"], ["experiments", "kernel_distanze"]])

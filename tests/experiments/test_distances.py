@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.lab import inputs
-from experiments.lab.widening import distances
+from experiments.theory import inputs
+from experiments.width import distances
 from kernels.approximations import eq4, exact_count_correction
 from kernels.closed_forms import arc_cosine
 from kernels.theorem1 import sparse_kernels, squared_distance

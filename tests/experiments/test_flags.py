@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import experiments
-from experiments import bottleneck, conv_masks, kernel_distance, mlp_grid, optimum, resnet_width
 from experiments.lab import contents, flags, launch, presets
+from experiments.theory import optimum
+from experiments.width import bottleneck, conv_masks, kernel_distance, mlp_grid, resnet_width
 from wsn.errors import UserError
 from wsn.records import plan, record
 from wsn.spec import Spec, setting
@@ -20,7 +21,7 @@ from wsn.training import registries, train
 
 TRAINING = [kernel_distance, mlp_grid, bottleneck, conv_masks, resnet_width]
 FOLDER = Path(experiments.__file__).parent
-SCRIPTS = contents.names()
+SCRIPTS = list(contents.files())
 # Of every setting a value that no preset has, and no default.
 OTHER = {
     "dataset": "cifar10",

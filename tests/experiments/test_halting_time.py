@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from known_curves import SPEC, result
 
-from experiments import halting_time, path_geometry
-from experiments.lab.convergence import halting, path, study
-from experiments.lab.convergence.halting import Curve, Point
+from experiments.convergence import halting, halting_time, path, path_geometry, study
+from experiments.convergence.halting import Curve, Point
 from wsn.data.language.text import Text
 from wsn.errors import UserError
 from wsn.training.registries import check

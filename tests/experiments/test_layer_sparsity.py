@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
-from experiments import layer_sparsity as script
 from experiments.lab import flags
-from experiments.lab.widening import figure10
+from experiments.width import figure10
+from experiments.width import layer_sparsity as script
 from wsn.errors import UserError
 from wsn.sparsity.shapes import mlp_shapes, resnet18_shapes, sizes
 

@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
-from experiments import linear_network as script
+from experiments.convergence import appendix_b
+from experiments.convergence import linear_network as script
 from experiments.lab import flags
-from experiments.lab.convergence import appendix_b
 from wsn.errors import UserError
 
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from experiments import mlp_grid as script
 from experiments.lab import flags
-from experiments.lab.widening import figure5
+from experiments.width import figure5
+from experiments.width import mlp_grid as script
 from wsn.errors import UserError
 
 COMMAND = (

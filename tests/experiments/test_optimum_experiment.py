@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import optimum
+from experiments.theory import optimum
 from wsn.errors import UserError
 
 FEW = ("--pairs=12", "--gaussian_pairs=5", "--features=4", "--np=8,64", "--points=13", "--bootstrap=50")

@@ -1,8 +1,8 @@
 import jax
 import jax.numpy as jnp
 
-from experiments import own_network
-from experiments.own_network import Digits
+from experiments.beyond import own_network
+from experiments.beyond.own_network import Digits
 from wsn import sparsity
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import patterns as script
-from experiments.lab import timing
+from experiments.benchmarks import timing
+from experiments.beyond import patterns as script
 from wsn.errors import UserError
 from wsn.spec import Group
 from wsn.training import train

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from experiments import kernel_distance, optimum
 from experiments.lab import families, flags
 from experiments.lab.ranges import MOST, expanded
+from experiments.theory import optimum
+from experiments.width import kernel_distance
 from wsn.errors import UserError
 
 

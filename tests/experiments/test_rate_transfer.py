@@ -9,7 +9,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import rate_transfer as script
+from experiments.beyond import rate_transfer as script
 from wsn.training import train
 
 

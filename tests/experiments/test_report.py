@@ -8,11 +8,11 @@ import report_folders as folders
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import report
 from experiments.lab import families, output
-from experiments.lab.report import chart, charts, read
-from experiments.lab.report.read import Reader
-from experiments.lab.report.sections import question, sections
+from experiments.report import __main__ as report
+from experiments.report import chart, charts, read
+from experiments.report.read import Reader
+from experiments.report.sections import question, sections
 from wsn.records.record import Result
 from wsn.spec import Group
 

@@ -7,8 +7,8 @@ import browser as real
 import pytest
 import report_folders as folders
 
-from experiments import report
-from experiments.lab.report.read import Reader
+from experiments.report import __main__ as report
+from experiments.report.read import Reader
 
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 

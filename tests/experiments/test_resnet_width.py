@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from experiments import conv_masks, resnet_width
 from experiments.lab import families, launch
 from experiments.lab.intervals import Estimate, estimate
-from experiments.lab.widening import figure6
+from experiments.width import conv_masks, figure6, resnet_width
 from wsn.errors import UserError
 from wsn.records import plan, runs
 from wsn.records import record as records

@@ -3,7 +3,7 @@
 import numpy as np
 import tiny
 
-from experiments.lab.convergence import second_pass
+from experiments.convergence import second_pass
 from wsn.spec import Group
 from wsn.training import train
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from experiments import theorem1
-from experiments.lab import inputs as kinds
+from experiments.theory import inputs as kinds
+from experiments.theory import theorem1
 from kernels.empirical import simulated_distance
 from wsn.errors import UserError
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from known_curves import SPEC, result
 
-from experiments import width_or_weights
-from experiments.lab.convergence import halting, width, width_verdict
-from experiments.lab.convergence.halting import Curve, Point
+from experiments.beyond import width, width_or_weights, width_verdict
+from experiments.convergence import halting
+from experiments.convergence.halting import Curve, Point
 from experiments.lab.intervals import Estimate
 from wsn.errors import UserError
 

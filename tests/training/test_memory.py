@@ -10,7 +10,7 @@ from wsn.native import library
 KERNELS = """
 import sys
 import jax
-from experiments.lab import inputs
+from experiments.theory import inputs
 from kernels.closed_forms import arc_cosine
 from kernels.empirical import mean_squared_distance, sampled_networks
 from kernels.theorem1 import sparse_kernels

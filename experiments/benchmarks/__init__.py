@@ -1,0 +1,1 @@
+"""Speed, as ratios to the best simple alternative in the same run."""

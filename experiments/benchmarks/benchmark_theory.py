@@ -1,0 +1,197 @@
+"""How fast Theorem 1 is exact, and how long Monte Carlo over masks would take to the same error.
+
+    python -m experiments.benchmark_theory                   # 1000 pairs of MNIST, three minutes
+    python -m experiments.benchmark_theory --pairs=10000     # as many as in Figure 8b
+
+K_{1,p} and K_{2,p} of pairs of test images at ten connectivities, from one call that includes compilation. Errors are
+scaled, |error of K_l| / (|x||y|)^l, and the largest over pairs and l: `error_estimate` of all pairs, as the call gives
+it; `error` of --checked of them, measured against the finest setting. The standard error of Monte Carlo falls as
+1/sqrt(masks) from that of a pilot, the median over a few pairs; `masks` brings it down to `error_estimate`.
+Without MNIST the inputs are Gaussian, and the output says so.
+Writes WORKDIR/benchmark_theory.csv, a row per connectivity, and WORKDIR/benchmark_theory.png.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+from matplotlib.figure import Figure
+
+from experiments.lab import launch, output
+from experiments.lab.flags import Command
+from experiments.lab.launch import Output
+from experiments.theory import inputs
+from kernels.sampling import sample_masks
+from kernels.theorem1 import SparseKernels, sparse_kernels
+from wsn.data import sources
+from wsn.errors import UserError
+from wsn.spec import check_bounds, setting
+
+EXPERIMENT = "benchmark_theory"
+COLUMNS = [
+    "inputs",
+    "pairs",
+    "connectivity",
+    "error",
+    "error_estimate",
+    "seconds",
+    "masks",
+    "monte_carlo_seconds",
+    "ratio",
+    "monte_carlo_error",
+]
+CONNECTIVITIES = np.geomspace(1e-3, 0.5, 10)
+FEATURES = 784
+PILOT_PAIRS, PILOT_MASKS = 3, 2**14
+
+
+class Pilot(NamedTuple):
+    """Monte Carlo with one mask: its scaled standard error at each connectivity, and seconds of a pair."""
+
+    deviation: Float64[np.ndarray, " connectivities"]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured. Raises UserError for numbers out of range."""
+
+    dataset: str | None = setting("Images, or gaussian (default: MNIST if it is there, else gaussian).", None)
+    data_dir: str | None = setting("Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None)
+    pairs: int = setting("Pairs to compute.", 1000, least=1, bytes=inputs.PAIR_BYTES)
+    checked: int = setting("How many of them to compare with the finest setting.", 100, least=1)
+    # The estimate that refinement goes by is up to three times too low on images.
+    tolerance: float = setting("Estimated scaled error to refine to.", 2e-7, above=0, below=1)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+def draw_pairs(name: str | None, count: int, data_dir: str | None = None) -> tuple[str, inputs.Pairs]:
+    """The inputs and what they are; where no name is given MNIST, or else Gaussian vectors of its size."""
+    if name != "gaussian":
+        try:
+            images = sources.dataset(name or "mnist", data_dir)
+        except UserError as error:
+            if name is not None:
+                raise
+            print(f"Gaussian inputs, as there is no MNIST here: {error}")
+        else:
+            return name or "mnist", inputs.of_images(images, "scalar", count, seed=0)
+    return "gaussian", inputs.gaussian(FEATURES, count, seed=0)
+
+
+def scaled_error(ours: SparseKernels, other: SparseKernels, pairs: inputs.Pairs) -> np.ndarray:
+    """The largest over pairs and l at each connectivity."""
+    scale = lengths(pairs)[:, None]
+    return np.maximum(abs(ours.k1 - other.k1) / scale, abs(ours.k2 - other.k2) / scale**2).max(axis=0)
+
+
+def lengths(pairs: inputs.Pairs) -> Float64[np.ndarray, " pairs"]:
+    """|x||y|."""
+    return np.prod([np.linalg.norm(np.asarray(z, np.float64), axis=1) for z in (pairs.x, pairs.y)], axis=0)
+
+
+def pilot(pairs: inputs.Pairs) -> Pilot:
+    """Deviation of the scaled kernels over masks, the larger of both, its median over the first few pairs."""
+    few = inputs.Pairs(*(part[:PILOT_PAIRS] for part in pairs))
+    sample_masks(few.x[0], few.y[0], 0.5, PILOT_MASKS)  # compiles
+    start = time.perf_counter()
+    estimates = [
+        [sample_masks(x, y, p, PILOT_MASKS) for p in CONNECTIVITIES]
+        for x, y in zip(few.x, few.y, strict=True)
+    ]
+    seconds = (time.perf_counter() - start) / len(few.x) / len(CONNECTIVITIES) / PILOT_MASKS
+    stderr = np.array([[(e.k1_stderr, e.k2_stderr) for e in row] for row in estimates])
+    scale = lengths(few)[:, None]
+    deviation = np.maximum(stderr[..., 0] / scale, stderr[..., 1] / scale**2) * PILOT_MASKS**0.5
+    return Pilot(np.median(deviation, axis=0), seconds)
+
+
+def measure(name: str, pairs: inputs.Pairs, checked: int, tolerance: float) -> tuple[list[dict], float]:
+    """A row per connectivity, and the seconds of the whole exact call."""
+    start = time.perf_counter()
+    kernels = inputs.exact_kernels(pairs, CONNECTIVITIES, tolerance)
+    total = time.perf_counter() - start
+
+    chosen = np.unique(np.linspace(0, len(pairs.x) - 1, checked).astype(int))
+    part = inputs.Pairs(*(values[chosen] for values in pairs))
+    finest = sparse_kernels(part.x, part.y, CONNECTIVITIES, tolerance=0.0)
+    ours = kernels._replace(k1=kernels.k1[chosen], k2=kernels.k2[chosen])
+    error, estimate = scaled_error(ours, finest, part), kernels.error_estimate.max(axis=0)
+
+    sampling = pilot(pairs)
+    seconds = total / len(pairs.x) / len(CONNECTIVITIES)
+    masks = (sampling.deviation / estimate) ** 2
+    monte_carlo = masks * sampling.seconds
+    columns = {
+        "connectivity": CONNECTIVITIES,
+        "error": error,
+        "error_estimate": estimate,
+        "masks": masks,
+        "monte_carlo_seconds": monte_carlo,
+        "ratio": monte_carlo / seconds,
+        "monte_carlo_error": sampling.deviation * (sampling.seconds / seconds) ** 0.5,
+    }
+    same = {"inputs": name, "pairs": len(pairs.x), "seconds": seconds}
+    return [
+        same | {key: float(column[i]) for key, column in columns.items()} for i in range(len(error))
+    ], total
+
+
+def draw(rows: Sequence[dict], tolerance: float) -> Figure:
+    """Errors over connectivity, Monte Carlo given the same time; and times for the same error."""
+    figure = Figure(figsize=(9.5, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    curves = {
+        left: {
+            "error_estimate": ("o-", "exact: its own estimate"),
+            "error": ("s-", "exact: against the finest setting"),
+            "monte_carlo_error": ("^--", "Monte Carlo in the same time"),
+        },
+        right: {"seconds": ("o-", "exact"), "monte_carlo_seconds": ("^--", "Monte Carlo to the same error")},
+    }
+    for axes, lines in curves.items():
+        for name, (style, label) in lines.items():
+            axes.plot([r["connectivity"] for r in rows], [r[name] for r in rows], style, label=label)
+        axes.set(xscale="log", yscale="log", xlabel="connectivity")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    left.axhline(tolerance, color="0.5", linewidth=0.8)
+    left.set(ylabel="largest scaled error")
+    right.set(ylabel="seconds for one pair at one connectivity")
+    for axes in curves:
+        axes.legend(frameon=False, fontsize=8)
+    figure.suptitle(f"{rows[0]['pairs']} pairs of {rows[0]['inputs']}, {output.machine()}", fontsize=10)
+    return figure
+
+
+def main(settings: Settings, run: Output) -> None:
+    count, checked, tolerance = settings.pairs, settings.checked, settings.tolerance
+    name, pairs = draw_pairs(settings.dataset, count, settings.data_dir)
+    rows, seconds = measure(name, pairs, checked, tolerance)
+    output.print_table(rows, COLUMNS)
+    print(
+        f"{name}: {count} pairs at {len(CONNECTIVITIES)} connectivities in {seconds:.1f} s, compilation included"
+        f" ({count / seconds:.1f} pairs/s); largest scaled error of {min(checked, count)} of them"
+        f" {max(r['error'] for r in rows):.2g}"
+    )
+    least = min(rows, key=lambda r: r["ratio"])
+    print(
+        f"Monte Carlo takes at least {least['ratio']:.2g} times as long (connectivity {least['connectivity']:.2g}:"
+        f" {least['masks']:.2g} masks)"
+    )
+    launch.wrote(
+        run,
+        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
+        output.write_figure(run.folder, EXPERIMENT, draw(rows, tolerance)),
+    )
+
+
+COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))
+
+if __name__ == "__main__":
+    launch.run(COMMAND)

@@ -1,0 +1,1 @@
+"""Experiments that neither paper has."""

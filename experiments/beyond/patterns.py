@@ -1,0 +1,247 @@
+"""Which weights to keep: accuracy at one budget over patterns of masks and distributions over layers.
+
+    python -m experiments.patterns                                       # an MLP on digits, a minute on 2 cores
+    python -m experiments.patterns --preset=mnist                        # an MLP on MNIST
+    python -m experiments.patterns --preset=million                      # widths up to 1,000,000, half an hour
+    python -m experiments.patterns --preset=cifar --dataset=cifar100     # ResNet-18, 10,000 images, hours on 2 cores
+
+Networks of one width with the weight count of the dense network of the base width, which stands beside them. A pattern
+says which weights a layer keeps (single ones, as many inputs of every unit, N of every four inputs, blocks, whole
+kernels of convolutions), a distribution how many. Rates and initial weights follow the kept inputs of a unit (SμPar,
+from the base width), so that no distribution is favoured by its learning rate.
+Writes WORKDIR/patterns.csv, a row per pattern and distribution, and WORKDIR/patterns.png. The time of a step is that of
+one network where the distributions of a pattern train as one program, run as --execution says; on a CPU
+it is that of all cores together.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from experiments.benchmarks import timing
+from experiments.beyond import patterns_figure
+from experiments.lab import families, launch, output, presets, recipe
+from experiments.lab.families import Network, Row
+from experiments.lab.flags import Command
+from experiments.lab.intervals import Estimate, estimate
+from experiments.lab.launch import Run
+from wsn.errors import UserError
+from wsn.sparsity import family
+from wsn.sparsity.budget import DISTRIBUTIONS
+from wsn.sparsity.patterns import PATTERNS
+from wsn.spec import Group, Spec, setting
+from wsn.training import train
+
+EXPERIMENT = "patterns"
+COLUMNS = [
+    "dataset",
+    "base_width",
+    "width",
+    "pattern",
+    "distribution",
+    *families.COLUMNS,
+    "diverged",
+    "step_milliseconds",
+]
+USUAL = ("elementwise", "largest_first")  # what the others are compared to
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset(presets.Preset):
+    """Settings of one figure; the base width is the dense network's."""
+
+    model: str = presets.of_spec("model", "mlp")
+    hidden_layers: int = presets.of_spec("hidden_layers", 1)
+    parameterization: str = presets.of_spec("parameterization", "smup")
+    patterns: tuple[str, ...] = setting(
+        "Patterns of masks.", ("elementwise", "fan_in", "n_m", "block"), choices=tuple(PATTERNS)
+    )
+    distributions: tuple[str, ...] = setting(
+        "How the budget is shared among layers.", tuple(DISTRIBUTIONS), choices=tuple(DISTRIBUTIONS)
+    )
+    repeats: int = setting("Epochs of which the fastest gives the time of a step.", 50, least=1)
+
+
+MLP = Preset(
+    dataset="digits",
+    hidden_layers=2,
+    distributions=tuple(
+        name for name in DISTRIBUTIONS if name != "erdos_renyi_kernel"
+    ),  # the same as erdos_renyi
+    base_width=8,
+    widths=(32,),
+    learning_rate=0.1,
+    train_samples=1000,
+    batch_size=50,
+    epochs=60,
+    seeds=5,
+)
+PRESETS = {
+    "quick": MLP,
+    "mnist": dataclasses.replace(
+        MLP, dataset="mnist", widths=(128,), train_samples=10_000, batch_size=100, epochs=20, repeats=5
+    ),
+    # One hidden layer, of up to a million units; SμPar's rates need Adam where the last layer is sparse.
+    "million": dataclasses.replace(
+        MLP,
+        dataset="mnist",
+        hidden_layers=1,
+        patterns=("fan_in", "elementwise"),
+        distributions=("largest_first",),
+        base_width=2000,
+        widths=(8000, 32_000, 128_000, 1_000_000),
+        optimizer="adam",
+        learning_rate=0.001,
+        train_samples=2000,
+        batch_size=32,
+        epochs=4,
+        eval_every=252,  # at the end: an evaluation of a million units costs as much as an epoch
+        seeds=1,
+        repeats=1,
+    ),
+    "cifar": Preset(
+        **{key: value for key, value in vars(families.SMALL).items() if key not in ("widths", "base_widths")},
+        model="resnet18",
+        widths=(18,),
+        repeats=1,
+        patterns=("elementwise", "io", "fan_in", "n_m", "block"),
+    ),
+}
+
+
+def template(preset: Preset) -> Spec:
+    """The network of a preset; ResNets by the recipe of Appendix A. Width, mask and kept counts are filled in later."""
+    spec = presets.spec(preset) if preset.model == "mlp" else recipe.template(preset)
+    return dataclasses.replace(spec, rate_width=preset.base_width)
+
+
+def networks(preset: Preset) -> list[Network]:
+    """The dense network of the base width, and at every width each pattern under each distribution.
+
+    What the budget of a width cannot hold is printed and left out. Raises UserError for widths below the base width.
+    """
+    dense = template(preset)
+    shapes = families.shapes_of(dense)
+    family.check_widths(preset.base_width, preset.widths)
+    columns = {"pattern": "dense", "distribution": "dense"}
+    found = [Network(preset.base_width, "dense", dense, preset.seeds, columns)]
+    for pattern in preset.patterns:
+        masked = dataclasses.replace(dense, mask=pattern)
+        for width in (width for width in preset.widths if width > preset.base_width):
+            for distribution in preset.distributions:
+                columns = {"pattern": pattern, "distribution": distribution}
+                try:
+                    [spec] = family.sparse(masked, preset.base_width, [width], shapes, distribution)
+                except UserError as refusal:
+                    print(f"width {width}, {pattern}, {distribution} is left out ({refusal})")
+                    continue
+                found.append(Network(preset.base_width, pattern, spec, preset.seeds, columns))
+    return found
+
+
+def program(network: Network) -> tuple[str, int]:
+    """What networks of one program share: they differ in the kept counts alone."""
+    return network.spec.mask if network.spec.kept else "dense", network.spec.width
+
+
+def step_milliseconds(asked: Sequence[Network], run: Run, repeats: int) -> dict[tuple[str, int], float]:
+    """By program, the time of a step of one network, one seed each; one program at a time is in memory.
+
+    On a CPU that of all its cores together, so that what else the machine does counts little.
+    """
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
+    members: dict[tuple[str, int], dict[Spec, None]] = {}
+    for network in asked:
+        members.setdefault(program(network), {})[network.spec] = None
+    times = {}
+    for key, specs in members.items():
+        group, source = Group(tuple(specs), (0,)), run.source_of(next(iter(specs)))
+        prepared = train.prepare(group, source, execution=run.execution)
+        seconds = timing.interleaved({"epoch": timing.epoch(prepared)}, repeats, clock)["epoch"]
+        times[key] = 1e3 * float(np.min(seconds)) / (prepared.feed.steps * len(specs))
+    return times
+
+
+def gains(rows: Sequence[Row], by: str) -> dict[str, Estimate]:
+    """Best test accuracy of each pattern (or distribution) less that of the usual one, a mean over all the others.
+
+    Over the pairs that differ in nothing else and of which both have a finished seed.
+    """
+    usual = USUAL[("pattern", "distribution").index(by)]
+    place = {_place(row, row[by], by): row["test"] for row in rows if row["test"]}
+    found = {}
+    for name in dict.fromkeys(row[by] for row in rows if row["pattern"] != "dense"):
+        keys = [(_place(row, name, by), _place(row, usual, by)) for row in rows if row[by] == name]
+        pairs = [(place[own], place[other]) for own, other in keys if own in place and other in place]
+        if name != usual and pairs:
+            found[name] = estimate(
+                lambda own, other: (own - other).mean(1), *map(list, zip(*pairs, strict=True))
+            )
+    return found
+
+
+def _place(row: Row, name: str, by: str) -> tuple:
+    other = row["distribution" if by == "pattern" else "pattern"]
+    return row["width"], name, other
+
+
+def over_dense(rows: Sequence[Row]) -> dict[str, Estimate]:
+    """Best test accuracy of every pattern, a mean over distributions and widths, less that of the dense network."""
+    tests: dict[str, list[list[float]]] = {}
+    for row in rows:
+        if row["test"]:
+            tests.setdefault(row["pattern"], []).append(row["test"])
+    dense = tests.pop("dense", [])
+    return {
+        name: estimate(lambda own, base: own.mean(1) - base.mean(1), own, dense)
+        for name, own in tests.items()
+        if dense
+    }
+
+
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """What every pattern and distribution gains, over the dense network and over the usual one."""
+    lines = [
+        f"{name} over the dense network of base width {rows[0]['base_width']}: {gain.show(100)} points"
+        for name, gain in over_dense(rows).items()
+    ]
+    for by, usual in zip(("pattern", "distribution"), USUAL, strict=True):
+        lines += [f"{by} {name} over {usual}: {g.show(100)} points" for name, g in gains(rows, by).items()]
+    return [
+        *lines,
+        "intervals: 95 %, Student's t, the deviation over seeds pooled over the networks of each side",
+    ]
+
+
+def main(preset: Preset, run: Run) -> None:
+    asked = networks(preset)
+    results = families.collect(asked, run, EXPERIMENT, together=program)
+    if results is None:
+        return
+    times = step_milliseconds(asked, run, preset.repeats)
+    trained = {result.spec for result in results}
+    there = [network for network in asked if network.spec in trained]
+    rows = [
+        row | {"step_milliseconds": times[program(network)]}
+        for network, row in zip(there, families.table(there, results), strict=True)
+    ]
+    output.print_table(rows, COLUMNS)
+    layers = f"{preset.hidden_layers} hidden layer{'s' * (preset.hidden_layers > 1)}"
+    figure = patterns_figure.draw(
+        rows, preset, "ResNet-18" if preset.model == "resnet18" else f"MLP, {layers}"
+    )
+    written = (
+        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
+        output.write_figure(run.folder, EXPERIMENT, figure),
+    )
+    print(*verdicts(rows), sep="\n")
+    launch.wrote(run, *written)
+
+
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)
+
+if __name__ == "__main__":
+    launch.run(COMMAND)

@@ -1,0 +1,273 @@
+"""Width apart from weights: which networks, with which learning rates, and how fast each of them begins.
+
+In: settings. Out: dense networks, whose weights grow with their width, and families of fixed weights, each in several
+arms, which differ in how learning rates follow the network: one for all (as in the convergence paper), over the kept
+inputs of a unit (`rate_width`), and tuned network by network.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from experiments.convergence import halting, path, settings, study
+from experiments.convergence.halting import Curve, Point, deviation, mean
+from experiments.lab import launch, output, presets
+from experiments.lab.families import Network, Row
+from experiments.lab.launch import Run
+from kernels.trace import traces
+from wsn.data.feeds import Source
+from wsn.data.language.text import Text
+from wsn.data.splits import Splits
+from wsn.errors import UserError, choose
+from wsn.networks import models
+from wsn.networks.layers import Weighing
+from wsn.records.record import Label, Result
+from wsn.sparsity import family
+from wsn.sparsity.budget import DISTRIBUTIONS
+from wsn.spec import WIDEST, Group, Spec, setting
+from wsn.training import optimizers
+from wsn.training.state import initial_members
+
+ARMS = {
+    "one": "one rate",
+    "fan_in": "rate over kept inputs",
+    "tuned": "rate tuned",
+}
+FACTORS = 2.0 ** np.arange(-2, 6)  # of the learning rate, in tuning
+TUNING_SEEDS = 2
+SAMPLES, TRACED_SEEDS = 256, 3  # outputs, and networks, that a trace is a mean over
+BATCH = 32  # inputs that share the statistics of a batch normalisation, as in training
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset(settings.Settings):
+    """Dense networks of --widths, and for every base width one of each width above it, with its weights."""
+
+    base_widths: tuple[int, ...] = setting(
+        "Widths of the dense networks whose weights are the budgets.", least=1, most=WIDEST
+    )
+    distribution: str = setting(
+        "How a budget is shared among layers.", "largest_first", choices=tuple(DISTRIBUTIONS)
+    )
+    sparsify: tuple[str, ...] = setting(
+        "Groups of layers that lose weights, such as hidden,softmax; none: all but embedding and softmax.", ()
+    )
+    arms: tuple[str, ...] = setting(
+        f"How learning rates follow the network: of {', '.join(ARMS)}.", tuple(ARMS)
+    )
+    rate_width: int = presets.of_spec("rate_width")
+    depth: int | None = presets.of_spec("depth", None)
+    hidden_layers: int | None = presets.of_spec("hidden_layers", None)
+    tuning_epochs: int = setting("Epochs of each learning rate that is tried.", least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settings.check_list("base_widths", self.base_widths)
+        settings.check_list("arms", self.arms)
+        if max(self.base_widths) > max(self.widths):
+            raise UserError("`base_widths`: give no width above all of `widths`")
+        for name in self.arms:
+            choose(ARMS, "arms", name)
+        if self.rate_width < 1:
+            raise UserError("`rate_width`: give the width whose rates the others are measured in, at least 1")
+
+
+def template(preset: Preset) -> Spec:
+    """What all networks of a preset share; the rates of its arms come later."""
+    return dataclasses.replace(study.template(preset), rate_width=0)
+
+
+def networks(preset: Preset, run: Run) -> list[Network]:
+    """All networks, at one learning rate: dense ones, then every family. Raises UserError."""
+    base = template(preset)
+    source = run.source_of(base)
+    samples(source, 1, 1)  # what cannot be traced is told before anything is trained
+
+    def shapes(width: int):
+        return study.shapes_of(source, dataclasses.replace(base, width=width))
+
+    whole = family.whole_layers(models.groups_of(base, shapes(preset.widths[0])), preset.sparsify)
+    found = [
+        Network(min(preset.widths), "dense", spec, preset.seeds) for spec in family.dense(base, preset.widths)
+    ]
+    for width in preset.base_widths:
+        widths = sorted({width, *(wide for wide in preset.widths if wide > width)})
+        members = family.sparse(base, width, widths, shapes, preset.distribution, whole)
+        found += [Network(width, "sparse", spec, preset.seeds) for spec in members]
+    return found
+
+
+def in_arms(preset: Preset, asked: Sequence[Network], tuned: dict[Spec, float]) -> list[Network]:
+    """The networks in every arm whose learning rates are known, the arm among their columns."""
+
+    def with_rates(spec: Spec, arm: str) -> Spec:
+        if arm == "tuned":
+            return dataclasses.replace(spec, learning_rate=tuned[spec])
+        # The dense network of that width has the rates that it has anyway.
+        own = arm == "one" or (spec.width == preset.rate_width and not spec.kept)
+        return spec if own else dataclasses.replace(spec, rate_width=preset.rate_width)
+
+    return [
+        network._replace(spec=with_rates(network.spec, arm), columns={"arm": arm})
+        for arm in preset.arms
+        if arm != "tuned" or tuned
+        for network in asked
+    ]
+
+
+def tune(preset: Preset, asked: Sequence[Network], run: Run, experiment: str) -> dict[Spec, float]:
+    """The learning rate of every network that has the least validation loss after a few epochs, writing a table.
+
+    Nothing where no arm asks for it, and after a dry run. Raises UserError where every rate diverged.
+    """
+    if "tuned" not in preset.arms:
+        return {}
+    of = {network.spec: network for network in asked}
+    options = {spec: candidates(spec, preset.tuning_epochs) for spec in of}
+    labels = {
+        option: Label(experiment, run.preset, of[spec].base_width, of[spec].kind)
+        for spec, some in options.items()
+        for option in some
+    }
+    found = launch.train(run, [(some, TUNING_SEEDS) for some in options.values()], labels)
+    if found is None:
+        return {}
+    best, rows = {}, []
+    for spec, some in options.items():
+        losses = {option.learning_rate: final_loss(option, found) for option in some}
+        usable = {rate: loss for rate, loss in losses.items() if np.isfinite(loss)}
+        if not usable:
+            raise UserError(
+                f"`arms=tuned`: every learning rate diverged at width {spec.width}: lower `learning_rate`"
+            )
+        best[spec] = min(usable, key=usable.__getitem__)
+        place = of[spec]
+        rows += [
+            {"kind": place.kind, "base_width": place.base_width, "width": spec.width}
+            | {"learning_rate": rate, "validation_loss": loss, "chosen": int(rate == best[spec])}
+            for rate, loss in losses.items()
+        ]
+        if best[spec] in (min(losses), max(losses)):
+            print(
+                f"`arms=tuned`: rate {best[spec]:g} of width {spec.width} is an end of those that were tried"
+            )
+    output.write_table(run.folder, "learning_rates", rows, list(rows[0]))
+    return best
+
+
+def candidates(spec: Spec, epochs: int) -> tuple[Spec, ...]:
+    """The network with each learning rate that is tried, for a few epochs."""
+    return tuple(
+        dataclasses.replace(
+            spec,
+            learning_rate=float(f"{spec.learning_rate * factor:.4g}"),
+            epochs=epochs,
+            stop="epochs",
+            probes=(),
+        )
+        for factor in FACTORS
+    )
+
+
+def final_loss(option: Spec, results: Sequence[Result]) -> float:
+    """Mean validation loss at the end, over seeds; NaN where one diverged."""
+    return float(np.mean([r.curves[halting.LOSS][-1] for r in results if r.spec == option]))
+
+
+def curves(asked: Sequence[Network], results: Sequence[Result], run: Run) -> list[Curve]:
+    """A curve over width for every arm and family, of the networks that have a record; one common loss for all."""
+    source = run.source_of(asked[0].spec)
+    runs = halting.halted([r for r in results if r.spec in {n.spec for n in asked}], study.ceiling(source))
+    lines: dict[tuple, list[Point]] = {}
+    for network in asked:
+        own = [one for one in runs if one.result.spec == network.spec]
+        row = study.describe(network, run) | {"base_width": network.base_width}
+        if own:
+            row["rate_trace"] = rate_trace(network.spec, run)
+            lines.setdefault((row["arm"], row["kind"], row["base_width"]), []).append(Point(row, own))
+    return [Curve(points) for points in lines.values()]
+
+
+def rate_trace(spec: Spec, run: Run) -> float:
+    """Trace of the tangent kernel at the start, every parameter's part times its learning rate; a mean over seeds."""
+    plain, source = dataclasses.replace(spec, rate_width=0, learning_rate=1.0), run.source_of(spec)
+    model = models.build(spec, source.input_shape, source.classes)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0))[0])
+    rules = models.scalings(spec, model, params)
+    return sum(
+        spec.learning_rate * rules[path].learning_rate * value
+        for path, value in start_traces(plain, run).items()
+    )
+
+
+@cache
+def start_traces(spec: Spec, run: Run) -> dict[str, float]:
+    """`kernels.trace.traces` of a network at the start, by parameter, over held-out inputs and seeds."""
+    source = run.source_of(spec)
+    model = models.build(spec, source.input_shape, source.classes)
+    group = Group((spec,), tuple(range(TRACED_SEEDS)))
+    members = initial_members(group, model, optimizers.build(spec, optimizers.Horizon(1, 1)))
+    stats = jax.tree.map(lambda x: x[0], members.state.stats)
+    inputs = samples(source, SAMPLES, BATCH if stats else 1)
+
+    def apply(params: Any, x: Array) -> Array:
+        if not stats:
+            return model.apply(params, {}, x)
+        return model.apply_training(params, stats, x, Weighing(jnp.ones(len(x))))[0]
+
+    size = jax.eval_shape(apply, jax.tree.map(lambda x: x[0], members.state.params), inputs[0]).size
+    chosen = jax.random.randint(jax.random.key(1), (len(inputs),), 0, size)
+
+    def member(one: tuple[Any, Any]) -> dict[str, Array]:
+        params, keep = one
+        return traces(apply, params, keep, inputs, chosen)
+
+    found = jax.jit(lambda members: jax.lax.map(member, members))((members.state.params, members.keep))
+    return {path: float(x.mean()) for path, x in found.items()}
+
+
+def samples(source: Source, count: int, batch: int) -> Float[Array, "samples batch ..."] | Array:
+    """Held-out inputs, each as a network sees it: windows of a text, or small batches of images."""
+    if isinstance(source, Text):
+        first = jax.random.randint(jax.random.key(0), (count,), 0, len(source.held_out) - source.sequence)
+        places = np.asarray(first)[:, None] + np.arange(source.sequence)
+        return jnp.asarray(source.held_out[places], jnp.int32)[..., None]
+    if not isinstance(source, Splits):
+        raise UserError("`dataset`: this experiment reads images and texts alone")
+    rows = np.asarray(jax.random.permutation(jax.random.key(0), len(source.validation_images)))
+    rows = (
+        np.resize(rows, (min(count, len(rows)), batch))
+        if batch > 1
+        else np.arange(min(count, len(rows)))[:, None]
+    )
+    return jnp.asarray((source.validation_images[rows] - source.mean) / source.deviation, jnp.float32)
+
+
+def rows(curves: Sequence[Curve], epoch: dict[Spec, int]) -> Iterator[Row]:
+    """A row per network and arm: what it is, its times, and the factors of its time."""
+    for curve in curves:
+        for point in curve.points:
+            spec = point.runs[0].result.spec
+            row = point.row | halting.summary(point, epoch[spec])
+            row["common_steps_far_mean"] = mean([run.common[1] for run in point.runs])
+            for name in path.FACTORS:
+                values = [path.geometry(run, "all")[name] for run in point.certain]
+                row |= {f"{name}_mean": mean(values), f"{name}_std": deviation(values)}
+            yield row
+
+
+def name(curve: Curve) -> str:
+    """The family of a curve."""
+    row = curve.points[0].row
+    return "dense" if row["kind"] == "dense" else f"{row['weights']:,} weights"
+
+
+def families_shown(curves: Sequence[Curve]) -> list[tuple[str, int]]:
+    """(kind, base width) of every family, dense first."""
+    return list(dict.fromkeys((c.points[0].row["kind"], c.points[0].row["base_width"]) for c in curves))

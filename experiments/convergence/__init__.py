@@ -1,0 +1,1 @@
+"""Experiments of "Empirically Characterizing Overparameterization Impact on Convergence" (2019)."""

@@ -1,0 +1,65 @@
+"""One page of everything in a folder: figures to hover over, tables to sort, curves of every run, finished or not.
+
+    python -m experiments.report                                   # results/report.html, seconds
+    python -m experiments.report --workdir=results/kernel_distance --watch
+
+Reads every record, table and figure of WORKDIR and of the folders in it, trains nothing, and writes
+WORKDIR/report.html, one file that needs no network and nothing beside it: open it in a browser, send it to a colleague.
+With --watch it is made anew when something has changed, as often as costs at most 2 % of a core, until Ctrl-C; the open
+page follows.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+
+from experiments.lab import launch
+from experiments.lab.flags import Command
+from experiments.lab.launch import Output
+from experiments.report.page import page
+from experiments.report.read import Reader
+from experiments.report.sections import sections
+from wsn.records.files import replacing
+from wsn.spec import check_bounds, setting
+
+NAME = "report.html"
+SECONDS = 3.0  # between two looks, at least
+SHARE = 0.02  # of a core, at most
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the page is made."""
+
+    watch: bool = setting("Make the page anew when something has changed, until Ctrl-C.", False)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+def write(workdir: Path, reader: Reader, seconds: float | None = None) -> Path:
+    """WORKDIR/report.html, when the folder has something that the page does not show yet."""
+    before = reader.stamp
+    found = reader.read(workdir)
+    path = workdir / NAME
+    if reader.stamp != before:
+        text = page(sections(found, workdir), workdir, seconds)
+        with replacing(path) as file:
+            file.write(text)
+    return path
+
+
+def main(settings: Settings, run: Output) -> None:
+    reader = Reader()
+    seconds = SECONDS if settings.watch else None
+    print(f"open {write(run.folder, reader, seconds)} in a browser", flush=True)
+    while settings.watch:
+        began = time.process_time()
+        write(run.folder, reader, seconds)
+        time.sleep(max(SECONDS, (time.process_time() - began) / SHARE))
+
+
+COMMAND = Command(main, {"default": Settings()}, Output("results"))
+
+if __name__ == "__main__":
+    launch.run(COMMAND)

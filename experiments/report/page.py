@@ -1,0 +1,223 @@
+"""The page: sections → one HTML file with its library, its data and its style inside.
+
+All text is escaped where it enters HTML; and a policy lets no script run but those whose hash it names.
+"""
+
+import base64
+import datetime
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from plotly import offline
+
+from experiments.report import chart
+from experiments.report.charts import data_of
+from experiments.report.read import Trained
+from experiments.report.sections import Section
+from experiments.report.tables import shown_name, table_html, text
+from wsn.records.progress import duration
+
+FOLDER = Path(__file__).parent
+WIDE = 8  # largest over least value from which on an axis begins logarithmic
+TIME = "%Y-%m-%d %H:%M UTC"
+NOTHING = """<p>There is nothing here yet. Train a family of networks in a minute or two, and make this page anew:</p>
+<pre>python -m experiments.kernel_distance
+python -m experiments.report</pre>"""
+UNSAID = (
+    "<p>Not kept here: an older version drew this. Its command prints it again, and trains nothing twice.</p>"
+)
+ABOUT = """Points are means over seeds, with deviations where the table has them. A click on a point shows the curves of
+its networks; so does the button of a row in the table below."""
+
+
+def page(sections: Sequence[Section], workdir: Path, seconds: float | None = None) -> str:
+    """The whole page; with `seconds` an open one asks for a newer one so often."""
+    names = {_identifier(section): section for section in sections}
+    data = {"sections": data_of(names)}
+    main = "".join(_section(name, section) for name, section in names.items())
+    made = datetime.datetime.now(datetime.UTC)
+    scripts = [_own("fresh.js"), _library(), _own("page.js")]
+    hashes = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
+    policy = (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:;"
+        " frame-src 'self' file:; base-uri 'none'; form-action 'none'"
+    )
+    watch = f' data-watch="{seconds:g}"' if seconds else ""
+    return f"""<!DOCTYPE html>
+<html lang="en" data-made="{made.timestamp():.3f}"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}"><script>{scripts[0]}</script>
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>wsn: {text(workdir.name)}</title>
+<style>{_own("page.css")}</style></head><body{watch}>
+<a class="skip" href="#main">to the results</a>
+<header><h1>Width at a fixed number of weights</h1>
+<div class="live" id="made"><p>{text(workdir)}, {_counted(sections)}, {made.strftime(TIME)}</p></div></header>
+<nav aria-label="Experiments" class="live" id="nav">{_navigation(names)}</nav>
+<main id="main">{main or NOTHING}</main>
+<script type="application/json" id="data">{_json(data)}</script>
+{"".join(f"<script>{script}</script>" for script in scripts)}</body></html>
+"""
+
+
+def _section(name: str, section: Section) -> str:
+    where = "" if section.folder == "." else f" <small>{text(section.folder)}</small>"
+    said = "".join(f"<p>{text(line)}</p>" for line in _paragraphs(section.said))
+    notes = "".join(f"<li>{text(note)}</li>" for note in section.notes)
+    tables = "".join(table_html(f"{name}-t{i}", table) for i, table in enumerate(section.tables))
+    return f"""<section id="{name}" class="tab" aria-labelledby="{name}-h">
+<div class="live" id="{name}-top"><h2 id="{name}-h">{text(section.title)}{where}</h2>
+<p class="question">{text(section.question)}</p>
+{f'<div class="verdict"><h3>Verdict</h3>{said or UNSAID}</div>' if said or section.command else ""}
+{f'<ul class="notes">{notes}</ul>' if notes else ""}{_progress(section.groups)}</div>
+<div class="live" id="{name}-controls">{_controls(name, section)}</div>
+<figure hidden><figcaption>{ABOUT}</figcaption>
+<div class="plot" id="{name}-plot" role="img" aria-label="{text(section.title)}; its numbers are below"></div>
+</figure>
+<figure hidden><figcaption id="{name}-chosen" aria-live="polite"></figcaption>
+<div class="plot" id="{name}-curves" role="img" aria-label="Curves of the chosen networks over training"></div></figure>
+<div class="live" id="{name}-tables">{tables}</div>
+<div class="live" id="{name}-made">{_made(section)}</div></section>
+"""
+
+
+def _controls(name: str, section: Section) -> str:
+    """What is drawn: one choice of table, and for each table its axes; and the metric of curves."""
+    parts, charts = [], [chart.chart(table.rows) for table in section.tables]
+    drawn = [(str(i), section.tables[i].name) for i, one in enumerate(charts) if one]
+    if drawn:
+        parts.append(_select(f"{name}-table", "table", drawn))
+    for i, one in enumerate(charts):
+        if one:
+            axes = [
+                _select(f"{name}-{axis}{i}", axis, [(value, shown_name(value)) for value in values])
+                for axis, values in (("x", one.axes), ("y", one.measures))
+            ]
+            parts.append(f'<span data-of="{i}"{" hidden" * (str(i) != drawn[0][0])}>{" ".join(axes)}</span>')
+    first = next((one for one in charts if one), None)
+    if first:
+        parts += [_check(f"{name}-logx", "log x", wide(first.columns[first.axes[0]]))]
+        parts += [_check(f"{name}-logy", "log y")]
+    metrics = list(dict.fromkeys(m for member in section.members for m in map(_metric, member.result.curves)))
+    metrics.sort(key=lambda metric: metric != "loss")
+    if metrics:
+        options = [(metric, shown_name(metric)) for metric in metrics]
+        parts += [_select(f"{name}-metric", "curves of", options)]
+        parts += [_check(f"{name}-epochs", "over epochs"), _check(f"{name}-logc", "log curves")]
+    return f'<div class="controls">{"".join(parts)}</div>'
+
+
+def _metric(curve: str) -> str:
+    return curve.partition("_")[2] or curve
+
+
+def _select(name: str, label: str, options: Iterable[tuple[str, str]]) -> str:
+    inside = "".join(f'<option value="{text(value)}">{text(shown)}</option>' for value, shown in options)
+    return f'<label for="{name}">{label} <select id="{name}">{inside}</select></label>'
+
+
+def wide(values: Sequence[Any]) -> bool:
+    """Whether an axis with these values is best logarithmic."""
+    known = [value for value in values if value is not None]
+    return min(known) > 0 and max(known) >= WIDE * min(known)
+
+
+def _check(name: str, label: str, checked: bool = False) -> str:
+    return f'<label for="{name}"><input type="checkbox" id="{name}"{" checked" * checked}>{label}</label>'
+
+
+def _progress(groups: Sequence[Trained]) -> str:
+    """The groups that are not finished: how far, how long, by whom."""
+    rows = []
+    for group in groups:
+        if group.state == "finished":
+            continue
+        header, spec = group.header, group.members[0].result.spec
+        share, left, owner = header.get("share"), header.get("left"), header.get("owner")
+        training = group.state == "training"
+        state = {
+            "stopped": "stopped: the same command goes on",
+            "silent": f"no news since {header.get('written')}",
+        }
+        lost = sum(member.state == "diverged" for member in group.members)
+        rows.append(
+            f"<tr><td>width {spec.width}{' sparse' if spec.kept else ''}, {len(group.members)} networks</td>"
+            f"<td>{state.get(group.state, group.state)}{f', {lost} diverged' if lost else ''}</td>"
+            f"<td>{_bar(share)}</td>"
+            f"<td>{duration(left) if left is not None and training else ''}</td>"
+            f"<td>{text('{pid} on {host}'.format(**owner)) if owner else ''}</td></tr>"
+        )
+    if not rows:
+        return ""
+    head = "".join(
+        f'<th scope="col">{name}</th>' for name in ("group", "state", "done", "time left", "process")
+    )
+    return f"""<div class="scroll"><table class="progress"><caption>In training</caption>
+<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>"""
+
+
+def _bar(share: float | None) -> str:
+    if share is None:
+        return "not evaluated yet"
+    return f'<progress value="{share:.4f}" aria-label="done"></progress> {100 * share:.0f} %'
+
+
+def _made(section: Section) -> str:
+    """The command, versions, device and time."""
+    items = [("drawn", section.time.strftime(TIME))] if section.time else []
+    items += section.made
+    inside = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in items)
+    command = f"<pre>{text(section.command)}</pre>" if section.command else ""
+    return f"{command}<dl>{inside}</dl>"
+
+
+def _navigation(names: dict[str, Section]) -> str:
+    items = []
+    for name, section in names.items():
+        training = sum(group.state == "training" for group in section.groups)
+        badge = f" <b>{training} in training</b>" if training else ""
+        where = "" if section.folder == "." else f"{section.folder}/"
+        items.append(f'<li><a href="#{name}">{text(where + section.title)}{badge}</a></li>')
+    return f"<ul>{''.join(items)}</ul>"
+
+
+def _counted(sections: Sequence[Section]) -> str:
+    groups = [group for section in sections for group in section.groups]
+    networks = sum(len(group.members) for group in groups)
+    lost = sum(member.state == "diverged" for group in groups for member in group.members)
+    counted = f"{len(groups)} groups with {networks} networks"
+    return f"{counted}, {lost} of them diverged" if lost else counted
+
+
+def _paragraphs(lines: Iterable[str]) -> list[str]:
+    return [line for line in lines if line.strip()]
+
+
+def _identifier(section: Section) -> str:
+    """An id that does not change while the section is there, of letters that need no escape."""
+    place = f"{section.folder}/{section.title}"
+    plain = re.sub(r"[^a-z0-9]+", "-", place.lower()).strip("-")
+    return f"{plain}-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:6]}"
+
+
+def _json(data: Any) -> str:
+    """JSON that ends no script element."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+@cache
+def _own(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+@cache
+def _library() -> str:
+    return offline.get_plotlyjs()
+
+
+@cache
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,1 @@
+"""Theorem 1 and the optimum connectivity, exact and simulated."""

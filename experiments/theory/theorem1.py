@@ -1,0 +1,244 @@
+"""Theorem 1 against simulated networks, and against a file of cases.
+
+    python -m experiments.theorem1                              # Gaussian inputs and digits, a minute on 2 cores
+    python -m experiments.theorem1 --dataset=mnist              # Gaussian inputs and MNIST, some minutes
+    python -m experiments.theorem1 --cases=FILE.json            # seconds to a minute
+
+For each input, connectivity and width: D of independently drawn networks, exact D with Bernoulli masks and
+equation (4), each a mean over the same pairs. z is the difference of the first two in standard errors over networks
+(pairs share a network, so they are no sample). The squared distances are far from normal, most of all where few
+weights are left: narrow networks are therefore drawn more often (they are cheap), and z is corrected for what skewness
+remains. Writes WORKDIR/theorem1.csv and .png; prints the largest |z| and the Bonferroni threshold at --level over all
+points; exits 0 if none is beyond it. Expect all within, the mean of z near 0, and (4) right at p = 1 alone.
+
+With --cases instead: FILE holds a list of objects with name, x, y, p, n, K1p, K2p (and D). Writes
+WORKDIR/theorem1_cases.csv, prints the largest scaled error last, |error of K_l| / (|x||y|)^l and of D its error times
+(d / |x||y|)^2, and exits 0 if it is within --tolerance. Source: Theorem 1 and equations (1)-(4).
+"""
+
+import dataclasses
+import itertools
+import math
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float64
+
+from experiments.lab import launch, output
+from experiments.lab.flags import Command
+from experiments.lab.launch import Output
+from experiments.theory import figures as theory
+from experiments.theory import inputs as kinds
+from experiments.theory.inputs import Inputs
+from kernels.approximations import eq4
+from kernels.closed_forms import arc_cosine
+from kernels.empirical import MeanDistance, simulated_distance
+from kernels.theorem1 import sparse_kernels, squared_distance
+from wsn import stored
+from wsn.devices import usable_cores
+from wsn.errors import UserError
+from wsn.spec import WIDEST, setting
+
+EXPERIMENT = "theorem1"
+ERRORS = ["scaled_error_K1p", "scaled_error_K2p", "scaled_error_D"]
+COLUMNS = ["name", "method", "K1p", "K2p", "D", "error_estimate", *ERRORS]
+POINT_COLUMNS = [
+    "inputs",
+    "normalization",
+    "d",
+    "pairs",
+    "p",
+    "n",
+    "networks",
+    "simulated",
+    "stderr",
+    "exact",
+    "eq4",
+    "skewness",
+    "z",
+]
+LEAST_NETWORKS = 200  # fewer make no error bar to trust
+HIDDEN_UNITS = 2**17  # a point, at least, in all networks together: narrow networks are drawn more often
+TOLERANCE = 1e-7  # scaled error of K_l: D is then exact to 1e-4 and better, far below the error of simulation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(kinds.Settings):
+    """Which points are compared, or which file of cases."""
+
+    pairs: int = setting("How many pairs of inputs D is a mean over.", 100, least=1, bytes=kinds.PAIR_BYTES)
+    connectivities: tuple[float, ...] = setting(
+        "Connectivities p, in (0, 1].", (1.0, 0.3, 0.1, 0.03, 0.01, 0.003), above=0, most=1, some=True
+    )
+    widths: tuple[int, ...] = setting("Widths n.", (8, 32, 128, 512, 2048), least=1, most=WIDEST, some=True)
+    networks: int = setting(
+        "Simulated networks a point, at least.", LEAST_NETWORKS, least=LEAST_NETWORKS, bytes=8
+    )
+    level: float = setting(
+        "Chance of exit code 1 although theory and simulation agree.", 0.01, least=1e-300, below=1
+    )
+    cases: str | None = setting("Instead: JSON file of cases to evaluate.", None)
+    tolerance: float = setting("Largest scaled error of a case that counts as agreement.", 1e-7, above=0)
+
+
+def read_cases(path: Path) -> list[dict[str, Any]]:
+    """The cases of a file, checked to have the keys that are needed. Raises UserError."""
+    try:
+        cases = stored.parse(stored.read(path))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"`cases={stored.reading_error(path, error)}`: give a JSON list of objects"
+        ) from error
+    if not (isinstance(cases, list) and cases and all(isinstance(case, dict) for case in cases)):
+        raise UserError(f"`cases={path}` is not a list of cases: give a JSON list of objects")
+    for index, case in enumerate(cases):
+        missing = {"name", "x", "y", "p", "n", "K1p", "K2p"} - set(case)
+        if missing:
+            raise UserError(f"`cases={path}`: case {index} has no {', '.join(sorted(missing))}")
+    return cases
+
+
+def evaluate(case: dict[str, Any]) -> dict[str, Any]:
+    """One row of the table: our K_{1,p}, K_{2,p}, D and their scaled differences from the case's."""
+    try:
+        kernels = sparse_kernels(case["x"], case["y"], case["p"])
+        numbers = [case[key] for key in ("p", "n", "K1p", "K2p", *(["D"] if "D" in case else []))]
+        if kernels.k1.shape or any(type(value) not in (int, float) for value in numbers):
+            raise UserError("one pair, one p, one n, one K1p and one K2p make a case")
+        distance = squared_distance(kernels, case["n"])
+        expected = [float(number) for number in numbers[2:]]
+        if not np.isfinite([*expected, float(distance.total)]).all():
+            raise UserError("K1p, K2p and D must be finite")
+    except (UserError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"`cases`: {case['name']}: {error}") from error
+    # Of one or of two factors none of which over- or underflows, since sparse_kernels has accepted the pair.
+    scale = math.hypot(*case["x"]) * math.hypot(*case["y"]) or 1.0
+    values = (
+        case["name"],
+        str(kernels.method),
+        *(float(value) for value in (kernels.k1, kernels.k2, distance.total, kernels.error_estimate)),
+        abs(float(kernels.k1) - expected[0]) / scale,
+        abs(float(kernels.k2) - expected[1]) / scale**2,
+        abs(float(distance.total) - expected[2]) * (len(case["x"]) / scale) ** 2 if "D" in case else "",
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def check_cases(settings: Settings, cases: str, run: Output) -> bool:
+    """Whether all cases of a file are within the tolerance."""
+    rows = [evaluate(case) for case in read_cases(Path(cases))]
+    output.write_table(run.folder, "theorem1_cases", rows, COLUMNS, digits=17)
+    largest = max(row[error] for row in rows for error in ERRORS if row[error] != "")
+    within = largest <= settings.tolerance
+    print(f"{len(rows)} cases, {'all' if within else 'not all'} within {settings.tolerance:g}")
+    print(f"largest scaled error: {largest:.3g}")
+    return bool(within)
+
+
+def z_score(values: Float64[np.ndarray, " networks"], expected: float) -> tuple[float, float]:
+    """How many standard errors the mean of a sample is from what is expected, and the sample's skewness.
+
+    The t statistic of a skewed sample is skewed to the other side; Hall's monotone cubic takes that out to
+    first order in 1/sqrt(networks), so that the normal distribution gives its tails. Source: Hall 1992, On
+    the removal of skewness by transformation.
+    """
+    centred = values - values.mean()
+    deviation = centred.std(ddof=1)
+    if deviation == 0:
+        raise UserError("`networks`: all simulated networks are alike, so there is no error bar: draw more")
+    t = (values.mean() - expected) / deviation * math.sqrt(len(values))
+    skewness = float((centred**3).mean() / deviation**3)
+    a = skewness / math.sqrt(len(values))
+    return float(t + a * t**2 / 3 + a**2 * t**3 / 27 + a / 6), skewness
+
+
+def threshold(points: int, level: float) -> float:
+    """|z| that one of so many points exceeds by chance with a probability of at most `level` (Bonferroni)."""
+    return -NormalDist().inv_cdf(level / 2 / points)  # of the tail itself, which no rounding to 1 takes away
+
+
+def simulate(
+    inputs: Inputs, connectivities: Sequence[float], widths: Sequence[int], networks: int, key: jax.Array
+) -> list[dict[str, Any]]:
+    """A row for each connectivity and width: D of simulated networks, of Theorem 1 and of (4)."""
+    x, y, _ = inputs.pairs
+    pairs, features = x.shape
+    reference = arc_cosine(x, y, 1) / features
+    kernels = kinds.exact_kernels(
+        inputs.pairs, np.asarray(connectivities), TOLERANCE, kinds.label(inputs.columns)
+    )
+    exact = [squared_distance(kernels, width).total.mean(0) for width in widths]
+    draws = [max(networks, HIDDEN_UNITS // width) for width in widths]
+    points = list(itertools.product(range(len(connectivities)), range(len(widths))))
+
+    def at(point: tuple[int, int]) -> MeanDistance:
+        i, j = point
+        here = jax.random.fold_in(key, len(widths) * i + j)
+        return simulated_distance(here, connectivities[i], widths[j], x, y, reference, draws[j])
+
+    rows = []
+    units = len(connectivities) * sum(count * n for count, n in zip(draws, widths, strict=True))
+    cores = usable_cores() if jax.default_backend() == "cpu" else 1
+    with (
+        output.progress(units, f"simulated: {kinds.label(inputs.columns)}") as bar,
+        ThreadPoolExecutor(cores) as pool,
+    ):
+        for (i, j), simulated in zip(points, pool.map(at, points), strict=True):
+            p, n, expected = connectivities[i], widths[j], float(exact[j][i])
+            z, skewness = z_score(simulated.per_network, expected)
+            values = (features, pairs, p, n, draws[j], simulated.mean, simulated.stderr, expected)
+            row = (*values, float(eq4(p, n, features)), skewness, z)
+            rows.append(inputs.columns | dict(zip(POINT_COLUMNS[2:], row, strict=True)))
+            bar.update(draws[j] * n)
+    return rows
+
+
+def verdicts(rows: Sequence[dict[str, Any]], level: float) -> tuple[list[str], bool]:
+    """How simulation and theory agree, in words, and whether they do at every point."""
+    z, limit = np.array([row["z"] for row in rows]), threshold(len(rows), level)
+    worst = rows[int(np.argmax(np.abs(z)))]
+    within = bool(np.abs(z).max() <= limit)
+    lines = [
+        f"{len(rows)} points: mean of z {z.mean():+.3f} (expected 0 ± {1 / math.sqrt(len(z)):.3f}),"
+        f" deviation {z.std():.2f} (expected 1)",
+        f"largest |z| {abs(worst['z']):.2f} ({kinds.label(worst)}, p = {worst['p']:g},"
+        f" n = {worst['n']}); Bonferroni threshold {limit:.2f} ({100 * level:g} %, two-sided):"
+        f" {'all within' if within else 'NOT all within'}",
+    ]
+    return lines, within
+
+
+def validate(settings: Settings, run: Output) -> bool:
+    """Simulation against theory at every point; whether they agree."""
+    connectivities, widths, networks = settings.connectivities, settings.widths, settings.networks
+    level, key = settings.level, jax.random.key(settings.seed)
+    rows = []
+    for index, inputs in enumerate(kinds.chosen(settings, settings.pairs)):
+        rows += simulate(inputs, connectivities, widths, networks, jax.random.fold_in(key, index))
+    output.print_table(rows, POINT_COLUMNS)
+    figure = theory.draw_simulation(rows, threshold(len(rows), level))
+    written = (
+        output.write_table(run.folder, EXPERIMENT, rows, POINT_COLUMNS),
+        output.write_figure(run.folder, EXPERIMENT, figure),
+    )
+    lines, agree = verdicts(rows, level)
+    print(*lines, sep="\n")
+    launch.wrote(run, *written)
+    return agree
+
+
+def main(settings: Settings, run: Output) -> None:
+    agree = validate(settings, run) if settings.cases is None else check_cases(settings, settings.cases, run)
+    sys.exit(0 if agree else 1)
+
+
+COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))
+
+if __name__ == "__main__":
+    launch.run(COMMAND)

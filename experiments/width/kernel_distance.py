@@ -1,0 +1,228 @@
+"""Figure 8: test accuracy, and distance from the infinite width, over width at a fixed number of weights.
+
+    python -m experiments.kernel_distance                                    # digits, a minute on 2 cores
+    python -m experiments.kernel_distance --preset=paper --dataset=mnist     # the paper's Figure 8, about 40 minutes
+    python -m experiments.kernel_distance --parameterization=smup            # one learning rate for all widths
+
+MLPs with one hidden layer. Sparse networks have the weight count of the dense network of base width, however wide they
+are (the last layer stays dense); dense networks of the same widths beside them. No biases, ReLU, NTK parameterisation,
+SGD without momentum. Another parameterisation has one learning rate for all networks, and the tuned ones of Figure 8
+are trained beside it (kind `tuned`), to say what one rate costs. What D is, and how it is found, is in
+`experiments.width.distances`.
+Writes WORKDIR/kernel_distance.csv, a row per network, and WORKDIR/kernel_distance.png.
+Expect on MNIST (10 seeds): 0.863 at width 8, 0.893–0.899 at widths 32 to 328, 0.868 at 512; dense 0.932 at width 635.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from experiments.lab import families, launch, output, presets
+from experiments.lab.families import Network
+from experiments.lab.flags import Command
+from experiments.lab.intervals import estimate
+from experiments.lab.launch import Run
+from experiments.theory import inputs
+from experiments.width import distances, figure8
+from experiments.width import rates as learning_rates
+from wsn.data import sources
+from wsn.errors import UserError
+from wsn.sparsity import family
+from wsn.spec import Spec, setting
+
+EXPERIMENT = "kernel_distance"
+FIGURE_8 = "ntk"  # its parameterisation
+COLUMNS = [
+    "kind",
+    "width",
+    "connectivity",
+    "weights",
+    "seeds",
+    "diverged",
+    "epochs",
+    "learning_rate",
+    "test_accuracy_mean",
+    "test_accuracy_std",
+    "best_test_accuracy_mean",
+    "train_accuracy_mean",
+    "test_loss_mean",
+    *distances.COLUMNS,
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset(presets.Preset):
+    """Settings of one figure; `rates` are the learning rates, kind → width → rate."""
+
+    learning_rate: float | None = presets.of_spec(
+        "learning_rate", None, help="One learning rate for every network.", otherwise="the preset's, by width"
+    )
+    rates: Mapping[str, learning_rates.Rates]
+    parameterization: str = presets.of_spec("parameterization", FIGURE_8)
+    one_rate: float  # of all networks in another parameterisation, found at the base width
+    tune_lr: bool = setting("Find the learning rates first, on held-out training samples.", False)
+    tuning_samples: int  # held out then
+    pairs: int = setting(
+        "Pairs of test images, drawn by `data_seed`, that D is a mean over.",
+        10000,
+        least=1,
+        bytes=inputs.PAIR_BYTES,
+    )
+    initialisations: int = setting(
+        "Seeds 0, 1, … of every network that D is a mean over; `seeds` are trained.", 100, least=2, bytes=8
+    )
+    reference: str = setting(
+        "The kernel that D of the networks is a distance to: of infinite width, or as in the paper of a dense network"
+        f" of width {distances.REFERENCE_WIDTH}.",
+        "exact",
+        choices=("exact", "finite"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tune_lr and self.learning_rate is not None:
+            raise UserError(
+                "`tune_lr` finds the rates that `learning_rate` would give: leave out one of them"
+            )
+
+
+PRESETS = {
+    "quick": Preset(
+        dataset="digits",
+        base_width=3,
+        widths=(3, 4, 6, 9, 12, 15, 18),
+        train_samples=1000,
+        batch_size=100,
+        epochs=100,
+        seeds=10,
+        # By --tune_lr, smoothed over the widths.
+        rates={
+            "sparse": {3: 2.5, 4: 3.5, 6: 6, 9: 11, 12: 16, 15: 17, 18: 18},
+            "dense": {3: 2.5, 4: 5, 6: 5, 9: 5, 12: 5, 15: 5, 18: 5},
+        },
+        one_rate=0.25,
+        tuning_samples=297,
+        pairs=1000,
+        initialisations=100,
+    ),
+    # Appendix A; widths and learning rates from the authors' code.
+    "paper": Preset(
+        dataset="mnist",
+        base_width=8,
+        widths=(8, 32, 128, 216, 328, 512, 635),
+        train_samples=2048,
+        batch_size=256,
+        epochs=300,
+        seeds=10,
+        rates={
+            "sparse": {8: 5, 32: 136, 128: 260, 216: 361, 328: 491, 512: 736, 635: 875},
+            "dense": {8: 5, 32: 80, 128: 173, 216: 228, 328: 306, 512: 445, 635: 460},
+        },
+        one_rate=0.25,
+        tuning_samples=10000,
+        pairs=10000,
+        initialisations=100,
+    ),
+}
+
+
+def template(preset: Preset) -> Spec:
+    """The network of Figure 8 on the data of a preset; width, masks and learning rate are filled in later."""
+    reference = preset.base_width if preset.parameterization in ("mup", "smup") else 0
+    return presets.spec(preset, learning_rate=1.0, rate_width=reference)
+
+
+def networks(preset: Preset) -> list[Network]:
+    """A network per kind and width, of one learning rate; at the base width both kinds are the same network."""
+    base = template(preset)
+    shapes = families.shapes_of(base)
+    specs = {
+        "sparse": family.sparse(base, preset.base_width, preset.widths, shapes, "dense_last"),
+        "dense": family.dense(base, preset.widths),
+    }
+    return [
+        Network(preset.base_width, kind, spec, preset.seeds)
+        for kind, members in specs.items()
+        for spec in members
+    ]
+
+
+def rates_of(preset: Preset) -> learning_rates.RatesOfKind:
+    """Those of Figure 8 by width; in another parameterisation one for all."""
+    if preset.parameterization == FIGURE_8:
+        return preset.rates
+    return {kind: dict.fromkeys(preset.widths, preset.one_rate) for kind in preset.rates}
+
+
+def compared_to_tuned(rows: Sequence[Mapping]) -> list[str]:
+    """Best test accuracy with one learning rate for all widths less that with the tuned ones, by width, sparse."""
+    tests = {(row["kind"], row["width"]): row["test"] for row in rows if row["test"]}
+    lines = []
+    for kind, width in tests:
+        if kind == "sparse" and ("tuned", width) in tests:
+            pair = [tests[kind, width]], [tests["tuned", width]]
+            gain = estimate(lambda one, tuned: (one - tuned)[:, 0], *pair)
+            lines.append(f"width {width}: one learning rate over the tuned one: {gain.show(100)} points")
+    return [*lines, "intervals: 95 %, Student's t over seeds"] if lines else []
+
+
+def with_rates(preset: Preset, run: Run) -> list[Network] | None:
+    """The networks that are asked for, each with its learning rate; None after the dry run of tuning."""
+    asked = networks(preset)
+    rates: learning_rates.RatesOfKind | None = rates_of(preset)
+    if preset.tune_lr:
+        rates = learning_rates.tune(asked, rates_of(preset), preset.tuning_samples, run, EXPERIMENT)
+    if rates is None:
+        return None
+    asked = learning_rates.with_rates(asked, rates, preset.learning_rate)
+    if preset.parameterization != FIGURE_8:
+        tuned = [n for n in networks(preset.replace(parameterization=FIGURE_8)) if n.kind == "sparse"]
+        asked += [n._replace(kind="tuned") for n in learning_rates.with_rates(tuned, preset.rates)]
+    return asked
+
+
+def main(preset: Preset, run: Run) -> None:
+    base = template(preset)
+    networks(preset)  # widths that no budget fits show first, and bad settings of the data
+    run.source_of(base)
+    images = sources.dataset(preset.dataset, run.data_dir)
+    pairs = inputs.of_images(images, base.normalization, preset.pairs, base.data_seed)
+    asked = with_rates(preset, run)
+    if asked is None:
+        return
+    results = families.collect(asked, run, EXPERIMENT)
+    if results is None:
+        return
+    trained = {result.spec for result in results}
+    there = [network for network in asked if network.spec in trained]
+    theta = distances.references(pairs)
+    # D is that of the NTK parameterisation, whatever was trained.
+    initial = {
+        n.spec: dataclasses.replace(n.spec, parameterization=FIGURE_8, rate_width=0, learning_rate=1.0)
+        for n in there
+    }
+    found = distances.measure(initial.values(), pairs, images.classes, preset.initialisations, theta)
+    measured = {spec: found[plain] for spec, plain in initial.items()}
+    rows = [
+        row | distances.columns(measured[network.spec], preset.reference)
+        for network, row in zip(there, families.table(there, results), strict=True)
+    ]
+    output.print_table(rows, COLUMNS)
+    written = (
+        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
+        output.write_figure(run.folder, EXPERIMENT, figure8.draw(rows, preset, preset.pairs)),
+    )
+    sparse = [network.spec for network in there if network.kind == "sparse"]
+    print(figure8.verdict(rows))
+    for line in compared_to_tuned(rows):
+        print(line)
+    print(figure8.agreement(rows))
+    print(distances.compared(measured, pairs, theta))
+    print(distances.least(pairs, preset.base_width, images.classes))
+    print(figure8.association(sparse, results, measured, images.classes, preset.reference))
+    launch.wrote(run, *written)
+
+
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)
+
+if __name__ == "__main__":
+    launch.run(COMMAND)

@@ -1,0 +1,164 @@
+"""Accuracy over width at a fixed number of weights, ResNet-18: sparse networks, and dense ones of the same widths.
+
+    python -m experiments.resnet_width                                        # digits, two minutes on 2 cores
+    python -m experiments.resnet_width --preset=small --dataset=cifar100      # about two hours on 2 cores
+    python -m experiments.resnet_width --preset=paper --dataset=cifar100      # one family of Figure 6: a GPU
+    python -m experiments.resnet_width --preset=paper --dataset=svhn_cropped --base_widths=8,12,18,40,64 \\
+        --widths=8,12,18,27,40,60,64,91,128,181,256                           # all families
+    python -m experiments.resnet_width --preset=imagenet                      # Table 1
+
+The sparse networks of a family have the weight count of the dense network of its base width. Writes
+WORKDIR/resnet_width.csv, a row per network, and WORKDIR/resnet_width.png: best test accuracy over width (Figures 1, 6
+and 11) and over connectivity (12), training accuracy over both (14), and over the widening factor the improvement (13)
+and the fraction of the dense network's improvement that width alone gives (7, the line at the widening factor of the
+highest training accuracy). Prints the paper's claims, each with what the records say; --compare=cifar10 adds whether
+harder data gain more, from what the same folder has of the same experiment on other data. --draw_only draws the part
+that is done. Best accuracies are the highest over the epochs, as in the paper.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from experiments.lab import families, launch, output, recipe
+from experiments.lab.families import PAPER, QUICK, SMALL, Network, Row
+from experiments.lab.flags import Command
+from experiments.lab.launch import Run
+from experiments.width import figure6
+from wsn.data import DATASETS
+from wsn.data.stream import STREAMS
+from wsn.errors import UserError, choose
+from wsn.sparsity import family
+from wsn.spec import setting
+
+EXPERIMENT = "resnet_width"
+COLUMNS = ["dataset", "base_width", "width", "kind", *families.COLUMNS, "improvement_fraction"]
+# Table 1: top-1 accuracy on ImageNet, width → dense, sparse with the weights of width 64.
+PAPER_TABLE = {
+    64: (0.6803, 0.6803),
+    90: (0.6911, 0.6956),
+    128: (0.7022, 0.7002),
+    181: (0.7091, 0.7066),
+    256: (0.7189, 0.7053),
+}
+PAPER_BASE = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset(families.WithDense):
+    """Settings of one figure."""
+
+    compare: tuple[str, ...] = setting("Other data sets in this folder: do harder data gain more?", ())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.compare:
+            choose({**DATASETS, **STREAMS}, "compare", name)
+
+
+PRESETS = {
+    "quick": Preset(**vars(QUICK), dense_seeds=1),
+    "small": Preset(**vars(SMALL), dense_seeds=1),
+    "paper": Preset(**vars(PAPER.replace(base_widths=())), dense_seeds=3),
+    # The paper does not say the batch size; it trained every network once.
+    "imagenet": Preset(
+        dataset=recipe.IMAGENET,
+        base_width=PAPER_BASE,
+        widths=tuple(PAPER_TABLE),
+        train_samples=None,
+        batch_size=256,
+        epochs=150,
+        seeds=1,
+        dense_seeds=1,
+    ),
+}
+template = recipe.template
+
+
+def networks(preset: Preset) -> list[Network]:
+    """Sparse and dense networks of every family; at its base width both kinds are the same network."""
+    whole = template(preset)
+    shapes = families.shapes_of(whole)
+    found = []
+    for base, widths in families.members(preset).items():
+        sparse = family.sparse(whole, base, widths, shapes, "largest_first")
+        found += [Network(base, "sparse", spec, preset.seeds) for spec in sparse]
+        for spec in family.dense(whole, widths):
+            found.append(Network(base, "dense", spec, preset.seeds if spec in sparse else preset.dense_seeds))
+    return found
+
+
+def key_of(row: Row) -> tuple[int, str, int]:
+    return row["base_width"], row["kind"], row["width"]
+
+
+def with_improvement(rows: Sequence[Row]) -> list[Row]:
+    """Add the improvement over the base network, and the fraction of the dense network's that a sparse one has.
+
+    (sparse(w) − base) / (dense(w) − base), of mean best test accuracies (paper, Figure 7); NaN for dense networks, at
+    the base width, and where one of the three has no record.
+    """
+    accuracy = {key_of(row): row["best_test_accuracy_mean"] for row in rows}
+    added = []
+    for row in rows:
+        base = accuracy.get((row["base_width"], "sparse", row["base_width"]), math.nan)
+        gain = row["best_test_accuracy_mean"] - base
+        dense = accuracy.get((row["base_width"], "dense", row["width"]), math.nan) - base
+        fraction = gain / dense if row["kind"] == "sparse" and dense else math.nan
+        added.append(row | {"improvement": gain, "improvement_fraction": fraction})
+    return added
+
+
+def paper_rows(preset: Preset) -> list[Row]:
+    """Table 1 in the form of our rows; empty for other data."""
+    if preset.dataset != recipe.IMAGENET:
+        return []
+    return with_improvement(
+        [
+            families.describe(n) | {"best_test_accuracy_mean": PAPER_TABLE[n.spec.width][n.kind == "sparse"]}
+            for n in networks(PRESETS["imagenet"])
+        ]
+    )
+
+
+def compared(preset: Preset, rows: Sequence[Row], run: Run) -> dict[str, Sequence[Row]]:
+    """Data set → the sparse networks of the smallest family, on this preset's data and on those of --compare."""
+    base = min(families.members(preset))
+    found: dict[str, Sequence[Row]] = {preset.dataset: figure6.sparse_of(rows, base)}
+    for name in preset.compare:
+        asked = [n for n in networks(preset.replace(dataset=name)) if n.base_width == base]
+        records = launch.recorded(run, [([n.spec], n.seeds) for n in asked])
+        found[name] = figure6.sparse_of(families.table(asked, records), base)
+    for name, sparse in found.items():
+        if not sparse or sparse[0]["width"] != base:
+            raise UserError(
+                f"`compare`: {run.folder} has no record of the base network, width {base}, on {name}"
+            )
+    return found
+
+
+def main(preset: Preset, run: Run) -> None:
+    asked = networks(preset)
+    results = families.collect(asked, run, EXPERIMENT)
+    if results is None:
+        return
+    rows = with_improvement(families.table(asked, results))
+    paper = paper_rows(preset)
+    beside = {key_of(row): row["best_test_accuracy_mean"] for row in paper}
+    printed = [row | {"paper": beside.get(key_of(row), "")} for row in rows]
+    output.print_table(printed, [*COLUMNS, "diverged", *(["paper"] if beside else [])])
+    figure = figure6.draw(rows, preset, paper, PRESETS["imagenet" if paper else "paper"].epochs)
+    written = (
+        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
+        output.write_figure(run.folder, EXPERIMENT, figure),
+    )
+    print(*figure6.verdicts(rows), sep="\n")
+    if preset.compare:
+        print(figure6.data_verdict(compared(preset, rows, run)))
+    launch.wrote(run, *written)
+
+
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)
+
+if __name__ == "__main__":
+    launch.run(COMMAND)
