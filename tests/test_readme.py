@@ -87,12 +87,12 @@ def test_your_own_network_has_the_weights_of_the_narrow_one_and_keeps_them(capsy
     names = {"__name__": "readme"}
     exec(compile(block, "README.md", "exec"), names)
     assert capsys.readouterr().out == "592\n"
-    model, optimizer, keep = names["model"], names["optimizer"], names["keep"]
+    model, optimizer, mask = names["model"], names["optimizer"], names["mask"]
     images = jax.random.normal(jax.random.key(0), (4, 64))
     before = model.hidden.kernel[...]
     optimizer.update(model, nnx.grad(lambda model: jnp.mean((model(images) - 1) ** 2))(model))
     for name in ("hidden", "output"):
-        kept = keep[name]["kernel"][...]
+        kept = mask[name]["kernel"][...]
         assert np.array_equal(getattr(model, name).kernel[...] != 0, kept)
     assert not np.array_equal(model.hidden.kernel[...], before)
 

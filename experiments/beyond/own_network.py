@@ -122,12 +122,12 @@ def initial(width: int, key: PRNGKeyArray, images: Float[Array, "..."]) -> PyTre
 
 
 def train(
-    width: int, digits: Digits, epochs: int, learning_rate: float, key: PRNGKeyArray, keep: PyTree
+    width: int, digits: Digits, epochs: int, learning_rate: float, key: PRNGKeyArray, mask: PyTree
 ) -> Float[Array, ""]:
     """Test accuracy of one network after training; `key` draws its start and the order of the batches."""
     images, labels, *test = digits
-    params = sparsity.start(initial(width, jax.random.fold_in(key, 0), images), keep)
-    optimizer = sparsity.with_static_mask(optax.adamw(learning_rate), keep)
+    params = sparsity.mask_and_rescale(initial(width, jax.random.fold_in(key, 0), images), mask)
+    optimizer = sparsity.with_static_mask(optax.adamw(learning_rate), mask)
 
     def apply(params: PyTree, images: Array) -> Array:
         return Transformer(width).apply({"params": params}, images)  # type: ignore[return-value]
@@ -155,14 +155,14 @@ def measure(digits: Digits, width: int, budget: dict[str, Any], settings: Settin
     """Weights and test accuracies of the networks of a width and a budget, a mask for each seed."""
     shapes = jax.eval_shape(lambda: initial(width, jax.random.key(0), digits.train_images))
     keys = [jax.random.key(seed) for seed in range(settings.seeds)]
-    keeps = [sparsity.draw_keep(shapes, key=jax.random.fold_in(key, 2), **budget) for key in keys]
-    weights = sum(sparsity.counts(keeps[0]).values())
-    size = sum(sparsity.counts(sparsity.draw_keep(shapes, key=keys[0], connectivity=1.0)).values())
+    masks = [sparsity.random_mask(shapes, key=jax.random.fold_in(key, 2), **budget) for key in keys]
+    weights = sum(sparsity.num_kept(masks[0]).values())
+    size = sum(sparsity.num_kept(sparsity.random_mask(shapes, key=keys[0], connectivity=1.0)).values())
 
-    def one(key: PRNGKeyArray, keep: PyTree) -> Float[Array, ""]:
-        return train(width, digits, settings.epochs, settings.learning_rate, key, keep)
+    def one(key: PRNGKeyArray, mask: PyTree) -> Float[Array, ""]:
+        return train(width, digits, settings.epochs, settings.learning_rate, key, mask)
 
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *keeps)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *masks)
     test = np.asarray(jax.jit(jax.vmap(one))(jnp.stack(keys), stacked), float)
     return {
         "width": width,

@@ -14,12 +14,12 @@ def test_the_transformer_has_weights_alone_and_trains_at_the_count_of_the_narrow
         jax.eval_shape(lambda w=width: own_network.initial(w, jax.random.key(0), images)) for width in (4, 8)
     )
     size = sum(leaf.size for leaf in jax.tree.leaves(narrow))
-    keep = sparsity.draw_keep(wide, like=narrow, key=jax.random.key(1))
-    assert sum(sparsity.counts(keep).values()) == size
-    assert len(sparsity.counts(keep)) == len(jax.tree.leaves(wide))
+    mask = sparsity.random_mask(wide, like=narrow, key=jax.random.key(1))
+    assert sum(sparsity.num_kept(mask).values()) == size
+    assert len(sparsity.num_kept(mask)) == len(jax.tree.leaves(wide))
     digits = Digits(images, labels, images, labels)
-    train = jax.jit(lambda key, keep: own_network.train(8, digits, 60, 0.03, key, keep))
-    assert train(jax.random.key(2), keep) > 0.9
+    train = jax.jit(lambda key, mask: own_network.train(8, digits, 60, 0.03, key, mask))
+    assert train(jax.random.key(2), mask) > 0.9
 
 
 def test_the_verdict_is_over_the_narrow_network():

@@ -91,16 +91,16 @@ def steps(optimizer, params, n, keep_average=0.9):
     return params, average, state
 
 
-def removed(keep, tree):
+def removed(mask, tree):
     """The entries of a tree at removed weights, of all leaves in one array."""
-    entries = jax.tree.map(lambda kept, leaf: np.asarray(leaf)[~kept] if kept.ndim else [], keep, tree)
+    entries = jax.tree.map(lambda kept, leaf: np.asarray(leaf)[~kept] if kept.ndim else [], mask, tree)
     return np.concatenate(jax.tree.leaves(entries, is_leaf=lambda entry: isinstance(entry, list)))
 
 
-def kept_entries(keep, tree):
+def kept_entries(mask, tree):
     """How many entries are not 0 where weights count."""
     return sum(
-        jax.tree.leaves(jax.tree.map(lambda k, leaf: np.count_nonzero(leaf) if k.ndim else 0, keep, tree))
+        jax.tree.leaves(jax.tree.map(lambda k, leaf: np.count_nonzero(leaf) if k.ndim else 0, mask, tree))
     )
 
 
@@ -113,12 +113,12 @@ def test_the_draw_is_that_of_wsns_own_models(distribution, pattern):
     spec = Spec(dataset="digits", width=20, hidden_layers=2, epochs=1, batch_size=1, learning_rate=1.0)
     model = models.build(spec, (3, 4, 1), 10)
     params, _ = model.init(KEY)
-    keep = sparsity.draw_keep(params, total=300, key=KEY, distribution=distribution, pattern=pattern)
+    mask = sparsity.random_mask(params, total=300, key=KEY, distribution=distribution, pattern=pattern)
     shapes = {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
     counts = sparsity.kept_counts(distribution, shapes, 300)
     drawn = patterns.draw(KEY, shapes, counts, pattern)
-    flat = flatten_dict(keep, sep="/")
-    assert sparsity.counts(keep) == counts
+    flat = flatten_dict(mask, sep="/")
+    assert sparsity.num_kept(mask) == counts
     for path, shape in shapes.items():
         whole = np.arange(np.prod(shape))
         assert np.array_equal(flat[path], keep_array(drawn.get(path, whole), shape))
@@ -139,44 +139,47 @@ def test_counts_are_exact_or_the_budget_is_refused(shapes, distribution, pattern
     size = sum(sizes(shapes).values())
     total = data.draw(st.integers(len(shapes), size))
     try:
-        keep = sparsity.draw_keep(params, total=total, key=KEY, distribution=distribution, pattern=pattern)
+        mask = sparsity.random_mask(params, total=total, key=KEY, distribution=distribution, pattern=pattern)
     except UserError as error:
         assert "--" not in str(error) and distribution != "largest_first"
         return
-    assert sum(sparsity.counts(keep).values()) == total
-    assert keep.keys() == params.keys() and keep["bias"].shape == ()
-    assert all(keep[name].shape == shape and keep[name].any() for name, shape in shapes.items())
+    assert sum(sparsity.num_kept(mask).values()) == total
+    assert mask.keys() == params.keys() and mask["bias"].shape == ()
+    assert all(mask[name].shape == shape and mask[name].any() for name, shape in shapes.items())
 
 
 def test_budgets_say_the_same_in_three_ways():
     wide, narrow = own(16), own(8)
     chosen = {"key": KEY, "counted": lambda path, leaf: path.endswith(("kernel", "embedding"))}
-    like = sparsity.draw_keep(wide, like=narrow, **chosen)
-    total = sum(sparsity.counts(like).values())
+    like = sparsity.random_mask(wide, like=narrow, **chosen)
+    total = sum(sparsity.num_kept(like).values())
     assert total == sum(
         leaf.size
         for path, leaf in flatten_dict(narrow, sep="/").items()
         if "bias" not in path and "scale" not in path
     )
-    size = sum(sparsity.counts(sparsity.draw_keep(wide, connectivity=1.0, **chosen)).values())
-    assert trees_equal(like, sparsity.draw_keep(wide, total=total, **chosen))
-    assert trees_equal(like, sparsity.draw_keep(wide, connectivity=total / size, **chosen))
+    size = sum(sparsity.num_kept(sparsity.random_mask(wide, connectivity=1.0, **chosen)).values())
+    assert trees_equal(like, sparsity.random_mask(wide, total=total, **chosen))
+    assert trees_equal(like, sparsity.random_mask(wide, connectivity=total / size, **chosen))
 
 
 def test_kernels_count_by_default_and_a_predicate_chooses_others():
-    keep = sparsity.draw_keep(own(8), connectivity=0.5, key=KEY)
+    mask = sparsity.random_mask(own(8), connectivity=0.5, key=KEY)
     attention = [f"attention/{name}/kernel" for name in ("key", "out", "query", "value")]
-    assert sorted(sparsity.counts(keep)) == [*attention, "conv/kernel", "output/kernel"]
-    norm = sparsity.draw_keep(own(8), total=3, key=KEY, counted=lambda path, leaf: path == "norm/scale")
-    assert sparsity.counts(norm) == {"norm/scale": 3}
+    assert sorted(sparsity.num_kept(mask)) == [*attention, "conv/kernel", "output/kernel"]
+    norm = sparsity.random_mask(own(8), total=3, key=KEY, counted=lambda path, leaf: path == "norm/scale")
+    assert sparsity.num_kept(norm) == {"norm/scale": 3}
 
 
 def test_the_last_leaf_is_the_one_that_is_named():
     params = {"a_head": np.zeros((4, 3)), "body": np.zeros((20, 4))}
     chosen = {"total": 30, "key": KEY, "distribution": "dense_last"}
-    assert sparsity.counts(sparsity.draw_keep(params, last="a_head", **chosen)) == {"a_head": 12, "body": 18}
+    assert sparsity.num_kept(sparsity.random_mask(params, last="a_head", **chosen)) == {
+        "a_head": 12,
+        "body": 18,
+    }
     with pytest.raises(UserError, match="body: 80|the last layer keeps 80"):
-        sparsity.draw_keep(params, **chosen)
+        sparsity.random_mask(params, **chosen)
 
 
 @dataclasses.dataclass
@@ -194,17 +197,17 @@ def test_trees_of_any_make_get_the_same_draw_by_the_same_names():
     linen = {
         name: {"kernel": np.zeros(shape), "bias": np.zeros(shape[1:])} for name, shape in kernels.items()
     }
-    keep = sparsity.draw_keep(linen, total=30, key=KEY)
+    mask = sparsity.random_mask(linen, total=30, key=KEY)
     abstract = nnx.state(nnx.eval_shape(lambda: OwnNnx(8)), nnx.Param)
-    from_nnx = sparsity.draw_keep(abstract, total=30, key=KEY)
-    assert sparsity.counts(from_nnx) == sparsity.counts(keep)
+    from_nnx = sparsity.random_mask(abstract, total=30, key=KEY)
+    assert sparsity.num_kept(from_nnx) == sparsity.num_kept(mask)
     for name in kernels:
-        assert np.array_equal(from_nnx[name]["kernel"][...], keep[name]["kernel"])
-    within = jax.jit(lambda params: sparsity.draw_keep(params, total=30, key=KEY))(linen)
-    assert trees_equal(within, keep)
+        assert np.array_equal(from_nnx[name]["kernel"][...], mask[name]["kernel"])
+    within = jax.jit(lambda params: sparsity.random_mask(params, total=30, key=KEY))(linen)
+    assert trees_equal(within, mask)
     mixed = [(Layer(np.zeros((4, 5)), np.zeros(5)), {"w": np.zeros((5, 6))}), None]
-    assert sparsity.counts(sparsity.draw_keep(mixed, total=7, key=KEY)).keys() == {"0/0", "0/1/w"}
-    assert sparsity.counts(sparsity.draw_keep(np.zeros((3, 3)), total=7, key=KEY)) == {"": 7}
+    assert sparsity.num_kept(sparsity.random_mask(mixed, total=7, key=KEY)).keys() == {"0/0", "0/1/w"}
+    assert sparsity.num_kept(sparsity.random_mask(np.zeros((3, 3)), total=7, key=KEY)) == {"": 7}
 
 
 @pytest.mark.parametrize(
@@ -230,26 +233,26 @@ def test_trees_of_any_make_get_the_same_draw_by_the_same_names():
 )
 def test_bad_input_is_one_line_without_flags(arguments, message):
     with pytest.raises(UserError, match=message) as caught:
-        sparsity.draw_keep(plain() | {"step": np.zeros(())}, key=KEY, **arguments)
+        sparsity.random_mask(plain() | {"step": np.zeros(())}, key=KEY, **arguments)
     assert "\n" not in str(caught.value) and "--" not in str(caught.value)
 
 
 def test_what_cannot_be_drawn_or_does_not_fit_is_refused():
     with pytest.raises(UserError, match="no whole kernel in conv.*larger base width") as caught:
         shapes = {"conv": np.zeros((3, 3, 4, 4)), "output": np.zeros((4, 4))}
-        sparsity.draw_keep(shapes, total=12, key=KEY, pattern="io")
+        sparsity.random_mask(shapes, total=12, key=KEY, pattern="io")
     assert "--" not in str(caught.value)
     with pytest.raises(UserError, match="outside of jit"):
-        jax.jit(lambda key: sparsity.draw_keep(plain(), total=40, key=key))(KEY)
+        jax.jit(lambda key: sparsity.random_mask(plain(), total=40, key=key))(KEY)
     with pytest.raises(UserError, match="same path"):
-        sparsity.draw_keep({"a/b": np.zeros((2, 2)), "a": {"b": np.zeros((2, 2))}}, total=4, key=KEY)
-    keep = sparsity.draw_keep(plain(), total=40, key=KEY)
+        sparsity.random_mask({"a/b": np.zeros((2, 2)), "a": {"b": np.zeros((2, 2))}}, total=4, key=KEY)
+    mask = sparsity.random_mask(plain(), total=40, key=KEY)
     with pytest.raises(UserError, match="no params/hidden/bias"):
-        sparsity.start({"params": plain()}, keep)
+        sparsity.mask_and_rescale({"params": plain()}, mask)
     other = plain() | {"output": {"kernel": np.zeros((12, 4))}}
     with pytest.raises(UserError, match=r"output/kernel has shape \(12, 3\)"):
-        sparsity.with_static_mask(optax.sgd(0.1), keep).init(other)
-    optimizer = sparsity.with_static_mask(optax.sgd(0.1), keep)
+        sparsity.with_static_mask(optax.sgd(0.1), mask).init(other)
+    optimizer = sparsity.with_static_mask(optax.sgd(0.1), mask)
     with pytest.raises(UserError, match="needs the parameters"):
         optimizer.update(plain(), optimizer.init(plain()))
 
@@ -260,18 +263,20 @@ def test_what_cannot_be_drawn_or_does_not_fit_is_refused():
 def test_the_start_is_that_of_the_effective_fan_in():
     """Of weights drawn by the fan-in, the start is what wsn's own parameterisation gives them."""
     params = plain()
-    keep = sparsity.draw_keep(params, total=40, key=KEY)
-    started = jax.jit(sparsity.start)(params, keep)
-    counts = sparsity.counts(keep)
+    mask = sparsity.random_mask(params, total=40, key=KEY)
+    started = jax.jit(sparsity.mask_and_rescale)(params, mask)
+    counts = sparsity.num_kept(mask)
     for layer in ("hidden", "output"):
-        kernel, kept = params[layer]["kernel"], keep[layer]["kernel"]
+        kernel, kept = params[layer]["kernel"], mask[layer]["kernel"]
         connectivity = counts[f"{layer}/kernel"] / kernel.size
         expected = np.where(kept, kernel * connectivity**-0.5, 0)
         assert np.allclose(started[layer]["kernel"], expected, rtol=1e-6, atol=0)
     assert np.array_equal(started["hidden"]["bias"], params["hidden"]["bias"])
-    assert trees_equal(sparsity.start(params, sparsity.draw_keep(params, connectivity=1.0, key=KEY)), params)
+    assert trees_equal(
+        sparsity.mask_and_rescale(params, sparsity.random_mask(params, connectivity=1.0, key=KEY)), params
+    )
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
-    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(sparsity.start(half, keep)))
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(sparsity.mask_and_rescale(half, mask)))
 
 
 # --- The optimiser ----------------------------------------------------------------------------------------
@@ -298,22 +303,22 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("started", [True, False], ids=["started", "forgotten"])
 def test_removed_weights_are_exactly_zero_under_any_transformation(name, started):
     params = plain()
-    keep = sparsity.draw_keep(params, total=40, key=KEY)
+    mask = sparsity.random_mask(params, total=40, key=KEY)
     if started:
-        params = sparsity.start(params, keep)
-    params, average, _ = steps(sparsity.with_static_mask(OPTIMIZERS[name], keep), params, 4)
-    assert np.all(removed(keep, params) == 0) and removed(keep, params).size == 108 - 40
-    assert kept_entries(keep, params) == 40
+        params = sparsity.mask_and_rescale(params, mask)
+    params, average, _ = steps(sparsity.with_static_mask(OPTIMIZERS[name], mask), params, 4)
+    assert np.all(removed(mask, params) == 0) and removed(mask, params).size == 108 - 40
+    assert kept_entries(mask, params) == 40
     if started:
-        assert np.all(removed(keep, average) == 0) and kept_entries(keep, average) == 40
+        assert np.all(removed(mask, average) == 0) and kept_entries(mask, average) == 40
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_keeping_everything_is_the_transformation_itself(name):
     """Bit for bit, update by update (in one compiled program roundings may fuse in another way)."""
     params = plain()
-    keep = sparsity.draw_keep(params, connectivity=1.0, key=KEY)
-    wrapped, bare = sparsity.with_static_mask(OPTIMIZERS[name], keep), OPTIMIZERS[name]
+    mask = sparsity.random_mask(params, connectivity=1.0, key=KEY)
+    wrapped, bare = sparsity.with_static_mask(OPTIMIZERS[name], mask), OPTIMIZERS[name]
     state, own_state = bare.init(params), wrapped.init(params)
     assert trees_equal(own_state.inner, state)
     for scale in (1.0, -0.3):
@@ -326,76 +331,78 @@ def test_keeping_everything_is_the_transformation_itself(name):
 
 def test_a_hundred_steps_of_adam_with_weight_decay_and_averages_keep_the_count():
     params = plain()
-    keep = sparsity.draw_keep(params, total=40, key=KEY)
+    mask = sparsity.random_mask(params, total=40, key=KEY)
     inner = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2, weight_decay=0.1), optax.ema(0.5))
-    params, average, state = steps(sparsity.with_static_mask(inner, keep), sparsity.start(params, keep), 100)
+    params, average, state = steps(
+        sparsity.with_static_mask(inner, mask), sparsity.mask_and_rescale(params, mask), 100
+    )
     for tree in (params, average, state.inner[1][0].mu, state.inner[1][0].nu, state.inner[2].ema):
-        assert np.all(removed(keep, tree) == 0) and kept_entries(keep, tree) == 40
-    assert loss(params) < 0.5 * loss(sparsity.start(plain(), keep))
+        assert np.all(removed(mask, tree) == 0) and kept_entries(mask, tree) == 40
+    assert loss(params) < 0.5 * loss(sparsity.mask_and_rescale(plain(), mask))
 
 
 @pytest.mark.parametrize(
     "outer", [lambda tx: optax.MultiSteps(tx, 2), optax.apply_if_finite], ids=["steps", "finite"]
 )
 def test_other_wrappers_may_stand_outside(outer):
-    keep = sparsity.draw_keep(plain(), total=40, key=KEY)
-    masked = sparsity.with_static_mask(optax.adamw(1e-2), keep)
+    mask = sparsity.random_mask(plain(), total=40, key=KEY)
+    masked = sparsity.with_static_mask(optax.adamw(1e-2), mask)
     optimizer = outer(masked, 3) if outer is optax.apply_if_finite else outer(masked)
     params, _, _ = steps(optimizer, plain(), 4)
-    assert np.all(removed(keep, params) == 0) and kept_entries(keep, params) == 40
+    assert np.all(removed(mask, params) == 0) and kept_entries(mask, params) == 40
 
 
 def test_a_partition_hands_on_a_part_of_the_tree():
     params = plain()
-    keep = sparsity.draw_keep(params, total=40, key=KEY)
+    mask = sparsity.random_mask(params, total=40, key=KEY)
     parts = {
-        "hidden": sparsity.with_static_mask(optax.adam(1e-2), keep),
-        "output": sparsity.with_static_mask(optax.sgd(0.1), keep),
+        "hidden": sparsity.with_static_mask(optax.adam(1e-2), mask),
+        "output": sparsity.with_static_mask(optax.sgd(0.1), mask),
     }
     params, _, _ = steps(optax.partition(parts, {name: name for name in params}), params, 2)
-    assert np.all(removed(keep, params) == 0) and kept_entries(keep, params) == 40
+    assert np.all(removed(mask, params) == 0) and kept_entries(mask, params) == 40
 
 
 def test_a_step_of_sgd_is_that_on_the_masked_parameters():
-    """The gradient of keep ⊙ params ↦ loss is what the wrapped transformation steps along."""
+    """The gradient of mask ⊙ params ↦ loss is what the wrapped transformation steps along."""
     params = plain()
-    keep = sparsity.draw_keep(params, total=40, key=KEY)
-    params = sparsity.start(params, keep)
-    gradient = jax.grad(lambda params: loss(jax.tree.map(jnp.multiply, keep, params)))(params)
+    mask = sparsity.random_mask(params, total=40, key=KEY)
+    params = sparsity.mask_and_rescale(params, mask)
+    gradient = jax.grad(lambda params: loss(jax.tree.map(jnp.multiply, mask, params)))(params)
     expected = jax.tree.map(lambda leaf, slope: leaf - 0.1 * slope, params, gradient)
-    stepped, _, _ = steps(sparsity.with_static_mask(optax.sgd(0.1), keep), params, 1)
+    stepped, _, _ = steps(sparsity.with_static_mask(optax.sgd(0.1), mask), params, 1)
     assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-6, atol=1e-7), stepped, expected))
 
 
 def test_a_global_norm_counts_kept_weights_only():
     params = plain()
-    keep = sparsity.draw_keep(params, total=40, key=KEY)
-    optimizer = sparsity.with_static_mask(optax.clip_by_global_norm(1.0), keep)
-    gradient = jax.tree.map(lambda kept, leaf: jnp.where(kept, jnp.ones_like(leaf), 1e6), keep, params)
+    mask = sparsity.random_mask(params, total=40, key=KEY)
+    optimizer = sparsity.with_static_mask(optax.clip_by_global_norm(1.0), mask)
+    gradient = jax.tree.map(lambda kept, leaf: jnp.where(kept, jnp.ones_like(leaf), 1e6), mask, params)
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
     entries = 40 + 12  # and the biases
     assert np.allclose(updates["hidden"]["bias"], entries**-0.5)
-    assert np.allclose(updates["output"]["kernel"][keep["output"]["kernel"]], entries**-0.5)
+    assert np.allclose(updates["output"]["kernel"][mask["output"]["kernel"]], entries**-0.5)
 
 
 def test_infinite_gradients_of_removed_weights_do_not_matter():
     params = plain()
-    keep = sparsity.draw_keep(params, total=40, key=KEY)
-    optimizer = sparsity.with_static_mask(optax.adam(0.1), keep)
-    gradient = jax.tree.map(lambda kept, leaf: np.where(kept, leaf, np.nan), keep, params)
+    mask = sparsity.random_mask(params, total=40, key=KEY)
+    optimizer = sparsity.with_static_mask(optax.adam(0.1), mask)
+    gradient = jax.tree.map(lambda kept, leaf: np.where(kept, leaf, np.nan), mask, params)
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
     stepped = optax.apply_updates(params, updates)
-    assert np.all(removed(keep, stepped) == 0)
+    assert np.all(removed(mask, stepped) == 0)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(stepped))
 
 
 def test_extra_arguments_reach_the_transformation_masked_where_they_are_gradients():
-    """A line search needs value, gradient and function; its steps are those on keep ⊙ params."""
-    keep = sparsity.draw_keep(plain(), total=40, key=KEY)
-    start = sparsity.start(plain(), keep)
+    """A line search needs value, gradient and function; its steps are those on mask ⊙ params."""
+    mask = sparsity.random_mask(plain(), total=40, key=KEY)
+    start = sparsity.mask_and_rescale(plain(), mask)
 
     def masked_loss(params):
-        return loss(jax.tree.map(jnp.multiply, keep, params))
+        return loss(jax.tree.map(jnp.multiply, mask, params))
 
     def searched(optimizer, value_fn):
         params, state = start, optimizer.init(start)
@@ -407,36 +414,36 @@ def test_extra_arguments_reach_the_transformation_masked_where_they_are_gradient
             params = optax.apply_updates(params, updates)
         return params
 
-    ours = searched(sparsity.with_static_mask(optax.lbfgs(), keep), loss)
+    ours = searched(sparsity.with_static_mask(optax.lbfgs(), mask), loss)
     reference = searched(optax.lbfgs(), masked_loss)
     assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-4, atol=1e-5), ours, reference))
-    assert loss(ours) < loss(start) and kept_entries(keep, ours) == 40
+    assert loss(ours) < loss(start) and kept_entries(mask, ours) == 40
 
 
 def test_seeds_may_be_mapped_each_with_its_mask():
-    """`keep` is an argument of the mapped function and travels in the state."""
-    keeps = [sparsity.draw_keep(plain(), total=40, key=jax.random.key(seed)) for seed in range(2)]
+    """`mask` is an argument of the mapped function and travels in the state."""
+    masks = [sparsity.random_mask(plain(), total=40, key=jax.random.key(seed)) for seed in range(2)]
 
-    def stepped(keep):
-        optimizer = sparsity.with_static_mask(optax.adam(1e-2), keep)
-        params = sparsity.start(plain(), keep)
+    def stepped(mask):
+        optimizer = sparsity.with_static_mask(optax.adam(1e-2), mask)
+        params = sparsity.mask_and_rescale(plain(), mask)
         updates, _ = optimizer.update(jax.grad(loss)(params), optimizer.init(params), params)
         return optax.apply_updates(params, updates)
 
-    together = jax.jit(jax.vmap(stepped))(jax.tree.map(lambda *leaves: np.stack(leaves), *keeps))
-    for seed, keep in enumerate(keeps):
+    together = jax.jit(jax.vmap(stepped))(jax.tree.map(lambda *leaves: np.stack(leaves), *masks))
+    for seed, mask in enumerate(masks):
         params = jax.tree.map(lambda leaf, seed=seed: leaf[seed], together)
-        assert np.all(removed(keep, params) == 0) and kept_entries(keep, params) == 40
+        assert np.all(removed(mask, params) == 0) and kept_entries(mask, params) == 40
 
 
 def test_an_nnx_optimizer_trains_kept_weights_only():
     model, narrow = OwnNnx(8), OwnNnx(4)
     params = nnx.state(model, nnx.Param)
-    keep = sparsity.draw_keep(params, like=nnx.state(narrow, nnx.Param), key=KEY)
-    assert jax.tree.structure(keep) == jax.tree.structure(nnx.split(model, nnx.Param, ...)[1])
-    assert sparsity.counts(keep) == {"hidden_0/kernel": 18, "output/kernel": 18}
-    nnx.update(model, sparsity.start(params, keep))
-    optimizer = nnx.Optimizer(model, sparsity.with_static_mask(optax.adamw(0.1), keep), wrt=nnx.Param)
+    mask = sparsity.random_mask(params, like=nnx.state(narrow, nnx.Param), key=KEY)
+    assert jax.tree.structure(mask) == jax.tree.structure(nnx.split(model, nnx.Param, ...)[1])
+    assert sparsity.num_kept(mask) == {"hidden_0/kernel": 18, "output/kernel": 18}
+    nnx.update(model, sparsity.mask_and_rescale(params, mask))
+    optimizer = nnx.Optimizer(model, sparsity.with_static_mask(optax.adamw(0.1), mask), wrt=nnx.Param)
 
     @nnx.jit
     def step(model, optimizer):
@@ -446,7 +453,7 @@ def test_an_nnx_optimizer_trains_kept_weights_only():
     for _ in range(2):
         step(model, optimizer)
     for layer, name in ((model.hidden_0, "hidden_0"), (model.output, "output")):
-        assert np.array_equal(layer.kernel[...] != 0, keep[name]["kernel"][...])
+        assert np.array_equal(layer.kernel[...] != 0, mask[name]["kernel"][...])
     assert not np.array_equal(model.hidden_0.kernel[...], before)
 
 
@@ -454,3 +461,14 @@ def test_the_room_needs_neither_data_nor_training_nor_drawing():
     unwanted = ("wsn.data", "wsn.training", "matplotlib", "tensorflow_datasets", "tensorflow")
     code = f"import sys, wsn.sparsity; print([name for name in {unwanted} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_old_names_work_with_a_deprecation_warning():
+    mask = sparsity.random_mask(plain(), total=40, key=KEY)
+    with pytest.warns(DeprecationWarning, match="random_mask"):
+        assert trees_equal(sparsity.draw_keep(plain(), total=40, key=KEY), mask)
+    with pytest.warns(DeprecationWarning, match="num_kept"):
+        from wsn.sparsity import counts
+    assert counts(keep=mask) == sparsity.num_kept(mask)
+    with pytest.warns(DeprecationWarning, match="mask_and_rescale"):
+        assert trees_equal(sparsity.start(plain(), mask), sparsity.mask_and_rescale(plain(), mask))

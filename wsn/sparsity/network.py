@@ -1,9 +1,9 @@
 """Anyone's network: parameters, a budget and a key → what is kept, a start, and an optimiser that respects it.
 
-In: any tree of parameters (Flax's linen or nnx, or your own), or of anything that has their shapes. Out: `keep`, a
+In: any tree of parameters (Flax's linen or nnx, or your own), or of anything that has their shapes. Out: `mask`, a
 tree of the same structure, True where a weight is kept; parameters to start from; an optax transformation under
-which removed weights are exactly 0. In `keep` a leaf that counts as weights has an array of its own shape, any other
-a single True: so `keep` alone says how many weights there are, and keep ⊙ params is the sparse network.
+which removed weights are exactly 0. In `mask` a leaf that counts as weights has an array of its own shape, any other
+a single True: so `mask` alone says how many weights there are, and mask ⊙ params is the sparse network.
 
 Leaves are named by their path, keys joined by '/', as in `hidden_0/kernel`; those of nnx carry the names that linen
 would give them. The draw of a leaf depends on (key, path, shape, kept count) alone (`patterns`).
@@ -35,7 +35,7 @@ def is_kernel(path: str, leaf: Any) -> bool:
     return len(leaf.shape) >= 2 and path.rpartition("/")[2] not in ("bias", "embedding")
 
 
-def draw_keep(
+def random_mask(
     params: PyTree,
     *,
     key: PRNGKeyArray,
@@ -47,7 +47,7 @@ def draw_keep(
     counted: Predicate = is_kernel,
     last: str | None = None,
 ) -> PyTree[Bool[np.ndarray, "..."]]:
-    """Which weights are kept: `keep`, of the structure of `params`, drawn at random within each leaf.
+    """Which weights are kept: `mask`, of the structure of `params`, drawn at random within each leaf.
 
     The budget is one of `total` weights, a share `connectivity` in (0, 1] of those that `params` have, or as many
     as `like` has, the parameters of a narrower network. `counted` chooses the leaves that hold weights, in
@@ -61,7 +61,7 @@ def draw_keep(
     _check_known("distribution", distribution, DISTRIBUTIONS)
     _check_known("pattern", pattern, patterns.PATTERNS)
     if isinstance(key, jax.core.Tracer):
-        raise UserError("key: masks are drawn on the host, so call draw_keep outside of jit and vmap")
+        raise UserError("key: masks are drawn on the host, so call random_mask outside of jit and vmap")
     leaves = _by_path(params)
     shapes = _counted_shapes(leaves, counted, last)
     size = weights(shapes)
@@ -69,47 +69,47 @@ def draw_keep(
     kept = _kept(distribution, pattern, shapes, budget)
     with jax.ensure_compile_time_eval():
         positions = patterns.draw(key, shapes, kept, pattern)
-    keep = {path: np.ones(shapes.get(path, ()), np.bool_) for path in leaves}
-    keep |= {path: keep_array(at, shapes[path]) for path, at in positions.items()}
-    assert {path: int(keep[path].sum()) for path in kept} == kept
-    return jax.tree.unflatten(jax.tree.structure(params), keep.values())
+    mask = {path: np.ones(shapes.get(path, ()), np.bool_) for path in leaves}
+    mask |= {path: keep_array(at, shapes[path]) for path, at in positions.items()}
+    assert {path: int(mask[path].sum()) for path in kept} == kept
+    return jax.tree.unflatten(jax.tree.structure(params), mask.values())
 
 
-def counts(keep: PyTree) -> dict[str, int]:
+def num_kept(mask: PyTree) -> dict[str, int]:
     """Path → number of kept weights of every leaf that counts; their sum is that of the network."""
-    return {path: int(np.sum(kept)) for path, kept in _by_path(keep).items() if kept.ndim}
+    return {path: int(np.sum(kept)) for path, kept in _by_path(mask).items() if kept.ndim}
 
 
-def start(params: PyTree, keep: PyTree) -> PyTree[Array]:
+def mask_and_rescale(params: PyTree, mask: PyTree) -> PyTree[Array]:
     """Parameters to start from: removed weights 0, kept ones times (connectivity of their leaf)^-1/2.
 
     So weights that were drawn by their fan-in are initialised by their effective fan-in, fan-in × connectivity.
-    Leaves that lose nothing stay as they are. Raises UserError where `keep` does not fit the parameters.
+    Leaves that lose nothing stay as they are. Raises UserError where `mask` does not fit the parameters.
     """
-    return jax.tree.map(_started, _aligned(keep, params), params)
+    return jax.tree.map(_rescaled, _aligned(mask, params), params)
 
 
 class StaticMaskState(NamedTuple):
-    """`keep` travels in the state, so it is saved and sharded with it, and is no constant of a compiled program."""
+    """`mask` travels in the state, so it is saved and sharded with it, and is no constant of a compiled program."""
 
-    keep: PyTree[Array]
+    mask: PyTree[Array]
     inner: optax.OptState
 
 
 def with_static_mask(
-    inner: optax.GradientTransformation, keep: PyTree
+    inner: optax.GradientTransformation, mask: PyTree
 ) -> optax.GradientTransformationExtraArgs:
     """`inner` for the kept weights alone; removed ones are exactly 0 after the first update, and stay so.
 
     `inner` sees zeros at removed weights, in gradients, parameters and extra arguments of their shapes (such as `grad`
     of a line search): norms, moments and averages are those of the kept weights. What it answers there is replaced by
     what makes the parameter 0. `update` needs the parameters. Raises UserError without them, and in `init` where
-    `keep` does not fit them.
+    `mask` does not fit them.
     """
     inner = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> StaticMaskState:
-        own = jax.tree.map(jnp.array, _aligned(keep, params))  # a copy: states may be donated
+        own = jax.tree.map(jnp.array, _aligned(mask, params))  # a copy: states may be donated
         return StaticMaskState(own, inner.init(jax.tree.map(_masked, own, params)))
 
     def update(
@@ -117,15 +117,15 @@ def with_static_mask(
     ) -> tuple[PyTree, StaticMaskState]:
         if params is None:
             raise UserError("update: a static mask needs the parameters, update(gradients, state, params)")
-        masked = partial(jax.tree.map, _masked, state.keep)
+        masked = partial(jax.tree.map, _masked, state.mask)
         ours = _paths_and_shapes(params)
         extra = {
             name: masked(value) if _paths_and_shapes(value) == ours else value
             for name, value in extra.items()
         }
         updates, inner_state = inner.update(masked(updates), state.inner, masked(params), **extra)
-        updates = jax.tree.map(_to_zero, state.keep, updates, params)
-        return updates, StaticMaskState(state.keep, inner_state)
+        updates = jax.tree.map(_to_zero, state.mask, updates, params)
+        return updates, StaticMaskState(state.mask, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -138,7 +138,7 @@ def _to_zero(kept: Array, update: Array, param: Array) -> Array:
     return jnp.where(kept, update, -param) if kept.ndim else update
 
 
-def _started(kept: ArrayLike, param: ArrayLike) -> Array:
+def _rescaled(kept: ArrayLike, param: ArrayLike) -> Array:
     kept, param = jnp.asarray(kept), jnp.asarray(param)
     if not kept.ndim:
         return param
@@ -218,15 +218,15 @@ def _kept(distribution: str, pattern: str, shapes: Shapes, budget: int) -> dict[
         raise UserError(f"distribution={distribution}, pattern={pattern}: {reason}") from error
 
 
-def _aligned(keep: PyTree, params: PyTree) -> PyTree:
-    """`keep` in the structure of `params`, which may lack leaves of it or hold them in nnx's variables."""
-    kept = _by_path(keep)
+def _aligned(mask: PyTree, params: PyTree) -> PyTree:
+    """`mask` in the structure of `params`, which may lack leaves of it or hold them in nnx's variables."""
+    kept = _by_path(mask)
     leaves = _by_path(params)
     for path, leaf in leaves.items():
         if path not in kept:
-            raise UserError(f"keep: there is no {path} in it; it was drawn for {', '.join(kept)}")
+            raise UserError(f"mask: there is no {path} in it; it was drawn for {', '.join(kept)}")
         if kept[path].ndim and kept[path].shape != leaf.shape:
-            raise UserError(f"keep: {path} has shape {kept[path].shape} in it, and {leaf.shape} in params")
+            raise UserError(f"mask: {path} has shape {kept[path].shape} in it, and {leaf.shape} in params")
     return jax.tree.unflatten(jax.tree.structure(params), [kept[path] for path in leaves])
 
 
