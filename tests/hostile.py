@@ -26,8 +26,8 @@ import pretence
 
 from experiments.lab import contents, endings, launch
 from experiments.width import figure5
-from wsn.data import cache
-from wsn.records import files, plan, record
+from wsn import stored
+from wsn.records import plan, record
 from wsn.training import train
 
 PATIENCE = 300.0  # seconds of an attempt, before it counts as hanging: the machine may have other work
@@ -73,7 +73,7 @@ def start(line: str, home: Path, *more: str, pretend: bool = True, alone: bool =
         endings.begin()
         signal.pthread_sigmask(signal.SIG_SETMASK, early)
         if alone:
-            files.ABANDONED_SECONDS = cache.ABANDONED_SECONDS = 0.0
+            stored.ABANDONED_SECONDS = 0.0
         if pretend:
             pretend_all()
         sys.argv = [f"{script}.py", *arguments]

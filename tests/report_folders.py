@@ -107,7 +107,7 @@ def hostile(workdir: Path, text: str) -> None:
         "packages": {text: text},
         "device": {"platform": text, "kind": text, "count": 1},
     }
-    (workdir / f"{name}.said.json").write_text(json.dumps(stored.sealed(told)))
+    (workdir / f"{name}.said.json").write_text(json.dumps(stored.add_checksum(told)))
     broken = workdir / "runs" / "damaged" / "record.jsonl"
     broken.parent.mkdir()
     broken.write_text(text)
@@ -121,4 +121,4 @@ def changed(path: Path, change) -> None:
     """A record with other values in its header, and the digest of those."""
     header, *lines = map(json.loads, path.read_text().splitlines())
     header = {name: value for name, value in (header | change(header)).items() if name != stored.DIGEST}
-    path.write_text("\n".join(map(json.dumps, (stored.sealed(header, *lines), *lines))) + "\n")
+    path.write_text("\n".join(map(json.dumps, (stored.add_checksum(header, *lines), *lines))) + "\n")

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from wsn import stored
 from wsn.records import record
-from wsn.records.files import replacing
 from wsn.records.progress import LINE_SECONDS
+from wsn.stored import replacing
 
 SAID = ".said.json"  # beside a figure: what the command printed, and with what it was made
 
@@ -54,7 +54,7 @@ def transcript() -> Iterator[None]:
     for figure in said.figures:
         with replacing(figure.with_suffix(SAID)) as file:
             told = {"command": command(), "said": lines} | record.made_with()
-            json.dump(stored.sealed(told), file, indent=1)
+            json.dump(stored.add_checksum(told), file, indent=1)
 
 
 def write_table(

@@ -19,8 +19,8 @@ from experiments.lab.launch import Output
 from experiments.report.page import page
 from experiments.report.read import Reader
 from experiments.report.sections import sections
-from wsn.records.files import replacing
 from wsn.spec import check_bounds, setting
+from wsn.stored import replacing
 
 NAME = "report.html"
 SECONDS = 3.0  # between two looks, at least

@@ -231,7 +231,7 @@ def table(path: Path) -> list[dict[str, str]]:
 def said(path: Path) -> dict[str, Any]:
     """What a command printed beside its figure. Raises ValueError."""
     found = stored.parse(stored.read(path))
-    stored.is_sealed(found)
+    stored.verify_checksum(found)
     return {"said": [str(line) for line in found["said"]], "command": str(found["command"])} | {
         name: dict(found[name]) for name in ("code", "packages", "device")
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wsn.records.files import replacing
+from wsn.stored import replacing
 
 Row = dict[str, Any]
 

@@ -335,7 +335,9 @@ def test_checksum_sees_any_changed_byte_and_swapped_pages(size, seed, draw, tmp_
 
 
 def test_what_a_killed_process_was_writing_goes_when_it_is_old(tmp_path, source):
-    old, new, other = (tmp_path / name for name in (".fake-1.old", ".fake-1.new", ".fake-10.old"))
+    old, new, other = (
+        tmp_path / name for name in (".fake-1.abcdefgh", ".fake-1.hgfedcba", ".fake-10.abcdefgh")
+    )
     for folder in (old, new, other):
         folder.mkdir()
         (folder / "train_images.npy").write_bytes(b"half")

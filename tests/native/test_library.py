@@ -54,13 +54,14 @@ def test_two_processes_at_once_compile_once(tmp_path):
 
 @needs_compiler
 def test_a_damaged_library_is_compiled_anew_and_leftovers_go(tmp_path):
-    old, fresh = tmp_path / ".old.so", tmp_path / ".fresh.so"
-    for path in (old, fresh, tmp_path / f"{library.key(COMPILER)}.so"):
+    name = f"{library.key(COMPILER)}.so"
+    old, fresh = tmp_path / f".{name}.abcdefgh", tmp_path / f".{name}.hgfedcba"
+    for path in (old, fresh, tmp_path / name):
         path.write_text("nothing that a loader takes")
     os.utime(old, (0, 0))
     library.load(COMPILER, tmp_path).WsnSum  # noqa: B018
-    assert {path.name for path in tmp_path.glob("*.so")} == {".fresh.so", f"{library.key(COMPILER)}.so"}
-    assert (tmp_path / f"{library.key(COMPILER)}.so").read_bytes().startswith(b"\x7fELF")
+    assert not old.exists() and fresh.exists()
+    assert (tmp_path / name).read_bytes().startswith(b"\x7fELF")
 
 
 @needs_compiler

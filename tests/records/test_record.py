@@ -102,7 +102,7 @@ def test_a_damaged_record_is_skipped_with_a_warning_and_other_semantics_in_silen
     damaged.write_text(damaged.read_text()[:-20])
     header, *lines = map(json.loads, other.read_text().splitlines())
     changed = {name: value for name, value in header.items() if name != stored.DIGEST} | {"semantics": 0}
-    other.write_text("".join(json.dumps(x) + "\n" for x in (stored.sealed(changed, *lines), *lines)))
+    other.write_text("".join(json.dumps(x) + "\n" for x in (stored.add_checksum(changed, *lines), *lines)))
     assert [r.path for r in record.read_all(workdir)] == rest
     (told,) = (message for message in caplog.messages if "without a digest" not in message)
     assert str(damaged) in told and "damaged" in told and "\n" not in told

@@ -26,8 +26,8 @@ import wsn
 from wsn.data.language.text import Text
 from wsn.errors import UserError
 from wsn.records import claims, progress, record, runs
-from wsn.records.files import cannot_write, replacing
 from wsn.spec import Group, Spec, changed_fields, from_fields
+from wsn.stored import cannot_write, replacing
 from wsn.training import train
 from wsn.training.history import History
 

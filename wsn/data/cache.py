@@ -4,7 +4,6 @@ A folder appears whole or not at all and never changes, so any number of process
 """
 
 import contextlib
-import glob
 import json
 import os
 import shutil
@@ -22,7 +21,6 @@ from wsn import stored
 from wsn.errors import one_line
 
 _PAGE = 4096
-ABANDONED_SECONDS = 3600.0  # nothing here takes so long to write
 
 
 class Content(NamedTuple):
@@ -40,7 +38,7 @@ def cached(
     A damaged entry is rebuilt with a warning. Where it cannot be written the arrays stay in memory, and a warning
     says so. Raises what `decode` raises.
     """
-    _clear(entry)
+    stored.clear(entry, time.time() - stored.ABANDONED_SECONDS)
     if os.path.exists(entry):  # False for what cannot be looked at
         try:
             return _map(entry, arrays, facts)
@@ -60,7 +58,7 @@ def _map(entry: Path, arrays: Collection[str], facts: Mapping[str, type]) -> Con
     """Maps an entry after checking size and checksum of every file. Raises OSError or ValueError."""
     manifest = stored.parse(stored.read(entry / "manifest.json"))
     try:
-        if not stored.is_sealed(manifest):
+        if not stored.verify_checksum(manifest):
             raise ValueError("manifest.json has no digest: an older version wrote it")
         if manifest["entry"] != entry.name:
             raise ValueError(f"it is {manifest['entry']}")
@@ -76,43 +74,22 @@ def _map(entry: Path, arrays: Collection[str], facts: Mapping[str, type]) -> Con
 
 
 def _store(content: Content, entry: Path) -> None:
-    """Writes the content aside and renames it into place; if another process was first, its copy stays."""
-    scratch = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}")
-    try:
-        scratch.mkdir(parents=True)
+    """Writes an entry whole; if another process was first, its copy stays. Raises OSError."""
+    with stored.staged(entry) as scratch:
+        scratch.mkdir()
         files = {}
         for name, array in content.arrays.items():
             path = scratch / f"{name}.npy"
             np.save(path, array)
-            _sync(path)
             size, checksum = _facts(path)
             files[name] = {"bytes": size, "checksum": checksum}
-        manifest = scratch / "manifest.json"
-        manifest.write_text(
-            json.dumps(stored.sealed(content.facts | {"entry": entry.name, "files": files}), indent=2)
-        )
-        _sync(manifest)
-        _sync(scratch)
-        with contextlib.suppress(OSError):  # the name is taken: `cached` checks what is there
-            scratch.rename(entry)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _clear(entry: Path) -> None:
-    """Removes what killed processes were writing there."""
-    leftovers: list[Path] = []
-    with contextlib.suppress(OSError):  # a folder that cannot be looked at has none that can be removed
-        leftovers += entry.parent.glob(f".{glob.escape(entry.name)}.*")
-    for leftover in leftovers:
-        with contextlib.suppress(OSError):
-            if leftover.stat().st_mtime < time.time() - ABANDONED_SECONDS:
-                _remove(leftover)
+        manifest = stored.add_checksum(content.facts | {"entry": entry.name, "files": files})
+        (scratch / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
 
 def _discard(entry: Path) -> None:
     """Moves a damaged entry out of the way and deletes it; processes that have it mapped keep their pages."""
-    aside = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}")
+    aside = entry.with_name(f".{entry.name}.{uuid.uuid4().hex[:8]}")
     with contextlib.suppress(OSError):
         entry.rename(aside)
         _remove(aside)
@@ -140,11 +117,3 @@ def _facts(path: Path) -> tuple[int, int]:
     whole = len(raw) // _PAGE * _PAGE
     pages = raw[:whole].view("<u8").reshape(-1, _PAGE // 8).sum(axis=1, dtype=np.uint64)
     return len(raw), zlib.crc32(raw[whole:].tobytes(), zlib.crc32(pages.tobytes()))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,7 +21,7 @@ import jax
 import jaxlib
 from absl import logging
 
-from wsn import folders
+from wsn import folders, stored
 from wsn.devices import compiled
 from wsn.errors import one_line
 
@@ -29,7 +29,6 @@ SOURCE = Path(__file__).with_name("windows.cc")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared")
 COMPILERS = ("c++", "g++", "clang++")
 SECONDS = 300  # after which a compiler counts as broken
-ABANDONED_SECONDS = 2 * SECONDS  # of what a compiler was writing
 TARGETS = {"wsn_sum": "WsnSum", "wsn_value_gradient": "WsnValueGradient"}  # of XLA → symbols of the library
 
 
@@ -95,34 +94,10 @@ def key(compiler: str) -> str:
 
 
 def compile_into(path: Path, compiler: str) -> None:
-    """Compile the kernels to `path`, where they appear whole. Raises CalledProcessError, TimeoutExpired, OSError.
-
-    Removes what compilers that were killed left beside it ten minutes ago.
-    """
-    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".so", dir=path.parent)
-    now = os.fstat(descriptor).st_mtime  # by the clock of the file system
-    os.close(descriptor)
-    for leftover in path.parent.glob(".*.so"):
-        with contextlib.suppress(OSError):
-            if leftover.stat().st_mtime < now - ABANDONED_SECONDS:
-                leftover.unlink()
-    try:
-        command = [compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), str(SOURCE), "-o", temporary]
+    """Compile the kernels to `path`, where they appear whole. Raises CalledProcessError, TimeoutExpired, OSError."""
+    with stored.staged(path) as place:
+        command = [compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), str(SOURCE), "-o", str(place)]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
-        _sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _sync(path: str) -> None:
-    """Have it on the disk: after a crash a file that was renamed without may be empty."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 from absl import logging
 
 from wsn import stored
-from wsn.records.files import cannot_write, replacing
+from wsn.stored import cannot_write, replacing
 from wsn.training.history import EMPTY, History, Snapshot
 
 

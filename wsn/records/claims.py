@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from wsn.records.files import cannot_write
+from wsn.stored import cannot_write
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
+from wsn import stored
 from wsn.errors import UserError
-from wsn.records import files, record
+from wsn.records import record
 from wsn.records.record import SPLITS, Label, Labels
 from wsn.spec import Group, Spec
 from wsn.training.history import History
@@ -94,7 +95,7 @@ class Network:
         try:
             yield
         except OSError as error:
-            raise files.cannot_write(self._folder, error) from error
+            raise stored.cannot_write(self._folder, error) from error
 
 
 def existing(folder: Path) -> list[Path]:

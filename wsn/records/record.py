@@ -22,8 +22,8 @@ from jaxtyping import Float, Int64
 import wsn
 from wsn import stored
 from wsn.errors import UserError, one_line
-from wsn.records.files import replacing
 from wsn.spec import SEMANTICS, Group, Spec, changed_fields, from_fields
+from wsn.stored import replacing
 from wsn.tasks import TASKS, metrics
 from wsn.training.history import History
 
@@ -89,7 +89,7 @@ def description(group: Group, text: str | None = None) -> dict[str, Any]:
 def write_description(path: Path, group: Group, text: str | None) -> None:
     """Write the description of a group with its digest. Raises UserError where it cannot be written."""
     with replacing(path) as file:
-        json.dump(stored.sealed(description(group, text)), file, indent=1)
+        json.dump(stored.add_checksum(description(group, text)), file, indent=1)
 
 
 def described(path: Path, group: Group) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def described(path: Path, group: Group) -> dict[str, Any]:
     found = stored.parse(stored.read(path))
     if not isinstance(found, dict):
         raise ValueError("not an object")
-    stored.is_sealed(found)
+    stored.verify_checksum(found)
     text = found.get("text")
     own = json.loads(json.dumps(description(group, text)))
     if {name: value for name, value in found.items() if name != stored.DIGEST} != own:
@@ -142,7 +142,7 @@ def save(
         curves = {name: _listed(values[:, i]) for name, values in sorted(history.curves.items())}
         lines.append({"spec": i // len(group.seeds), "seed": seed, "status": _status(curves)} | curves)
     with replacing(path) as file:
-        for line in (stored.sealed(header, *lines), *lines):
+        for line in (stored.add_checksum(header, *lines), *lines):
             file.write(json.dumps(line) + "\n")
 
 
@@ -163,7 +163,7 @@ def read(path: Path) -> Record:
     """
     try:
         header, *lines = (stored.parse(line) for line in stored.read(path).splitlines())
-        sealed = stored.is_sealed(header, *lines)
+        sealed = stored.verify_checksum(header, *lines)
         if not sealed:
             note_no_digest(path.parents[1])
         group = _group(header)

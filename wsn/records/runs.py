@@ -21,11 +21,11 @@ from wsn.devices import hosts
 from wsn.errors import Preempted, UserError, one_line
 from wsn.records import checkpoints, record
 from wsn.records.claims import claim
-from wsn.records.files import clear
 from wsn.records.partial import NAME as PARTIAL
 from wsn.records.partial import Partial
 from wsn.records.record import Labels, Result
 from wsn.spec import Group, Spec
+from wsn.stored import clear
 from wsn.training import train
 from wsn.training.history import EMPTY, History
 
