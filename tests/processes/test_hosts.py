@@ -1,6 +1,7 @@
 """Two processes of two virtual devices each are one run: the curve of a single device, one folder, one decision."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -8,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,14 @@ def two(
                 process.wait()
 
 
+def wait_for(condition: Callable[[], bool], processes: Sequence[subprocess.Popen]) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert all(process.poll() is None for process in processes), ended(processes)
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def ended(processes: Sequence[subprocess.Popen]) -> tuple[list[int], list[str]]:
     """Exit codes and what was printed to stderr, but for the greetings of the Gloo library."""
     printed = [process.communicate(timeout=SECONDS) for process in processes]
@@ -114,13 +123,18 @@ def test_two_processes_give_the_curve_of_one_device(finished, tmp_path):
     with start(COMMAND, tmp_path / "one", 1, {}) as process:
         codes, told = ended([process])
     assert codes == [0], told
-    expected = members(tmp_path / "one")
-    assert finished.keys() == expected.keys() and len(finished) == 2
+    assert len(finished) == 2
+    assert_same_curves(finished, members(tmp_path / "one"))
+    for line in map(json.loads, itertools.chain(*finished.values())):
+        assert len(line["train_loss"]) == 30 and line["test_accuracy"][-1] > 0.7, "the networks learn"
+
+
+def assert_same_curves(found: dict[str, list[str]], expected: dict[str, list[str]]) -> None:
+    assert found.keys() == expected.keys()
     for name in expected:
-        for left, right in zip(map(json.loads, finished[name]), map(json.loads, expected[name]), strict=True):
-            assert left.keys() == right.keys() and len(left["train_loss"]) == 30
-            assert left["test_accuracy"][-1] > 0.7, "the networks learn"
-            for curve in set(left) - {"status"}:
+        for left, right in zip(map(json.loads, found[name]), map(json.loads, expected[name]), strict=True):
+            assert left.keys() == right.keys()
+            for curve in left.keys() - {"status"}:
                 np.testing.assert_allclose(left[curve], right[curve], err_msg=curve, **TOLERANCE)
 
 
@@ -153,10 +167,7 @@ def test_sigterm_of_any_process_stops_all_of_them_and_resuming_is_exact(finished
     """The one that gets the signal is not the one that writes; started as Slurm does, without flags."""
     places = [tmp_path / "0", tmp_path / "1"]
     with two(places, slurm) as processes:
-        end = time.monotonic() + SECONDS
-        while not any(places[0].glob("out/runs/*/group.json")):
-            assert time.monotonic() < end and all(process.poll() is None for process in processes)
-            time.sleep(0.01)
+        wait_for(lambda: any(places[0].glob("out/runs/*/group.json")), processes)
         processes[1].send_signal(signal.SIGTERM)
         codes, told = ended(processes)
     assert codes == [75, 75], told
@@ -168,6 +179,33 @@ def test_sigterm_of_any_process_stops_all_of_them_and_resuming_is_exact(finished
     assert codes == [0, 0], told
     assert members(places[0]) == finished
     assert not list(places[0].glob("out/runs/*/checkpoints"))
+
+
+def test_a_recurrent_run_is_saved_by_both_processes_and_resumes_to_the_curve_of_one(tmp_path):
+    """Its hidden state is cut over them, so that neither can save it alone."""
+    command = ["-m", "experiments.halting_time", "--widths=8", "--seeds=1", "--epochs=4", "--fractions=1.0"]
+    command += ["--eval_every=5", "--checkpoint_seconds=0"]
+    places = [tmp_path / "0", tmp_path / "1"]
+    with two(places, commands=(command, command)) as processes:
+        wait_for(lambda: any(places[0].glob("out/runs/*/checkpoints/*.sha256")), processes)
+        for process in processes:
+            process.kill()
+    (saved,) = places[0].glob("out/runs/*/checkpoints")
+    first = max(int(path.stem) for path in saved.glob("*.sha256"))
+    with two(places, commands=(command, command)) as processes:
+        wait_for(
+            lambda: max((int(path.stem) for path in saved.glob("*.sha256")), default=0) > first, processes
+        )
+        processes[1].send_signal(signal.SIGTERM)
+        codes, told = ended(processes)
+    assert codes == [75, 75], told
+    with two(places, commands=(command, command)) as processes:
+        codes, told = ended(processes)
+    assert codes == [0, 0], told
+    with start(command, tmp_path / "one", 1, {}) as process:
+        codes, told = ended([process])
+    assert codes == [0], told
+    assert_same_curves(members(places[0]), members(tmp_path / "one"))
 
 
 WITHOUT_DATA = """

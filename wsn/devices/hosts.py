@@ -6,6 +6,7 @@ process the leader has no followers, and the functions below cost nothing.
 """
 
 import contextlib
+import enum
 import importlib.util
 import os
 import pickle
@@ -85,16 +86,34 @@ def broadcast(message: Any = None) -> Any:
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is true on any process; every process calls this at the same point and gets the same."""
-    return flag if _alone() else bool(multihost_utils.process_allgather(np.array(flag)).any())
+    return bool(_largest(int(flag)))
+
+
+class Action(enum.IntEnum):
+    """What to do after an evaluation."""
+
+    CONTINUE, SAVE, STOP, ABORT = range(4)  # STOP saves, ABORT does not
+
+
+def agree(action: Action) -> Action:
+    """The last in the list of `Action` that any process wants; every process calls this at the same point.
+
+    A state that is cut over processes can be saved by all of them together only.
+    """
+    return Action(_largest(action))
+
+
+def _largest(number: int) -> int:
+    return number if _alone() else int(multihost_utils.process_allgather(np.array(number)).max())
 
 
 @contextlib.contextmanager
 def followers_stop_on_error() -> Iterator[None]:
-    """On the leader: an exception in the block answers the followers' next `any_process`, so that none waits."""
+    """On the leader: an exception in the block answers the followers' next `agree` with ABORT, so that none waits."""
     try:
         yield
     except BaseException:
-        any_process(True)
+        agree(Action.ABORT)
         raise
 
 

@@ -18,6 +18,7 @@ from absl import logging
 
 from wsn.data.feeds import Source
 from wsn.devices import hosts
+from wsn.devices.hosts import Action
 from wsn.errors import Preempted, UserError, one_line
 from wsn.records import checkpoints, record
 from wsn.records.claims import claim
@@ -99,13 +100,16 @@ def _train(
         with hosts.followers_stop_on_error():
             watch(group, moment.fraction_done, moment.history)
             partial(moment.fraction_done, moment.history)
-            due = not moment.last and time.monotonic() - saved >= checkpoint_seconds
-            if due:
-                checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot(), group.name)
-                saved = time.monotonic()
-        if hosts.any_process(stop()) and not moment.last:
-            if not due:
-                checkpoints.save(folder / "checkpoints", moment.step, moment.snapshot(), group.name)
+            due = time.monotonic() - saved >= checkpoint_seconds
+        action = hosts.agree(Action.STOP if stop() else Action.SAVE if due else Action.CONTINUE)
+        if action == Action.CONTINUE or moment.last:
+            continue
+        snapshot = moment.snapshot()
+        with hosts.followers_stop_on_error():
+            checkpoints.save(folder / "checkpoints", moment.step, snapshot, group.name)
+            saved = time.monotonic()
+        hosts.agree(Action.CONTINUE)  # it is saved
+        if action == Action.STOP:
             partial.write(moment.fraction_done, moment.history)
             raise Preempted
     seconds = time.monotonic() - started
@@ -124,8 +128,12 @@ def follow(source_of: Callable[[Spec], Source], stop: Callable[[], bool]) -> int
             print(f"error: {error}", file=sys.stderr)
         if hosts.any_process(source is None) or source is None:
             continue
-        for _ in train.train(group, source, resume=snapshot, execution=execution):
-            if hosts.any_process(stop()):
+        for moment in train.train(group, source, resume=snapshot, execution=execution):
+            action = hosts.agree(Action.STOP if stop() else Action.CONTINUE)
+            if action in (Action.SAVE, Action.STOP) and not moment.last:
+                moment.snapshot()  # the leader needs the part of the state that is here
+                action = max(action, hosts.agree(Action.CONTINUE))
+            if action >= Action.STOP:
                 break
     return message
 
