@@ -60,11 +60,15 @@ def estimate(
     return Estimate(value, float(low), float(high))
 
 
-def linear(coefficients: Float[np.ndarray, " networks"], networks: Sequence[Values]) -> Estimate:
+def linear(
+    coefficients: Float[np.ndarray, " networks"], networks: Sequence[Values], comparisons: int = 1
+) -> Estimate:
     """Σ coefficient · mean over seeds of each network, and its interval.
 
     Student's t with a deviation for every network (Welch 1947, degrees of freedom by Satterthwaite), since narrow
     networks differ more from seed to seed than wide ones. A network with one seed has the pooled deviation of the rest.
+    If the statistic was picked out of several `comparisons`, such as the best of six widths against the narrowest, the
+    interval is as wide as all of them need to hold at once (Bonferroni), so picking the best does not bias it.
     """
     value = float(coefficients @ [np.mean(values) for values in networks])
     seeds, variances = np.array([len(values) for values in networks]), known_variances(networks)
@@ -74,7 +78,7 @@ def linear(coefficients: Float[np.ndarray, " networks"], networks: Sequence[Valu
     if not parts.any():
         return Estimate(value, value, value)
     freedom = parts.sum() ** 2 / (parts**2 / np.maximum(seeds - 1, 1)).sum()
-    half = float(stats.t.ppf(0.975, freedom) * np.sqrt(parts.sum()))
+    half = float(stats.t.ppf(1 - 0.025 / comparisons, freedom) * np.sqrt(parts.sum()))
     return Estimate(value, value - half, value + half)
 
 

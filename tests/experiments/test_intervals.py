@@ -28,6 +28,16 @@ def test_an_interval_of_a_slope_holds_the_truth_as_often_as_it_says(seeds, devia
     assert 0.93 <= np.mean([one.low <= 0 <= one.high for one in found]) <= 0.99
 
 
+def test_the_best_of_several_networks_keeps_its_level():
+    """Five equal networks and a base: the gain of the best is biased upward, and its interval still holds 0."""
+    random, holds = np.random.default_rng(1), 0
+    for _ in range(500):
+        networks = random.normal(0, 1, (6, 5))
+        contrast = np.eye(6)[1 + networks[1:].mean(1).argmax()] - np.eye(6)[0]
+        holds += intervals.linear(contrast, networks, comparisons=5).low <= 0
+    assert holds / 500 >= 0.95
+
+
 def test_one_seed_has_the_deviation_of_the_others_and_none_alone():
     found = intervals.linear(np.array([1.0, 0.0]), [[3.0], [1.0, 2.0]])
     assert found.value == 3 and found.low < 3 < found.high
