@@ -18,7 +18,7 @@ from pretence import CURVES as CURVES
 from pretence import STEPS as STEPS
 from pretence import pretended as pretended
 
-from wsn.data.speech.utterances import Speech, Spoken
+from wsn.data.speech.utterances import Speech, SpeechSplit
 from wsn.data.splits import Splits
 from wsn.devices import Placement
 from wsn.networks.models import HEARING, RECURRENT
@@ -49,7 +49,7 @@ FRAMES, FEATURES = 9, 8  # of the longest utterance, of a frame
 HEARD, TESTED = 11, 5  # utterances
 
 
-def spoken(count: int, seed: int = 0, shortest: int = 5) -> Spoken:
+def spoken(count: int, seed: int = 0, shortest: int = 5) -> SpeechSplit:
     """Utterances of 1 or 2 letters that differ, the first of them the longest."""
     random = np.random.default_rng(seed)
     lengths = np.r_[FRAMES, random.integers(shortest, FRAMES + 1, count - 1)].astype(np.int32)
@@ -58,7 +58,7 @@ def spoken(count: int, seed: int = 0, shortest: int = 5) -> Spoken:
     labels = np.stack([first, first % (CLASSES - 1) + 1], 1).astype(np.int32)
     labels[np.arange(2) >= label_lengths[:, None]] = 0
     frames = random.normal(size=(lengths.sum(), FEATURES)).astype(np.float32)
-    return Spoken(frames, np.cumsum(lengths, dtype=np.int32) - lengths, lengths, labels, label_lengths)
+    return SpeechSplit(frames, np.cumsum(lengths, dtype=np.int32) - lengths, lengths, labels, label_lengths)
 
 
 SPEECH = Speech("tiny", spoken(HEARD), spoken(TESTED, 1), tuple("abc"))

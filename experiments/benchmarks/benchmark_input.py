@@ -153,7 +153,7 @@ def measure_parts(encoded: Sequence[bytes], repeats: int) -> list[dict]:
 
     def test() -> None:
         for x in encoded:
-            crops.decode(x, crops.centre_box)
+            crops.decode(x, crops.center_box)
 
     parts = {
         "JPEG alone, OpenCV": opencv,

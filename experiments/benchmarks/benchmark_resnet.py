@@ -104,7 +104,7 @@ def wsn_step(spec: Spec, execution: str, *, masked: bool = True) -> Callable[[],
     members = initial_members(group, model, optimizer, (), sparse)
     member = jax.tree.map(lambda x: jnp.asarray(x[0]), members if masked else members._replace(keep={}))
     mean = np.full((1, 1, 3), 120, np.float32)
-    take = batches.take_augmented(batches.crop_flip, mean, mean / 2)
+    take = batches.make_augmented_batch(batches.crop_flip, mean, mean / 2)
     step = make_step(task, optimizer)
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (TRAIN, *IMAGE), dtype=np.uint8)

@@ -19,7 +19,7 @@ from experiments.lab.families import Network
 from experiments.lab.launch import Run
 from wsn.data.feeds import Source
 from wsn.data.language.text import Text
-from wsn.data.speech.utterances import Speech, Spoken
+from wsn.data.speech.utterances import Speech, SpeechSplit
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.records.record import Result
@@ -105,7 +105,7 @@ def of_depth(spec: Spec, depth: int) -> Spec:
 
 def trained_on(source: Source, spec: Spec) -> int:
     """How many examples, or tokens, train."""
-    return len(source.train) if isinstance(source, Text) else source.examples(spec)[0]
+    return len(source.train) if isinstance(source, Text) else source.num_examples(spec)[0]
 
 
 def shapes_of(source: Source, spec: Spec) -> Shapes:
@@ -175,7 +175,7 @@ def caption(preset: Settings, run: Run) -> str:
 
 
 def steps_of_epoch(source: Source, spec: Spec) -> int:
-    return -(-source.examples(spec)[0] // spec.batch_size)
+    return -(-source.num_examples(spec)[0] // spec.batch_size)
 
 
 def ceiling(source: Source) -> float:
@@ -191,9 +191,9 @@ def ceiling(source: Source) -> float:
     return float(-PLATEAU * np.log(counts / counts.sum())[held_out].mean())
 
 
-def symbols_of(part: Spoken | UInt16[np.ndarray, " tokens"]) -> Int[np.ndarray, " symbols"]:
+def symbols_of(part: SpeechSplit | UInt16[np.ndarray, " tokens"]) -> Int[np.ndarray, " symbols"]:
     """The tokens of a text; the letters of all transcripts."""
-    if not isinstance(part, Spoken):
+    if not isinstance(part, SpeechSplit):
         return np.asarray(part, np.int64)
     labels = np.asarray(part.labels)
     return labels[labels > 0]

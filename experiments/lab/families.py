@@ -116,7 +116,7 @@ def members(preset: Preset) -> dict[int, list[int]]:
 
 def shapes_of(template: Spec) -> Callable[[int], Shapes]:
     """Width → kernel shapes of the template's network on its data set, without bottlenecks."""
-    image, classes = sources.image_of(template.dataset)
+    image, classes = sources.image_shape_and_classes(template.dataset)
     return lambda width: models.plain_shapes(dataclasses.replace(template, width=width), image, classes)
 
 

@@ -12,7 +12,7 @@ IMAGENET = "imagenet2012"
 
 def template(preset: Preset) -> Spec:
     """ResNet-18 by the recipe of Appendix A, its steps stretched to the number of epochs."""
-    (*_, channels), _ = sources.image_of(preset.dataset)
+    (*_, channels), _ = sources.image_shape_and_classes(preset.dataset)
     colour = channels == 3
     if preset.dataset == IMAGENET:
         settings: dict[str, Any] = {"weight_decay": 1e-4, "schedule": "cosine"}

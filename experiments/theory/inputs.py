@@ -93,7 +93,7 @@ def of_images(dataset: data.Dataset, normalization: str, pairs: int, seed: int) 
     images = distinct(len(dataset.test_images), pairs, seed)
     used, place = np.unique(images, return_inverse=True)
     statistics = data.statistics(dataset.train_images, normalization)
-    flat = np.asarray(data.normalise(dataset.test_images[used], *statistics)).reshape(len(used), -1)
+    flat = np.asarray(data.normalize(dataset.test_images[used], *statistics)).reshape(len(used), -1)
     x, y = flat[place.reshape(images.shape)].transpose(1, 0, 2)
     return Pairs(x, y, images)
 

@@ -139,7 +139,7 @@ def with_budgets(rows: Sequence[Row], asked: Sequence[Network]) -> list[Row]:
     for row in rows:
         spec = specs[row["base_width"], row["kind"], row["width"]]
         base_spec = dataclasses.replace(spec, width=row["base_width"])
-        base = models.plain_shapes(base_spec, *sources.image_of(spec.dataset))
+        base = models.plain_shapes(base_spec, *sources.image_shape_and_classes(spec.dataset))
         budget = {"linear": family.weights(bottleneck.split(base)), "dense": row["weights"]}
         untransformed = family.weights(base)
         budgets = {"budget": budget.get(row["kind"], untransformed), "untransformed": untransformed}

@@ -38,7 +38,7 @@ def test_an_augmented_batch_is_normalised_after_the_crop():
     mean, deviation = np.full((1, 1, 3), 100, np.float32), np.full((1, 1, 3), 50, np.float32)
     data = batches.Examples(jnp.asarray(IMAGES), jnp.arange(6))
     rows = batches.Indices(jnp.array([4, 2]), jnp.ones(2), jnp.array([0, 40], jnp.uint32))
-    batch = batches.take_augmented(batches.crop_flip, mean, deviation)(data, rows)
+    batch = batches.make_augmented_batch(batches.crop_flip, mean, deviation)(data, rows)
     assert batch.labels.tolist() == [4, 2]
     np.testing.assert_allclose(batch.inputs[0, :4], -2)  # noise 0: the upper left corner
     middle = (IMAGES[2].astype(np.float32) - 100) / 50  # noise 40 = 4 + 9 · 4: the image itself

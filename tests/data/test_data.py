@@ -112,19 +112,19 @@ def test_permutation(size, seed):
 
 
 @pytest.mark.parametrize(
-    ("flag", "changes"),
+    ("name", "changes"),
     [
-        ("--train_samples", {"train_samples": 0}),
-        ("--train_samples", {"train_samples": 41}),
-        ("--validation_samples", {"validation_samples": 40, "train_samples": None}),
-        ("--validation_samples", {"validation_samples": -1}),
-        ("--data_seed", {"data_seed": -1}),
-        ("--normalization", {"normalization": "batch"}),
+        ("train_samples", {"train_samples": 0}),
+        ("train_samples", {"train_samples": 41}),
+        ("validation_samples", {"validation_samples": 40, "train_samples": None}),
+        ("validation_samples", {"validation_samples": -1}),
+        ("data_seed", {"data_seed": -1}),
+        ("normalization", {"normalization": "batch"}),
     ],
 )
-def test_bad_split(flag, changes):
+def test_bad_split(name, changes):
     options = dict(train_samples=10, validation_samples=5, data_seed=0, normalization="scalar") | changes
-    with pytest.raises(UserError, match=f"^{flag}=") as caught:
+    with pytest.raises(UserError, match=f"^`{name}=") as caught:
         data.split(fake_dataset(), **options)
     assert "\n" not in str(caught.value)
 
@@ -145,7 +145,7 @@ def test_statistics_agree_with_numpy_and_normalise(normalization, size, side, ch
     assert mean.dtype == deviation.dtype == np.float32
     np.testing.assert_allclose(mean, images.mean(axes, keepdims=True)[0], rtol=1e-6)
     np.testing.assert_allclose(deviation, images.std(axes, keepdims=True)[0], rtol=1e-6)
-    normalised = np.asarray(jax.jit(data.normalise)(images, mean, deviation), np.float64)
+    normalised = np.asarray(jax.jit(data.normalize)(images, mean, deviation), np.float64)
     assert normalised.shape == images.shape
     np.testing.assert_allclose(normalised.mean(axes), 0, atol=1e-5)
     varies = images.std(axes) > 0
@@ -165,7 +165,7 @@ def test_normalise_takes_any_batch_and_other_values_of_a_constant_pixel():
     images = fake_dataset().train_images
     mean, deviation = data.statistics(images, "pixel")
     test = np.full((2, 6, 5, 4, 3), 200, np.uint8)
-    normalised = np.asarray(data.normalise(test, mean, deviation))
+    normalised = np.asarray(data.normalize(test, mean, deviation))
     assert normalised.shape == test.shape and normalised.dtype == np.float32
     assert (normalised[..., 0, 0, :] == 0).all() and np.isfinite(normalised).all()
 
@@ -196,7 +196,7 @@ def test_missing_data_without_a_network(tmp_path, monkeypatch):
 
     monkeypatch.setattr(prepared, "require_network", no_network)
     begin = time.monotonic()
-    with pytest.raises(UserError, match="^`dataset=mnist`: .*`data_dir=.*TFDS_DATA_DIR`") as caught:
+    with pytest.raises(UserError, match="^`dataset=mnist`: .*`data_dir=.*` .TFDS_DATA_DIR") as caught:
         data.load("mnist", data_dir=str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))
     assert time.monotonic() - begin < 20
     assert "\n" not in str(caught.value)
@@ -225,7 +225,7 @@ def test_unreadable_source_names_the_folder(tmp_path):
     prepared = tmp_path / "mnist" / "3.0.1"
     prepared.mkdir(parents=True)
     (prepared / "dataset_info.json").write_text('{"name": "mnist", trunc')
-    with pytest.raises(UserError, match="^`data_dir=.*TFDS_DATA_DIR`") as caught:
+    with pytest.raises(UserError, match="^`data_dir=.*` .TFDS_DATA_DIR") as caught:
         data.load("mnist", data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache"))
     assert "\n" not in str(caught.value)
 
@@ -454,7 +454,7 @@ def test_mnist_pixel_normalisation(real_cache):
         mnist, train_samples=2048, validation_samples=2048, data_seed=0, normalization="pixel"
     )
     assert (splits.deviation == 0).sum() == 67  # the pixels that no training image uses
-    normalised = np.asarray(data.normalise(mnist.train_images[:10_000], splits.mean, splits.deviation))
+    normalised = np.asarray(data.normalize(mnist.train_images[:10_000], splits.mean, splits.deviation))
     assert np.isfinite(normalised).all() and (normalised[:, splits.deviation == 0] == 0).all()
 
 

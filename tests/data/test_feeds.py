@@ -116,7 +116,7 @@ def test_evaluation_of_a_stream_is_that_of_its_test_images_in_memory(stream):
         if source is splits:
             rows = [jax.tree.map(lambda x: x[0], rows)]
         found = [
-            task.evaluation(params, {}, (), feed.take_held_out(feed.held_out_data, row), context)[0]
+            task.evaluation(params, {}, (), feed.make_held_out_batch(feed.held_out_data, row), context)[0]
             for row in rows
         ]
         sums.append(jax.tree.map(lambda *x: float(sum(x)), *found))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tiny
 
-from wsn.data.batches import AUGMENTATIONS, take
-from wsn.data.normalization import IMAGENET_DEVIATION, IMAGENET_MEAN, NORMALIZATIONS, normalise, statistics
+from wsn.data.batches import AUGMENTATIONS, make_batch
+from wsn.data.normalization import IMAGENET_DEVIATION, IMAGENET_MEAN, NORMALIZATIONS, normalize, statistics
 from wsn.spec import Group
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 7, 3), dtype=np.uint8)
@@ -19,11 +19,11 @@ def test_a_normalisation_broadcasts_and_is_undone_by_its_statistics(name):
     assert mean.dtype == deviation.dtype == np.float32
     assert np.broadcast_shapes(mean.shape, deviation.shape, IMAGES.shape[1:]) == IMAGES.shape[1:]
     assert np.isfinite(mean).all() and (deviation > 0).all()
-    normalised = normalise(IMAGES, mean, deviation)
+    normalised = normalize(IMAGES, mean, deviation)
     assert normalised.dtype == jnp.float32
     np.testing.assert_allclose(np.asarray(normalised) * deviation + mean, IMAGES, atol=1e-3)
     # Of an image alone it is the same: nothing depends on the batch.
-    np.testing.assert_allclose(normalise(IMAGES[2], mean, deviation), normalised[2], rtol=1e-6)
+    np.testing.assert_allclose(normalize(IMAGES[2], mean, deviation), normalised[2], rtol=1e-6)
 
 
 def test_imagenet_has_its_own_constants_whatever_the_images():
@@ -41,7 +41,7 @@ def test_an_augmentation_is_a_function_of_an_image_and_its_noise(name):
     if augment is None:
         group = Group((tiny.spec(augmentation=name),), (0,))
         feed = tiny.SPLITS.feed(group, tiny.SINGLE)
-        assert feed.training(0, 1).noise is None and feed.take_training is take
+        assert feed.training(0, 1).noise is None and feed.make_training_batch is make_batch
         return
     noise = jax.random.bits(jax.random.key(0), (6,), jnp.uint32)
     images = jnp.asarray(IMAGES)

@@ -174,7 +174,7 @@ def test_packed_features_are_normalised_by_the_training_split(tmp_path):
     for folder in (path, tmp_path):  # a file, or the folder that has it
         source = utterances.source_of(spec(normalization="pixel"), str(folder))
         assert isinstance(source, feeds.Source)
-        assert source.input_shape == (12, 4) and source.classes == 3 and source.examples(spec()) == (4, 1)
+        assert source.input_shape == (12, 4) and source.classes == 3 and source.num_examples(spec()) == (4, 1)
         np.testing.assert_allclose(source.train.frames.mean(0), 0, atol=1e-5)
         np.testing.assert_allclose(source.train.frames.std(0), 1, atol=1e-5)
     scalar = utterances.source_of(spec(), str(path)).train.frames
@@ -206,7 +206,7 @@ def test_validation_is_held_out_of_training_and_never_test(tmp_path):
     whole = utterances.source_of(spec(), path)
     cut = utterances.source_of(spec(validation_samples=1, train_samples=2), path)
     frames = lambda spoken: {row.tobytes() for row in spoken.frames}  # noqa: E731
-    assert cut.examples(spec(validation_samples=1)) == (2, 1)
+    assert cut.num_examples(spec(validation_samples=1)) == (2, 1)
     assert frames(cut.held_out) < frames(whole.train) and not frames(cut.held_out) & frames(whole.held_out)
     assert not frames(cut.train) & frames(cut.held_out)
 
@@ -215,8 +215,8 @@ def test_what_ctc_cannot_align_is_dropped_and_counted(tmp_path, caplog):
     """Three letters of which two are equal need four outputs: ten frames of stride 3, and not nine."""
     path = pack(tmp_path, lengths=(9, 6, 9, 9, 7))
     source = utterances.source_of(spec(), str(path))
-    assert source.examples(spec()) == (3, 1)
-    assert "1 of 5 utterances dropped" in caplog.text and "--front_end=stack" in caplog.text
+    assert source.num_examples(spec()) == (3, 1)
+    assert "1 of 5 utterances dropped" in caplog.text and "front_end=stack" in caplog.text
     assert utterances.source_of(spec(front_end="conv"), str(path)).examples(spec()) == (4, 1)
 
 
@@ -235,18 +235,18 @@ def test_what_ctc_cannot_align_is_dropped_and_counted(tmp_path, caplog):
 )
 def test_broken_packed_features_are_told_in_one_line(tmp_path, changes, said):
     path = pack(tmp_path, **changes)
-    with pytest.raises(UserError, match=f"^--(data_dir|dataset|front_end)=[^\n]*{said}[^\n]*$"):
+    with pytest.raises(UserError, match=f"^`(data_dir|dataset|front_end)=[^\n]*{said}[^\n]*$"):
         utterances.source_of(spec(), str(path))
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"bands": 3}, "^--bands=3: give at least 4"),
-        ({"dataset": "digit_lines", "bands": 40}, "^--bands=40: --dataset=digit_lines has no cepstra"),
-        ({"normalization": "channel"}, "^--normalization=channel is for images: choose one of scalar, pixel"),
-        ({"validation_samples": 4}, "^--validation_samples=4: choose 0 to 3"),
-        ({"train_samples": 5}, "^--train_samples=5: choose 1 to 4"),
+        ({"bands": 3}, "^`bands=3`: give at least 4"),
+        ({"dataset": "digit_lines", "bands": 40}, "^`bands=40`: `dataset=digit_lines` has no cepstra"),
+        ({"normalization": "channel"}, "^`normalization=channel` is for images: choose one of scalar, pixel"),
+        ({"validation_samples": 4}, "^`validation_samples=4`: choose 0 to 3"),
+        ({"train_samples": 5}, "^`train_samples=5`: choose 1 to 4"),
     ],
 )
 def test_settings_that_do_not_fit_name_their_flag(tmp_path, changes, said):
@@ -293,12 +293,12 @@ def test_what_a_source_says_of_its_size_is_what_lies_on_the_device():
 
 def test_every_utterance_is_in_an_epoch_once():
     feed = tiny.SPEECH.feed(Group((spec(batch_size=4),), (0,)), SINGLE)
-    rows, seen, take = feed.training(0, feed.steps), [], jax.jit(feed.take_training)
+    rows, seen, take = feed.training(0, feed.steps), [], jax.jit(feed.make_training_batch)
     spoken = tiny.SPEECH.train
     for at in range(feed.steps):
         made = take(feed.training_data, jax.tree.map(lambda x, at=at: x[at], rows))
         shapes = jax.tree.map(lambda x: (x.shape, x.dtype), made)
-        assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), tiny.SPEECH.example(4))
+        assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), tiny.SPEECH.batch_shapes(4))
         for i in np.flatnonzero(made.weight):
             seen.append(np.asarray(made.inputs.values[i, : made.inputs.lengths[i]]).tobytes())
     own = np.split(spoken.frames, spoken.first[1:])
@@ -313,7 +313,7 @@ def test_the_cepstra_of_an4():
         one = spec(front_end=front_end, bands=40 * (front_end == "conv"), normalization="pixel")
         source = utterances.source_of(one, os.environ["AN4_DIR"])
         assert source.classes == 28 and source.input_shape == (639, features)
-        assert source.examples(one) == (948, 130)
+        assert source.num_examples(one) == (948, 130)
 
 
 @pytest.mark.skipif(

@@ -132,8 +132,8 @@ def test_resized_and_central_box_are_torchvisions():
     assert crops.resized(500, 375) == (341, 256)
     assert crops.resized(375, 500) == (256, 341)
     assert crops.resized(1, 90) == (256, 23040)
-    assert crops.centre_box(256, 256) == (16, 16, 224, 224)
-    assert crops.centre_box(341, 256) == (58, 16, 224, 224)
+    assert crops.center_box(256, 256) == (16, 16, 224, 224)
+    assert crops.center_box(341, 256) == (58, 16, 224, 224)
 
 
 @settings(deadline=None, max_examples=300)
@@ -224,7 +224,7 @@ def test_pixels_agree_with_an_independent_reference(size):
     small = crops.random_box(width, height, np.full((crops.ATTEMPTS, 4), 0.1))
     large = crops.random_box(width, height, np.full((crops.ATTEMPTS, 4), 0.9))
     assert small.width < 224 < large.height
-    for box in (crops.centre_box(width, height), small, large):
+    for box in (crops.center_box(width, height), small, large):
         got = crops.decode(encoded, lambda w, h, box=box: box).astype(float)
         # Pillow rounds to a byte after each of four passes.
         np.testing.assert_allclose(got, reference(pixels, box), atol=2.5)
@@ -237,15 +237,15 @@ def test_every_mode_becomes_rgb(mode):
     image = Image.fromarray(photo(5, 300, 256)).convert(mode)
     encoded = encode(image)
     expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))[16:240, 38:262]
-    np.testing.assert_array_equal(crops.decode(encoded, crops.centre_box), expected)
+    np.testing.assert_array_equal(crops.decode(encoded, crops.center_box), expected)
 
 
 def test_orientation_tags_are_ignored():
     image = Image.fromarray(photo(6, 300, 256))
     tags = Image.Exif()
     tags[0x0112] = 6  # lies on its side
-    turned = crops.decode(encode(image, exif=tags), crops.centre_box)
-    np.testing.assert_array_equal(turned, crops.decode(encode(image), crops.centre_box))
+    turned = crops.decode(encode(image, exif=tags), crops.center_box)
+    np.testing.assert_array_equal(turned, crops.decode(encode(image), crops.center_box))
 
 
 # Batches.
@@ -269,7 +269,7 @@ def test_images_go_with_their_labels(tiny):
     images, labels, weight = joined(tiny.test(4))
     np.testing.assert_array_equal(labels[weight > 0], np.arange(TEST))
     for image, label in zip(images[:TEST], labels, strict=False):
-        expected = crops.decode(encode(picture(1000 + int(label))), crops.centre_box)
+        expected = crops.decode(encode(picture(1000 + int(label))), crops.center_box)
         np.testing.assert_array_equal(image, expected)
 
 

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from wsn import devices
 from wsn.data import feeds
 from wsn.data.language import corpora, text
-from wsn.data.language.vocabulary import END, LARGEST, TOKENS, UNKNOWN, words
+from wsn.data.language.vocabulary import END, LARGEST, TOKENIZERS, UNKNOWN, words
 from wsn.devices import Placement
 from wsn.errors import UserError
 from wsn.spec import Group, Spec
 
 DEVICES = tuple(jax.local_devices())
-CHARACTERS, WORDS = TOKENS["characters"], TOKENS["words"]
+CHARACTERS, WORDS = TOKENIZERS["characters"], TOKENIZERS["words"]
 
 
 def spec(**changes) -> Spec:
@@ -174,10 +174,10 @@ def test_one_billion_words(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("train.txt", None, "^--data_dir=.*: no train.txt there; --dataset=text reads"),
-        ("valid.txt", "", "^--dataset=text: its validation text is empty$"),
-        ("train.txt", "aaaa", "^--dataset=text: its training text is 'a' alone"),
-        ("test.txt", b"\xff\xfe\x00", "^--data_dir: .*test.txt cannot be read as UTF-8"),
+        ("train.txt", None, "^`data_dir=.*`: no train.txt there; `dataset=text` reads"),
+        ("valid.txt", "", "^`dataset=text`: its validation text is empty$"),
+        ("train.txt", "aaaa", "^`dataset=text`: its training text is 'a' alone"),
+        ("test.txt", b"\xff\xfe\x00", "^`data_dir`: .*test.txt cannot be read as UTF-8"),
     ],
 )
 def test_bad_texts(folder, file, content, message):
@@ -192,15 +192,15 @@ def test_bad_texts(folder, file, content, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_samples": 1000}, "^--train_samples=1000: choose at most the"),
-        ({"validation_samples": 1000}, "^--validation_samples=1000: choose at most the"),
-        ({"task": "classification"}, "^--dataset=text is text: choose --task from characters, words$"),
-        ({"task": "words", "vocabulary": LARGEST + 1}, f"^--vocabulary={LARGEST + 1} is too large"),
+        ({"train_samples": 1000}, "^`train_samples=1000`: choose at most the"),
+        ({"validation_samples": 1000}, "^`validation_samples=1000`: choose at most the"),
+        ({"task": "classification"}, "^`dataset=text` is text: choose `task` from characters, words$"),
+        ({"task": "words", "vocabulary": LARGEST + 1}, f"^`vocabulary={LARGEST + 1}` is too large"),
         (
             {"train_samples": 8},
-            "^--dataset=text: the training text of 8 tokens is shorter than one window of 2",
+            "^`dataset=text`: the training text of 8 tokens is shorter than one window of 2",
         ),
-        ({"sequence": 33}, "^--dataset=text: the held-out text of 32 tokens is shorter than one window of"),
+        ({"sequence": 33}, "^`dataset=text`: the held-out text of 32 tokens is shorter than one window of"),
     ],
 )
 def test_bad_settings(folder, changes, message):
@@ -254,7 +254,7 @@ def test_targets_follow_their_inputs():
     streams: list[list[int]] = [[], [], []]
     around_the_end = 0
     for at in range(feed.steps):
-        batch = feed.take_training(feed.training_data, jax.tree.map(lambda x, at=at: x[at], rows))
+        batch = feed.make_training_batch(feed.training_data, jax.tree.map(lambda x, at=at: x[at], rows))
         assert batch.inputs.shape == batch.targets.shape == batch.weight.shape == (4, 3)
         for lane, stream in enumerate(streams):
             for t in range(4):
@@ -300,9 +300,9 @@ def test_a_text_is_a_source():
     one = source()
     assert isinstance(one, feeds.Source) and one.input_shape == () and one.classes == 5
     batch = one.feed(Group((spec(),), (0,)), Placement("single", DEVICES[:1]))
-    made = batch.take_training(batch.training_data, jax.tree.map(lambda x: x[0], batch.training(0, 1)))
+    made = batch.make_training_batch(batch.training_data, jax.tree.map(lambda x: x[0], batch.training(0, 1)))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), made) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), one.example(2)
+        lambda x: (x.shape, x.dtype), one.batch_shapes(2)
     )
-    assert one.examples(spec()) == (12, 8)
+    assert one.num_examples(spec()) == (12, 8)
     assert devices.lanes_of_device(Placement("batch", DEVICES[:4]), batch.held_out_lanes) == 2

@@ -14,7 +14,7 @@ from PIL import Image
 
 from wsn import data, memory, stored
 from wsn.data import images, prepared, untrusted
-from wsn.data.crops import centre_box, decode
+from wsn.data.crops import center_box, decode
 from wsn.data.language import corpora
 from wsn.data.speech import recordings
 from wsn.errors import UserError
@@ -64,7 +64,7 @@ def test_arrays_that_claim_what_they_have_not_are_refused(tmp_path, member, said
     path = archive(tmp_path / "some.npz", cepstra=member)
     with pytest.raises(ValueError, match=said):
         untrusted.arrays_of_npz(path)
-    with pytest.raises(UserError, match="^`data_dir=.*cannot` be read as .npz[^\n]*$"):
+    with pytest.raises(UserError, match="^`data_dir=.*`: cannot be read as .npz[^\n]*$"):
         list(recordings.Packed().utterances(str(path)))
 
 
@@ -215,7 +215,7 @@ def test_an_image_that_claims_too_many_pixels_is_not_decoded():
     encoded[16:24] = struct.pack(">2I", 2**14, 2**14)  # width and height of its header, and their checksum
     encoded[29:33] = struct.pack(">I", zlib.crc32(encoded[12:29]))
     with pytest.raises((ValueError, Image.DecompressionBombWarning, Image.DecompressionBombError)):
-        decode(bytes(encoded), centre_box)
+        decode(bytes(encoded), center_box)
 
 
 @pytest.mark.parametrize("what", ["a FIFO", "a device", "too large"])

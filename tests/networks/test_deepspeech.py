@@ -11,7 +11,7 @@ import tiny
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from wsn.data.batches import Indices
-from wsn.data.speech.utterances import FRONT_ENDS, Frames, Utterances, take
+from wsn.data.speech.utterances import FRONT_ENDS, Frames, SpeechBatch, make_batch
 from wsn.devices import Placement
 from wsn.errors import UserError
 from wsn.networks import deepspeech, lstm, models
@@ -136,15 +136,15 @@ def single(flat):
     return unflatten_dict({path: jnp.asarray(x, jnp.float32) for path, x in flat.items()}, sep="/")
 
 
-def batch(longest: int = tiny.FRAMES, count: int = 5, padding: int = 0) -> Utterances:
+def batch(longest: int = tiny.FRAMES, count: int = 5, padding: int = 0) -> SpeechBatch:
     """So many utterances filled up to `longest`, and padding of weight 0 behind them."""
     indices = Indices(
         jnp.r_[jnp.arange(count), jnp.zeros(padding, int)], jnp.r_[jnp.ones(count), jnp.zeros(padding)]
     )
-    return take(longest, jax.tree.map(jnp.asarray, tiny.spoken(count)), indices)
+    return make_batch(longest, jax.tree.map(jnp.asarray, tiny.spoken(count)), indices)
 
 
-def utterances(made: Utterances) -> list[np.ndarray]:
+def utterances(made: SpeechBatch) -> list[np.ndarray]:
     values = np.asarray(made.inputs.values, np.float64)
     return [x[:n] for x, n in zip(values, made.inputs.lengths, strict=True)]
 

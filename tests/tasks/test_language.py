@@ -125,7 +125,7 @@ def test_a_step_goes_on_from_the_window_before_without_its_gradient():
     for step in range(2 * feed.steps):
         if step % feed.steps == 0:
             carry = fresh
-        batch = feed.take_training(feed.training_data, jax.tree.map(lambda x, i=step: x[i], rows))
+        batch = feed.make_training_batch(feed.training_data, jax.tree.map(lambda x, i=step: x[i], rows))
         loss, carry, params = expected(params, carry, batch)
         losses.append(float(loss))
     np.testing.assert_allclose(curves["train_loss"][:, 0], losses, rtol=1e-5)
@@ -256,6 +256,6 @@ def test_a_plan_counts_every_step_of_time():
     """The matrix products by hand, three times each in training; the rest is less than a tenth."""
     one, text = spec(width=32, epochs=1, eval_every=0), source(301, 90, sequence=10)
     products = 2 * (2 * 32 * 4 * 32 + 32 * SYMBOLS)  # FLOP a token
-    train_windows, held_out_windows = text.examples(one)
+    train_windows, held_out_windows = text.num_examples(one)
     by_hand = 10 * products * (3 * train_windows + held_out_windows)
     assert plan.cost(Group((one,), (0,)), text).flops == pytest.approx(by_hand, rel=0.15)

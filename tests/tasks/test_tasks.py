@@ -10,8 +10,8 @@ import tiny
 from jax.test_util import check_grads
 
 from wsn.data.batches import Batch, Indices
-from wsn.data.language.text import Tokens
-from wsn.data.speech.utterances import Utterances, take
+from wsn.data.language.text import TextBatch
+from wsn.data.speech.utterances import SpeechBatch, make_batch
 from wsn.networks import models
 from wsn.tasks import TASKS, Context, Task
 from wsn.tasks.language import LANGUAGE
@@ -31,29 +31,29 @@ def network(name: str):
     return TASKS[name](model), jax.tree.map(lambda x: x / 2, model.init(jax.random.key(1))[0])
 
 
-def batch(name: str, count: int) -> Batch | Tokens | Utterances:
+def batch(name: str, count: int) -> Batch | TextBatch | SpeechBatch:
     """So many lanes: examples, or streams of text, which lie on the last axes."""
     random = np.random.default_rng(count)
     if name in LANGUAGE:
         inputs, targets = jnp.asarray(random.integers(0, tiny.CLASSES, (2, TIME, count), np.int32))
-        return Tokens(inputs, targets, jnp.ones((TIME, count)), jnp.zeros(count, bool))
+        return TextBatch(inputs, targets, jnp.ones((TIME, count)), jnp.zeros(count, bool))
     if name in SPEECH:
         rows = Indices(jnp.arange(count), jnp.ones(count))
-        return take(tiny.FRAMES, jax.tree.map(jnp.asarray, tiny.spoken(count, seed=count)), rows)
+        return make_batch(tiny.FRAMES, jax.tree.map(jnp.asarray, tiny.spoken(count, seed=count)), rows)
     inputs = random.normal(size=(count, *tiny.IMAGE)).astype(np.float32)
     labels = random.integers(0, tiny.CLASSES, count).astype(np.int32)
     return Batch(jnp.asarray(inputs), jnp.asarray(labels), jnp.ones(count))
 
 
-def lanes_axis(batch: Batch | Tokens | Utterances) -> int:
-    return -1 if isinstance(batch, Tokens) else 0
+def lanes_axis(batch: Batch | TextBatch | SpeechBatch) -> int:
+    return -1 if isinstance(batch, TextBatch) else 0
 
 
-def weighed(batch: Batch | Tokens | Utterances, lanes: np.ndarray) -> Batch | Tokens | Utterances:
+def weighed(batch: Batch | TextBatch | SpeechBatch, lanes: np.ndarray) -> Batch | TextBatch | SpeechBatch:
     return batch._replace(weight=jnp.broadcast_to(jnp.asarray(lanes, jnp.float32), batch.weight.shape))
 
 
-def totals(task: Task, params, batch: Batch | Tokens | Utterances) -> dict[str, float]:
+def totals(task: Task, params, batch: Batch | TextBatch | SpeechBatch) -> dict[str, float]:
     """Those of training, which are those of evaluation where nothing depends on the batch as a whole."""
     lanes = batch.weight.shape[-1]
     trained, _, _ = task.training(params, {}, task.carry(lanes), batch, CONTEXT)
@@ -85,7 +85,7 @@ def test_totals_of_a_batch_are_the_sums_of_those_of_its_parts(name):
         for cut in (np.arange(3), np.arange(3, 8))
     ]
     assert_close(totals(task, params, whole), {n: sum(part[n] for part in parts) for n in parts[0]})
-    letters = whole.label_lengths.sum() if isinstance(whole, Utterances) else whole.weight.size
+    letters = whole.label_lengths.sum() if isinstance(whole, SpeechBatch) else whole.weight.size
     assert totals(task, params, whole)["weight"] == letters
 
 

@@ -164,7 +164,7 @@ def test_auto_is_right_where_it_was_measured(monkeypatch):
 
 
 def test_wide_networks_take_turns_and_are_evaluated_in_small_batches():
-    assert [feeds.evaluation_batch(width) for width in (5, 10**6, 2**24)] == [1000, 33, 2]
+    assert [feeds.evaluation_batch_size(width) for width in (5, 10**6, 2**24)] == [1000, 33, 2]
     shapes = mlp_shapes(9, [strategy.WIDEST_TOGETHER + 1], 4)
     model = Model(shapes, {}, None, None, None)
     assert strategy.trains_together(model, strategy.WIDEST_TOGETHER, 100)

@@ -12,7 +12,7 @@ import optax
 import pytest
 import tiny
 
-from wsn.data import batches, feeds, normalise
+from wsn.data import batches, feeds, normalize
 from wsn.data import splits as splits_of
 from wsn.networks import models
 from wsn.sparsity.keep import apply_masks
@@ -61,7 +61,7 @@ def reference(spec: Spec, seed: int) -> tuple[dict[str, np.ndarray], dict[str, n
     velocity = {path: np.zeros_like(x) for path, x in flat.items()}
     s = tiny.SPLITS
     x, x_test = (
-        np.asarray(normalise(images, s.mean, s.deviation), np.float64).reshape(len(images), -1)
+        np.asarray(normalize(images, s.mean, s.deviation), np.float64).reshape(len(images), -1)
         for images in (s.train_images, s.test_images)
     )
     size = min(spec.batch_size, len(x))
@@ -289,7 +289,7 @@ def test_held_out_examples_are_evaluated_instead_of_test():
     for path, leaf in tiny.params(snapshot).items():
         layer, name = path.split("/")
         params.setdefault(layer, {})[name] = jnp.asarray(leaf[0])
-    logits = model.apply(params, {}, normalise(s.validation_images, s.mean, s.deviation))
+    logits = model.apply(params, {}, normalize(s.validation_images, s.mean, s.deviation))
     log_p = np.asarray(jax.nn.log_softmax(logits))[np.arange(tiny.VALIDATION), s.validation_labels]
     assert history["validation_loss"][-1, 0] == pytest.approx(-log_p.mean(), rel=1e-5)
     right = np.mean(np.argmax(logits, -1) == s.validation_labels)
@@ -399,7 +399,7 @@ def test_the_gradient_of_a_removed_weight_is_zero():
     members = jax.tree.map(lambda x: jnp.asarray(x[0]), initial(group))
     model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
     data, _ = splits_of.on_device(tiny.SPLITS, "test", raw=False)
-    batch = batches.take(data, batches.Indices(jnp.arange(23), jnp.ones(23)))
+    batch = batches.make_batch(data, batches.Indices(jnp.arange(23), jnp.ones(23)))
     task, context = TASKS["classification"](model), Context(jax.random.key(0), None)
 
     def loss(params):

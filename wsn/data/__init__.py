@@ -5,7 +5,7 @@ and the feeds that cut them into batches; what was decoded once lies in a checke
 """
 
 from wsn.data.images import DATASETS, Dataset, load, permutation
-from wsn.data.normalization import NORMALIZATIONS, normalise, statistics
+from wsn.data.normalization import NORMALIZATIONS, normalize, statistics
 from wsn.data.splits import Splits, split
 
 __all__ = [
@@ -14,8 +14,14 @@ __all__ = [
     "Dataset",
     "Splits",
     "load",
-    "normalise",
+    "normalize",
     "permutation",
     "split",
     "statistics",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "normalise":  # deprecated spelling of `normalize`
+        return normalize
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8, UInt32
 
-from wsn.data.normalization import normalise
+from wsn.data.normalization import normalize
 
 PADDING = 4  # pixels on every side, of which a crop shows some
 
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     weight: Float[Array, " batch"]
 
 
-def image_batch(size: int, shape: tuple[int, ...]) -> Any:
+def image_batch_shapes(size: int, shape: tuple[int, ...]) -> Any:
     """The shapes of a batch of images, without its values."""
     array: Any = jax.ShapeDtypeStruct
     return Batch(array((size, *shape), jnp.float32), array((size,), jnp.int32), array((size,), jnp.float32))
@@ -47,20 +47,20 @@ class Examples(NamedTuple):
     labels: Int[Array, " examples"]
 
 
-Take = Callable[[Any, Any], Any]  # (data, row) → batch
+MakeBatch = Callable[[Any, Any], Any]  # (data, row) → batch
 
 
-def take(data: Examples, indices: Indices) -> Batch:
+def make_batch(data: Examples, indices: Indices) -> Batch:
     """The batch of one row of `Indices`."""
     return Batch(data.inputs[indices.examples], data.labels[indices.examples], indices.weight)
 
 
-def take_augmented(augment: Callable, mean: np.ndarray, deviation: np.ndarray) -> Take:
+def make_augmented_batch(augment: Callable, mean: np.ndarray, deviation: np.ndarray) -> MakeBatch:
     """The batch of one row of `Indices` from raw images: augmented by its noise, then normalised."""
 
     def augmented(data: Examples, indices: Indices) -> Batch:
-        batch = take(data, indices)
-        return batch._replace(inputs=normalise(augment(batch.inputs, indices.noise), mean, deviation))
+        batch = make_batch(data, indices)
+        return batch._replace(inputs=normalize(augment(batch.inputs, indices.noise), mean, deviation))
 
     return augmented
 

@@ -38,7 +38,7 @@ def resized(width: int, height: int) -> tuple[int, int]:
     return SIDE * width // short, SIDE * height // short
 
 
-def centre_box(width: int, height: int) -> Box:
+def center_box(width: int, height: int) -> Box:
     """torchvision's CenterCrop(224)."""
     return Box(round((width - CROP) / 2), round((height - CROP) / 2), CROP, CROP)
 

@@ -13,19 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from wsn import devices
-from wsn.data.batches import Take, batches, shuffled
+from wsn.data.batches import MakeBatch, batches, shuffled
 from wsn.devices import Placement
 from wsn.spec import ORDER, Data, Group, Spec
 
 # The examples of one evaluation batch: large enough for the matrix product, small enough for the cache. Fewer for wide
 # networks, of which a hidden layer puts out at most so many numbers (128 MiB).
 EVALUATION_BATCH = 1000
-MOST_OUTPUTS = 2**25
+MAX_ACTIVATIONS = 2**25
 
 
-def evaluation_batch(width: int) -> int:
+def evaluation_batch_size(width: int) -> int:
     """How many examples of networks of that width are evaluated at once."""
-    return max(1, min(EVALUATION_BATCH, MOST_OUTPUTS // width))
+    return max(1, min(EVALUATION_BATCH, MAX_ACTIVATIONS // width))
 
 
 class Feed(NamedTuple):
@@ -40,8 +40,8 @@ class Feed(NamedTuple):
     held_out: Callable[[], Any]  # → rows
     training_data: Any  # what rows index, on the device
     held_out_data: Any
-    take_training: Take  # (data, row) → batch, inside the step
-    take_held_out: Take
+    make_training_batch: MakeBatch  # (data, row) → batch, inside the step
+    make_held_out_batch: MakeBatch
 
 
 @runtime_checkable
@@ -60,10 +60,10 @@ class Source(Protocol):
     def classes(self) -> int:
         """How many outputs the network has."""
 
-    def example(self, size: int) -> Any:
+    def batch_shapes(self, size: int) -> Any:
         """The shapes of a batch of that size, without its values."""
 
-    def examples(self, data: Data) -> tuple[int, int]:
+    def num_examples(self, data: Data) -> tuple[int, int]:
         """How many examples train and are evaluated."""
 
     def held_out_lanes(self, spec: Spec) -> int:
@@ -88,19 +88,19 @@ def steps_of(epoch: Callable[[int], Any], steps: int, first: int, last: int) -> 
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: np.concatenate(x, -2), *parts)
 
 
-class Part(NamedTuple):
+class SplitView(NamedTuple):
     """Examples on the host or on the device, so many of them, and how a row of `Indices` becomes a batch of them."""
 
     examples: int
     data: Any
-    take: Take
+    make_batch: MakeBatch
 
 
 def resident(
     group: Group,
     placement: Placement,
-    train: Part,
-    held_out: Part,
+    train: SplitView,
+    held_out: SplitView,
     held_out_lanes: int,
     *,
     noisy: bool = False,
@@ -130,6 +130,6 @@ def resident(
         lambda: held_out_rows,
         train_data,
         held_out_data,
-        train.take,
-        held_out.take,
+        train.make_batch,
+        held_out.make_batch,
     )

@@ -69,7 +69,7 @@ NORMALIZATIONS: dict[str, Callable[[Images], tuple[Statistic, Statistic]]] = {
 }
 
 
-def normalise(
+def normalize(
     images: UInt8[ArrayLike, "*batch height width channels"],
     mean: Float32[ArrayLike, "#height #width #channels"],
     deviation: Float32[ArrayLike, "#height #width #channels"],

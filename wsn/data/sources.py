@@ -19,7 +19,7 @@ from wsn.errors import UserError, choose
 from wsn.spec import Spec
 
 
-def image_of(name: str) -> tuple[tuple[int, ...], int]:
+def image_shape_and_classes(name: str) -> tuple[tuple[int, ...], int]:
     """(height, width, channels) and number of classes of a data set, which need not be there.
 
     Raises UserError for an unknown one.

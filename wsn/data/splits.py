@@ -17,13 +17,13 @@ from wsn.data.batches import (
     AUGMENTATIONS,
     Batch,
     Examples,
-    image_batch,
-    take,
-    take_augmented,
+    image_batch_shapes,
+    make_augmented_batch,
+    make_batch,
 )
-from wsn.data.feeds import Feed, Part, evaluation_batch
+from wsn.data.feeds import Feed, SplitView, evaluation_batch_size
 from wsn.data.images import Dataset, permutation
-from wsn.data.normalization import normalise, statistics
+from wsn.data.normalization import normalize, statistics
 from wsn.devices import Placement
 from wsn.errors import UserError, choose
 from wsn.spec import Data, Group, Spec
@@ -55,11 +55,11 @@ class Splits:
         """(height, width, channels)."""
         return self.train_images.shape[1:]
 
-    def example(self, size: int) -> Batch:
+    def batch_shapes(self, size: int) -> Batch:
         """The shapes of a batch."""
-        return image_batch(size, self.input_shape)
+        return image_batch_shapes(size, self.input_shape)
 
-    def examples(self, data: Data) -> tuple[int, int]:
+    def num_examples(self, data: Data) -> tuple[int, int]:
         """How many examples train and are evaluated."""
         return len(self.train_labels), len(
             self.validation_labels if data.validation_samples else self.test_labels
@@ -67,11 +67,11 @@ class Splits:
 
     def held_out_lanes(self, spec: Spec) -> int:
         """How many images are evaluated at once."""
-        return min(evaluation_batch(spec.width), self.examples(spec)[1])
+        return min(evaluation_batch_size(spec.width), self.num_examples(spec)[1])
 
     def nbytes(self, spec: Spec) -> int:
         """What lies on the device: images in float32, in bytes where they are augmented, and labels."""
-        train, held_out = self.examples(spec)
+        train, held_out = self.num_examples(spec)
         values = math.prod(self.input_shape)
         raw = AUGMENTATIONS[spec.augmentation] is not None
         return train * (values * (1 if raw else 4) + 4) + held_out * (4 * values + 4)
@@ -132,7 +132,7 @@ def on_device(splits: Splits, held_out: str, *, raw: bool) -> tuple[Examples, Ex
 
     def examples(images: np.ndarray, labels: np.ndarray, raw: bool) -> Examples:
         images = np.ascontiguousarray(images)
-        inputs = jnp.asarray(images) if raw else jax.jit(normalise)(images, splits.mean, splits.deviation)
+        inputs = jnp.asarray(images) if raw else jax.jit(normalize)(images, splits.mean, splits.deviation)
         return Examples(inputs, jnp.asarray(labels, jnp.int32))
 
     return (
@@ -147,12 +147,14 @@ def resident(splits: Splits, group: Group, placement: Placement) -> Feed:
     augment = choose(AUGMENTATIONS, "augmentation", spec.augmentation)
     held_out = "validation" if spec.validation_samples else "test"
     train, test = on_device(splits, held_out, raw=augment is not None)
-    take_training = take_augmented(augment, splits.mean, splits.deviation) if augment else take
+    make_training_batch = (
+        make_augmented_batch(augment, splits.mean, splits.deviation) if augment else make_batch
+    )
     return feeds.resident(
         group,
         placement,
-        Part(len(train.labels), train, take_training),
-        Part(len(test.labels), test, take),
+        SplitView(len(train.labels), train, make_training_batch),
+        SplitView(len(test.labels), test, make_batch),
         splits.held_out_lanes(spec),
         noisy=augment is not None,
     )

@@ -24,11 +24,11 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int, Int32, UInt8
 
 from wsn import devices
-from wsn.data.batches import Batch, image_batch
-from wsn.data.crops import ATTEMPTS, CROP, Place, centre_box, decode, random_box
+from wsn.data.batches import Batch, image_batch_shapes
+from wsn.data.crops import ATTEMPTS, CROP, Place, center_box, decode, random_box
 from wsn.data.feeds import Feed
 from wsn.data.images import permutation
-from wsn.data.normalization import IMAGENET_DEVIATION, IMAGENET_MEAN, normalise
+from wsn.data.normalization import IMAGENET_DEVIATION, IMAGENET_MEAN, normalize
 from wsn.data.prepared import data_folder
 from wsn.data.untrusted import check_copy
 from wsn.devices import Placement, usable_cores
@@ -154,11 +154,11 @@ class Stream:
     streamed: ClassVar[bool] = True
     input_shape: ClassVar[tuple[int, int, int]] = (CROP, CROP, 3)
 
-    def example(self, size: int) -> Batch:
+    def batch_shapes(self, size: int) -> Batch:
         """The shapes of a batch."""
-        return image_batch(size, self.input_shape)
+        return image_batch_shapes(size, self.input_shape)
 
-    def examples(self, data: Data) -> tuple[int, int]:
+    def num_examples(self, data: Data) -> tuple[int, int]:
         """How many examples train and are evaluated."""
         return self.train_examples, self.test_examples
 
@@ -206,7 +206,7 @@ class Stream:
         """The part of host `host` of the test set, in the order of the source, as `train` cuts it."""
 
         def plan(positions: Int[np.ndarray, " chunk"]) -> Iterator[tuple[int, Place, bool]]:
-            return ((int(position), centre_box, False) for position in positions)
+            return ((int(position), center_box, False) for position in positions)
 
         return load(self.test_records, share(self.test_examples, batch_size, host, hosts), plan, self.threads)
 
@@ -310,7 +310,7 @@ def streamed(stream: Stream, spec: Spec, placement: Placement) -> Feed:
         return (devices.scatter_examples(placement, row) for row in rows)
 
     def batch(_: Any, row: HostBatch) -> Batch:
-        images = normalise(row.inputs, stream.mean, stream.deviation)
+        images = normalize(row.inputs, stream.mean, stream.deviation)
         return Batch(images, jnp.asarray(row.labels), jnp.asarray(row.weight))
 
     return Feed(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from wsn import devices, memory
 from wsn.data.feeds import Source
-from wsn.data.language.vocabulary import TOKENS
+from wsn.data.language.vocabulary import TOKENIZERS
 from wsn.errors import choose
 from wsn.networks import models
 from wsn.networks.layers import Model
@@ -46,9 +46,9 @@ def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
     model = models.build(spec, source.input_shape, source.classes)
     task = choose(TASKS, "task", spec.task)(model)
     params, stats = jax.eval_shape(model.init, jax.random.key(0))
-    examples, held_out = source.examples(spec)
+    examples, held_out = source.num_examples(spec)
     batch_size = min(spec.batch_size, examples)
-    batch, carry = source.example(batch_size), jax.eval_shape(lambda: task.carry(batch_size))
+    batch, carry = source.batch_shapes(batch_size), jax.eval_shape(lambda: task.carry(batch_size))
     context = Context(jax.random.key(0), None)
 
     def evaluation(params: Any, stats: Any, carry: Any, batch: Any) -> Any:
@@ -145,7 +145,7 @@ def check(groups: Iterable[Group], costs: Iterable[Cost]) -> None:
     have = devices.memory()
     for group, c in zip(groups, costs, strict=True):
         spec = group.specs[0]
-        flags = f"`batch_size`{', `sequence`' if spec.task in TOKENS else ''}, `seeds`, `widths`"
+        flags = f"`batch_size`{', `sequence`' if spec.task in TOKENIZERS else ''}, `seeds`, `widths`"
         memory.check(f"{flags}: {c.members} networks of width {spec.width}: training them", c.bytes, have)
 
 

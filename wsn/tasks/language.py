@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from wsn.data.language.text import Tokens
+from wsn.data.language.text import TextBatch
 from wsn.networks.layers import Model, Params, Stats
 from wsn.tasks.task import LOSS, Carry, Context, Metric, Task, Totals
 
@@ -40,20 +40,20 @@ def language(model: Model, shown: Metric) -> Task:
     def carry(lanes: int) -> Carry:
         return recurrent(model).carry(lanes)
 
-    def totals(params: Params, carry: Carry, batch: Tokens) -> tuple[Totals, Carry]:
+    def totals(params: Params, carry: Carry, batch: TextBatch) -> tuple[Totals, Carry]:
         before = restarted(carry, recurrent(model).carry, batch)
         logits, after = recurrent(model).apply(params, before, batch.inputs)
         loss = cross_entropy(logits, batch.targets)
         return {"loss": jnp.sum(loss * batch.weight), "weight": jnp.sum(batch.weight)}, after
 
     def training(
-        params: Params, stats: Stats, carry: Carry, batch: Tokens, context: Context
+        params: Params, stats: Stats, carry: Carry, batch: TextBatch, context: Context
     ) -> tuple[Totals, Stats, Carry]:
         sums, after = totals(params, carry, batch)
         return sums, stats, after
 
     def evaluation(
-        params: Params, stats: Stats, carry: Carry, batch: Tokens, context: Context
+        params: Params, stats: Stats, carry: Carry, batch: TextBatch, context: Context
     ) -> tuple[Totals, Carry]:
         return totals(params, carry, batch)
 
@@ -65,7 +65,7 @@ def recurrent(model: Model) -> Any:
     return model.recurrent
 
 
-def restarted(carry: Carry, fresh: Callable[[int], Carry], batch: Tokens) -> Carry:
+def restarted(carry: Carry, fresh: Callable[[int], Carry], batch: TextBatch) -> Carry:
     """What is carried, without a gradient into the window before, and as at the start in lanes that are fresh."""
     lanes = batch.fresh.shape[0]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from wsn.data.speech.utterances import Frames, Utterances
+from wsn.data.speech.utterances import Frames, SpeechBatch
 from wsn.networks.layers import Model, Params, Stats, Weighing
 from wsn.tasks.task import LOSS, Carry, Context, Metric, Task, Totals, nothing_carried
 
@@ -28,7 +28,7 @@ def speech(model: Model) -> Task:
     The mean is over the letters of a batch: an utterance counts for as much as it says.
     """
 
-    def totals(logits: Frames, batch: Utterances) -> Totals:
+    def totals(logits: Frames, batch: SpeechBatch) -> Totals:
         loss = ctc(logits, batch.labels, batch.label_lengths)
         return {
             "loss": jnp.sum(loss * batch.weight),
@@ -36,14 +36,14 @@ def speech(model: Model) -> Task:
         }
 
     def training(
-        params: Params, stats: Stats, carry: Carry, batch: Utterances, context: Context
+        params: Params, stats: Stats, carry: Carry, batch: SpeechBatch, context: Context
     ) -> tuple[Totals, Stats, Carry]:
         over = Weighing(batch.weight, context.axis)
         logits, stats = model.apply_training(params, stats, batch.inputs, over)
         return totals(logits, batch), stats, carry
 
     def evaluation(
-        params: Params, stats: Stats, carry: Carry, batch: Utterances, context: Context
+        params: Params, stats: Stats, carry: Carry, batch: SpeechBatch, context: Context
     ) -> tuple[Totals, Carry]:
         logits = model.apply(params, stats, batch.inputs)
         errors = edits(logits, batch.labels, batch.label_lengths)

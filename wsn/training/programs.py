@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from wsn import devices
-from wsn.data.batches import Take
+from wsn.data.batches import MakeBatch
 from wsn.data.feeds import Feed
 from wsn.devices import Placement
 from wsn.networks.layers import Model
@@ -51,9 +51,11 @@ def compile_program(
     start = carry(devices.lanes_of_device(placement, feed.held_out_lanes))
     if streamed or goes_step_by_step(model):
         return step_by_step(step, evaluation, reads, placement, feed, start, shared)
-    advance = over_members(scanned(step, feed.take_training), together=together, shared_rows=shared)
+    advance = over_members(scanned(step, feed.make_training_batch), together=together, shared_rows=shared)
     evaluate = over_members(
-        scanned_totals(evaluation, reads, feed.take_held_out, start), together=together, shared_rows=True
+        scanned_totals(evaluation, reads, feed.make_held_out_batch, start),
+        together=together,
+        shared_rows=True,
     )
     return Program(
         devices.compile_program(
@@ -68,12 +70,12 @@ def compile_program(
     )
 
 
-def scanned(step: Callable, take: Take) -> Callable:
+def scanned(step: Callable, make_batch: MakeBatch) -> Callable:
     """The steps of one member: (member, rows, data) → (member, totals as training went)."""
 
     def advance(member: Members, rows: Any, data: Any) -> Any:
         def body(state: Any, row: Any) -> Any:
-            after, totals = step(member._replace(state=state), take(data, row))
+            after, totals = step(member._replace(state=state), make_batch(data, row))
             return after.state, totals
 
         state, totals = jax.lax.scan(body, member.state, rows)
@@ -82,12 +84,12 @@ def scanned(step: Callable, take: Take) -> Callable:
     return advance
 
 
-def scanned_totals(evaluation: Callable, reads: Callable, take: Take, start: Carry) -> Callable:
+def scanned_totals(evaluation: Callable, reads: Callable, make_batch: MakeBatch, start: Carry) -> Callable:
     """A split of one member: (member, rows, data) → (totals, reads)."""
 
     def evaluate(member: Members, rows: Any, data: Any) -> Any:
         def body(carry: Carry, row: Any) -> tuple[Carry, Any]:
-            return evaluation(member, carry, take(data, row))
+            return evaluation(member, carry, make_batch(data, row))
 
         totals = jax.lax.scan(body, start, rows)[1]
         return jax.tree.map(lambda x: x.sum(0), totals), reads(member.state.params, member.start)
@@ -121,11 +123,11 @@ def step_by_step(
 
     def one_evaluation(pair: tuple[Members, Carry], row: Any, data: Any) -> Any:
         member, carry = pair
-        return evaluation(member, carry, feed.take_held_out(data, row))
+        return evaluation(member, carry, feed.make_held_out_batch(data, row))
 
     run_step = devices.compile_program(
         placement,
-        lambda member, row, data: step(member, feed.take_training(data, row)),
+        lambda member, row, data: step(member, feed.make_training_batch(data, row)),
         donate=True,
         lanes=LANES,
         lanes_out=(LANES, None),

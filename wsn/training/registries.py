@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 
 from wsn.data.batches import AUGMENTATIONS
-from wsn.data.language.vocabulary import TOKENS
+from wsn.data.language.vocabulary import TOKENIZERS
 from wsn.data.normalization import NORMALIZATIONS
 from wsn.data.speech.utterances import FRONT_ENDS
 from wsn.data.splits import ORDERS
@@ -49,7 +49,7 @@ def unread(model: str, task: str) -> dict[str, str]:
     networks = {field for network in MODELS.values() for field in network.fields} - {*MODELS[model].fields}
     tasks = {"normalization", "augmentation"} if task in LANGUAGE else {"sequence"}
     tasks.add("augmentation" if task in SPEECH else "bands")
-    if task not in TOKENS or not TOKENS[task].sized:
+    if task not in TOKENIZERS or not TOKENIZERS[task].sized:
         tasks.add("vocabulary")
     return dict.fromkeys(sorted(networks), "model") | dict.fromkeys(sorted(tasks), "task")
 

@@ -17,7 +17,7 @@ from jaxtyping import UInt16
 
 from wsn import folders
 from wsn.data import cache
-from wsn.data.language.vocabulary import LARGEST, TOKENS, Tokens
+from wsn.data.language.vocabulary import LARGEST, TOKENIZERS, Tokenizer
 from wsn.data.prepared import check, data_folder, in_batches, located, unreadable
 from wsn.data.untrusted import check_regular, check_size
 from wsn.errors import UserError, choose, one_line
@@ -179,9 +179,9 @@ def load(
       UserError: unknown name, texts that are missing, empty or of a single character.
     """
     texts = choose(TEXTS, "dataset", name)
-    if task not in TOKENS:
-        raise UserError(f"`dataset={name}` is text: choose `task` from {', '.join(TOKENS)}")
-    tokens = TOKENS[task]
+    if task not in TOKENIZERS:
+        raise UserError(f"`dataset={name}` is text: choose `task` from {', '.join(TOKENIZERS)}")
+    tokens = TOKENIZERS[task]
     if tokens.sized and vocabulary > LARGEST:
         raise UserError(f"`vocabulary={vocabulary}` is too large: give at most {LARGEST}")
     entry = f"{texts.locate(data_dir)}-{task}" + (f"-{vocabulary}" if tokens.sized else "")
@@ -196,7 +196,7 @@ def load(
 
 
 def decoded(
-    name: str, tokens: Tokens, vocabulary: int, pieces: Callable[[str], Iterator[str]]
+    name: str, tokens: Tokenizer, vocabulary: int, pieces: Callable[[str], Iterator[str]]
 ) -> cache.Content:
     """Count all texts, then cut them. Raises UserError for an empty one, and for a vocabulary of one symbol."""
     digest = hashlib.sha256()

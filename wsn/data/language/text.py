@@ -29,7 +29,7 @@ EVALUATION_LANES = 32
 MOST = 2**30  # tokens on a device, so that places fit 32 bits
 
 
-class Tokens(NamedTuple):
+class TextBatch(NamedTuple):
     """A batch: windows side by side; `weight` is 1, or 0 for padding."""
 
     inputs: Int[Array, "time lanes"]
@@ -59,11 +59,11 @@ def windows(pairs: int, lanes: int, sequence: int, start: int = 0) -> Windows:
     )
 
 
-def take(sequence: int, data: UInt16[Array, " tokens"], row: Windows) -> Tokens:
+def make_batch(sequence: int, data: UInt16[Array, " tokens"], row: Windows) -> TextBatch:
     """The batch of one row of `Windows`."""
     time = jnp.arange(sequence)[:, None]
     places = (row.first + time) % (len(data) - 1)
-    return Tokens(
+    return TextBatch(
         data[places].astype(jnp.int32),
         data[places + 1].astype(jnp.int32),
         (time < row.length).astype(jnp.float32),
@@ -90,15 +90,15 @@ class Text:
         """Symbols of the vocabulary."""
         return len(self.symbols)
 
-    def example(self, size: int) -> Tokens:
+    def batch_shapes(self, size: int) -> TextBatch:
         """The shapes of a batch of so many lanes."""
         shape = (self.sequence, size)
         array: Any = jax.ShapeDtypeStruct
-        return Tokens(
+        return TextBatch(
             array(shape, jnp.int32), array(shape, jnp.int32), array(shape, jnp.float32), array((size,), bool)
         )
 
-    def examples(self, data: Data) -> tuple[int, int]:
+    def num_examples(self, data: Data) -> tuple[int, int]:
         """How many windows train and are evaluated."""
         train, held_out = (-(-(len(tokens) - 1) // self.sequence) for tokens in (self.train, self.held_out))
         return train, held_out
@@ -129,7 +129,7 @@ def resident(text: Text, group: Group, placement: Placement) -> Feed:
     held_out_pairs = len(text.held_out) - 1
     held_out_lanes = text.held_out_lanes(spec)
     held_out = devices.scatter_batches(placement, windows(held_out_pairs, held_out_lanes, text.sequence))
-    take_windows = partial(take, text.sequence)
+    take_windows = partial(make_batch, text.sequence)
     return Feed(
         steps,
         lanes,

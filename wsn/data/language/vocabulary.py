@@ -18,7 +18,7 @@ LARGEST = 2**16  # so that a token fits 16 bits
 Encode = Callable[[str], UInt16[np.ndarray, " tokens"]]
 
 
-class Tokens(NamedTuple):
+class Tokenizer(NamedTuple):
     """A way to cut texts. A text may come in pieces that end with a line, or anywhere for characters."""
 
     counts: Callable[[str], Counter[str]]
@@ -61,7 +61,7 @@ def word_encoder(symbols: Sequence[str]) -> Encode:
 
 
 # Task of a language model → how its texts are cut.
-TOKENS: dict[str, Tokens] = {
-    "characters": Tokens(Counter, character_symbols, character_encoder, sized=False),
-    "words": Tokens(lambda text: Counter(words(text)), word_symbols, word_encoder, sized=True),
+TOKENIZERS: dict[str, Tokenizer] = {
+    "characters": Tokenizer(Counter, character_symbols, character_encoder, sized=False),
+    "words": Tokenizer(lambda text: Counter(words(text)), word_symbols, word_encoder, sized=True),
 }

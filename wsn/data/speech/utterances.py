@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Shaped
 from wsn import devices, memory
 from wsn.data import feeds
 from wsn.data.batches import Indices
-from wsn.data.feeds import Feed, Part
+from wsn.data.feeds import Feed, SplitView
 from wsn.data.images import permutation
 from wsn.data.speech import recordings
 from wsn.data.speech.recordings import SPLITS, UTTERANCES, Recordings
@@ -48,7 +48,7 @@ class Frames(NamedTuple):
         return jnp.arange(self.values.shape[1]) < self.lengths[:, None]
 
 
-class Utterances(NamedTuple):
+class SpeechBatch(NamedTuple):
     """A batch; `weight` is 1, or 0 for padding. Labels are letters from 1, filled up with 0."""
 
     inputs: Frames
@@ -57,7 +57,7 @@ class Utterances(NamedTuple):
     weight: Float[Array, " batch"]
 
 
-class Spoken(NamedTuple):
+class SpeechSplit(NamedTuple):
     """A split, on the host or on a device; `first` is the place of an utterance's first frame."""
 
     frames: Float32[Array | np.ndarray, "frames features"]
@@ -67,13 +67,13 @@ class Spoken(NamedTuple):
     label_lengths: Int32[Array | np.ndarray, " utterances"]
 
 
-def take(longest: int, data: Spoken, indices: Indices) -> Utterances:
+def make_batch(longest: int, data: SpeechSplit, indices: Indices) -> SpeechBatch:
     """The batch of one row of `Indices`, filled up to `longest` frames."""
     chosen = indices.examples
     time = jnp.arange(longest)
     values = data.frames[jnp.minimum(data.first[chosen][:, None] + time, len(data.frames) - 1)]
     inputs = Frames(values, data.lengths[chosen])
-    return Utterances(inputs, data.labels[chosen], data.label_lengths[chosen], indices.weight)
+    return SpeechBatch(inputs, data.labels[chosen], data.label_lengths[chosen], indices.weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +81,8 @@ class Speech:
     """The utterances that train, and those that are held out (validation or test), normalised."""
 
     name: str
-    train: Spoken
-    held_out: Spoken
+    train: SpeechSplit
+    held_out: SpeechSplit
     letters: tuple[str, ...]
 
     streamed: ClassVar[bool] = False
@@ -97,15 +97,15 @@ class Speech:
         """Letters, and the blank."""
         return len(self.letters) + 1
 
-    def example(self, size: int) -> Utterances:
+    def batch_shapes(self, size: int) -> SpeechBatch:
         """The shapes of a batch of so many utterances."""
         array: Any = jax.ShapeDtypeStruct
         numbers = array((size,), jnp.int32)
         frames = Frames(array((size, *self.input_shape), jnp.float32), numbers)
         labels = array((size, self.train.labels.shape[1]), jnp.int32)
-        return Utterances(frames, labels, numbers, array((size,), jnp.float32))
+        return SpeechBatch(frames, labels, numbers, array((size,), jnp.float32))
 
-    def examples(self, data: Data) -> tuple[int, int]:
+    def num_examples(self, data: Data) -> tuple[int, int]:
         """How many utterances train and are evaluated."""
         return len(self.train.lengths), len(self.held_out.lengths)
 
@@ -128,13 +128,13 @@ def resident(speech: Speech, group: Group, placement: Placement) -> Feed:
     lanes = spec.batch_size * (1 if spec.order == "shared" else len(group.members))
     check_memory(speech, spec, lanes)
     train, held_out = (
-        Part(len(part.lengths), part, partial(take, longest(part)))
+        SplitView(len(part.lengths), part, partial(make_batch, longest(part)))
         for part in (speech.train, speech.held_out)
     )
     return feeds.resident(group, placement, train, held_out, speech.held_out_lanes(spec))
 
 
-def longest(spoken: Spoken) -> int:
+def longest(spoken: SpeechSplit) -> int:
     """In frames."""
     return int(spoken.lengths.max())
 
@@ -270,12 +270,12 @@ def chosen(
     return train[: data.train_samples], held_out
 
 
-def cut(found: Recordings, bands: int, utterances: Int[np.ndarray, " utterances"]) -> Spoken:
+def cut(found: Recordings, bands: int, utterances: Int[np.ndarray, " utterances"]) -> SpeechSplit:
     """The part of the recordings that those utterances are, as `bands` where that is not 0."""
     first = np.cumsum(found.lengths, dtype=np.int64) - found.lengths
     lengths = np.asarray(found.lengths[utterances], np.int32)
     frames = np.concatenate([found.frames[first[u] : first[u] + found.lengths[u]] for u in utterances])
-    return Spoken(
+    return SpeechSplit(
         log_bands(frames, bands) if bands else frames,
         np.cumsum(lengths, dtype=np.int32) - lengths,
         lengths,
