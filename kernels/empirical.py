@@ -20,7 +20,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Float64, Key, Shaped, UInt3
 from kernels import tangents
 from kernels.validation import checked_pairs, checked_reference, one_connectivity
 from wsn.errors import UserError
-from wsn.sparsity.keep import apply_masks
+from wsn.sparsity.masks import apply_mask
 
 Apply = Callable[[dict[str, Any], Array], Array]
 
@@ -36,7 +36,7 @@ class NetworkKernels(NamedTuple):
 def network_kernels(
     apply: Apply,
     params: dict[str, Any],
-    keep: Mapping[str, Shaped[ArrayLike, "..."]],
+    mask: Mapping[str, Shaped[ArrayLike, "..."]],
     x: Float[ArrayLike, "rows ..."],
     y: Float[ArrayLike, "columns ..."],
     *,
@@ -48,7 +48,7 @@ def network_kernels(
 
     `apply(params, x)` -> (examples, classes) must see each example by itself: with a `model` of `wsn.models` and
     its running statistics, `lambda params, x: model.apply(params, stats, x)`. Make it once: each new function
-    compiles anew. `keep` has the masks by parameter path, {} for a dense network; `readout` is the path of v, the
+    compiles anew. `mask` has the masks by parameter path, {} for a dense network; `readout` is the path of v, the
     last kernel (`output/kernel`). NNGP is grad_v f . grad_v f of a single output, the same for each, with v
     unmasked. NTK sums over all parameters, masked, and is a mean over outputs. Both scale as the model does: a
     network of one hidden layer without biases has nngp = Theta in the NTK parameterisation, n d Theta in the
@@ -62,15 +62,15 @@ def network_kernels(
     if x.shape[gram:] != y.shape[gram:]:
         raise UserError(f"x {x.shape} and y {y.shape} must be inputs of one shape: pair them up first")
     leaves = flatten_dict(params, sep="/")
-    if unknown := {readout, *keep} - leaves.keys():
+    if unknown := {readout, *mask} - leaves.keys():
         raise UserError(f"no parameter at {', '.join(sorted(unknown))}: choose from {', '.join(leaves)}")
-    visible = flatten_dict(apply_masks(params, keep), sep="/")
+    visible = flatten_dict(apply_mask(params, mask), sep="/")
 
     def first_output(v: Array, x: Array) -> Array:
         return apply(unflatten_dict(visible | {readout: v}, sep="/"), x)[:, :1]
 
     def network(params: dict[str, Any], x: Array) -> Array:
-        return apply(apply_masks(params, keep), x)
+        return apply(apply_mask(params, mask), x)
 
     def kernel(function: Callable[[Any, Array], Array], about: Any) -> Array:
         ntk = tangents.load().empirical_ntk_fn(function, trace_axes=(-1,), implementation=1)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, ArrayLike, Float, Int, Shaped
 
-from wsn.sparsity.keep import apply_masks
+from wsn.sparsity.masks import apply_mask
 
 BLOCK = 8  # samples at a time
 
@@ -21,7 +21,7 @@ BLOCK = 8  # samples at a time
 def traces(
     apply: Callable[[dict[str, Any], Array], Array],
     params: dict[str, Any],
-    keep: Mapping[str, Shaped[ArrayLike, "..."]],
+    mask: Mapping[str, Shaped[ArrayLike, "..."]],
     inputs: Shaped[Array, "samples ..."],
     outputs: Int[Array, " samples"],
 ) -> dict[str, Float[Array, ""]]:
@@ -32,7 +32,7 @@ def traces(
     """
 
     def output(params: dict[str, Any], x: Array, i: Array) -> Array:
-        return apply(apply_masks(params, keep), x).ravel()[i]
+        return apply(apply_mask(params, mask), x).ravel()[i]
 
     def squares(sample: tuple[Array, Array]) -> dict[str, Array]:
         gradient = jax.grad(output)(params, *sample)

@@ -83,7 +83,7 @@ def wsn_epoch(spec: Spec, seeds: int, *, masked: bool, evaluate: bool) -> Callab
     """An epoch of all seeds in one program, as `wsn.training` runs it; the state goes on from call to call."""
     placement = devices.Placement("single", (jax.local_devices()[0],))
     prepared = train.prepare(Group((spec,), tuple(range(seeds))), noise(), placement)
-    members = prepared.members if masked else prepared.members._replace(keep={})
+    members = prepared.members if masked else prepared.members._replace(mask={})
     return epoch(prepared._replace(members=members), evaluate=evaluate)
 
 

@@ -102,7 +102,7 @@ def wsn_step(spec: Spec, execution: str, *, masked: bool = True) -> Callable[[],
     task, optimizer = classification(model), optimizers.build(spec, optimizers.Horizon(1, 1))
     sparse = strategy.sparse_layers(group, model, execution)
     members = initial_members(group, model, optimizer, (), sparse)
-    member = jax.tree.map(lambda x: jnp.asarray(x[0]), members if masked else members._replace(keep={}))
+    member = jax.tree.map(lambda x: jnp.asarray(x[0]), members if masked else members._replace(mask={}))
     mean = np.full((1, 1, 3), 120, np.float32)
     take = batches.make_augmented_batch(batches.crop_flip, mean, mean / 2)
     step = make_step(task, optimizer)

@@ -14,8 +14,8 @@ import numpy as np
 from wsn.data.batches import Batch
 from wsn.native import library
 from wsn.networks import kernels, models
-from wsn.sparsity import lists
-from wsn.sparsity.keep import apply_masks, keep_array
+from wsn.sparsity import storage
+from wsn.sparsity.masks import apply_mask, mask_array
 from wsn.spec import Group, Spec
 from wsn.tasks.classification import classification
 from wsn.training import optimizers, strategy
@@ -83,21 +83,24 @@ def convolution(width: int, batch: int, execution: str) -> list[Candidate]:
     shape = (3, 3, width, width)
     positions = np.sort(random.permutation(9 * width**2)[:CONV_WEIGHTS])
     dense = random.normal(size=shape).astype(np.float32)
-    keep: Any = jnp.asarray(keep_array(positions, shape))
+    mask: Any = jnp.asarray(mask_array(positions, shape))
     params: Any = dense
     if execution != "masked":
-        keep, params = lists.lists(shape, positions), lists.values_at(dense, positions, positions.size)
+        mask, params = (
+            storage.sparse_index(shape, positions),
+            storage.values_at(dense, positions, positions.size),
+        )
     x = jnp.asarray(random.normal(size=(batch, CONV_PIXELS, CONV_PIXELS, width)), jnp.float32)
 
-    def product(params: Any, keep: Any, x: Any) -> Any:
-        kernel = apply_masks({"kernel": params}, {"kernel": keep})["kernel"]
+    def product(params: Any, mask: Any, x: Any) -> Any:
+        kernel = apply_mask({"kernel": params}, {"kernel": mask})["kernel"]
         return kernels.apply(kernel, x, dtype="float32")
 
-    def both(params: Any, keep: Any, x: Any) -> Any:
-        y, pull = jax.vjp(lambda params, x: product(params, keep, x), params, x)
+    def both(params: Any, mask: Any, x: Any) -> Any:
+        y, pull = jax.vjp(lambda params, x: product(params, mask, x), params, x)
         return y, pull(y)
 
-    return [compiled(f, jnp.asarray(params), keep, x) for f in (product, both)]
+    return [compiled(f, jnp.asarray(params), mask, x) for f in (product, both)]
 
 
 def torch_convolution(width: int, batch: int) -> list[Candidate]:

@@ -228,7 +228,7 @@ def start_traces(spec: Spec, run: Run) -> dict[str, float]:
         params, keep = one
         return traces(apply, params, keep, inputs, chosen)
 
-    found = jax.jit(lambda members: jax.lax.map(member, members))((members.state.params, members.keep))
+    found = jax.jit(lambda members: jax.lax.map(member, members))((members.state.params, members.mask))
     return {path: float(x.mean()) for path, x in found.items()}
 
 

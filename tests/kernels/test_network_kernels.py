@@ -12,7 +12,7 @@ from kernels.trace import traces
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.sparsity import family
-from wsn.sparsity.keep import apply_masks
+from wsn.sparsity.masks import apply_mask
 from wsn.sparsity.shapes import sizes
 from wsn.spec import Group, Spec
 from wsn.training import optimizers
@@ -26,7 +26,7 @@ X, Y = np.random.default_rng(0).normal(size=(2, 5, *IMAGE)).astype(np.float32)
 
 
 def network(hidden_layers=1, parameterization="ntk", bias=False, width=7):
-    """(apply, params, keep) as training makes them, with half of the weights of every layer."""
+    """(apply, params, mask) as training makes them, with half of the weights of every layer."""
     template = Spec(
         dataset="tiny",
         width=width,
@@ -42,8 +42,8 @@ def network(hidden_layers=1, parameterization="ntk", bias=False, width=7):
     spec = family.with_kept(template, width, kept, shapes)
     model = models.build(spec, IMAGE, CLASSES)
     members = initial_members(Group((spec,), (3,)), model, optimizers.build(spec, optimizers.Horizon(1, 1)))
-    params, keep = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), (members.state.params, members.keep))
-    return stateless(model), params, keep
+    params, mask = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), (members.state.params, members.mask))
+    return stateless(model), params, mask
 
 
 def stateless(model):
@@ -51,7 +51,7 @@ def stateless(model):
     return lambda params, x: model.apply(params, {}, x)
 
 
-def by_jacobian(apply, params, keep, x, y):
+def by_jacobian(apply, params, mask, x, y):
     """The same two kernels of every pair, by one Jacobian per input and a sum over its entries."""
 
     def jacobian(function, about, x):
@@ -61,11 +61,11 @@ def by_jacobian(apply, params, keep, x, y):
         return sum(jnp.einsum("pc...,pc...->p", a, b) for a, b in zip(left, right, strict=True)) / outputs
 
     def of_readout(v, x):
-        masked = apply_masks(params, keep)
+        masked = apply_mask(params, mask)
         return apply(masked | {"output": masked["output"] | {"kernel": v}}, x)
 
     def masked(params, x):
-        return apply(apply_masks(params, keep), x)
+        return apply(apply_mask(params, mask), x)
 
     v = params["output"]["kernel"]
     nngp = contract(*(jacobian(of_readout, v, z) for z in (x, y)), CLASSES)
@@ -74,10 +74,10 @@ def by_jacobian(apply, params, keep, x, y):
 
 @pytest.mark.parametrize(("parameterization", "scale"), [("ntk", 1), ("standard", 7 * 6)])
 def test_one_hidden_layer_has_the_kernel_of_the_fast_path(parameterization, scale):
-    apply, params, keep = network(parameterization=parameterization)
-    assert keep.keys() == {"hidden_0/kernel", READOUT}
+    apply, params, mask = network(parameterization=parameterization)
+    assert mask.keys() == {"hidden_0/kernel", READOUT}
     theta = gp_kernel(params["hidden_0"]["kernel"].T, X.reshape(5, -1), Y.reshape(5, -1))
-    nngp = network_kernels(apply, params, keep, X, Y, readout=READOUT).nngp
+    nngp = network_kernels(apply, params, mask, X, Y, readout=READOUT).nngp
     np.testing.assert_allclose(nngp, scale * theta, rtol=1e-5)
 
 
@@ -102,19 +102,19 @@ def test_the_gram_matrix_is_every_pair():
 
 
 def test_a_mask_on_the_readout_changes_the_ntk_only():
-    apply, params, keep = network(2)
-    hidden = {path: kept for path, kept in keep.items() if path != READOUT}
-    nngp, ntk = network_kernels(apply, params, keep, X, Y, readout=READOUT)
+    apply, params, mask = network(2)
+    hidden = {path: kept for path, kept in mask.items() if path != READOUT}
+    nngp, ntk = network_kernels(apply, params, mask, X, Y, readout=READOUT)
     without = network_kernels(apply, params, hidden, X, Y, readout=READOUT)
     np.testing.assert_array_equal(nngp, without.nngp)
     assert (np.abs(ntk - without.ntk) > 1e-3 * np.abs(ntk)).all()
 
 
 def test_what_is_stored_at_a_removed_weight_does_not_enter():
-    apply, params, keep = network(2)
-    dirty = {layer: {"kernel": params[layer]["kernel"] + ~keep[f"{layer}/kernel"]} for layer in params}
-    clean = network_kernels(apply, params, keep, X, Y, readout=READOUT)
-    for ours, other in zip(clean, network_kernels(apply, dirty, keep, X, Y, readout=READOUT), strict=True):
+    apply, params, mask = network(2)
+    dirty = {layer: {"kernel": params[layer]["kernel"] + ~mask[f"{layer}/kernel"]} for layer in params}
+    clean = network_kernels(apply, params, mask, X, Y, readout=READOUT)
+    for ours, other in zip(clean, network_kernels(apply, dirty, mask, X, Y, readout=READOUT), strict=True):
         np.testing.assert_array_equal(ours, other)
 
 
@@ -158,43 +158,43 @@ def test_a_resnet_has_the_kernel_of_its_features():
 
 
 @pytest.mark.parametrize(
-    ("y", "readout", "keep", "message"),
+    ("y", "readout", "mask", "message"),
     [
         (Y[:3], READOUT, {}, "one shape"),
         (Y, "linear/kernel", {}, "linear/kernel.*output/kernel"),
         (Y, READOUT, {"hidden_9/kernel": np.ones(1)}, "hidden_9/kernel"),
     ],
 )
-def test_bad_input_is_told(y, readout, keep, message):
+def test_bad_input_is_told(y, readout, mask, message):
     apply, params, _ = network()
     with pytest.raises(UserError, match=message):
-        network_kernels(apply, params, keep, X, y, readout=readout)
+        network_kernels(apply, params, mask, X, y, readout=readout)
 
 
 def test_traces_over_all_outputs_add_up_to_the_tangent_kernel():
-    apply, params, keep = network(2, bias=True)
+    apply, params, mask = network(2, bias=True)
     inputs = jnp.repeat(X[:, None], CLASSES, axis=0)
     outputs = jnp.tile(jnp.arange(CLASSES), len(X))
-    found = traces(apply, params, keep, inputs, outputs)
+    found = traces(apply, params, mask, inputs, outputs)
     assert found.keys() == flatten_dict(params, sep="/").keys()
-    kernel = network_kernels(apply, params, keep, X, X, readout="output/kernel").ntk
+    kernel = network_kernels(apply, params, mask, X, X, readout="output/kernel").ntk
     assert float(sum(found.values())) == pytest.approx(float(kernel.mean()), rel=1e-5)
 
 
 def test_a_small_step_moves_an_output_by_rate_times_trace():
-    apply, params, keep = network()
+    apply, params, mask = network()
     x, chosen = jnp.asarray(X[:1]), 2
 
     def output(params):
         return apply(params, x)[0, chosen]
 
-    found = traces(apply, params, keep, x[None], jnp.array([chosen]))
+    found = traces(apply, params, mask, x[None], jnp.array([chosen]))
     rate = 1e-3
     gradient = jax.grad(output)(params)
-    masked = {path: g * keep.get(path, 1) for path, g in flatten_dict(gradient, sep="/").items()}
+    masked = {path: g * mask.get(path, 1) for path, g in flatten_dict(gradient, sep="/").items()}
     trace = sum(float(x) for x in found.values())
     assert trace == pytest.approx(sum(float(np.sum(np.square(g))) for g in masked.values()), rel=1e-5)
     moved = jax.tree.map(lambda p, g: p + rate * g, params, gradient)
-    again = {path: p * keep.get(path, 1) for path, p in flatten_dict(moved, sep="/").items()}
+    again = {path: p * mask.get(path, 1) for path, p in flatten_dict(moved, sep="/").items()}
     change = float(output(unflatten_dict(again, sep="/")) - output(params))
     assert change == pytest.approx(rate * trace, rel=0.02)

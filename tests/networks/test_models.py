@@ -259,12 +259,12 @@ def test_a_seed_draws_the_same_network_in_every_group_and_another_from_every_see
 @pytest.mark.parametrize("name", list(PARAMETERIZATIONS))
 def test_a_sparse_network_is_its_dense_one_masked_and_rescaled(name):
     dense, sparse = (initial(7, parameterization=name, kept=kept) for kept in ((), tiny.kept(11, 20)))
-    assert dense.keep == {} and sparse.keep.keys() == {"hidden_0/kernel"}
-    keep = sparse.keep["hidden_0/kernel"]
-    assert keep.sum() == 11
+    assert dense.mask == {} and sparse.mask.keys() == {"hidden_0/kernel"}
+    mask = sparse.mask["hidden_0/kernel"]
+    assert mask.sum() == 11
     ours, theirs = flat(sparse.state.params), flat(dense.state.params)
     np.testing.assert_allclose(
-        ours["hidden_0/kernel"], theirs["hidden_0/kernel"] * keep * np.sqrt(45 / 11), rtol=1e-6
+        ours["hidden_0/kernel"], theirs["hidden_0/kernel"] * mask * np.sqrt(45 / 11), rtol=1e-6
     )
     np.testing.assert_array_equal(ours["output/kernel"], theirs["output/kernel"])
 
@@ -283,17 +283,17 @@ def test_inputs_of_a_unit_have_the_variance_of_the_dense_network_under_every_pat
 
 
 def test_masks_of_seeds_and_layers_differ():
-    keep = initial(
+    mask = initial(
         0, 1, hidden_layers=3, kept=(("hidden_0", 20), ("hidden_1", 9), ("hidden_2", 9), ("output", 9))
-    ).keep
-    assert {path: array.sum(axis=(1, 2)).tolist() for path, array in keep.items()} == {
+    ).mask
+    assert {path: array.sum(axis=(1, 2)).tolist() for path, array in mask.items()} == {
         "hidden_0/kernel": [20, 20],
         "hidden_1/kernel": [9, 9],
         "hidden_2/kernel": [9, 9],
         "output/kernel": [9, 9],
     }
-    assert np.any(keep["hidden_0/kernel"][0] != keep["hidden_0/kernel"][1])
-    assert np.any(keep["hidden_1/kernel"][0] != keep["hidden_2/kernel"][0])
+    assert np.any(mask["hidden_0/kernel"][0] != mask["hidden_0/kernel"][1])
+    assert np.any(mask["hidden_1/kernel"][0] != mask["hidden_2/kernel"][0])
 
 
 def test_members_with_different_kept_counts_share_their_masks_with_groups_of_their_own():
@@ -308,7 +308,7 @@ def test_members_with_different_kept_counts_share_their_masks_with_groups_of_the
             np.testing.assert_array_equal(flat(together.state.params)[path][member], leaf)
         for path, size in {"hidden_0/kernel": (2, 9, 5), "output/kernel": (2, 5, 4)}.items():
             np.testing.assert_array_equal(
-                together.keep[path][member], alone.keep.get(path, np.ones(size, bool))
+                together.mask[path][member], alone.mask.get(path, np.ones(size, bool))
             )
 
 

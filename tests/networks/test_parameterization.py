@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.networks.parameterization import FOLLOWS_GRADIENT, PARAMETERIZATIONS, Widening, parameterization
-from wsn.sparsity.keep import apply_masks
+from wsn.sparsity.masks import apply_mask
 from wsn.spec import Group
 from wsn.training import optimizers
 from wsn.training.state import initial_members
@@ -119,19 +119,19 @@ X, LABELS = examples()
 
 @cache
 def training(width, optimizer):
-    """A jitted function: (params, keep, rates) of several networks → params after some steps."""
+    """A jitted function: (params, mask, rates) of several networks → params after some steps."""
     spec = tiny.spec(width=width, hidden_layers=2, optimizer=optimizer)
     model = models.build(spec, IMAGE, CLASSES)
     transformation = optimizers.build(spec, optimizers.Horizon(1, STEPS))
 
-    def loss(params, keep):
-        logits = model.apply(apply_masks(params, keep), {}, X)
+    def loss(params, mask):
+        logits = model.apply(apply_mask(params, mask), {}, X)
         return optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).mean()
 
-    def train(params, keep, rates):
+    def train(params, mask, rates):
         def step(state, _):
             params, optimizer_state = state
-            updates, optimizer_state = transformation.update(jax.grad(loss)(params, keep), optimizer_state)
+            updates, optimizer_state = transformation.update(jax.grad(loss)(params, mask), optimizer_state)
             moved = jax.tree.map(lambda p, rate, update: p + rate * update, params, rates, updates)
             return (moved, optimizer_state), None
 
@@ -156,8 +156,8 @@ def coordinates(name, optimizer, width, density=1.0):
     model = models.build(spec, IMAGE, CLASSES)
     members = initial_members(Group((spec,), (0, 1)), model, optax.identity())
     start = members.state.params
-    keep = {f"{layer}/kernel": np.ones((2, *shape), bool) for layer, shape in model.shapes.items()}
-    end = training(width, optimizer)(start, keep | members.keep, members.rates)
+    mask = {f"{layer}/kernel": np.ones((2, *shape), bool) for layer, shape in model.shapes.items()}
+    end = training(width, optimizer)(start, mask | members.mask, members.rates)
     first, last = (preactivations(params) for params in (start, end))
     measured = {f"size of {layer}": first[layer] for layer in ("hidden_0", "hidden_1")}
     measured |= {f"change of {layer}": last[layer] - first[layer] for layer in first}

@@ -96,7 +96,7 @@ def test_masks_of_a_convolution_are_exact_and_batch_norm_has_none():
     shapes = models.build(spec(), IMAGE, CLASSES).shapes
     full = {layer: math.prod(shape) for layer, shape in shapes.items()} | kept
     members = initial(spec(kept=tuple(full.items())))
-    assert {path: int(array.sum()) for path, array in members.keep.items()} == {
+    assert {path: int(array.sum()) for path, array in members.mask.items()} == {
         f"{layer}/kernel": count for layer, count in kept.items()
     }
     params = leaves(members.state.params)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from wsn.native import library
 from wsn.networks import kernels
-from wsn.sparsity import lists
-from wsn.sparsity.keep import apply_masks, keep_array
+from wsn.sparsity import storage
+from wsn.sparsity.masks import apply_mask, mask_array
 from wsn.sparsity.patterns import PATTERNS
 
 BACKENDS = ["portable", "native"]
@@ -37,10 +37,10 @@ def results(kernel, x, slope, stride, dtype="float32"):
     """(outputs, gradient of the parameters, gradient of the inputs); kernel: (parameters, what is kept)."""
 
     @jax.jit
-    def both(params, keep, x, slope):
+    def both(params, mask, x, slope):
         def output(params, x):
-            masked = apply_masks({"kernel": params}, {"kernel": keep})["kernel"]
-            if dtype == "float64" and x.ndim == 2 and not isinstance(keep, lists.Kept):
+            masked = apply_mask({"kernel": params}, {"kernel": mask})["kernel"]
+            if dtype == "float64" and x.ndim == 2 and not isinstance(mask, storage.SparseIndex):
                 return x @ masked  # `apply` gives float32
             return kernels.apply(masked, x, stride=stride, dtype=dtype)
 
@@ -56,10 +56,10 @@ def compare(random, shape, positions, inputs, stride, dtype, tolerance):
     x = jnp.asarray(random.normal(size=inputs), dtype)
     pixels = [-(-p // stride) for p in inputs[1:-1]]
     slope = jnp.asarray(random.normal(size=(inputs[0], *pixels, shape[-1])), dtype)
-    mask = jnp.asarray(keep_array(positions, shape))
-    values = jnp.asarray(lists.values_at(dense, positions, positions.size))
+    mask = jnp.asarray(mask_array(positions, shape))
+    values = jnp.asarray(storage.values_at(dense, positions, positions.size))
     expected = results((jnp.asarray(dense), mask), x, slope, stride, dtype)
-    found = results((values, lists.lists(shape, positions)), x, slope, stride, dtype)
+    found = results((values, storage.sparse_index(shape, positions)), x, slope, stride, dtype)
     expected = (expected[0], expected[1].reshape(-1)[positions], expected[2])
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.shape == theirs.shape
@@ -103,14 +103,14 @@ os.sched_setaffinity(0, list(os.sched_getaffinity(0))[: int(sys.argv[1])])
 import hashlib, jax, jax.numpy as jnp, numpy as np
 from wsn.native import library
 from wsn.networks import kernels
-from wsn.sparsity import lists
+from wsn.sparsity import storage
 assert library.available()
 random, shape = np.random.default_rng(0), (3, 3, 16, 24)
 positions = np.sort(random.choice(3456, 1500, replace=False))
 x, values = (jnp.asarray(random.normal(size=size), jnp.float32) for size in ((64, 12, 12, 16), 1500))
-kept = lists.lists(shape, positions)
+kept = storage.sparse_index(shape, positions)
 def loss(values, x):
-    return jnp.sin(kernels.apply(lists.sparse_kernel(values, kept), x, dtype="float32"))
+    return jnp.sin(kernels.apply(storage.sparse_kernel(values, kept), x, dtype="float32"))
 y, pull = jax.vjp(loss, values, x)
 print(hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in (y, *pull(y)))).hexdigest())
 """
@@ -149,19 +149,19 @@ def kernels_and_positions(draw):
 @settings(deadline=None)
 @given(kernels_and_positions(), kernels_and_positions())
 def test_lists_give_the_positions_back(one, other):
-    stacked = lists.stacked([lists.lists(*one), lists.lists(one[0], one[1][::2])])
-    np.testing.assert_array_equal(lists.positions(stacked, 0), one[1])
-    np.testing.assert_array_equal(lists.positions(stacked, 1), one[1][::2])
+    stacked = storage.stacked([storage.sparse_index(*one), storage.sparse_index(one[0], one[1][::2])])
+    np.testing.assert_array_equal(storage.positions(stacked, 0), one[1])
+    np.testing.assert_array_equal(storage.positions(stacked, 1), one[1][::2])
     values = np.arange(1.0, other[1].size + 1)
-    dense = lists.dense_kernel(values, other[1], other[0])
-    np.testing.assert_array_equal(lists.values_at(dense, other[1], other[1].size), values)
+    dense = storage.dense_kernel(values, other[1], other[0])
+    np.testing.assert_array_equal(storage.values_at(dense, other[1], other[1].size), values)
     assert np.count_nonzero(dense) == other[1].size
 
 
 @pytest.mark.parametrize("positions", [[0, 0], [3, 1], [-1], [6]])
 def test_lists_refuse_positions_that_lead_outside(positions):
     with pytest.raises(ValueError):
-        lists.lists((2, 3), np.array(positions, np.int64))
+        storage.sparse_index((2, 3), np.array(positions, np.int64))
 
 
 @pytest.mark.slow

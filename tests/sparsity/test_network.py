@@ -20,7 +20,7 @@ from wsn.errors import UserError
 from wsn.networks import models
 from wsn.sparsity import patterns
 from wsn.sparsity.budget import DISTRIBUTIONS
-from wsn.sparsity.keep import keep_array
+from wsn.sparsity.masks import mask_array
 from wsn.sparsity.patterns import PATTERNS
 from wsn.sparsity.shapes import sizes
 from wsn.spec import Spec
@@ -121,7 +121,7 @@ def test_the_draw_is_that_of_wsns_own_models(distribution, pattern):
     assert sparsity.num_kept(mask) == counts
     for path, shape in shapes.items():
         whole = np.arange(np.prod(shape))
-        assert np.array_equal(flat[path], keep_array(drawn.get(path, whole), shape))
+        assert np.array_equal(flat[path], mask_array(drawn.get(path, whole), shape))
     assert all(flat[path].shape == () and flat[path] for path in flat.keys() - shapes.keys())
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wsn.errors import UserError
 from wsn.sparsity import patterns
 from wsn.sparsity.budget import kept_counts
-from wsn.sparsity.keep import apply_masks, keep_array
+from wsn.sparsity.masks import apply_mask, mask_array
 from wsn.sparsity.shapes import resnet18_shapes, sizes
 
 SHAPES = resnet18_shapes(12, 100)
@@ -90,9 +90,9 @@ def test_a_layer_depends_on_its_own_path_alone():
 
 
 def test_only_layers_that_lose_weights_have_an_entry():
-    keep = patterns.draw(jax.random.key(1), SHAPES, COUNTS, "elementwise")
-    assert keep.keys() == SPARSE
-    assert all(keep[name].size == COUNTS[name] for name in keep)
+    mask = patterns.draw(jax.random.key(1), SHAPES, COUNTS, "elementwise")
+    assert mask.keys() == SPARSE
+    assert all(mask[name].size == COUNTS[name] for name in mask)
 
 
 @settings(deadline=None, max_examples=200)
@@ -104,15 +104,15 @@ def test_io_keeps_whole_kernels(seed, k, fan_in, fan_out, data):
     shape = (k, k, fan_in, fan_out)
     positions = patterns.kernel_positions(jax.random.key(seed), shape, kernels * k * k)
     assert is_sorted_and_unique(positions)
-    taps_kept = keep_array(positions, shape).sum((0, 1))
+    taps_kept = mask_array(positions, shape).sum((0, 1))
     assert set(np.unique(taps_kept)) <= {0, k * k} and np.count_nonzero(taps_kept) == kernels
 
 
 def test_io_draws_a_whole_network():
     counts = patterns.rounded("io", COUNTS, SHAPES)
-    keep = patterns.draw(jax.random.key(1), SHAPES, counts, "io")
-    for name, positions in keep.items():
-        kernel = keep_array(positions, SHAPES[name])
+    mask = patterns.draw(jax.random.key(1), SHAPES, counts, "io")
+    for name, positions in mask.items():
+        kernel = mask_array(positions, SHAPES[name])
         assert kernel.sum() == counts[name]
         if kernel.ndim == 4:
             assert np.all(kernel == kernel[:1, :1])
@@ -131,7 +131,7 @@ def test_an_unknown_kind_is_refused():
 def test_the_array_is_a_view_of_the_positions():
     positions = patterns.uniform_positions(jax.random.key(0), 60, 17)
     for dtype in (np.bool_, np.float32):
-        array = keep_array(positions, (3, 4, 5), dtype)
+        array = mask_array(positions, (3, 4, 5), dtype)
         assert array.dtype == dtype and array.shape == (3, 4, 5) and array.sum() == 17
         assert np.array_equal(np.flatnonzero(array), positions)
 
@@ -143,51 +143,53 @@ def network():
         "output": {"kernel": jax.random.normal(kernels[1], (5, 3))},
     }
     positions = patterns.draw(jax.random.key(1), {"hidden_0/kernel": (6, 5)}, {"hidden_0/kernel": 11})
-    return params, {path: jnp.asarray(keep_array(p, (6, 5))) for path, p in positions.items()}
+    return params, {path: jnp.asarray(mask_array(p, (6, 5))) for path, p in positions.items()}
 
 
 def test_masking_removes_what_is_not_kept_and_touches_nothing_else():
-    params, keep = network()
-    masked = jax.jit(apply_masks)(params, keep)
+    params, mask = network()
+    masked = jax.jit(apply_mask)(params, mask)
     assert jax.tree.structure(masked) == jax.tree.structure(params)
-    mask = keep["hidden_0/kernel"]
-    assert np.array_equal(masked["hidden_0"]["kernel"], np.where(mask, params["hidden_0"]["kernel"], 0))
+    kernel_mask = mask["hidden_0/kernel"]
+    assert np.array_equal(
+        masked["hidden_0"]["kernel"], np.where(kernel_mask, params["hidden_0"]["kernel"], 0)
+    )
     assert masked["hidden_0"]["kernel"].dtype == jnp.float32
     assert np.array_equal(masked["hidden_0"]["bias"], params["hidden_0"]["bias"])
     assert np.array_equal(masked["output"]["kernel"], params["output"]["kernel"])
-    assert jax.tree.all(jax.tree.map(np.array_equal, apply_masks(params, {}), params))
+    assert jax.tree.all(jax.tree.map(np.array_equal, apply_mask(params, {}), params))
 
 
 def test_a_removed_weight_has_no_gradient():
-    params, keep = network()
+    params, mask = network()
 
     def loss(params):
-        p = apply_masks(params, keep)
+        p = apply_mask(params, mask)
         hidden = jnp.tanh(jnp.ones((2, 6)) @ p["hidden_0"]["kernel"] + p["hidden_0"]["bias"])
         return jnp.sum(hidden @ p["output"]["kernel"])
 
     gradient = jax.grad(loss)(params)
-    mask = np.asarray(keep["hidden_0/kernel"])
-    assert np.all(gradient["hidden_0"]["kernel"][~mask] == 0)
-    assert np.any(gradient["hidden_0"]["kernel"][mask] != 0)
+    kept = np.asarray(mask["hidden_0/kernel"])
+    assert np.all(gradient["hidden_0"]["kernel"][~kept] == 0)
+    assert np.any(gradient["hidden_0"]["kernel"][kept] != 0)
     assert np.all(gradient["output"]["kernel"] != 0)
 
 
 def test_seeds_are_masked_under_vmap():
-    params, keep = network()
+    params, mask = network()
     many_params = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
-    many_keep = jax.tree.map(lambda leaf: jnp.stack([leaf, ~leaf]), keep)
-    masked = jax.vmap(apply_masks)(many_params, many_keep)
-    kernel, mask = params["hidden_0"]["kernel"], keep["hidden_0/kernel"]
-    assert np.array_equal(masked["hidden_0"]["kernel"], jnp.stack([kernel * mask, 2 * kernel * ~mask]))
+    many_masks = jax.tree.map(lambda leaf: jnp.stack([leaf, ~leaf]), mask)
+    masked = jax.vmap(apply_mask)(many_params, many_masks)
+    kernel, kept = params["hidden_0"]["kernel"], mask["hidden_0/kernel"]
+    assert np.array_equal(masked["hidden_0"]["kernel"], jnp.stack([kernel * kept, 2 * kernel * ~kept]))
 
 
 def test_a_mask_without_its_parameter_is_an_error():
-    params, keep = network()
-    with pytest.raises(KeyError, match="hidden_9/kernel"):
-        apply_masks(params, {"hidden_9/kernel": keep["hidden_0/kernel"]})
-    with pytest.raises(ValueError, match="output/kernel"):
-        apply_masks(params, {"output/kernel": keep["hidden_0/kernel"]})
+    params, mask = network()
+    with pytest.raises(UserError, match="hidden_9/kernel"):
+        apply_mask(params, {"hidden_9/kernel": mask["hidden_0/kernel"]})
+    with pytest.raises(UserError, match="output/kernel"):
+        apply_mask(params, {"output/kernel": mask["hidden_0/kernel"]})
 
 
 @st.composite
@@ -239,7 +241,7 @@ def kernels(draw):
     shape = (*area, inputs, units)
     kept = draw(st.integers(1, math.prod(shape)))
     key = jax.random.key(draw(st.integers(0, 2**31 - 1)))
-    return kept, lambda name: keep_array(patterns.PATTERNS[name].draw(key, shape, kept), shape).reshape(
+    return kept, lambda name: mask_array(patterns.PATTERNS[name].draw(key, shape, kept), shape).reshape(
         -1, units
     )
 
@@ -268,7 +270,7 @@ def test_n_m_keeps_as_many_of_every_four_inputs_or_one_more(case):
 def test_a_count_of_whole_groups_is_n_of_m(n):
     for shape in ((16, 10), (3, 3, 8, 5)):
         positions = patterns.PATTERNS["n_m"].draw(jax.random.key(n), shape, n * math.prod(shape) // 4)
-        assert np.all(keep_array(positions, shape).reshape(-1, 4, shape[-1]).sum(1) == n)
+        assert np.all(mask_array(positions, shape).reshape(-1, 4, shape[-1]).sum(1) == n)
 
 
 @settings(deadline=None, max_examples=100)

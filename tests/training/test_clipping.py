@@ -32,7 +32,7 @@ def replayed(seed: int) -> tuple[list[float], dict[str, np.ndarray]]:
     """Of a linear network in float64: the norm of every gradient, and the parameters at the end."""
     members = train.prepare(group((seed,)), tiny.SPLITS, tiny.SINGLE).members
     first, last = (np.float64(members.state.params[layer]["kernel"][0]) for layer in ("hidden_0", "output"))
-    kept = [np.asarray(members.keep[f"{layer}/kernel"][0]) for layer in ("hidden_0", "output")]
+    kept = [np.asarray(members.mask[f"{layer}/kernel"][0]) for layer in ("hidden_0", "output")]
     inputs, labels = (tiny.SPLITS.train_images.reshape(tiny.TRAIN, -1) - 8.0) / 5, tiny.SPLITS.train_labels
     key, norms = jax.random.fold_in(jax.random.key(0), ORDER), []
     for epoch in range(tiny.spec().epochs):

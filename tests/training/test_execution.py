@@ -17,9 +17,9 @@ from wsn.errors import UserError
 from wsn.native import library
 from wsn.networks import models
 from wsn.networks.layers import Model
-from wsn.sparsity import lists
+from wsn.sparsity import storage
 from wsn.sparsity.budget import kept_counts
-from wsn.sparsity.keep import apply_masks
+from wsn.sparsity.masks import apply_mask
 from wsn.sparsity.shapes import mlp_shapes, resnet18_shapes
 from wsn.spec import Group, Spec
 from wsn.training import strategy, train
@@ -38,11 +38,11 @@ def dense_params(group, snapshot, sparse):
     """Parameters by path, masked ones and sparse ones alike as dense kernels."""
     ready = train.prepare(group, tiny.SPLITS, tiny.SINGLE, "sparse" if sparse else "masked")
     params = tiny.params(snapshot)
-    for path, keep in ready.members.keep.items():
-        if isinstance(keep, lists.Kept):
-            shape = (len(params[path]), *keep.shape)
+    for path, mask in ready.members.mask.items():
+        if isinstance(mask, storage.SparseIndex):
+            shape = (len(params[path]), *mask.shape)
             kernels = [
-                lists.dense_kernel(params[path][i], lists.positions(keep, i), keep.shape)
+                storage.dense_kernel(params[path][i], storage.positions(mask, i), mask.shape)
                 for i in range(shape[0])
             ]
             params[path] = np.stack(kernels)
@@ -103,11 +103,11 @@ def test_initial_weights_are_those_of_masked_networks_bit_for_bit(changes, image
     masked, found = (initial_members(group, model, optax.identity(), (), layers) for layers in ((), sparse))
     ours, theirs = (flatten_dict(members.state.params, sep="/") for members in (found, masked))
     for path, kernel in theirs.items():
-        keep = found.keep.get(path)
-        if isinstance(keep, lists.Kept):
-            places = [lists.positions(keep, i) for i in range(len(kernel))]
+        mask = found.mask.get(path)
+        if isinstance(mask, storage.SparseIndex):
+            places = [storage.positions(mask, i) for i in range(len(kernel))]
             own = zip(ours[path], places, strict=True)
-            ours[path] = np.stack([lists.dense_kernel(values, kept, keep.shape) for values, kept in own])
+            ours[path] = np.stack([storage.dense_kernel(values, kept, mask.shape) for values, kept in own])
         np.testing.assert_array_equal(ours[path], kernel)
 
 
@@ -226,14 +226,14 @@ def test_recurrent_networks_run_sparse(model):
         member = jax.tree.map(lambda x: jnp.asarray(x[0]), members)
 
         @jax.jit
-        def run(params, keep):
+        def run(params, mask):
             def loss(params):
-                masked = apply_masks(params, keep)
+                masked = apply_mask(params, mask)
                 return jnp.sum(network.recurrent.apply(masked, network.recurrent.carry(4), tokens)[0] ** 2)
 
             return jax.value_and_grad(loss)(params)
 
-        value, gradient = run(member.state.params, member.keep)
+        value, gradient = run(member.state.params, member.mask)
         return value, optax.tree.norm(gradient), len(sparse)
 
     (loss, norm, layers), (masked_loss, masked_norm, _) = map(loss_and_gradient, ("sparse", "masked"))

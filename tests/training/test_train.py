@@ -15,7 +15,7 @@ import tiny
 from wsn.data import batches, feeds, normalize
 from wsn.data import splits as splits_of
 from wsn.networks import models
-from wsn.sparsity.keep import apply_masks
+from wsn.sparsity.masks import apply_mask
 from wsn.spec import Group, Spec
 from wsn.tasks import TASKS, Context
 from wsn.training import history as histories
@@ -57,7 +57,7 @@ def reference(spec: Spec, seed: int) -> tuple[dict[str, np.ndarray], dict[str, n
     """(history, final parameters) of ReLU or linear networks under PyTorch's SGD rule."""
     members = initial(Group((spec,), (seed,)))
     flat = {f"{a}/{b}": np.float64(x[0]) for a, sub in members.state.params.items() for b, x in sub.items()}
-    keep = {path: array[0] for path, array in members.keep.items()}
+    mask = {path: array[0] for path, array in members.mask.items()}
     velocity = {path: np.zeros_like(x) for path, x in flat.items()}
     s = tiny.SPLITS
     x, x_test = (
@@ -77,7 +77,7 @@ def reference(spec: Spec, seed: int) -> tuple[dict[str, np.ndarray], dict[str, n
             batch_loss, batch_correct, gradient = backward(spec, flat, x[rows], s.train_labels[rows])
             loss, correct = loss + batch_loss, correct + batch_correct
             for path in flat:
-                direction = gradient[path] * keep.get(path, 1) / len(rows) + spec.weight_decay * flat[path]
+                direction = gradient[path] * mask.get(path, 1) / len(rows) + spec.weight_decay * flat[path]
                 velocity[path] = spec.momentum * velocity[path] + direction
                 flat[path] = flat[path] - rate * velocity[path]
         test_loss, test_correct, _ = backward(spec, flat, x_test, s.test_labels)
@@ -188,7 +188,7 @@ def test_a_mask_of_ones_is_no_mask():
         together=True,
     )
     # Copies, since an epoch gives up the memory of its members.
-    left, right = jax.tree.map(jnp.array, (dense, dense._replace(keep=ones)))
+    left, right = jax.tree.map(jnp.array, (dense, dense._replace(mask=ones)))
     for _ in range(3):
         (left, left_sums), (right, right_sums) = run_epoch(left, rows, data), run_epoch(right, rows, data)
         jax.tree.map(np.testing.assert_array_equal, (left.state, left_sums), (right.state, right_sums))
@@ -217,15 +217,15 @@ def test_removed_weights_stay_zero(schedule):
     )
     before = initial(group)
     _, snapshot = tiny.fit(group)
-    for path, keep in before.keep.items():
+    for path, mask in before.mask.items():
         layer = path.split("/")[0]
         after = tiny.params(snapshot)[path]
-        assert np.all(after[~keep] == 0)
-        assert np.all(after[keep] != before.state.params[layer]["kernel"][keep])
+        assert np.all(after[~mask] == 0)
+        assert np.all(after[mask] != before.state.params[layer]["kernel"][mask])
         traces = [
             x for place, x in snapshot.state.items() if f"['{layer}']['kernel']" in place and "trace" in place
         ]
-        assert len(traces) == 1 and np.all(traces[0][~keep] == 0)
+        assert len(traces) == 1 and np.all(traces[0][~mask] == 0)
 
 
 def test_cells_with_different_kept_counts_train_as_they_do_alone():
@@ -403,11 +403,11 @@ def test_the_gradient_of_a_removed_weight_is_zero():
     task, context = TASKS["classification"](model), Context(jax.random.key(0), None)
 
     def loss(params):
-        return task.training(apply_masks(params, members.keep), {}, (), batch, context)[0]["loss"]
+        return task.training(apply_mask(params, members.mask), {}, (), batch, context)[0]["loss"]
 
     gradient = jax.grad(loss)(members.state.params)
-    for path, keep in members.keep.items():
-        assert not np.asarray(gradient[path.split("/")[0]]["kernel"])[~np.asarray(keep)].any()
+    for path, mask in members.mask.items():
+        assert not np.asarray(gradient[path.split("/")[0]]["kernel"])[~np.asarray(mask)].any()
 
 
 # Evaluations every so many steps.

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from wsn.networks.convolution import Stride, convolve
 from wsn.networks.sparse import apply_sparse, apply_sparse_to_planes
-from wsn.sparsity.lists import SparseKernel
+from wsn.sparsity.storage import SparseKernel
 
 
 @singledispatch

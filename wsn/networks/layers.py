@@ -19,8 +19,8 @@ from wsn.networks.convolution import Stride
 from wsn.networks.draws import drawn_at
 from wsn.networks.kernels import apply, apply_to_planes
 from wsn.networks.parameterization import Parameterization
-from wsn.sparsity.lists import SparseKernel
 from wsn.sparsity.shapes import Shapes
+from wsn.sparsity.storage import SparseKernel
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from wsn.native import library
-from wsn.sparsity.lists import Kept, SparseKernel, Terms
+from wsn.sparsity.storage import SparseIndex, SparseKernel, Terms
 
 Planes = Float[Array, "_ _ _ batch"]  # (planes, height, width, batch)
 Values = Float[Array, " _"]  # (kept)
@@ -43,29 +43,35 @@ def apply_sparse_to_planes(kernel: SparseKernel, x: Planes, *, stride: int = 1, 
 def _in_planes(kernel: SparseKernel, x: Planes, stride: int, dtype: Any) -> Planes:
     wide = dtype if jnp.dtype(dtype) == jnp.float64 else jnp.float32
     values, x = (a.astype(dtype).astype(wide) for a in (kernel.values, x))
-    size = kernel.kept.shape[0] if len(kernel.kept.shape) > 2 else 1
-    return linear(values, jax.tree.map(jnp.asarray, kernel.kept), x, Layer(size, stride, kernel.rows))
+    size = kernel.index.shape[0] if len(kernel.index.shape) > 2 else 1
+    return linear(values, jax.tree.map(jnp.asarray, kernel.index), x, Layer(size, stride, kernel.rows))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
-def linear(values: Values, kept: Kept, x: Planes, layer: Layer) -> Planes:
+def linear(values: Values, index: SparseIndex, x: Planes, layer: Layer) -> Planes:
     """y[unit, r, c] = Σ value · x[plane, r · stride + dy, c · stride + dx] over the terms of a unit, 0 outside."""
     height, width = (-(-pixels // layer.stride) for pixels in x.shape[1:3])
-    return _backend(x).sums(values, kept.by_output, x, (kept.shape[-1], height, width), kept.most[0], layer)
+    return _backend(x).sums(
+        values, index.by_output, x, (index.shape[-1], height, width), index.most[0], layer
+    )
 
 
-def _forward(values: Values, kept: Kept, x: Planes, layer: Layer) -> tuple[Planes, Any]:
-    return linear(values, kept, x, layer), (values, kept, x)
+def _forward(values: Values, index: SparseIndex, x: Planes, layer: Layer) -> tuple[Planes, Any]:
+    return linear(values, index, x, layer), (values, index, x)
 
 
 def _backward(layer: Layer, saved: Any, slope: Planes) -> tuple[Values, None, Planes]:
-    values, kept, x = saved
+    values, index, x = saved
     backend = _backend(x)
     first, last = layer.rows
-    own = kept.by_input._replace(start=kept.by_input.start[first : last + 1])
-    whole = layer._replace(rows=(0, kept.shape[-1]))  # of the transposed kernel
-    gradient = backend.value_gradient(kept.by_output, x, slope, values.size, kept.most[0], layer)
-    return gradient, None, backend.sums(values, own, slope, x.shape[:3], kept.most[1], whole, transposed=True)
+    own = index.by_input._replace(start=index.by_input.start[first : last + 1])
+    whole = layer._replace(rows=(0, index.shape[-1]))  # of the transposed kernel
+    gradient = backend.value_gradient(index.by_output, x, slope, values.size, index.most[0], layer)
+    return (
+        gradient,
+        None,
+        backend.sums(values, own, slope, x.shape[:3], index.most[1], whole, transposed=True),
+    )
 
 
 linear.defvjp(_forward, _backward)

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from wsn.sparsity.budget import DISTRIBUTIONS, kept_counts
-from wsn.sparsity.keep import apply_masks
+from wsn.sparsity.masks import apply_mask
 from wsn.sparsity.network import is_kernel, mask_and_rescale, num_kept, random_mask, with_static_mask
 from wsn.sparsity.patterns import PATTERNS
 
 __all__ = [
     "DISTRIBUTIONS",
     "PATTERNS",
-    "apply_masks",
+    "apply_mask",
     "is_kernel",
     "kept_counts",
     "mask_and_rescale",
@@ -30,6 +30,7 @@ _RENAMED: dict[str, Callable[..., Any]] = {
     "draw_keep": random_mask,
     "start": mask_and_rescale,
     "counts": num_kept,
+    "apply_masks": apply_mask,
 }
 
 

@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.tree_util import GetAttrKey, KeyPath, keystr, tree_flatten_with_path
+from jax.tree_util import KeyPath, tree_flatten_with_path
 from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray, PyTree
 
 from wsn.errors import UserError
 from wsn.sparsity import patterns
 from wsn.sparsity.budget import DISTRIBUTIONS, kept_counts
-from wsn.sparsity.keep import keep_array
+from wsn.sparsity.masks import by_path, mask_array
 from wsn.sparsity.shapes import Shapes, weights
 
 Predicate = Callable[[str, Any], bool]  # (path, leaf) → whether the leaf counts as weights
@@ -62,7 +62,7 @@ def random_mask(
     _check_known("pattern", pattern, patterns.PATTERNS)
     if isinstance(key, jax.core.Tracer):
         raise UserError("key: masks are drawn on the host, so call random_mask outside of jit and vmap")
-    leaves = _by_path(params)
+    leaves = by_path(params)
     shapes = _counted_shapes(leaves, counted, last)
     size = weights(shapes)
     budget = _budget(size, total, connectivity, like, counted)
@@ -70,14 +70,14 @@ def random_mask(
     with jax.ensure_compile_time_eval():
         positions = patterns.draw(key, shapes, kept, pattern)
     mask = {path: np.ones(shapes.get(path, ()), np.bool_) for path in leaves}
-    mask |= {path: keep_array(at, shapes[path]) for path, at in positions.items()}
+    mask |= {path: mask_array(at, shapes[path]) for path, at in positions.items()}
     assert {path: int(mask[path].sum()) for path in kept} == kept
     return jax.tree.unflatten(jax.tree.structure(params), mask.values())
 
 
 def num_kept(mask: PyTree) -> dict[str, int]:
     """Path → number of kept weights of every leaf that counts; their sum is that of the network."""
-    return {path: int(np.sum(kept)) for path, kept in _by_path(mask).items() if kept.ndim}
+    return {path: int(np.sum(kept)) for path, kept in by_path(mask).items() if kept.ndim}
 
 
 def mask_and_rescale(params: PyTree, mask: PyTree) -> PyTree[Array]:
@@ -154,21 +154,6 @@ def _shape(leaf: Any) -> tuple[int, ...] | None:
     return getattr(leaf, "shape", None)
 
 
-def _by_path(tree: PyTree) -> dict[str, Any]:
-    """Path → leaf, in the order of the tree."""
-    leaves = tree_flatten_with_path(tree)[0]
-    named = {_name(path): leaf for path, leaf in leaves}
-    if len(named) < len(leaves):
-        raise UserError("params: two leaves have the same path, since a key holds a '/' or is twice there")
-    return named
-
-
-def _name(path: KeyPath) -> str:
-    if path and path[-1] == GetAttrKey("value"):  # where nnx's variables hold their array
-        path = path[:-1]
-    return keystr(path, simple=True, separator="/")
-
-
 def _counted_shapes(leaves: Mapping[str, Any], counted: Predicate, last: str | None = None) -> Shapes:
     """Shapes of the leaves that count, `last` at the end."""
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items() if _shape(leaf) is not None}
@@ -194,7 +179,7 @@ def _budget(
     if len(given) != 1:
         raise UserError(f"give one budget: total, connectivity or like; here {' and '.join(given) or 'none'}")
     if like is not None:
-        return weights(_counted_shapes(_by_path(like), counted))
+        return weights(_counted_shapes(by_path(like), counted))
     if connectivity is not None:
         if not 0 < connectivity <= 1:
             raise UserError(f"connectivity={connectivity:g} is outside (0, 1]")
@@ -220,8 +205,8 @@ def _kept(distribution: str, pattern: str, shapes: Shapes, budget: int) -> dict[
 
 def _aligned(mask: PyTree, params: PyTree) -> PyTree:
     """`mask` in the structure of `params`, which may lack leaves of it or hold them in nnx's variables."""
-    kept = _by_path(mask)
-    leaves = _by_path(params)
+    kept = by_path(mask)
+    leaves = by_path(params)
     for path, leaf in leaves.items():
         if path not in kept:
             raise UserError(f"mask: there is no {path} in it; it was drawn for {', '.join(kept)}")

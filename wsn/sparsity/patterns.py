@@ -4,7 +4,7 @@ In: kernel shapes by parameter path, kept counts by the same paths (`budget`), a
 `keep`, path -> positions, with an entry only for layers that lose weights. A `Pattern` rounds the counts to
 those that it can keep, and draws the positions of one kernel: a new one is two functions and a line in
 `PATTERNS`. Positions are flat C-order
-indices into the kernel in Flax's layout; they are the truth, and the 0/1 array that `apply_masks`
+indices into the kernel in Flax's layout; they are the truth, and the 0/1 array that `apply_mask`
 multiplies by (1 = kept) is a view of them.
 
 Each layer's key is folded in from its parameter path, so that a draw depends on (key, path, size, kept)

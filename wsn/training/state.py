@@ -13,9 +13,9 @@ from jaxtyping import Array, Shaped
 from wsn.networks import models
 from wsn.networks.draws import halves
 from wsn.networks.layers import Model, Params, Stats
-from wsn.sparsity import lists, patterns
-from wsn.sparsity.keep import keep_array
-from wsn.sparsity.lists import Kept, Positions
+from wsn.sparsity import patterns, storage
+from wsn.sparsity.masks import mask_array
+from wsn.sparsity.storage import Positions, SparseIndex
 from wsn.spec import MASKS, STEPS, WEIGHTS, Group, Spec
 from wsn.tasks import Carry
 from wsn.training.strategy import goes_step_by_step
@@ -35,8 +35,8 @@ class Members(NamedTuple):
     """The networks of a group; every leaf has the leading axis of members."""
 
     state: State
-    keep: dict[
-        str, Shaped[Array, "..."] | Kept
+    mask: dict[
+        str, Shaped[Array, "..."] | SparseIndex
     ]  # parameter path → 1 = kept, 0 = removed; or the lists of a sparse kernel, whose parameter is its values
     rates: Params  # learning rate of each parameter, scalars
     key: Any  # raw key of the randomness of steps
@@ -62,11 +62,11 @@ def initial_members(
     """
     keys = {seed: jax.random.key(seed) for seed in group.seeds}
     positions = drawn_positions(group, model, keys, sparse)
-    keep = stored_keeps(positions, model, sparse)
-    units = unit_weights(model, [keys[seed] for _, seed in group.members], positions, keep)
+    mask = stored_masks(positions, model, sparse)
+    units = unit_weights(model, [keys[seed] for _, seed in group.members], positions, mask)
     params, stats, rates = [], [], []
     for member, (unit_params, unit_stats) in enumerate(units):
-        own = stored_weights(unit_params, positions[member], keep, member)
+        own = stored_weights(unit_params, positions[member], mask, member)
         scaled, own_rates = scaled_weights(group.members[member][0], model, own)
         params.append(scaled)
         rates.append(own_rates)
@@ -81,11 +81,11 @@ def initial_members(
     )
     steps = [np.asarray(jax.random.key_data(jax.random.fold_in(keys[s], STEPS))) for _, s in group.members]
     start = stacked_params if group.specs[0].probes else {}
-    return Members(state, keep, stack(rates), np.stack(steps), start)
+    return Members(state, mask, stack(rates), np.stack(steps), start)
 
 
 def unit_weights(
-    model: Model, keys: Sequence[Any], positions: Sequence[dict[str, Positions]], keep: dict[str, Any]
+    model: Model, keys: Sequence[Any], positions: Sequence[dict[str, Positions]], mask: dict[str, Any]
 ) -> Iterator[tuple[Params, Stats]]:
     """Of every member weights of unit scale; of a sparse kernel those at its positions alone, filled up by others.
 
@@ -94,7 +94,7 @@ def unit_weights(
     """
     quickly = {"xla_backend_optimization_level": 0} if goes_step_by_step(model) else None
     init = jax.jit(model.init, compiler_options=quickly)
-    sizes = {path: kept.values for path, kept in keep.items() if isinstance(kept, Kept)}
+    sizes = {path: kept.values for path, kept in mask.items() if isinstance(kept, SparseIndex)}
     dense: dict[Any, tuple[Params, Stats]] = {}  # members of one seed share them
     for key, own in zip(keys, positions, strict=True):
         seed = jax.random.key_data(key).tobytes()
@@ -125,27 +125,27 @@ def drawn_positions(
     ]
 
 
-def stored_keeps(
+def stored_masks(
     positions: Sequence[dict[str, Positions]], model: Model, sparse: Collection[str]
 ) -> dict[str, Any]:
     """The masks of all members, stacked; lists instead for the layers of `sparse`."""
     shapes = {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
     paths = set(map(models.kernel_path, sparse))
     return {
-        path: lists.stacked([lists.lists(shapes[path], own[path]) for own in positions])
+        path: storage.stacked([storage.sparse_index(shapes[path], own[path]) for own in positions])
         if path in paths
-        else np.stack([keep_array(own[path], shapes[path]) for own in positions])
+        else np.stack([mask_array(own[path], shapes[path]) for own in positions])
         for path in positions[0]
     }
 
 
 def stored_weights(
-    drawn: Params, positions: dict[str, Positions], keep: dict[str, Any], member: int
+    drawn: Params, positions: dict[str, Positions], mask: dict[str, Any], member: int
 ) -> Params:
-    """The weights of a member as `keep` stores them: times its mask, or the values at its positions alone."""
+    """The weights of a member as `mask` stores them: times its mask, or the values at its positions alone."""
     leaves = flatten_dict(drawn, sep="/")
-    for path, kept in keep.items():
-        if isinstance(kept, Kept):
+    for path, kept in mask.items():
+        if isinstance(kept, SparseIndex):
             own = leaves[path][: positions[path].size]
             leaves[path] = np.pad(own, (0, kept.values - own.size))
         else:
@@ -153,18 +153,18 @@ def stored_weights(
     return unflatten_dict(leaves, sep="/")
 
 
-def stored_as(saved: np.ndarray, shape: tuple[int, ...], keep: Any) -> np.ndarray:
-    """What is saved of a kernel, dense or values, as members of `keep` store it: of `shape`, members first."""
+def stored_as(saved: np.ndarray, shape: tuple[int, ...], mask: Any) -> np.ndarray:
+    """What is saved of a kernel, dense or values, as members of `mask` store it: of `shape`, members first."""
 
     def kept(member: int) -> Positions:
-        if isinstance(keep, Kept):
-            return lists.positions(keep, member)
-        return np.arange(np.prod(shape[1:])) if keep is None else np.flatnonzero(keep[member])
+        if isinstance(mask, SparseIndex):
+            return storage.positions(mask, member)
+        return np.arange(np.prod(shape[1:])) if mask is None else np.flatnonzero(mask[member])
 
     members = range(len(saved))
     if len(shape) == 2:
-        return np.stack([lists.values_at(saved[i], kept(i), shape[1]) for i in members])
-    return np.stack([lists.dense_kernel(saved[i], kept(i), shape[1:]) for i in members])
+        return np.stack([storage.values_at(saved[i], kept(i), shape[1]) for i in members])
+    return np.stack([storage.dense_kernel(saved[i], kept(i), shape[1:]) for i in members])
 
 
 def scaled_weights(spec: Spec, model: Model, unit: Params) -> tuple[Params, Params]:

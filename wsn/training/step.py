@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array
 
 from wsn.networks.layers import Params
-from wsn.sparsity.keep import apply_masks
+from wsn.sparsity.masks import apply_mask
 from wsn.tasks import Carry, Context, Task, Totals
 from wsn.training.probes import Numbers, Step
 from wsn.training.state import Members, State
@@ -28,7 +28,7 @@ def make_step(
         context = step_context(member, axis)
 
         def loss(params: Params) -> tuple[Array, tuple[Totals, Any, Carry]]:
-            masked = apply_masks(params, member.keep)
+            masked = apply_mask(params, member.mask)
             totals, updated, carried = task.training(masked, stats, carry, batch, context)
             return totals["loss"], (totals, updated, carried)
 
@@ -51,7 +51,7 @@ def make_evaluation(
     """One batch of one member, evaluated; summed across `axis`."""
 
     def evaluate(member: Members, carry: Carry, batch: Any) -> tuple[Carry, Totals]:
-        masked = apply_masks(member.state.params, member.keep)
+        masked = apply_mask(member.state.params, member.mask)
         totals, carry = task.evaluation(masked, member.state.stats, carry, batch, step_context(member, axis))
         return carry, totals if axis is None else jax.lax.psum(totals, axis)
 

@@ -10,7 +10,7 @@ from wsn.native import library
 from wsn.networks.layers import Model
 from wsn.networks.models import has_convolutions
 from wsn.networks.recurrent import EMBEDDING
-from wsn.sparsity.lists import has_storage
+from wsn.sparsity.storage import has_storage
 from wsn.spec import Group
 
 # Networks of more weights train one after the other: MLPs on a CPU (2 cores, step of 256 at 504,190 weights: 4.1 ms

@@ -2,7 +2,7 @@
 
 The members of a group are stacked along a leading axis and the steps between two evaluations are mapped over it.
 Where all of them see the same batches (`order="shared"`) their first layers meet in one large matrix product, which is
-what makes a family of narrow networks fast. Masks are applied once per step, as trees: model(keep ⊙ params).
+what makes a family of narrow networks fast. Masks are applied once per step, as trees: model(mask ⊙ params).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -90,7 +90,7 @@ def train(
     if reference is not None:
         if not spec.probes:
             raise ValueError("a reference is what probes measure from, and the spec has none")
-        members = members._replace(start=restored(reference, PARAMS, members.start, members.keep))
+        members = members._replace(start=restored(reference, PARAMS, members.start, members.mask))
     members = scattered(placement, members)
     split = "validation" if spec.validation_samples else "test"
     done, log = int(history.step[-1]) if history.rows else 0, histories.Log(history)
@@ -186,10 +186,10 @@ def resumed(members: Members, saved: Snapshot, epoch: int) -> tuple[Members, His
         rows = len(next(iter(history.curves.values())))
         history = history._replace(step=epoch * np.arange(1, rows + 1, dtype=np.int64))
     leaves = {".step": np.full_like(members.state.step, history.step[-1])} | saved.state
-    return members._replace(state=restored(leaves, "", members.state, members.keep)), history
+    return members._replace(state=restored(leaves, "", members.state, members.mask)), history
 
 
-def restored(saved: Mapping[str, np.ndarray], place: str, fresh: Any, keep: Mapping[str, Any]) -> Any:
+def restored(saved: Mapping[str, np.ndarray], place: str, fresh: Any, mask: Mapping[str, Any]) -> Any:
     """What is saved at a place of a snapshot, in the shape of a fresh tree.
 
     What was saved of a sparse kernel and is masked now, or the other way round, changes its storage.
@@ -201,6 +201,6 @@ def restored(saved: Mapping[str, np.ndarray], place: str, fresh: Any, keep: Mapp
             return found
         # of its kernel, and of what the optimiser keeps of it
         layer = "/".join(str(part.key) for part in path[-2:])
-        return stored_as(found, now.shape, keep.get(layer))
+        return stored_as(found, now.shape, mask.get(layer))
 
     return jax.tree.map_with_path(leaf, fresh)

@@ -29,7 +29,7 @@ class Terms(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Kept:
+class SparseIndex:
     """What is kept of a kernel of `shape`, (inputs, outputs) or (k, k, inputs, outputs), from both of its sides."""
 
     by_output: Terms
@@ -52,7 +52,7 @@ class SparseKernel:
     """
 
     values: Float[Array, " kept"]
-    kept: Kept
+    index: SparseIndex
     rows: tuple[int, int] = dataclasses.field(metadata={"static": True})
 
     def __mul__(self, factor: float) -> "SparseKernel":
@@ -61,13 +61,13 @@ class SparseKernel:
     def __getitem__(self, rows: slice) -> "SparseKernel":
         """Some consecutive inputs of a dense layer, as of a dense kernel."""
         first, last, step = rows.indices(self.rows[1] - self.rows[0])
-        assert step == 1 and len(self.kept.shape) == 2
+        assert step == 1 and len(self.index.shape) == 2
         return dataclasses.replace(self, rows=(self.rows[0] + first, self.rows[0] + last))
 
 
-def sparse_kernel(values: Float[Array, " kept"], kept: Kept) -> SparseKernel:
+def sparse_kernel(values: Float[Array, " kept"], index: SparseIndex) -> SparseKernel:
     """The kernel of those values."""
-    return SparseKernel(values, kept, (0, kept.shape[-2]))
+    return SparseKernel(values, index, (0, index.shape[-2]))
 
 
 def has_storage(shape: Sequence[int]) -> bool:
@@ -75,7 +75,7 @@ def has_storage(shape: Sequence[int]) -> bool:
     return len(shape) == 2 or (len(shape) == 4 and shape[0] == shape[1] and shape[0] % 2 == 1)
 
 
-def lists(shape: tuple[int, ...], positions: Positions) -> Kept:
+def sparse_index(shape: tuple[int, ...], positions: Positions) -> SparseIndex:
     """The lists of one kernel. Raises ValueError for positions that are not sorted, or not of such a kernel."""
     *taps, inputs, outputs = shape
     if not has_storage(shape):
@@ -93,7 +93,7 @@ def lists(shape: tuple[int, ...], positions: Positions) -> Kept:
     if not taps:
         by_output, by_input = (side._replace(tap=side.tap[:0]) for side in (by_output, by_input))
     most = tuple(int(np.diff(side.start).max(initial=0)) for side in (by_output, by_input))
-    return Kept(by_output, by_input, shape, (most[0], most[1]))
+    return SparseIndex(by_output, by_input, shape, (most[0], most[1]))
 
 
 def terms(unit: Positions, plane: Positions, tap: Positions, units: int) -> Terms:
@@ -103,9 +103,9 @@ def terms(unit: Positions, plane: Positions, tap: Positions, units: int) -> Term
     return Terms(*(np.asarray(x, np.int32) for x in (start, plane[order], tap[order], order)))
 
 
-def stacked(members: Sequence[Kept]) -> Kept:
+def stacked(members: Sequence[SparseIndex]) -> SparseIndex:
     """Lists of kernels of one shape along a leading axis, padded to the largest count."""
-    most = max(kept.by_output.plane.size for kept in members)
+    most = max(one.by_output.plane.size for one in members)
 
     def joined(arrays: Sequence[np.ndarray], size: int) -> np.ndarray:
         return np.stack([np.pad(x, (0, size - x.size)) for x in arrays])
@@ -115,24 +115,24 @@ def stacked(members: Sequence[Kept]) -> Kept:
         taps = most if len(members[0].shape) > 2 else 0
         return Terms(np.stack(start), joined(plane, most), joined(tap, taps), joined(value, most))
 
-    return Kept(
-        side(*(kept.by_output for kept in members)),
-        side(*(kept.by_input for kept in members)),
+    return SparseIndex(
+        side(*(one.by_output for one in members)),
+        side(*(one.by_input for one in members)),
         members[0].shape,
-        (max(kept.most[0] for kept in members), max(kept.most[1] for kept in members)),
+        (max(one.most[0] for one in members), max(one.most[1] for one in members)),
     )
 
 
-def positions(kept: Kept, member: int) -> Positions:
-    """The inverse of `lists`, of one of stacked members."""
-    inputs, outputs = kept.shape[-2:]
-    start, plane, tap, value = (np.asarray(x[member], np.int64) for x in kept.by_output)
+def positions(index: SparseIndex, member: int) -> Positions:
+    """The inverse of `sparse_index`, of one of stacked members."""
+    inputs, outputs = index.shape[-2:]
+    start, plane, tap, value = (np.asarray(x[member], np.int64) for x in index.by_output)
     count = int(start[-1])
     unit = np.repeat(np.arange(outputs), np.diff(start))
     row = plane[:count] + (inputs * tap[:count] if tap.size else 0)
-    found = np.empty(count, np.int64)
-    found[value[:count]] = row * outputs + unit
-    return found
+    flat = np.empty(count, np.int64)
+    flat[value[:count]] = row * outputs + unit
+    return flat
 
 
 def values_at(
