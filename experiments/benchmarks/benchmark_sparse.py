@@ -73,7 +73,7 @@ class Settings:
     widths: tuple[int, ...] = setting(
         "Widths to measure; empty: those of each network.", (), least=1, most=WIDEST
     )
-    members: int = setting("Networks of a program of `mlp`.", 10, least=1)
+    members: int = setting("How many MLPs one program trains.", 10, least=1)
     repeats: int = setting("Repeats of each measurement (medians are reported).", 5, least=3)
     clock: str = setting(
         "Time on the wall, or of all cores together, which what else the machine does disturbs less.",

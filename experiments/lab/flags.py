@@ -30,6 +30,7 @@ class Command(NamedTuple):
     presets: Mapping[str, Any]
     run: Any
     template: Callable[[Any], Any] | None = None  # settings → the spec that they stand for
+    retired: Mapping[str, str] = {}  # presets that there were once → what to give instead
 
 
 def as_flags(text: str) -> str:
@@ -53,6 +54,8 @@ def read(command: Command, values: flags.FlagValues = flags.FLAGS) -> tuple[Any,
     """(settings, run) as the flags say. Raises UserError."""
     run = dataclasses.replace(command.run, **_given(type(command.run), values))
     name = getattr(run, "preset", next(iter(command.presets)))
+    if name in command.retired:
+        raise UserError(f"`preset={name}` was removed: {command.retired[name]}")
     settings = choose(command.presets, "preset", name)
     given = _given(_settings(command), values)
     return settings.replace(**given) if hasattr(settings, "replace") else dataclasses.replace(

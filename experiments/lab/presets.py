@@ -43,6 +43,7 @@ class Common:
     beta2: float | None = of_spec("beta2", None)
     epsilon: float | None = of_spec("epsilon", None)
     clip: float | None = of_spec("clip", None)
+    schedule: str | None = of_spec("schedule", None)
     eval_every: int | None = of_spec("eval_every", None)
     probes: tuple[str, ...] | None = of_spec("probes", None)
     compute_dtype: str | None = of_spec("compute_dtype", None)

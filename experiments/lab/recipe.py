@@ -17,8 +17,10 @@ def template(preset: Preset) -> Spec:
     if preset.dataset == IMAGENET:
         settings: dict[str, Any] = {"weight_decay": 1e-4, "schedule": "cosine"}
     else:
-        steps = tuple(round(epoch * preset.epochs / PAPER_EPOCHS) for epoch in DECAY_EPOCHS)
-        settings = {"weight_decay": 5e-4, "schedule": "steps", "decay_epochs": steps}
+        settings = {"weight_decay": 5e-4, "schedule": "steps"}
+        if preset.schedule in (None, "steps"):
+            steps = tuple(round(epoch * preset.epochs / PAPER_EPOCHS) for epoch in DECAY_EPOCHS)
+            settings["decay_epochs"] = steps
     return spec(
         preset,
         model="resnet18",

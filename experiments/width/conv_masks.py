@@ -1,7 +1,7 @@
 """Figure 9: removing single weights of a convolution against whole kernels (masks over input × output alone).
 
     python -m experiments.conv_masks                                       # digits, two minutes on 2 cores
-    python -m experiments.conv_masks --preset=small --dataset=cifar100     # about an hour on 2 cores
+    python -m experiments.conv_masks --preset=short                         # all of CIFAR-100, half a day on 2 cores
     python -m experiments.conv_masks --preset=paper --dataset=cifar100     # Figure 9: a GPU
 
 ResNet-18 by the recipe of Appendix A; families of base widths 8, 12 and 18. A whole k × k kernel is kept or removed
@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.lab import families, launch, output, recipe
-from experiments.lab.families import PAPER, QUICK, SMALL, Network, Preset, Row
+from experiments.lab.families import PAPER, QUICK, RETIRED, SHORT, Network, Preset, Row
 from experiments.lab.flags import Command
 from experiments.lab.intervals import METHOD, Estimate, estimate
 from experiments.lab.launch import Run
@@ -29,7 +29,7 @@ COLUMNS = ["dataset", "base_width", "width", "mask", *families.COLUMNS]
 PAPER_GAP = 3.0  # points, the largest, Appendix C
 MASKS = {"elementwise": "single weights", "io": "whole kernels"}
 
-PRESETS = {"quick": QUICK, "small": SMALL, "paper": PAPER.replace(seeds=10)}
+PRESETS = {"quick": QUICK, "short": SHORT.replace(widths=(8, 12, 18, 27)), "paper": PAPER.replace(seeds=10)}
 template = recipe.template
 
 
@@ -130,7 +130,7 @@ def main(preset: Preset, run: Run) -> None:
     launch.wrote(run, *written)
 
 
-COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template, RETIRED)
 
 if __name__ == "__main__":
     launch.run(COMMAND)

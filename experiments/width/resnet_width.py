@@ -1,7 +1,7 @@
 """Accuracy over width at a fixed number of weights, ResNet-18: sparse networks, and dense ones of the same widths.
 
     python -m experiments.resnet_width                                        # digits, two minutes on 2 cores
-    python -m experiments.resnet_width --preset=small --dataset=cifar100      # about two hours on 2 cores
+    python -m experiments.resnet_width --preset=short                            # all of CIFAR-100, a day on 2 cores
     python -m experiments.resnet_width --preset=paper --dataset=cifar100      # one family of Figure 6: a GPU
     python -m experiments.resnet_width --preset=paper --dataset=svhn_cropped --base_widths=8,12,18,40,64 \\
         --widths=8,12,18,27,40,60,64,91,128,181,256                           # all families
@@ -21,7 +21,7 @@ import math
 from collections.abc import Sequence
 
 from experiments.lab import families, launch, output, recipe
-from experiments.lab.families import PAPER, QUICK, SMALL, Network, Row
+from experiments.lab.families import PAPER, QUICK, RETIRED, SHORT, Network, Row
 from experiments.lab.flags import Command
 from experiments.lab.launch import Run
 from experiments.width import figure6
@@ -58,7 +58,7 @@ class Preset(families.WithDense):
 
 PRESETS = {
     "quick": Preset(**vars(QUICK), dense_seeds=1),
-    "small": Preset(**vars(SMALL), dense_seeds=1),
+    "short": Preset(**vars(SHORT), dense_seeds=1),
     "paper": Preset(**vars(PAPER.replace(base_widths=())), dense_seeds=3),
     # The paper does not say the batch size; it trained every network once.
     "imagenet": Preset(
@@ -158,7 +158,7 @@ def main(preset: Preset, run: Run) -> None:
     launch.wrote(run, *written)
 
 
-COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template, RETIRED)
 
 if __name__ == "__main__":
     launch.run(COMMAND)

@@ -40,6 +40,7 @@ OTHER = {
     "beta2": 0.98,
     "epsilon": 1e-5,
     "clip": 2.5,
+    "schedule": "cosine",
     "eval_every": 3,
     "probes": ("path", "norm"),
     "compute_dtype": "bfloat16",
@@ -89,10 +90,10 @@ def test_every_template_is_a_function_of_its_preset(script):
 
 
 def test_another_optimiser_has_none_of_the_recipes_momentum_and_decay():
-    adam = resnet_width.template(resnet_width.PRESETS["small"].replace(optimizer="adam"))
+    adam = resnet_width.template(resnet_width.PRESETS["paper"].replace(optimizer="adam"))
     assert (adam.momentum, adam.weight_decay, adam.schedule) == (0.0, 0.0, "steps")
     registries.check(adam)
-    told = resnet_width.template(resnet_width.PRESETS["small"].replace(optimizer="adam", momentum=0.9))
+    told = resnet_width.template(resnet_width.PRESETS["paper"].replace(optimizer="adam", momentum=0.9))
     with pytest.raises(UserError, match="^`momentum=0.9`: adam has none"):
         registries.check(told)
 
@@ -128,7 +129,7 @@ def test_the_help_says_what_is_taken_where_no_flag_is_given(script):
     for name in ("epochs", "seeds", "batch_size"):
         for preset in script.PRESETS.values():
             assert str(getattr(preset, name)) in values[name].help.rpartition("(")[2]
-    assert "quick, paper" in values["preset"].help or "quick, small, paper" in values["preset"].help
+    assert "quick, paper" in values["preset"].help or "quick, short, paper" in values["preset"].help
     momentum = script.template(script.PRESETS["quick"]).momentum
     assert values["momentum"].help.endswith(f"(default: {momentum})")
 

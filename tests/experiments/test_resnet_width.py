@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.lab import families, launch
 from experiments.lab.intervals import Estimate, estimate
-from experiments.width import conv_masks, figure6, resnet_width
+from experiments.width import bottleneck, conv_masks, figure6, resnet_width
 from wsn.errors import UserError
 from wsn.records import plan, runs
 from wsn.records import record as records
@@ -23,7 +23,7 @@ CONTRACT = (
     "dataset,base_width,width,kind,connectivity,weights,seeds,epochs,best_test_accuracy_mean,"
     "best_test_accuracy_std,final_test_accuracy_mean,best_train_accuracy_mean,improvement_fraction"
 )
-TWO_FAMILIES = ("--preset=small", "--base_widths=8,12", "--widths=8,12,18,27")
+TWO_FAMILIES = ("--preset=short", "--base_widths=8,12", "--widths=8,12,18,27")
 
 
 @pytest.fixture
@@ -54,24 +54,24 @@ def rows_of(experiment, folder):
 # The networks.
 
 
-def test_the_small_preset_is_the_recipe_at_20_epochs(given_flags):
-    preset, _ = given_flags("--preset=small")
-    networks = resnet_width.networks(preset)
+def test_the_short_preset_is_a_cosine_over_a_tenth_of_the_epochs(given_flags):
+    networks = resnet_width.networks(given_flags("--preset=short", "--widths=8,12,18")[0])
     assert [(n.kind, n.spec.width, n.seeds) for n in networks] == [
-        ("sparse", 8, 2),
-        ("sparse", 12, 2),
-        ("sparse", 18, 2),
-        ("dense", 8, 2),
-        ("dense", 12, 1),
-        ("dense", 18, 1),
+        *(("sparse", width, 2) for width in (8, 12, 18)),
+        *(("dense", width, seeds) for width, seeds in ((8, 2), (12, 1), (18, 1))),
     ]
     rows = [families.describe(n) for n in networks]
     assert [row["weights"] for row in rows] == [180_952] * 4 + [402_180, 897_462]
     assert networks[0].spec == networks[3].spec and not networks[0].spec.kept
-    spec = networks[1].spec
-    assert spec.decay_epochs == (3, 8, 13) and spec.epochs == 20 and spec.train_samples == 10_000
-    assert (spec.learning_rate, spec.momentum, spec.weight_decay) == (0.1, 0.9, 5e-4)
-    assert (spec.augmentation, spec.normalization) == ("crop_flip", "imagenet")
+    # The recipe of records on people's disks.
+    names = [Group((networks[i].spec,), (0,)).name for i in (0, 1, 5)]
+    assert names == ["9e803506b31cd891", "c1e3dd7b99b2dd7d", "9e84020d7b1355e2"]
+
+
+@pytest.mark.parametrize("experiment", [resnet_width, conv_masks, bottleneck])
+def test_a_removed_preset_names_its_successor(given_flags, experiment):
+    with pytest.raises(UserError, match="^`preset=small` was removed: give `preset=short`, or [^\n]*$"):
+        given_flags("--preset=small", experiment=experiment)
 
 
 @pytest.mark.parametrize(("dataset", "weights"), [("svhn_cropped", 175_192), ("cifar100", 180_952)])
@@ -96,7 +96,9 @@ def test_imagenet_has_the_weights_of_table_1(given_flags):
 
 
 def test_whole_kernels_are_kept_and_the_base_network_is_that_of_single_weights(given_flags):
-    networks = conv_masks.networks(given_flags("--preset=small", experiment=conv_masks)[0])
+    networks = conv_masks.networks(
+        given_flags("--preset=short", "--widths=8,12,18", experiment=conv_masks)[0]
+    )
     elementwise, io = networks[:3], networks[3:]
     assert [n.spec.mask for n in io] == ["elementwise", "io", "io"] and io[0].spec == elementwise[0].spec
     for n in io[1:]:
@@ -105,7 +107,7 @@ def test_whole_kernels_are_kept_and_the_base_network_is_that_of_single_weights(g
         assert all(kept[name] % 9 == 0 for name, shape in shapes.items() if shape[:2] == (3, 3))
         assert 180_952 - 9 < sum(kept.values()) <= 180_952
         assert all(kept[name] <= size for name, size in sizes(shapes).items())
-    resnet = resnet_width.networks(given_flags("--preset=small")[0])
+    resnet = resnet_width.networks(given_flags("--preset=short", "--widths=8,12,18")[0])
     assert [n.spec for n in elementwise] == [n.spec for n in resnet if n.kind == "sparse"]
 
 
@@ -120,19 +122,19 @@ def test_families_hold_the_widths_that_are_not_below_their_base(given_flags):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--base_widths=8,8"], "--base_widths"),
-        (["--base_widths=0,8"], "--base_widths"),
+        (["--base_widths=8,8"], "`base_widths`"),
+        (["--base_widths=0,8"], "`base_widths=0`"),
         (["--base_widths=8,x"], "--base_widths=8,x"),
-        (["--base_widths=8,64"], "--base_widths: [^\n]*64"),
-        (["--base_widths=12,18"], "--widths: 8 is below the base width 12"),
-        (["--base_width=12"], "--widths: 8 is below the base width 12"),
-        (["--dense_seeds=-1"], "--dense_seeds=-1"),
+        (["--base_widths=8,65"], "`base_widths`: [^\n]*65"),
+        (["--base_widths=12,18"], "`widths`: 8 is below the base width 12"),
+        (["--base_width=12"], "`widths`: 8 is below the base width 12"),
+        (["--dense_seeds=-1"], "`dense_seeds=-1`"),
     ],
     ids=" ".join,
 )
 def test_bad_input_names_its_flag(given_flags, arguments, parts):
     with pytest.raises(UserError, match=f"^{parts}"):
-        resnet_width.networks(given_flags("--preset=small", *arguments)[0])
+        resnet_width.networks(given_flags("--preset=short", *arguments)[0])
 
 
 # Records, table and figure.
@@ -140,7 +142,7 @@ def test_bad_input_names_its_flag(given_flags, arguments, parts):
 
 def test_the_table_of_a_family_by_hand(given_flags, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(figure6, "draw", lambda *_: Figure())
-    preset, run = given_flags("--preset=small", "--draw_only", "--widths=8,12")
+    preset, run = given_flags("--preset=short", "--draw_only", "--widths=8,12")
     base, sparse, _, dense = resnet_width.networks(preset)
     record(tmp_path, base, [0.20, 0.22], [0.30, 0.32])
     record(tmp_path, sparse, [0.24, 0.26], [0.36, 0.34])
@@ -162,7 +164,7 @@ def test_the_table_of_a_family_by_hand(given_flags, tmp_path, capsys, monkeypatc
             "connectivity": 180_952 / 402_180,
             "weights": 180_952,
             "seeds": 2,
-            "epochs": 20,
+            "epochs": 30,
             "best_test_accuracy_mean": 0.25,
             "best_test_accuracy_std": math.sqrt(2) * 0.01,
             "final_test_accuracy_mean": 0.24,
@@ -206,7 +208,7 @@ def test_what_is_missing_is_told_and_the_rest_is_drawn(given_flags, tmp_path, ca
 
 
 def test_a_diverged_seed_is_counted_and_left_out(given_flags, tmp_path, capsys):
-    preset, run = given_flags("--preset=small", "--draw_only", "--widths=8,12", "--dense_seeds=0")
+    preset, run = given_flags("--preset=short", "--draw_only", "--widths=8,12", "--dense_seeds=0")
     base, sparse, *_ = resnet_width.networks(preset)
     record(tmp_path, base, [0.2, math.nan])
     record(tmp_path, sparse, [math.nan, math.nan])
@@ -222,7 +224,7 @@ def test_a_diverged_seed_is_counted_and_left_out(given_flags, tmp_path, capsys):
 
 @pytest.mark.parametrize("experiment", [resnet_width, conv_masks])
 def test_an_empty_folder_is_told(given_flags, tmp_path, experiment):
-    given = given_flags("--preset=small", "--draw_only", experiment=experiment)
+    given = given_flags("--preset=short", "--draw_only", experiment=experiment)
     with pytest.raises(UserError, match="^`workdir`: [^\n]*no record"):
         experiment.main(*given)
     assert not list(tmp_path.iterdir())
@@ -231,7 +233,7 @@ def test_an_empty_folder_is_told(given_flags, tmp_path, experiment):
 def test_a_dry_run_plans_every_network_and_draws_nothing(given_flags, tmp_path, monkeypatch):
     planned = []
     monkeypatch.setattr(launch, "train", lambda run, asked, labels: planned.extend(asked))
-    resnet_width.main(*given_flags("--preset=small"))
+    resnet_width.main(*given_flags("--preset=short", "--widths=8,12,18"))
     assert [(len(specs), seeds) for specs, seeds in planned] == [(1, 2), (1, 2), (1, 2), (1, 1), (1, 1)]
     assert not list(tmp_path.iterdir())
 
@@ -242,7 +244,7 @@ def test_shares_count_networks_of_any_number_of_seeds(given_flags, monkeypatch):
     monkeypatch.setattr(plan, "cost", lambda *_: None)
     monkeypatch.setattr(plan, "describe", lambda groups, *rest: shares.append(list(groups)) or "")
     for i in (1, 2, 3):
-        resnet_width.main(*given_flags("--preset=small", "--dry_run", f"--shard={i}/3"))
+        resnet_width.main(*given_flags("--preset=short", "--widths=8,12,18", "--dry_run", f"--shard={i}/3"))
     assert [len(share) for share in shares] == [2, 2, 1]
     assert len({group.name for share in shares for group in share}) == 5
 
@@ -263,7 +265,7 @@ def test_imagenet_stands_beside_table_1(given_flags, tmp_path, capsys):
 
 
 def test_conv_masks_from_records(given_flags, tmp_path, capsys):
-    preset, run = given_flags("--preset=small", "--draw_only", "--widths=8,18", experiment=conv_masks)
+    preset, run = given_flags("--preset=short", "--draw_only", "--widths=8,18", experiment=conv_masks)
     base, single, _, kernels = conv_masks.networks(preset)
     for network, test in ((base, [0.2, 0.2]), (single, [0.30, 0.32]), (kernels, [0.28, 0.28])):
         record(tmp_path, network, test)
@@ -382,7 +384,7 @@ def test_gains_on_hard_and_easy_data_are_compared():
 
 def test_other_data_are_compared_from_their_records(given_flags, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(figure6, "draw", lambda *_: Figure())
-    arguments = ["--preset=small", "--draw_only", "--widths=8,12", "--dense_seeds=0"]
+    arguments = ["--preset=short", "--draw_only", "--widths=8,12", "--dense_seeds=0"]
     for dataset, gain in (("cifar10", 0.02), ("cifar100", 0.06)):
         base, wide, *_ = resnet_width.networks(given_flags(*arguments, f"--dataset={dataset}")[0])
         accuracy = {"cifar10": 0.6, "cifar100": 0.2}[dataset]
