@@ -1,8 +1,9 @@
 """Exceptions with a message of one line, for whoever gave the input."""
 
 import difflib
+import operator
 from collections.abc import Collection, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
 
@@ -51,3 +52,22 @@ def check_known(registry: Collection[str], argument: str, name: str) -> None:
         raise UserError(
             f"`{argument}={name}` is unknown: choose one of {', '.join(registry)}{meant(name, registry)}"
         )
+
+
+def whole_number(argument: str, value: Any) -> int:
+    """A Python int, of whatever `operator.index` accepts, such as NumPy's. Raises UserError for other values."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise UserError(f"`{argument}={value}` is not a whole number") from None
+
+
+def real_number(argument: str, value: Any) -> float:
+    """A Python int or float, of whatever `operator.index` or `float` accepts but texts. Raises UserError otherwise."""
+    if not isinstance(value, str | bytes):
+        for convert in (operator.index, float):
+            try:
+                return convert(value)
+            except (TypeError, ValueError):
+                continue
+    raise UserError(f"`{argument}={value}` is not a number")

@@ -11,12 +11,13 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from functools import cached_property
-from typing import Any
+from collections.abc import Iterable, Mapping
+from functools import cached_property, lru_cache
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from wsn import memory
-from wsn.errors import UserError
+from wsn.errors import UserError, real_number, whole_number
 
 # Raise it when a fix of the numerics makes old records wrong: it is hashed into every group's name.
 SEMANTICS = 1
@@ -51,14 +52,38 @@ def check_bounds(settings: Any) -> None:
     """Raises UserError for a number of a dataclass that is out of the range of its field, infinite or no number.
 
     Also for one that the machine has no memory for, and for whole numbers of more than 63 bits, which no array takes.
+    Numbers of NumPy, and lists and arrays in the place of tuples, become Python's, so that hashes are the same.
     """
+    hints = _hints(type(settings))
     for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
+        value = _python(field.name, hints[field.name], getattr(settings, field.name))
+        object.__setattr__(settings, field.name, value)
         if value == () and field.metadata.get("some"):
             raise UserError(f"`{field.name}`: give at least one")
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not isinstance(number, bool):
                 _check(f"`{field.name}={number}`", number, field.metadata)
+
+
+@lru_cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _python(name: str, hint: Any, value: Any) -> Any:
+    """A value of a field as Python's own type. Raises UserError for a number that is none."""
+    if getattr(value, "shape", None) == ():
+        value = value.item()
+    if NoneType in get_args(hint):  # X | None
+        hint = next(part for part in get_args(hint) if part is not NoneType)
+    if value is None or isinstance(value, bool):
+        return value
+    if get_origin(hint) is tuple and isinstance(value, Iterable) and not isinstance(value, str):
+        items, (first, *others) = tuple(value), get_args(hint)
+        hints = [first] * len(items) if others == [...] else [first, *others]
+        return tuple(_python(name, *pair) for pair in zip(hints, items, strict=True))
+    convert = {int: whole_number, float: real_number}.get(hint)
+    return convert(name, value) if convert else value
 
 
 def _check(what: str, number: float, bounds: Mapping[str, Any]) -> None:
@@ -220,6 +245,8 @@ class Group:
     seeds: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "specs", tuple(self.specs))
+        object.__setattr__(self, "seeds", tuple(whole_number("seeds", seed) for seed in self.seeds))
         if not self.specs or not self.seeds:
             raise UserError("nothing to train: a group needs at least one network and `seeds` of at least 1")
         same = [field.name for field in dataclasses.fields(Spec) if field.name not in VARYING]

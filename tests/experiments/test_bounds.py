@@ -4,7 +4,10 @@ import dataclasses
 import importlib
 import math
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import tiny
 
 from experiments.lab import contents, flags, launch
 from experiments.theory.theorem1 import threshold
@@ -119,6 +122,41 @@ def test_bounds_are_of_every_item_and_say_what_to_give():
         with pytest.raises(UserError) as error:
             check_bounds(Told(**told))
         assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("numbers", [np.int64, np.int32, np.array, jnp.asarray, np.float64])
+def test_numbers_of_numpy_are_those_of_python(numbers):
+    """Scalars and arrays of no dimension, where `operator.index` or `float` accepts them; names of groups too."""
+    whole = np.int64 if numbers is np.float64 else numbers
+    real = {np.int64: np.float64, np.int32: np.float64}.get(numbers, numbers)
+    ours = tiny.spec(
+        width=whole(8), learning_rate=real(0.5), kept=[["hidden_0", whole(20)]], probes=["norms"]
+    )
+    theirs = tiny.spec(width=8, learning_rate=0.5, kept=(("hidden_0", 20),), probes=("norms",))
+    assert ours == theirs and hash(ours) == hash(theirs) and repr(ours) == repr(theirs)
+    assert (
+        Group([ours], whole([0, 1]) if numbers is np.array else range(2)).name
+        == Group((theirs,), (0, 1)).name
+    )
+    assert tiny.spec(learning_rate=np.int64(1)) == tiny.spec(learning_rate=1)
+    assert tiny.spec(bias=np.True_, train_samples=None).bias is True
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"width": np.geomspace(8, 64, 4)[1]}, "`width=1[56].* is not a whole number"),
+        ({"width": "8"}, "`width=8` is not a whole number"),
+        ({"epochs": np.array([3, 4])}, "`epochs=.*` is not a whole number"),
+        ({"learning_rate": "0.1"}, "`learning_rate=0.1` is not a number"),
+        ({"learning_rate": np.array([0.1, 0.2])}, "`learning_rate=.*` is not a number"),
+        ({"learning_rate": np.float32("nan")}, "`learning_rate=nan` is not a positive number"),
+    ],
+)
+def test_what_is_no_number_is_refused_in_a_line(fields, message):
+    with pytest.raises(UserError, match=message) as error:
+        tiny.spec(**fields)
+    assert "\n" not in str(error.value)
 
 
 # Memory.

@@ -120,7 +120,7 @@ def in_planes(module: nn.Module) -> bool:
     leaves = jax.tree.leaves(
         module.variables.get("params", {}), is_leaf=lambda leaf: isinstance(leaf, SparseKernel)
     )
-    return any(isinstance(leaf, SparseKernel) and len(leaf.kept.shape) > 2 for leaf in leaves)
+    return any(isinstance(leaf, SparseKernel) and len(leaf.index.shape) > 2 for leaf in leaves)
 
 
 class Conv(nn.Module):
