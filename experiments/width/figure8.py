@@ -1,4 +1,4 @@
-"""Figure 8 from the rows of kernel_distance.csv: accuracy, and distance with test error, over width; what they say."""
+"""Figure 8 from the rows of kernel_distance.csv: accuracy, distance and test error over width, and the verdicts."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,137 +6,128 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
+from experiments.lab import families
+from experiments.lab.families import Row
 from experiments.lab.presets import Preset
 from experiments.width import distances
 from experiments.width.distances import Distance
 from wsn.records.record import Result
 from wsn.spec import Spec
 
-# The ranges of the axes of Figure 8; its points are not printed as numbers.
-PAPER_AXIS = (0.86, 0.94)
-PAPER_DISTANCES = (0, 0.03)
-COLOURS = {"sparse": "#b5482f", "dense": "#2f6397", "tuned": "#c08a1e", "theory": "0.35", "error": "#c2588f"}
+SPARSE, ERROR, THEORY = "#b5482f", "#c2588f", "0.35"
+ACCURACY = "test_accuracy_mean"
+STYLES = {
+    "dense": {"color": "0.6", "marker": "o"},
+    "tuned": {"color": "#c08a1e", "marker": "+"},
+    "sparse": {"color": SPARSE, "marker": "o"},
+}
 
 
-def base_of(rows: Sequence[dict]) -> float:
-    """The accuracy of the narrowest dense network, or of what there is while it is not trained."""
-    return next((row for row in rows if row["kind"] == "dense"), rows[0])["test_accuracy_mean"]
+def base_of(rows: Sequence[Row]) -> Row:
+    """The narrowest dense network; the first row while that is not trained."""
+    return next((row for row in rows if row["kind"] == "dense"), rows[0])
 
 
-def floor_of(rows: Sequence[dict]) -> float:
-    """The accuracy below which a network is named at the edge of a panel, so that it does not flatten the others."""
-    accuracies = [row["test_accuracy_mean"] for row in rows if not math.isnan(row["test_accuracy_mean"])]
-    base = base_of(rows)
+def floor_of(rows: Sequence[Row]) -> float:
+    """The lowest accuracy in range: one far below the base would flatten the others and is written at the edge."""
+    accuracies = [row[ACCURACY] for row in rows if not math.isnan(row[ACCURACY])]
+    base = base_of(rows)[ACCURACY]
     return base - 0.35 * (max(accuracies, default=1.0) - base)
 
 
-def draw(rows: Sequence[dict], preset: Preset, pairs: int) -> Figure:
+def draw(rows: Sequence[Row], preset: Preset, pairs: int) -> Figure:
     """Figure 8: (a) test accuracy over width; (b) distances and test error of the sparse networks."""
-    figure = Figure(figsize=(13, 4.8), layout="constrained")
+    figure = Figure(figsize=(9.6, 5.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    draw_accuracy(left, rows, preset)
+    draw_accuracy(left, rows)
+    families.finish(left, rows, "width", "width (hidden units)", "test accuracy (%)")
+    left.set_title("(a) after training", fontsize=11)
     if sparse := [row for row in rows if row["kind"] == "sparse"]:
-        draw_distances(right, sparse, floor_of(rows), preset.dataset, pairs)
+        draw_distances(right, sparse, floor_of(rows))
+        families.finish(
+            right, rows, "width", "width (hidden units)", "D, mean squared distance of GP kernels"
+        )
+        right.set_title("(b) before training: D to the infinite-width kernel", fontsize=11)
     for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
+        axes.tick_params(labelsize=10)
+        axes.margins(x=0.09)
+    figure.suptitle(
+        f"{families.caption(rows, preset, preset.epochs, 'one hidden layer')}; bars: s.d.", fontsize=11
+    )
     return figure
 
 
-def draw_accuracy(axes: Axes, rows: Sequence[dict], preset: Preset) -> None:
-    """Figure 8a: test accuracy over width, dense (circles) and sparse (crosses), bars of one deviation over seeds."""
+def draw_accuracy(axes: Axes, rows: Sequence[Row]) -> None:
+    """Figure 8a: sparse networks with one weight count, dense ones of the same widths, the dense one of base width."""
     base, floor = base_of(rows), floor_of(rows)
-    for kind, marker in (("dense", "o"), ("sparse", "x"), ("tuned", "+")):
+    labels = {
+        "dense": "dense, {} weights",
+        "tuned": "sparse, {} weights, learning rate tuned for every width",
+        "sparse": "sparse, {} weights (percent: connectivity)",
+    }
+    for kind, style in STYLES.items():
         points = [row for row in rows if row["kind"] == kind]
-        if not points:
-            continue
-        seen = [row for row in points if not row["test_accuracy_mean"] < floor]
-        axes.errorbar(
-            [row["width"] for row in seen],
-            [row["test_accuracy_mean"] for row in seen],
-            yerr=[row["test_accuracy_std"] for row in seen],
-            marker=marker,
-            color=COLOURS[kind],
-            capsize=2,
-            linewidth=1.2,
-            label=f"{kind}, {_span([row['weights'] for row in points])} weights",
-        )
+        in_range = [row for row in points if not row[ACCURACY] < floor]
+        if in_range:
+            label = labels[kind].format(_span([row["weights"] for row in points]))
+            families.curve(axes, in_range, "width", ACCURACY, label=label, **style)
         for row in points if kind == "sparse" else []:
-            percent = f"{100 * row['connectivity']:.{3 if row['connectivity'] > 0.1 else 2}g} %"
-            if row in seen:
-                place, text, offset = row["test_accuracy_mean"], percent, (4, -11)
+            percent = f"{100 * row['connectivity']:.{3 if row['connectivity'] == 1 else 2}g}%"
+            if row in in_range:
+                _note(
+                    axes, percent, row["width"], 100 * (row[ACCURACY] + row["test_accuracy_std"]), 3, SPARSE
+                )
             else:
-                place, text, offset = floor, f"↓ {row['test_accuracy_mean']:.3f}\n{percent}", (-14, 4)
-            _note(axes, text, (row["width"], place), offset, COLOURS[kind])
-    if floor < base:
-        axes.set_ylim(bottom=floor)
-    if preset.dataset == "mnist":
-        label = f"the accuracy axis of the paper's Figure 8a, {PAPER_AXIS[0]}–{PAPER_AXIS[1]}"
-        axes.axhspan(*PAPER_AXIS, color="0.5", alpha=0.12, zorder=0, label=label)
-    seeds = rows[0]["seeds"]
-    samples = f"{preset.train_samples} samples" if preset.train_samples else "all samples"
-    axes.set(
-        xlabel="width (hidden units); percent: connectivity",
-        ylabel="test accuracy after the last epoch",
-        title=f"(a) {preset.dataset}, {samples}, {preset.epochs} epochs, {seeds} seed{'s' * (seeds > 1)}",
-    )
-    axes.legend(frameon=False, loc="lower right", fontsize=8, bbox_to_anchor=(0.97, 0.06))
+                _note(axes, f"↓ {100 * row[ACCURACY]:.1f}\n{percent}", row["width"], 100 * floor, 4, SPARSE)
+    label = f"dense, width {base['width']}, {base['weights']:,} weights"
+    axes.axhline(100 * base[ACCURACY], color="black", linestyle="--", linewidth=1, label=label)
+    if floor < base[ACCURACY]:
+        axes.set_ylim(bottom=100 * floor)
+    axes.legend(frameon=False, loc="upper center", fontsize=9.5, bbox_to_anchor=(0.5, -0.14))
 
 
-def draw_distances(axes: Axes, rows: Sequence[dict], floor: float, dataset: str, pairs: int) -> None:
-    """Figure 8b: D at initialisation, by Theorem 1, by (4) and measured (standard errors); the test error beside."""
+def draw_distances(axes: Axes, rows: Sequence[Row], floor: float) -> None:
+    """Figure 8b: D by Theorem 1, by equation (4) and measured (bars: standard error); the test error beside it."""
     widths = [row["width"] for row in rows]
     exact, approximate, measured, stderr = (
         [row[f"distance_{name}"] for row in rows]
         for name in ("exact", "eq4", "empirical", "empirical_stderr")
     )
     handles = [
-        *axes.plot(widths, exact, color=COLOURS["theory"], label="D, exact (Theorem 1)"),
-        *axes.plot(widths, approximate, "--", color=COLOURS["theory"], label="D by the paper's equation (4)"),
+        *axes.plot(widths, exact, color=THEORY, label="D by Theorem 1 (exact)"),
+        *axes.plot(widths, approximate, "--", color=THEORY, label="D by equation (4) (approximate)"),
         axes.errorbar(
-            widths, measured, stderr, fmt="o", capsize=3, color=COLOURS["dense"], label="D of the networks"
+            widths, measured, stderr, fmt="o", capsize=3, color="#2f6397", label="D of the networks"
         ),
     ]
-    if dataset == "mnist":
-        label = f"the axis of D in the paper's Figure 8b, {PAPER_DISTANCES[0]}–{PAPER_DISTANCES[1]}"
-        handles.append(axes.axhspan(*PAPER_DISTANCES, color="0.5", alpha=0.12, zorder=0, label=label))
-    axes.set_yscale("log")
-    lowest = min(*exact, *approximate, *measured)
-    axes.set(
-        xlabel="width (hidden units)",
-        ylabel="mean squared distance D from the infinite width's kernel",
-        title=f"(b) at initialisation, {pairs:,} pairs of test images",
-        ylim=(lowest / 2, None),
-    )
+    axes.set(yscale="log", ylim=(min(*exact, *approximate, *measured) / 2, None))
     beside = axes.twinx()
-    seen = [row for row in rows if not row["test_accuracy_mean"] < floor]
-    handles.append(
-        beside.errorbar(
-            [row["width"] for row in seen],
-            [1 - row["test_accuracy_mean"] for row in seen],
-            [row["test_accuracy_std"] for row in seen],
-            marker="s",
-            capsize=2,
-            linewidth=1.2,
-            color=COLOURS["error"],
-            label="test error (right axis)",
-        )
-    )
+    in_range = [row for row in rows if not row[ACCURACY] < floor]
+    errors = [
+        row | {"error_mean": 1 - row[ACCURACY], "error_std": row["test_accuracy_std"]} for row in in_range
+    ]
+    style = {"marker": "s", "color": ERROR, "label": "test error of (a), right axis"}
+    families.curve(beside, errors, "width", "error_mean", **style)
+    handles += beside.get_legend_handles_labels()[0]
+    if len(in_range) < len(rows):
+        beside.set_ylim(top=100 * (1 - floor))
     for row in rows:
-        if row not in seen:
-            text = f"↑ {1 - row['test_accuracy_mean']:.3f}"
-            _note(beside, text, (row["width"], 1 - floor), (-14, -9), COLOURS["error"])
-    if len(seen) < len(rows):
-        beside.set_ylim(top=1 - floor)
-    beside.set_ylabel("test error after training", color=COLOURS["error"])
-    beside.tick_params(axis="y", colors=COLOURS["error"])
+        if row not in in_range:
+            _note(beside, f"↑ {100 * (1 - row[ACCURACY]):.1f}", row["width"], 100 * (1 - floor), -12, ERROR)
+    beside.set_ylabel("test error (%)", color=ERROR)
+    beside.tick_params(axis="y", colors=ERROR, labelsize=10)
     beside.spines[["top", "left"]].set_visible(False)
-    axes.legend(handles=handles, frameon=False, loc="upper center", fontsize=8)
+    axes.legend(
+        handles=handles, frameon=False, loc="upper center", fontsize=9.5, bbox_to_anchor=(0.5, -0.14), ncols=2
+    )
 
 
-def _note(axes: Axes, text: str, place: tuple[float, float], offset: tuple[int, int], colour: str) -> None:
-    axes.annotate(text, place, xytext=offset, textcoords="offset points", fontsize=7.5, color=colour)
+def _note(axes: Axes, text: str, x: float, y: float, points_above: float, color: str) -> None:
+    offset = {"xytext": (0, points_above), "textcoords": "offset points", "ha": "center"}
+    halo = [withStroke(linewidth=2.5, foreground="white")]  # over lines
+    axes.annotate(text, (x, y), fontsize=9.5, color=color, path_effects=halo, zorder=5, **offset)
 
 
 def _span(values: Sequence[int]) -> str:
