@@ -21,7 +21,7 @@ from pretence import pretended as pretended
 from wsn.data.speech.utterances import Speech, SpeechSplit
 from wsn.data.splits import Splits
 from wsn.devices import Placement
-from wsn.networks.models import HEARING, RECURRENT
+from wsn.networks.models import SPEECH_MODELS, TOKEN_MODELS
 from wsn.records import runs
 from wsn.spec import Group, Spec
 from wsn.training import train
@@ -66,7 +66,7 @@ SPEECH = Speech("tiny", spoken(HEARD), spoken(TESTED, 1), tuple("abc"))
 
 def input_shape(model: str) -> tuple[int, ...]:
     """Inputs that a network takes."""
-    return () if model in RECURRENT else (FRAMES, FEATURES) if model in HEARING else (8, 8, 3)
+    return () if model in TOKEN_MODELS else (FRAMES, FEATURES) if model in SPEECH_MODELS else (8, 8, 3)
 
 
 def spec(**changes) -> Spec:

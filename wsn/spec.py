@@ -181,9 +181,6 @@ class Network:
     bottleneck: str = setting("Kind of the bottlenecks.", "none")
     # (layer, inner dimension) of every bottleneck.
     inner: tuple[tuple[str, int], ...] = setting("Inner dimension of every bottleneck.", ())
-    bn_group: int = setting(
-        "Examples that share batch statistics; 0: the whole batch, over all devices.", 0, least=0
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,11 +220,6 @@ class Spec(Data, Network, Training):
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        if self.bn_group and self.batch_size % self.bn_group:
-            raise UserError(
-                f"`batch_size={self.batch_size}` is no multiple of the {self.bn_group} that share batch statistics"
-                " (bn_group): give one"
-            )
 
 
 # Folded into the key of a seed, one number a use, so that no two uses share their randomness.

@@ -13,7 +13,7 @@ import numpy as np
 
 from wsn.data.batches import Batch
 from wsn.native import library
-from wsn.networks import kernels, models
+from wsn.networks import linear, models
 from wsn.sparsity import storage
 from wsn.sparsity.masks import apply_mask, mask_array
 from wsn.spec import Group, Spec
@@ -94,7 +94,7 @@ def convolution(width: int, batch: int, execution: str) -> list[Candidate]:
 
     def product(params: Any, mask: Any, x: Any) -> Any:
         kernel = apply_mask({"kernel": params}, {"kernel": mask})["kernel"]
-        return kernels.apply(kernel, x, dtype="float32")
+        return linear.apply(kernel, x, dtype="float32")
 
     def both(params: Any, mask: Any, x: Any) -> Any:
         y, pull = jax.vjp(lambda params, x: product(params, mask, x), params, x)

@@ -26,7 +26,7 @@ from wsn.data.language.text import Text
 from wsn.data.splits import Splits
 from wsn.errors import UserError, choose
 from wsn.networks import models
-from wsn.networks.layers import Weighing
+from wsn.networks.layers import BatchWeights
 from wsn.records.record import Label, Result
 from wsn.sparsity import family
 from wsn.sparsity.budget import DISTRIBUTIONS
@@ -219,7 +219,7 @@ def start_traces(spec: Spec, run: Run) -> dict[str, float]:
     def apply(params: Any, x: Array) -> Array:
         if not stats:
             return model.apply(params, {}, x)
-        return model.apply_training(params, stats, x, Weighing(jnp.ones(len(x))))[0]
+        return model.apply_training(params, stats, x, BatchWeights(jnp.ones(len(x))))[0]
 
     size = jax.eval_shape(apply, jax.tree.map(lambda x: x[0], members.state.params), inputs[0]).size
     chosen = jax.random.randint(jax.random.key(1), (len(inputs),), 0, size)

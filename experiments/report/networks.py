@@ -97,5 +97,5 @@ def size_of(spec: Spec) -> dict[str, Any]:
 @cache
 def _shapes(dataset: str, *values: Any) -> Shapes:
     network = dict(zip(SHAPE, values, strict=True))
-    spec = Spec(dataset=dataset, epochs=1, batch_size=1, learning_rate=1.0, **network | {"bn_group": 0})
+    spec = Spec(dataset=dataset, epochs=1, batch_size=1, learning_rate=1.0, **network)
     return families.shapes_of(spec)(spec.width)

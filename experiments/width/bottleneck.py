@@ -53,7 +53,7 @@ def nonlinear(
 ) -> list[Spec]:
     """`family.nonlinear_bottleneck`, narrowing the layers that the template's model says."""
     return family.nonlinear_bottleneck(
-        template, base_width, widths, shapes, lambda layers: models.narrowed(template, layers)
+        template, base_width, widths, shapes, lambda layers: models.bottleneck_layers(template, layers)
     )
 
 

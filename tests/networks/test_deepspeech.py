@@ -14,8 +14,8 @@ from wsn.data.batches import Indices
 from wsn.data.speech.utterances import FRONT_ENDS, Frames, SpeechBatch, make_batch
 from wsn.devices import Placement
 from wsn.errors import UserError
-from wsn.networks import deepspeech, lstm, models
-from wsn.networks.layers import Weighing
+from wsn.networks import deepspeech, lstm, models, recurrent
+from wsn.networks.layers import BatchWeights
 from wsn.networks.recurrent import Weights
 from wsn.sparsity import family
 from wsn.sparsity.shapes import weights
@@ -168,7 +168,7 @@ def test_evaluation_equals_numpy_however_far_utterances_are_filled_up(front_end)
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_training_equals_numpy_and_padding_counts_for_nothing(front_end):
     model, params, stats = network(front_end)
-    train_once = jax.jit(lambda p, s, x, w: model.apply_training(p, s, x, Weighing(w)))
+    train_once = jax.jit(lambda p, s, x, w: model.apply_training(p, s, x, BatchWeights(w)))
     updates = []
     for made in (batch(), batch(tiny.FRAMES + 4, padding=3)):
         found, updated = train_once(single(params), single(stats), made.inputs, made.weight)
@@ -186,7 +186,7 @@ def test_frames_behind_the_end_have_no_influence():
 
     def total(values):
         logits, _ = model.apply_training(
-            single(params), single(stats), made.inputs._replace(values=values), Weighing(made.weight)
+            single(params), single(stats), made.inputs._replace(values=values), BatchWeights(made.weight)
         )
         return (logits.values * jnp.cos(jnp.arange(logits.values.size)).reshape(logits.values.shape)).sum()
 
@@ -214,11 +214,12 @@ def test_both_directions_are_those_of_pytorch():
         kernel = np.concatenate([named["weight_ih_l0"].T, named["weight_hh_l0"].T])
         bias = named["bias_ih_l0"] + named["bias_hh_l0"]
         bias[width : 2 * width] -= lstm.FORGET_BIAS
-        found = lstm.unroll_layer(
-            Weights(jnp.asarray(kernel), jnp.asarray(bias)),
+        found = recurrent.scan_layer(
+            lstm.cell,
+            [Weights(jnp.asarray(kernel), jnp.asarray(bias))],
             lstm.State(zeros, zeros),
             jnp.asarray(x),
-            "float32",
+            dtype="float32",
             valid=valid,
             backward=way == 1,
         )[1]
@@ -277,5 +278,5 @@ def test_what_does_not_go_together_is_refused():
         models.build(spec(), tiny.IMAGE, tiny.CLASSES)
     with pytest.raises(UserError, match="^`task=speech`: `model=lstm` cannot: choose one of deepspeech$"):
         registries.check(tiny.spec(task="speech", model="lstm"))
-    with pytest.raises(UserError, match="^`bottleneck=linear`: recurrent networks have no bottlenecks"):
+    with pytest.raises(UserError, match="^`bottleneck=linear`: `model=deepspeech` has no bottlenecks"):
         models.build(spec(bottleneck="linear", inner=(("softmax", 1),)), SHAPE, tiny.CLASSES)

@@ -29,31 +29,31 @@ def both(draw, shape, count):
     """(at random places; the same of the whole array)."""
     size = int(np.prod(shape))
     positions = np.sort(np.random.default_rng(0).choice(size, count, replace=False))
-    at = jax.jit(lambda key, places: draws.drawn_at(key, draw, shape, places))
+    at = jax.jit(lambda key, places: draws.draw_at(key, draw, shape, places))
     whole = jax.jit(lambda key: draw(key, shape, jnp.float32))(KEY)
-    return at(KEY, draws.halves(positions)), np.asarray(whole).reshape(-1)[positions]
+    return at(KEY, draws.uint32_pairs(positions)), np.asarray(whole).reshape(-1)[positions]
 
 
 @pytest.mark.parametrize("draw", ALL.values(), ids=ALL)
 def test_values_at_places_are_those_of_the_whole_array(draw):
     """Fails where jax changes its stream: then large layers would be drawn whole."""
-    assert draws.is_by_place(draw)
+    assert draws.is_positional(draw)
     for shape, count in (((7, 5), 3), ((3, 3, 16, 20), 1001)):
         np.testing.assert_array_equal(*both(draw, shape, count))
 
 
 def test_draws_of_another_kind_are_gathered():
-    assert not draws.is_by_place(of_two_keys)
+    assert not draws.is_positional(of_two_keys)
     np.testing.assert_array_equal(*both(of_two_keys, (7, 5), 3))
     with pytest.raises(UserError, match="^`widths`: a layer of 10000000000 weights"):
-        draws.drawn_at(KEY, of_two_keys, (10**5, 10**5), jnp.zeros((2, 3), jnp.uint32))
+        draws.draw_at(KEY, of_two_keys, (10**5, 10**5), jnp.zeros((2, 3), jnp.uint32))
 
 
 def test_another_stream_of_jax_is_noticed():
     with jax.threefry_partitionable(False):
-        assert not draws.is_by_place(jax.random.normal)
+        assert not draws.is_positional(jax.random.normal)
         np.testing.assert_array_equal(*both(jax.random.normal, (7, 5), 3))
-    assert draws.is_by_place(jax.random.normal)
+    assert draws.is_positional(jax.random.normal)
 
 
 def threefry(key, high, low):
@@ -75,10 +75,10 @@ def test_beyond_two_to_the_32_the_upper_half_is_hashed_first():
     assert [int(x) for x in threefry(zero, zero[:1], zero[:1])[0]] == [0x6B200159]  # the published vector
     key = np.asarray(jax.random.key_data(KEY))
     for positions in (np.arange(35), 2**32 + np.array([0, 5, 2**33])):
-        high, low = draws.halves(positions)
+        high, low = draws.uint32_pairs(positions)
         bits = np.bitwise_xor(*threefry(key, high, low))
         uniform = ((bits >> np.uint32(9)) | np.uint32(0x3F800000)).view(np.float32) - np.float32(1)
         places = jnp.stack([high, low])
-        np.testing.assert_array_equal(draws.drawn_at(KEY, jax.random.uniform, (1,), places), uniform)
+        np.testing.assert_array_equal(draws.draw_at(KEY, jax.random.uniform, (1,), places), uniform)
         if positions[-1] < 2**32:
             np.testing.assert_array_equal(jax.random.uniform(KEY, (5, 7)).reshape(-1), uniform)

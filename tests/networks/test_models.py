@@ -18,7 +18,7 @@ from wsn.data.speech.utterances import Frames
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.networks.layers import Model
-from wsn.networks.models import HEARING, MODELS, RECURRENT
+from wsn.networks.models import MODELS, SPEECH_MODELS, TOKEN_MODELS
 from wsn.networks.parameterization import PARAMETERIZATIONS, parameterization
 from wsn.sparsity import family
 from wsn.sparsity.patterns import PATTERNS
@@ -179,7 +179,7 @@ def test_kernels_of_every_shape_are_drawn_at_the_unit_scale_of_the_parameterisat
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_has_the_kernels_and_groups_of_its_shapes(name):
-    spec = tiny.spec(model=name, width=8 if name in RECURRENT else 2, hidden_layers=3)
+    spec = tiny.spec(model=name, width=8 if name in TOKEN_MODELS else 2, hidden_layers=3)
     model = models.build(spec, tiny.input_shape(name), tiny.CLASSES)
     assert model.groups.keys() == model.shapes.keys() and all(model.groups.values())
     # A function without optimisation compiles at once, whatever the network.
@@ -195,20 +195,22 @@ def test_every_model_has_the_kernels_and_groups_of_its_shapes(name):
     assert models.scalings(spec, model, params).keys() == leaves.keys()
     inputs: Any = jnp.zeros((3, *tiny.input_shape(name)))
     lanes: tuple[int, ...] = (3,)
-    if name in RECURRENT:
+    if name in TOKEN_MODELS:
         inputs, lanes = jnp.zeros((3, 2), int), (3, 2)  # (time, lanes) of tokens
-    if name in HEARING:
+    if name in SPEECH_MODELS:
         inputs, lanes = Frames(inputs, jnp.arange(3)), (3, -(-inputs.shape[1] // 2))
     logits = jax.eval_shape(model.apply, params, stats, inputs)
-    logits = logits.values if name in HEARING else logits
+    logits = logits.values if name in SPEECH_MODELS else logits
     assert logits.shape == (*lanes, tiny.CLASSES) and logits.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in RECURRENT and name not in HEARING])
+@pytest.mark.parametrize(
+    "name", [name for name in MODELS if name not in TOKEN_MODELS and name not in SPEECH_MODELS]
+)
 def test_narrowed_layers_of_every_model_do_not_follow_each_other(name):
     spec = tiny.spec(model=name, hidden_layers=4)
     layers = list(models.plain_shapes(spec, (8, 8, 3), tiny.CLASSES))
-    places = [layers.index(layer) for layer in models.narrowed(spec, layers)]
+    places = [layers.index(layer) for layer in models.bottleneck_layers(spec, layers)]
     assert places and min(np.diff([*places, len(layers)])) > 1
 
 

@@ -96,9 +96,9 @@ def test_logits_equal_numpy(changes, parameterization):
     leaves = {path: np.asarray(x, np.float64) for path, x in flatten_dict(params, sep="/").items()}
     expected = reference(one, leaves, TOKENS)
     np.testing.assert_allclose(model.apply(params, stats, READ), expected, rtol=1e-5, atol=1e-5)
-    carry, parts = model.recurrent.carry(3), []
+    carry, parts = model.tokens.carry(3), []
     for window in (READ[:2], READ[2:3], READ[3:]):
-        logits, carry = model.recurrent.apply(params, carry, window)
+        logits, carry = model.tokens.apply(params, carry, window)
         parts.append(logits)
     np.testing.assert_allclose(np.concatenate(parts), expected, rtol=1e-5, atol=1e-5)
 
@@ -147,7 +147,7 @@ def test_gradients_are_those_of_a_loop_in_python(core, backward):
 
         return jax.value_and_grad(value, (0, 1, 2))
 
-    found = jax.jit(loss(partial(recurrent.over_time, cell, **told)))(layers, start, x)
+    found = jax.jit(loss(partial(recurrent.scan_layer, cell, **told)))(layers, start, x)
     expected = jax.jit(loss(loop))(layers, start, x)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -188,7 +188,7 @@ def test_weights_by_hand():
     assert weights(network(words, 10_000).shapes) == 1_345_536
 
 
-@pytest.mark.parametrize("model", models.RECURRENT)
+@pytest.mark.parametrize("model", models.TOKEN_MODELS)
 def test_parameters_are_the_kernels_and_a_bias_of_every_unit(model):
     made = network(spec(model, hidden_layers=2, depth=3))
     params, stats = jax.eval_shape(made.init, jax.random.key(0))
@@ -207,7 +207,7 @@ def of_width(one: Spec):
     return lambda width: models.plain_shapes(spec(one.model, width=width), (), SYMBOLS)
 
 
-@pytest.mark.parametrize("model", models.RECURRENT)
+@pytest.mark.parametrize("model", models.TOKEN_MODELS)
 def test_a_sparse_family_keeps_exact_counts(model):
     """By default any layer may lose weights; those that stay whole are whole."""
     template = spec(model)
@@ -251,7 +251,7 @@ def test_an_embedding_reads_one_row():
         assert 0.98 < largest * np.sqrt(fan_in) <= 1
 
 
-@pytest.mark.parametrize("model", models.RECURRENT)
+@pytest.mark.parametrize("model", models.TOKEN_MODELS)
 def test_bfloat16_is_close(model):
     exact, rounded = (network(spec(model, width=32, compute_dtype=t)) for t in ("float32", "bfloat16"))
     params, stats = exact.init(jax.random.key(0))
@@ -279,7 +279,7 @@ def test_text_needs_a_network_that_reads_tokens():
 
 def test_no_bottlenecks():
     for kind in ("linear", "nonlinear"):
-        with pytest.raises(UserError, match=f"^`bottleneck={kind}`: recurrent networks have no bottlenecks"):
+        with pytest.raises(UserError, match=f"^`bottleneck={kind}`: `model=rhn` has no bottlenecks"):
             network(spec(bottleneck=kind))
         with pytest.raises(UserError, match="^`bottleneck=nonlinear`"):
-            models.narrowed(spec(), ("embedding", "hidden_0", "softmax"))
+            models.bottleneck_layers(spec(), ("embedding", "hidden_0", "softmax"))

@@ -13,9 +13,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from wsn import data
 from wsn.devices import Placement
-from wsn.errors import UserError
 from wsn.networks import models
-from wsn.networks.layers import BatchNorm, Weighing
+from wsn.networks.layers import BatchNorm, BatchWeights
 from wsn.sparsity import family
 from wsn.sparsity.shapes import weights as weights_of
 from wsn.spec import Group, Spec
@@ -193,7 +192,7 @@ def test_training_equals_numpy_and_padding_counts_for_nothing():
     model, params, stats = random_network(IMAGE)
     x = np.random.default_rng(1).normal(size=(8, *IMAGE))
     weight = np.float32([1, 1, 1, 1, 1, 0, 0, 0])
-    logits, updated = jax.jit(lambda p, s, x, w: model.apply_training(p, s, x, Weighing(w)))(
+    logits, updated = jax.jit(lambda p, s, x, w: model.apply_training(p, s, x, BatchWeights(w)))(
         single(params), single(stats), jnp.asarray(x, jnp.float32), weight
     )
     expected, seen = forward(params, stats, x, weight)
@@ -205,15 +204,15 @@ def test_training_equals_numpy_and_padding_counts_for_nothing():
 # Batch statistics.
 
 
-def normalised(x, weight, group, devices=1):
+def normalised(x, weight, devices=1):
     """Output and running statistics of batch normalisation, the examples over so many devices."""
-    module = BatchNorm(group)
+    module = BatchNorm()
     x, weight = jnp.asarray(x), jnp.asarray(weight)
     variables = module.init(jax.random.key(0), x, None)
 
     def call(x, weight):
-        over = Weighing(weight, "batch" if devices > 1 else None)
-        return module.apply(variables, x, over, mutable=["batch_stats"])
+        batch_weights = BatchWeights(weight, "batch" if devices > 1 else None)
+        return module.apply(variables, x, batch_weights, mutable=["batch_stats"])
 
     if devices == 1:
         y, updated = call(x, weight)
@@ -225,33 +224,15 @@ def normalised(x, weight, group, devices=1):
 
 
 @pytest.mark.parametrize("devices", [2, 4])
-@pytest.mark.parametrize("group", [0, 2])
-def test_batch_statistics_do_not_depend_on_the_number_of_devices(group, devices):
+def test_batch_statistics_do_not_depend_on_the_number_of_devices(devices):
     x = np.random.default_rng(0).normal(2, 3, size=(8, 2, 3, 4)).astype(np.float32)
     weight = np.float32([1, 1, 1, 1, 1, 0, 0, 0])  # some devices hold padding alone
-    alone, running = normalised(x, weight, group)
-    together, same = normalised(x, weight, group, devices)
+    alone, running = normalised(x, weight)
+    together, same = normalised(x, weight, devices)
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
     assert running.keys() == same.keys() == {"batch_stats/mean", "batch_stats/variance"}
     for path in running:
         np.testing.assert_allclose(same[path], running[path], rtol=1e-5)
-
-
-def test_a_group_has_statistics_of_its_own():
-    """Groups of 4 in a batch of 8 are two batches of 4; the running statistics are the mean of both."""
-    x = np.random.default_rng(0).normal(size=(8, 2, 2, 3)).astype(np.float32)
-    ones = np.ones(8, np.float32)
-    grouped, running = normalised(x, ones, 4)
-    halves = [normalised(x[half], ones[half], 0) for half in (slice(4), slice(4, None))]
-    np.testing.assert_allclose(grouped, np.concatenate([y for y, _ in halves]), rtol=1e-5, atol=1e-6)
-    for path, value in running.items():
-        np.testing.assert_allclose(value, (halves[0][1][path] + halves[1][1][path]) / 2, rtol=1e-5)
-    assert not np.allclose(grouped, normalised(x, ones, 0)[0], atol=1e-2)
-
-
-def test_a_group_that_does_not_divide_the_batch_is_refused():
-    with pytest.raises(UserError, match="^`batch_size=8` is no multiple of the 3"):
-        spec(bn_group=3)
 
 
 # Whole runs.

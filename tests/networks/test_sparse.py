@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsn.native import library
-from wsn.networks import kernels
+from wsn.networks import linear
 from wsn.sparsity import storage
 from wsn.sparsity.masks import apply_mask, mask_array
 from wsn.sparsity.patterns import PATTERNS
@@ -42,7 +42,7 @@ def results(kernel, x, slope, stride, dtype="float32"):
             masked = apply_mask({"kernel": params}, {"kernel": mask})["kernel"]
             if dtype == "float64" and x.ndim == 2 and not isinstance(mask, storage.SparseIndex):
                 return x @ masked  # `apply` gives float32
-            return kernels.apply(masked, x, stride=stride, dtype=dtype)
+            return linear.apply(masked, x, stride=stride, dtype=dtype)
 
         y, pull = jax.vjp(output, params, x)
         return y, *pull(slope.astype(y.dtype))
@@ -102,7 +102,7 @@ import os, sys
 os.sched_setaffinity(0, list(os.sched_getaffinity(0))[: int(sys.argv[1])])
 import hashlib, jax, jax.numpy as jnp, numpy as np
 from wsn.native import library
-from wsn.networks import kernels
+from wsn.networks import linear
 from wsn.sparsity import storage
 assert library.available()
 random, shape = np.random.default_rng(0), (3, 3, 16, 24)
@@ -110,7 +110,7 @@ positions = np.sort(random.choice(3456, 1500, replace=False))
 x, values = (jnp.asarray(random.normal(size=size), jnp.float32) for size in ((64, 12, 12, 16), 1500))
 kept = storage.sparse_index(shape, positions)
 def loss(values, x):
-    return jnp.sin(kernels.apply(storage.sparse_kernel(values, kept), x, dtype="float32"))
+    return jnp.sin(linear.apply(storage.sparse_kernel(values, kept), x, dtype="float32"))
 y, pull = jax.vjp(loss, values, x)
 print(hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in (y, *pull(y)))).hexdigest())
 """

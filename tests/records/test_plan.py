@@ -11,7 +11,7 @@ from wsn import devices
 from wsn.data.language.text import Text
 from wsn.errors import UserError
 from wsn.networks import models
-from wsn.networks.models import RECURRENT
+from wsn.networks.models import TOKEN_MODELS
 from wsn.records import plan
 from wsn.spec import Group
 from wsn.training import train
@@ -76,7 +76,7 @@ def of_text(sequence: int, seeds=(0, 1), model: str = "lstm") -> tuple[Group, Te
     return Group((spec,), seeds), Text("tiny", TOKENS, TOKENS[:500], tuple("abcdefghi"), sequence)
 
 
-@pytest.mark.parametrize("model", RECURRENT)
+@pytest.mark.parametrize("model", TOKEN_MODELS)
 def test_memory_of_a_recurrent_network_is_that_of_the_compiled_program(model):
     group, text = of_text(60, model=model)
     prepared = train.prepare(group, text, tiny.SINGLE)
@@ -100,7 +100,7 @@ def test_a_half_of_every_convolution_is_half_of_the_arithmetic():
     assert left == pytest.approx(0.5, rel=0.02)
 
 
-@pytest.mark.parametrize("model", RECURRENT)
+@pytest.mark.parametrize("model", TOKEN_MODELS)
 def test_every_turn_of_a_scan_counts_its_kept_weights(model):
     """A weight meets every token once: half of those of some layers saves their share of all products."""
     group, text = of_text(10, model=model)

@@ -112,7 +112,6 @@ CHANGES = {
     "augmentation": "crop_flip",
     "bottleneck": "linear",
     "inner": (("hidden_0", 2),),
-    "bn_group": 4,
     "task": "regression",
     "optimizer": "adam",
     "beta1": 0.8,

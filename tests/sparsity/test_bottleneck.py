@@ -25,7 +25,7 @@ from wsn.spec import Group, changed_fields, from_fields
 def nonlinear(template, base_width, widths, shapes):
     """The layers that the model says are narrowed."""
     return family.nonlinear_bottleneck(
-        template, base_width, widths, shapes, lambda layers: models.narrowed(template, layers)
+        template, base_width, widths, shapes, lambda layers: models.bottleneck_layers(template, layers)
     )
 
 

@@ -79,7 +79,7 @@ def parameters(snapshot, member: int = 0):
     return unflatten_dict(leaves, sep="/")
 
 
-@pytest.mark.parametrize("model", models.RECURRENT)
+@pytest.mark.parametrize("model", models.TOKEN_MODELS)
 def test_evaluation_in_windows_is_one_long_pass(model):
     """Over all pairs, whatever does not divide: 89 pairs in 3 streams of windows of 23, and in one of windows of 60."""
     for sequence in (23, 60):
@@ -109,12 +109,12 @@ def test_a_step_goes_on_from_the_window_before_without_its_gradient():
     ready = train.prepare(group, SOURCE, SINGLE)
     network, feed = models.build(one, (), SYMBOLS), ready.feed
     params = jax.tree.map(lambda x: jnp.asarray(x[0]), ready.members.state.params)
-    carry = fresh = network.recurrent.carry(6)
+    carry = fresh = network.tokens.carry(6)
 
     @jax.jit
     def expected(params, carry, batch):
         def loss(params):
-            logits, after = network.recurrent.apply(params, carry, batch.inputs)
+            logits, after = network.tokens.apply(params, carry, batch.inputs)
             losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch.targets[..., None], -1)[..., 0]
             return (losses * batch.weight).sum() / batch.weight.sum(), after
 

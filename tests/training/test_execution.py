@@ -229,7 +229,7 @@ def test_recurrent_networks_run_sparse(model):
         def run(params, mask):
             def loss(params):
                 masked = apply_mask(params, mask)
-                return jnp.sum(network.recurrent.apply(masked, network.recurrent.carry(4), tokens)[0] ** 2)
+                return jnp.sum(network.tokens.apply(masked, network.tokens.carry(4), tokens)[0] ** 2)
 
             return jax.value_and_grad(loss)(params)
 

@@ -9,7 +9,7 @@ import tiny
 from flax.traverse_util import flatten_dict
 
 from wsn.networks import models
-from wsn.networks.models import HEARING, MODELS, RECURRENT
+from wsn.networks.models import MODELS, SPEECH_MODELS, TOKEN_MODELS
 from wsn.spec import Group
 from wsn.tasks import Task
 from wsn.tasks.task import LOSS, nothing_carried
@@ -68,9 +68,9 @@ def test_groups_partition_the_layers(name):
     assert len(paths) == len(set(paths)) and all(parts.values())
     layers = {path for path in everything if path.rpartition("/")[0] in model.shapes}
     assert set(paths) == layers >= {models.kernel_path(layer) for layer in model.shapes}
-    if name in RECURRENT:
+    if name in TOKEN_MODELS:
         assert list(parts) == ["embedding", "hidden", "softmax"]
-    if name in HEARING:
+    if name in SPEECH_MODELS:
         assert list(parts) == ["convolutions", "hidden", "softmax"]
 
 

@@ -7,7 +7,7 @@ import tiny
 
 from wsn.data.speech.utterances import FRONT_ENDS
 from wsn.errors import UserError
-from wsn.networks.models import HEARING, MODELS, RECURRENT
+from wsn.networks.models import MODELS, SPEECH_MODELS, TOKEN_MODELS
 from wsn.records import plan
 from wsn.spec import Group, Spec
 from wsn.tasks import TASKS
@@ -21,9 +21,9 @@ FIELDS = {field.name: field for field in dataclasses.fields(Spec)}
 # What a name asks of the rest of its spec.
 NEEDS = {
     **dict.fromkeys(LANGUAGE, {"model": "lstm"}),
-    **dict.fromkeys(RECURRENT, {"task": "characters"}),
+    **dict.fromkeys(TOKEN_MODELS, {"task": "characters"}),
     **dict.fromkeys(SPEECH, {"model": "deepspeech"}),
-    **dict.fromkeys(HEARING, {"task": "speech"}),
+    **dict.fromkeys(SPEECH_MODELS, {"task": "speech"}),
     **dict.fromkeys(FRONT_ENDS, {"model": "deepspeech", "task": "speech"}),
     "minimum": {"validation_samples": 1},
 }

@@ -1,5 +1,5 @@
-"""Networks: pure functions of parameters, of any width.
+"""Networks of any width, as pure functions of their parameters.
 
-In: a spec, the shape of an example, a number of outputs. Out: a `Model`: kernel shapes (what budgets and masks are
-drawn for), `init` at unit scale, `apply`. Networks know nothing of masks, tasks or devices.
+In: a spec, the shape of an example, a number of outputs. Out: a `Model`: kernel shapes (for which budgets and masks are
+drawn), `init` at unit scale, `apply`. Networks know nothing of masks, tasks or devices.
 """

@@ -1,7 +1,8 @@
-"""Layers that networks are made of: dense, convolution, batch normalisation; and what a network is to the trainer.
+"""Layers that networks are made of (dense, convolution, batch normalization), and the functions a network gives.
 
-Kernels are drawn at unit scale and multiplied by the parameterisation's `forward`; they are `<layer>/kernel` in the
-parameter tree. Layers know nothing of masks. Products are taken in the layer's `dtype`, everything else in float32.
+Kernels are drawn at unit scale and multiplied by the parameterization's `forward`; they are `<layer>/kernel` in the
+parameter tree. Layers know neither masks nor how a kernel is stored (`linear`). Products are computed in the layer's
+`dtype`, everything else in float32.
 """
 
 import math
@@ -15,90 +16,103 @@ import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from wsn.networks.convolution import Stride
-from wsn.networks.draws import drawn_at
-from wsn.networks.kernels import apply, apply_to_planes
+from wsn.networks import linear
+from wsn.networks.convolution import CHANNELS_LAST, Layout, Stride
+from wsn.networks.draws import draw_at
 from wsn.networks.parameterization import Parameterization
 from wsn.sparsity.shapes import Shapes
-from wsn.sparsity.storage import SparseKernel
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
 
 Params = dict[str, Any]
-Stats = dict[str, Any]  # running statistics of batch normalisation; empty where there is none
-Places = Mapping[str, Any]  # parameter path → flat positions of its kernel, in halves (`draws`)
-PLACES, NOWHERE = "places", MappingProxyType[str, Any]({})
+Stats = dict[str, Any]  # running statistics of batch normalization; empty without it
+Positions = Mapping[str, Any]  # parameter path → flat positions in its kernel, as `draws.uint32_pairs`
+POSITIONS, NO_POSITIONS = "positions", MappingProxyType[str, Any]({})
 
 
-class Weighing(NamedTuple):
-    """The batch that statistics are taken over: how much each example counts, and the axis of devices or None."""
+class BatchWeights(NamedTuple):
+    """How much each example counts in batch statistics, and the device axis to sum over or None."""
 
     weight: Float[Array, " batch"]
     axis: str | None = None
 
 
-class Recurrent(NamedTuple):
-    """Pure functions of a network that reads tokens one after the other."""
+class TokenFunctions(NamedTuple):
+    """Pure functions of a network that reads tokens in consecutive windows."""
 
-    carry: Callable[
-        [int], Any
-    ]  # lanes → the state before the first token; lanes on the first axis of every array
-    # (params, carry, tokens) → logits of what follows each token, and the carry after the last
+    # Number of lanes → the state before the first token. Every array has lanes on its first axis; () without state.
+    carry: Callable[[int], Any]
+    # (params, carry, tokens) → logits of the token after each, and the carry after the last.
     apply: Callable[[Params, Any, Int[Array, "time lanes"]], tuple[Float[Array, "time lanes classes"], Any]]
 
 
 class Model(NamedTuple):
-    """Pure functions of one network. `shapes` has its kernels, layer name → shape, from input to output."""
+    """Pure functions of one network. `shapes`: layer name → shape of its kernel, from input to output."""
 
     shapes: Shapes
-    groups: dict[str, str]  # layer → the group of layers that probes report it in
-    # (key) → weights of unit scale; (key, path → places): of those kernels the values there alone
+    groups: dict[str, str]  # layer → its group, by which probes report
+    # (key) → parameters of unit scale; (key, positions): of the kernels named, only the values at these positions.
     init: Callable[..., tuple[Params, Stats]]
-    # (batch, …) → logits (batch, classes); of a network that hears, `Frames` → `Frames`.
+    # (batch, …) → logits (batch, classes); of a speech network, `Frames` → `Frames`.
     apply: Callable[[Params, Stats, Any], Any]
-    # In training, statistics are those of the batch; returns the logits and the updated running statistics.
-    apply_training: Callable[[Params, Stats, Any, Weighing], tuple[Any, Stats]]
-    recurrent: Recurrent | None = None  # of a network that reads tokens; `apply` begins without a past there
-    scans: bool = False  # whether it goes over time in a scan
-    reference: Shapes = {}  # the kernels of the dense network of the spec's `rate_width`, if it has one
+    # With the statistics of the batch; returns the logits and the updated running statistics.
+    apply_training: Callable[[Params, Stats, Any, BatchWeights], tuple[Any, Stats]]
+    tokens: TokenFunctions | None = None  # of a network that reads tokens; `apply` starts without a past
+    steps_through_time: bool = False  # whether it scans over time
+    reference: Shapes = {}  # kernels of the dense network of the spec's `rate_width`, if it is set
 
 
 def functional(module: nn.Module, shapes: Shapes, groups: dict[str, str], example: Any) -> Model:
-    """The pure functions of a linen module whose call takes (x, Weighing or None), for x like `example`."""
+    """The pure functions of a linen module whose call takes (x, BatchWeights or None), for x like `example`."""
 
-    def init(key: PRNGKeyArray, places: Places = NOWHERE) -> tuple[Params, Stats]:
-        variables = initialised(module, key, places, example)
+    def init(key: PRNGKeyArray, positions: Positions = NO_POSITIONS) -> tuple[Params, Stats]:
+        variables = initialize(module, key, positions, example)
         return variables["params"], variables.get("batch_stats", {})
 
     def apply(params: Params, stats: Stats, x: Any) -> Any:
         return module.apply({"params": params, "batch_stats": stats}, x)
 
-    def apply_training(params: Params, stats: Stats, x: Any, over: Weighing) -> tuple[Any, Stats]:
+    def apply_training(
+        params: Params, stats: Stats, x: Any, batch_weights: BatchWeights
+    ) -> tuple[Any, Stats]:
         variables = {"params": params, "batch_stats": stats}
-        logits, updated = module.apply(variables, x, over, mutable=["batch_stats"])
+        logits, updated = module.apply(variables, x, batch_weights, mutable=["batch_stats"])
         return logits, dict(updated.get("batch_stats", {}))
 
     return Model(shapes, groups, init, apply, apply_training)
 
 
-def initialised(module: nn.Module, key: PRNGKeyArray, places: Places, *example: Any) -> dict[str, Any]:
-    """The variables of a new module; of kernels with places their values there."""
-    given = {PLACES: unflatten_dict(places, sep="/")} if places else {}
-    return dict(module.apply(given, *example, rngs={"params": key}, mutable=["params", "batch_stats"])[1])
+def initialize(module: nn.Module, key: PRNGKeyArray, positions: Positions, *example: Any) -> dict[str, Any]:
+    """The variables of a new module; kernels with positions have only the values there."""
+    variables = {POSITIONS: unflatten_dict(positions, sep="/")} if positions else {}
+    return dict(module.apply(variables, *example, rngs={"params": key}, mutable=["params", "batch_stats"])[1])
 
 
-def kernel_of(module: nn.Module, draw: Any, shape: Sequence[int]) -> Any:
-    """The kernel of a layer, in whatever storage its parameters have it; drawn where there is none yet."""
+def get_kernel(module: nn.Module, draw: Any, shape: Sequence[int]) -> Any:
+    """The kernel of a layer in any storage; drawn during initialization."""
     if module.has_variable("params", "kernel"):
         return module.get_variable("params", "kernel")
-    if module.has_variable(PLACES, "kernel"):
-        module.param("kernel", drawn_at, draw, tuple(shape), module.get_variable(PLACES, "kernel"))
-        return jnp.zeros(tuple(shape))  # what comes out of an initialisation is thrown away
+    if module.has_variable(POSITIONS, "kernel"):
+        module.param("kernel", draw_at, draw, tuple(shape), module.get_variable(POSITIONS, "kernel"))
+        return jnp.zeros(tuple(shape))  # the outputs of an initialization are discarded
     return module.param("kernel", draw, tuple(shape), jnp.float32)
 
 
+def scaled_kernel(module: nn.Module, parameterization: Parameterization, shape: Sequence[int]) -> Any:
+    """The kernel of a layer times the forward multiplier of the parameterization."""
+    kernel = get_kernel(module, parameterization.draw, shape)
+    multiplier = forward_multiplier(parameterization, shape)
+    return kernel if multiplier == 1 else kernel * multiplier
+
+
+def forward_multiplier(parameterization: Parameterization, shape: Sequence[int]) -> float:
+    """The factor of the parameterization for the output of a layer with a kernel of this shape."""
+    area = math.prod(shape[:-2])
+    return parameterization.scaling(area * shape[-2], area * shape[-1], 1.0, "kernel").forward
+
+
 class Dense(nn.Module):
-    """A fully connected layer of a kernel `shape` (inputs, outputs): (batch, inputs) → (batch, outputs)."""
+    """A fully connected layer with a kernel of `shape` (inputs, outputs)."""
 
     shape: Sequence[int]
     bias: bool
@@ -107,118 +121,106 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
-        kernel = kernel_of(self, self.parameterization.draw, self.shape)
-        y = apply(kernel, x, dtype=self.dtype) * forward_multiplier(self.parameterization, self.shape)
+        kernel = get_kernel(self, self.parameterization.draw, self.shape)
+        multiplier = forward_multiplier(self.parameterization, self.shape)
+        y = linear.apply(kernel, x, dtype=self.dtype) * multiplier
         if self.bias:
             y = y + self.param("bias", self.parameterization.draw, (self.shape[-1],), jnp.float32)
         return y
 
 
-def in_planes(module: nn.Module) -> bool:
-    """Whether a network of convolutions should keep its images as planes (channel, row, column, batch): where one of
-    them is sparse, whose sums are over windows of planes, so that no layer changes the layout."""
-    leaves = jax.tree.leaves(
-        module.variables.get("params", {}), is_leaf=lambda leaf: isinstance(leaf, SparseKernel)
-    )
-    return any(isinstance(leaf, SparseKernel) and len(leaf.index.shape) > 2 for leaf in leaves)
-
-
 class Conv(nn.Module):
-    """A convolution without bias, of a kernel `shape` (rows, columns, inputs, outputs), on images or on `planes`."""
+    """A convolution without bias, with a kernel of `shape` (rows, columns, inputs, outputs)."""
 
     shape: Sequence[int]
     stride: Stride
     parameterization: Parameterization
     dtype: Any
-    planes: bool = False
+    layout: Layout = CHANNELS_LAST
 
     @nn.compact
     def __call__(self, x: Float[Array, "_ _ _ _"]) -> Float[Array, "_ _ _ _"]:
-        kernel = kernel_of(self, self.parameterization.draw, self.shape)
-        multiplier = forward_multiplier(self.parameterization, self.shape)
-        scaled = kernel if multiplier == 1 else kernel * multiplier
-        function = apply_to_planes if self.planes else apply
-        return function(scaled, x, stride=self.stride, dtype=self.dtype)
-
-
-def forward_multiplier(parameterization: Parameterization, shape: Sequence[int]) -> float:
-    """What the parameterisation multiplies a layer's output by."""
-    area = math.prod(shape[:-2])
-    return parameterization.scaling(area * shape[-2], area * shape[-1], 1.0, "kernel").forward
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation as PyTorch's: momentum 0.1, ε 1e-5, running variance without bias; in float32.
-
-    In training the statistics are those of the whole batch, over all devices and with the weight of each example,
-    or of every `group` consecutive examples (0: the whole batch). The running ones are means over the groups.
-    On images (batch, height, width, channels), or on `planes` of them (channels, height, width, batch).
-    """
-
-    group: int
-    planes: bool = False
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "_ _ _ _"], over: Weighing | None) -> Float[Array, "_ _ _ _"]:
-        channels = x.shape[0 if self.planes else -1]
-        scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
-        variance = self.variable("batch_stats", "variance", jnp.ones, (channels,), jnp.float32)
-        if over is None:
-            factor = scale * jax.lax.rsqrt(variance.value + EPSILON)
-            shift = bias - mean.value * factor
-            if self.planes:
-                factor, shift = factor[:, None, None, None], shift[:, None, None, None]
-            return (x.astype(jnp.float32) * factor + shift).astype(x.dtype)
-
-        weight = over.weight.reshape(-1, self.group or len(over.weight))
-        if self.planes:
-            grouped = x.astype(jnp.float32).reshape(*x.shape[:3], *weight.shape)
-            weighted = grouped * weight
-            sums = weighted.sum((1, 2, 4)).T, (weighted * grouped).sum((1, 2, 4)).T
-        else:
-            grouped = x.astype(jnp.float32).reshape(*weight.shape, *x.shape[1:])
-            weighted = grouped * weight[:, :, None, None, None]
-            sums = weighted.sum((1, 2, 3)), (weighted * grouped).sum((1, 2, 3))
-        pixels, axis = x.shape[1] * x.shape[2], None if self.group else over.axis
-        size, batch_mean, batch_variance = moments(*sums, weight.sum(1, keepdims=True), pixels, axis)
-        if not self.is_initializing():
-            unbiased = batch_variance * size / jnp.maximum(size - 1, 1)
-            present = (size > 0).astype(jnp.float32)
-            own = (present * batch_mean).sum(0), (present * unbiased).sum(0), present.sum()
-            if self.group and over.axis is not None:
-                own = jax.lax.psum(own, over.axis)
-            for running, total in ((mean, own[0]), (variance, own[1])):
-                running.value += MOMENTUM * (total / own[2] - running.value)
-        factor = scale * jax.lax.rsqrt(batch_variance + EPSILON)
-        shift = bias - batch_mean * factor
-        if self.planes:
-            y = grouped * factor.T[:, None, None, :, None] + shift.T[:, None, None, :, None]
-        else:
-            y = grouped * factor[:, None, None, None] + shift[:, None, None, None]
-        return y.reshape(x.shape).astype(x.dtype)
+        kernel = scaled_kernel(self, self.parameterization, self.shape)
+        return linear.apply(kernel, x, stride=self.stride, dtype=self.dtype, layout=self.layout)
 
 
 MOMENTUM, EPSILON = 0.1, 1e-5
 
 
-def moments(
-    first: Float[Array, "groups channels"],
-    second: Float[Array, "groups channels"],
-    examples: Float[Array, "groups 1"],
-    pixels: int,
-    axis: str | None,
-) -> tuple[Float[Array, "groups 1"], Float[Array, "groups channels"], Float[Array, "groups channels"]]:
-    """(values counted, mean, variance) of each channel, over the examples of a group and over the devices of `axis`.
+class BatchNorm(nn.Module):
+    """Batch normalization as in PyTorch: momentum 0.1, ε 1e-5, unbiased running variance; in float32.
 
-    In: weighted sums of the values and of their squares, and of the weights of the examples.
+    Training uses the statistics of the whole batch, over all devices, with the weight of each example.
     """
-    if axis is not None:
-        first, second, examples = jax.lax.psum((first, second, examples), axis)
-    size = examples * pixels
-    mean = first / jnp.maximum(size, 1)
-    return size, mean, jnp.maximum(second / jnp.maximum(size, 1) - mean**2, 0)
+
+    layout: Layout = CHANNELS_LAST
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "_ _ _ _"], batch_weights: BatchWeights | None
+    ) -> Float[Array, "_ _ _ _"]:
+        shape = (x.shape[self.layout.channels],)
+        scale = self.param("scale", nn.initializers.ones_init(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), shape, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_variance = self.variable("batch_stats", "variance", jnp.ones, shape, jnp.float32)
+        values = x.astype(jnp.float32)
+        if batch_weights is None:
+            mean, variance = running_mean.value, running_variance.value
+        else:
+            count, mean, variance = moments(values, batch_weights, self.layout)
+            unbiased = variance * count / jnp.maximum(count - 1, 1)
+            running_mean.value += MOMENTUM * (mean - running_mean.value)
+            running_variance.value += MOMENTUM * (unbiased - running_variance.value)
+        factor = scale * jax.lax.rsqrt(variance + EPSILON)
+        factor, shift = (
+            self.layout.broadcast(vector, self.layout.channels) for vector in (factor, bias - mean * factor)
+        )
+        return (values * factor + shift).astype(x.dtype)
+
+
+def moments(
+    x: Float[Array, "_ _ _ _"], batch_weights: BatchWeights, layout: Layout
+) -> tuple[Float[Array, ""], Float[Array, " channels"], Float[Array, " channels"]]:
+    """(weighted number of values, mean, variance) of each channel, over examples, pixels and devices.
+
+    Devices add up weighted sums, never means: so padding counts for nothing, and the number of devices changes nothing.
+    """
+    weighted = x * layout.broadcast(batch_weights.weight, layout.examples)
+    axes = tuple(axis for axis in range(4) if axis != layout.channels)
+    sums = weighted.sum(axes), (weighted * x).sum(axes), batch_weights.weight.sum()
+    first, second, examples = sums if batch_weights.axis is None else jax.lax.psum(sums, batch_weights.axis)
+    count = examples * (x.shape[1] * x.shape[2])
+    mean = first / jnp.maximum(count, 1)
+    return count, mean, jnp.maximum(second / jnp.maximum(count, 1) - mean**2, 0)
+
+
+class Layers(NamedTuple):
+    """Applies the layers of a network by name, inside a module's call."""
+
+    shapes: Mapping[str, Sequence[int]]
+    parameterization: Parameterization
+    dtype: Any
+
+    def dense(
+        self, name: str, x: Float[Array, "batch inputs"], *, bias: bool
+    ) -> Float[Array, "batch outputs"]:
+        """A fully connected layer, or the two factors of a linear bottleneck; the last has the bias."""
+        *inner, last = factors(self.shapes, name)
+        for factor in inner:
+            x = self._dense(factor, False)(x)
+        return self._dense(last, bias)(x)
+
+    def _dense(self, name: str, bias: bool) -> Dense:
+        return Dense(self.shapes[name], bias, self.parameterization, self.dtype, name=name)
+
+    def conv(self, name: str, x: Array, stride: Stride = 1, layout: Layout = CHANNELS_LAST) -> Array:
+        """A convolution, or the two factors of a linear bottleneck; the first has the stride."""
+        for factor in factors(self.shapes, name):
+            shape = self.shapes[factor]
+            x = Conv(shape, stride, self.parameterization, self.dtype, layout, name=factor)(x)
+            stride = 1
+        return x
 
 
 def factors(shapes: Mapping[str, Sequence[int]], layer: str) -> list[str]:

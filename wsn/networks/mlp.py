@@ -1,15 +1,14 @@
 """The multilayer perceptron of the paper, sections 2.3 and 3."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from wsn.errors import UserError, choose
-from wsn.networks.layers import Dense, Weighing, factors
-from wsn.networks.parameterization import Parameterization, parameterization
+from wsn.networks.layers import BatchWeights, Layers
+from wsn.networks.parameterization import parameterization
 from wsn.sparsity.shapes import Shapes, mlp_shapes
 from wsn.spec import Spec
 
@@ -20,26 +19,18 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "linear": l
 class MLP(nn.Module):
     """Hidden layers and a linear output, on flattened inputs."""
 
-    shapes: Mapping[str, Sequence[int]]
-    layers: Sequence[str]
+    layers: Layers
+    names: Sequence[str]
     activation: Callable[[Array], Array]
     bias: bool
-    parameterization: Parameterization
-    dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch ..."], over: Weighing | None = None) -> Array:
-        def layer(name: str, x: Array) -> Array:
-            *inner, last = factors(self.shapes, name)
-            for kernel in inner:
-                x = Dense(self.shapes[kernel], False, self.parameterization, self.dtype, name=kernel)(x)
-            return Dense(self.shapes[last], self.bias, self.parameterization, self.dtype, name=last)(x)
-
+    def __call__(self, x: Float[Array, "batch ..."], batch_weights: BatchWeights | None = None) -> Array:
         x = x.reshape(x.shape[0], -1)
-        *hidden, output = self.layers
+        *hidden, output = self.names
         for name in hidden:
-            x = self.activation(layer(name, x))
-        return layer(output, x)
+            x = self.activation(self.layers.dense(name, x, bias=self.bias))
+        return self.layers.dense(output, x, bias=self.bias)
 
 
 def shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:
@@ -47,10 +38,10 @@ def shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:
     return mlp_shapes(math.prod(input_shape), (spec.width,) * spec.hidden_layers, classes)
 
 
-def narrowed(layers: Sequence[str]) -> Sequence[str]:
+def bottleneck_layers(layers: Sequence[str]) -> Sequence[str]:
     """The layers whose outputs a non-linear bottleneck narrows: every other hidden layer, from the second.
 
-    Raises UserError for fewer than three layers: of two, the inner dimension would be the width.
+    Raises UserError for fewer than three layers: with two, the inner dimension would be the width.
     """
     if len(layers) < 3:
         raise UserError(
@@ -61,17 +52,14 @@ def narrowed(layers: Sequence[str]) -> Sequence[str]:
 
 
 def group(layer: str) -> str:
-    """The group of a layer, for probes: `hidden` or `output`."""
+    """The group of a layer, by which probes report: `hidden` or `output`."""
     return layer.partition("_")[0].partition(".")[0]
 
 
 def module(spec: Spec, layers: Sequence[str], shapes: Shapes) -> MLP:
-    """The network of those layers; `shapes` has the kernels of each, one or two."""
-    return MLP(
-        shapes,
-        layers,
-        choose(ACTIVATIONS, "activation", spec.activation),
-        spec.bias,
+    """The network of these layers; `shapes` has one kernel for each, or the two of a linear bottleneck."""
+    rule, activation = (
         parameterization(spec.parameterization),
-        spec.compute_dtype,
+        choose(ACTIVATIONS, "activation", spec.activation),
     )
+    return MLP(Layers(shapes, rule, spec.compute_dtype), layers, activation, spec.bias)

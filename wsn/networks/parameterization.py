@@ -1,9 +1,9 @@
-"""Parameterisations: how large a weight starts, what multiplies it on the way, and how its learning rate scales.
+"""Parameterizations: the scales of initial weights, of the forward pass, and of learning rates.
 
-A parameterisation is a distribution of unit scale and a pure function (fan_in, fan_out, connectivity, role, widening) →
-`Scaling`. The model draws unit weights and applies the multiplier; `wsn.train` scales the draw and the learning rate.
-`Widening` compares a layer to that of a dense reference network, whose rates are those given; without a reference a
-network is its own, and no rate is scaled.
+A parameterization is a distribution of unit scale and a pure function (fan_in, fan_out, connectivity, role, widening) →
+`Scaling`. The model draws unit weights and applies the forward multiplier; training scales the draw and the learning
+rates. `Widening` compares a layer to that of a dense reference network (`rate_width`), which has the learning rate
+itself; without a reference no rate is scaled. The README of this folder derives μP and SμPar.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from wsn.errors import UserError, choose
 
 Role = Literal["kernel", "output", "bias"]  # `output` is the kernel of the last layer
 
-# Optimiser → whether its steps are in proportion to the gradient, or of one size whatever that is.
+# Optimizer → whether its steps are proportional to the gradient, or independent of the gradient's size.
 FOLLOWS_GRADIENT = {"sgd": True, "adam": False, "adamw": False}
 
 
 class Widening(NamedTuple):
-    """How many times as many inputs and outputs as in the reference network, and the optimiser of both."""
+    """Ratios of inputs and outputs to those of the reference network, and the optimizer of both."""
 
     inputs: float
     outputs: float
@@ -49,7 +49,7 @@ class Parameterization(NamedTuple):
 
 
 def uniform(key, shape, dtype=jnp.float32) -> Float[Array, "..."]:
-    """Uniform on [-1, 1): unit half-width."""
+    """Uniform on [-1, 1)."""
     return jax.random.uniform(key, shape, dtype, -1.0, 1.0)
 
 
@@ -57,19 +57,19 @@ def standard(
     fan_in: int, fan_out: int, connectivity: float, role: Role, widening: Widening | None = None
 ) -> Scaling:
     """PyTorch's default: weights and biases uniform on ±1/√fan_in, with the effective fan-in of a sparse layer."""
-    rate = over_kept_inputs(connectivity, role, widening)
+    rate = inverse_fan_in_rate(connectivity, role, widening)
     return Scaling(initial=(fan_in * connectivity) ** -0.5, forward=1.0, learning_rate=rate)
 
 
 def ntk(
     fan_in: int, fan_out: int, connectivity: float, role: Role, widening: Widening | None = None
 ) -> Scaling:
-    """NTK parameterisation (paper, section 3): weights N(0, 1/connectivity), 1/√fan_in in the forward pass.
+    """NTK parameterization (paper, section 3): weights N(0, 1/connectivity), 1/√fan_in in the forward pass.
 
-    fan_in is that of the dense layer, so that the sum over the kept inputs has the variance of the dense one.
-    Biases start at zero (the paper's networks of this kind have none).
+    fan_in is that of the dense layer, so that a sum over the kept inputs has the variance of the dense layer.
+    Biases start at zero (in the paper these networks have none).
     """
-    rate = over_kept_inputs(connectivity, role, widening)
+    rate = inverse_fan_in_rate(connectivity, role, widening)
     if role == "bias":
         return Scaling(initial=0.0, forward=1.0, learning_rate=rate)
     return Scaling(initial=connectivity**-0.5, forward=fan_in**-0.5, learning_rate=rate)
@@ -78,11 +78,11 @@ def ntk(
 def mup(
     fan_in: int, fan_out: int, connectivity: float, role: Role, widening: Widening | None = None
 ) -> Scaling:
-    """Maximal update parameterisation (Yang & Hu et al. 2022, Table 3), relative to the reference; else `standard`.
+    """Maximal update parameterization (Yang & Hu et al. 2022, Table 3) relative to the reference; else `standard`.
 
-    Rates of kernels go with 1 / fan_in, those of SGD with fan_out as well; the last layer starts with 1 / fan_in in the
-    place of 1 / √fan_in, biases as in the reference. The initial weights have the effective fan-in of a sparse layer,
-    as in all parameterisations; the rates see the width alone. Raises UserError for an optimiser without a rule.
+    Learning rates of kernels are ∝ 1 / fan_in, with SGD also ∝ fan_out. The last layer starts at 1 / fan_in instead of
+    1 / √fan_in, biases as in the reference. Initial weights use the effective fan-in of a sparse layer, learning rates
+    the width alone. Raises UserError for an optimizer without a rule.
     """
     if widening is None:
         return standard(fan_in, fan_out, connectivity, role)
@@ -94,22 +94,22 @@ def mup(
     rate = widening.outputs if FOLLOWS_GRADIENT[widening.optimizer] else 1.0
     if role == "bias":
         return Scaling(initial=(fan_in / widening.inputs) ** -0.5, forward=1.0, learning_rate=rate)
-    smaller = widening.inputs if role == "output" else 1.0
-    return Scaling((fan_in * connectivity * smaller) ** -0.5, 1.0, rate / widening.inputs)
+    shrinkage = widening.inputs if role == "output" else 1.0
+    return Scaling((fan_in * connectivity * shrinkage) ** -0.5, 1.0, rate / widening.inputs)
 
 
 def smup(
     fan_in: int, fan_out: int, connectivity: float, role: Role, widening: Widening | None = None
 ) -> Scaling:
-    """SμPar (Dey, Bergsma & Hestness 2024): μP with rates that follow the density too, by the kept inputs of a unit."""
+    """SμPar (Dey, Bergsma & Hestness 2024): μP with learning rates of kernels ∝ 1 / effective fan-in."""
     scaling = mup(fan_in, fan_out, connectivity, role, widening)
     if widening is None or role == "bias":
         return scaling
     return scaling._replace(learning_rate=scaling.learning_rate / connectivity)
 
 
-def over_kept_inputs(connectivity: float, role: Role, widening: Widening | None) -> float:
-    """A rate of kernels by which a unit's inputs together move it as in the reference, whatever the optimiser."""
+def inverse_fan_in_rate(connectivity: float, role: Role, widening: Widening | None) -> float:
+    """Learning rate ∝ 1 / effective fan-in for kernels, relative to the reference, with any optimizer."""
     return 1.0 if widening is None or role == "bias" else 1 / (widening.inputs * connectivity)
 
 
@@ -122,5 +122,5 @@ PARAMETERIZATIONS = {
 
 
 def parameterization(name: str) -> Parameterization:
-    """The parameterisation of that name. Raises UserError for an unknown one."""
+    """The parameterization of that name. Raises UserError for an unknown one."""
     return choose(PARAMETERIZATIONS, "parameterization", name)

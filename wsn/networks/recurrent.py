@@ -1,137 +1,90 @@
-"""Networks that read tokens: an embedding, recurrent layers, a softmax over the vocabulary, none of them tied.
+"""Recurrent language models: an embedding, recurrent layers (the core), a softmax over the vocabulary.
 
-What differs between them is the core: pure functions of the kernels of its hidden layers. Time is scanned in one loop
-a layer. Products with the inputs of a layer are taken for all times at once before it, and the gradients of its kernels
-after it: added up turn by turn, as autodiff does, they would take half of a step's time on a CPU.
+Models differ in their core only: pure functions of the kernels of its hidden layers. Each layer is one scan over time.
+Products with the layer's inputs are computed for all times before the scan, gradients of its kernels after it: summed
+step by step, as autodiff would, they would take half of a training step on a CPU.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 
-from wsn.errors import UserError
-from wsn.networks.kernels import apply
-from wsn.networks.layers import (
-    NOWHERE,
-    Dense,
-    Model,
-    Params,
-    Places,
-    Recurrent,
-    Stats,
-    Weighing,
-    forward_multiplier,
-    initialised,
-    kernel_of,
-)
+from wsn.networks.layers import Layers, scaled_kernel
+from wsn.networks.linear import matmul, matmul_in_scan
 from wsn.networks.parameterization import Parameterization
-from wsn.sparsity.shapes import Shapes
-from wsn.spec import Spec
+from wsn.networks.tokens import Carry, Embedding
 
-EMBEDDING, SOFTMAX = "embedding", "softmax"
-
-Carry = Any
 Inputs = Float[Array, "time lanes inputs"]
 Outputs = Float[Array, "time lanes width"]
 
 
 class Weights(NamedTuple):
-    """Of one hidden layer."""
+    """The parameters of one hidden layer."""
 
     kernel: Any  # (inputs, units), in any storage; its rows may be sliced
     bias: Float[Array, " units"]
 
 
 State = Any
-# What one of the kernels of a layer makes of the state, or of something on the way from one state to the next.
+# The map of one kernel of a layer, applied to the state or to a value computed from it in the same time step.
 Product = Callable[[Float[Array, "lanes width"]], Float[Array, "lanes units"]]
-# (state, a product for every kernel, 1 in valid lanes or None) → (next state, output); it takes each product once.
+# (state, one product per kernel, 1 in valid lanes or None) → (next state, output). It uses each product exactly once.
 Cell = Callable[[State, Sequence[Product], Array | None], tuple[State, Float[Array, "lanes width"]]]
 
 
 class Core(NamedTuple):
     """The hidden layers of a network."""
 
-    carry: Callable[[int], Carry]  # lanes → the state before the first input
+    initial_carry: Callable[[int], Carry]  # number of lanes → the state before the first input
     unroll: Callable[[Sequence[Weights], Carry, Inputs], tuple[Carry, Outputs]]
 
 
 class Affine(nn.Module):
-    """Kernel and bias of a hidden layer, of a kernel `shape` (inputs, units)."""
+    """Kernel and bias of a hidden layer, with a kernel of `shape` (inputs, units)."""
 
     shape: Sequence[int]
     parameterization: Parameterization
 
     @nn.compact
     def __call__(self) -> Weights:
-        draw = self.parameterization.draw
-        kernel = kernel_of(self, draw, self.shape)
-        multiplier = forward_multiplier(self.parameterization, self.shape)
-        bias = self.param("bias", draw, (self.shape[-1],), jnp.float32)
-        return Weights(kernel if multiplier == 1 else kernel * multiplier, bias)
+        kernel = scaled_kernel(self, self.parameterization, self.shape)
+        return Weights(kernel, self.param("bias", self.parameterization.draw, (self.shape[-1],), jnp.float32))
 
 
-class Embedding(nn.Module):
-    """Rows of a kernel `shape` (symbols, units): a product with one-hot vectors, so of fan-in 1."""
-
-    shape: Sequence[int]
-    parameterization: Parameterization
-
-    @nn.compact
-    def __call__(self, tokens: Int[Array, "time lanes"]) -> Outputs:
-        return self.param("kernel", self.parameterization.draw, tuple(self.shape), jnp.float32)[tokens]
+def hidden_weights(layers: Layers, name: str) -> Weights:
+    """The parameters of a hidden layer, inside a module's call."""
+    return Affine(layers.shapes[name], layers.parameterization, name=name)()
 
 
 class LanguageModel(nn.Module):
     """(carry, tokens) → (logits of the token after each, carry)."""
 
-    shapes: Mapping[str, Sequence[int]]
+    layers: Layers
     core: Core
-    parameterization: Parameterization
-    dtype: Any
 
     @nn.compact
     def __call__(
         self, carry: Carry, tokens: Int[Array, "time lanes"]
     ) -> tuple[Float[Array, "time lanes symbols"], Carry]:
-        embedding, *hidden, softmax = self.shapes
-        x = Embedding(self.shapes[embedding], self.parameterization, name=embedding)(tokens)
-        weights = [Affine(self.shapes[name], self.parameterization, name=name)() for name in hidden]
+        embedding, *hidden, softmax = self.layers.shapes
+        parameterization = self.layers.parameterization
+        x = Embedding(self.layers.shapes[embedding], parameterization, name=embedding)(tokens)
+        weights = [hidden_weights(self.layers, name) for name in hidden]
         carry, y = self.core.unroll(weights, carry, x)
-        last = Dense(self.shapes[softmax], True, self.parameterization, self.dtype, name=softmax)
-        return last(y.reshape(-1, y.shape[-1])).reshape(*y.shape[:2], -1), carry
+        logits = self.layers.dense(softmax, y.reshape(-1, y.shape[-1]), bias=True)
+        return logits.reshape(*y.shape[:2], -1), carry
+
+    @nn.nowrap
+    def initial_carry(self, lanes: int) -> Carry:
+        return self.core.initial_carry(lanes)
 
 
-def functional(module: LanguageModel, shapes: Shapes, groups: dict[str, str]) -> Model:
-    """The pure functions of a network that reads tokens."""
-    fresh = module.core.carry
-
-    def init(key: PRNGKeyArray, places: Places = NOWHERE) -> tuple[Params, Stats]:
-        return initialised(module, key, places, fresh(1), jnp.zeros((1, 1), jnp.int32))["params"], {}
-
-    def go_on(params: Params, carry: Carry, tokens: Array) -> tuple[Array, Carry]:
-        return cast(tuple[Array, Carry], module.apply({"params": params}, carry, tokens))
-
-    def logits(params: Params, stats: Stats, tokens: Array) -> Array:
-        return go_on(params, fresh(tokens.shape[1]), tokens)[0]
-
-    def training(params: Params, stats: Stats, tokens: Array, over: Weighing) -> tuple[Array, Stats]:
-        return logits(params, stats, tokens), stats
-
-    return Model(shapes, groups, init, logits, training, Recurrent(fresh, go_on))
-
-
-def product(kernel: Any, x: Float[Array, "*batch inputs"], dtype: Any) -> Float[Array, "*batch units"]:
-    """The linear map of a kernel along the last axis."""
-    return apply(kernel, x.reshape(-1, x.shape[-1]), dtype=dtype).reshape(*x.shape[:-1], -1)
-
-
-def over_time(
+def scan_layer(
     cell: Cell,
     weights: Sequence[Weights],
     state: State,
@@ -141,111 +94,66 @@ def over_time(
     valid: Float[Array, "time lanes 1"] | None = None,
     backward: bool = False,
 ) -> tuple[State, Outputs]:
-    """A layer: its last state, and its outputs at all times; `backward` goes from the last time to the first.
+    """One layer: its last state, and its outputs at all times; `backward` runs from the last time to the first.
 
-    The kernel of the first product has rows for the input above those for the state.
+    The rows of the first kernel are those for the layer's input, then those for the state.
     """
     first, *others = weights
     inputs = x.shape[-1]
     kernels = [first.kernel[inputs:], *(kernel for kernel, _ in others)]
-    entering = [product(first.kernel[:inputs], x, dtype) + first.bias]
-    entering += [jnp.broadcast_to(bias, (*x.shape[:2], bias.size)) for _, bias in others]
-    leaves, tree = jax.tree.flatten(kernels)  # a sparse kernel cannot hold the placeholders of custom_vjp
+    offsets = [matmul(first.kernel[:inputs], x, dtype) + first.bias]
+    offsets += [jnp.broadcast_to(bias, (*x.shape[:2], bias.size)) for _, bias in others]
+    leaves, tree = jax.tree.flatten(
+        kernels
+    )  # custom_vjp puts placeholders in trees, which a sparse kernel rejects
 
-    def products(leaves: Any, met: Any) -> list[Array]:
-        pairs = zip(jax.tree.unflatten(tree, leaves), met, strict=True)
-        return [product(kernel, x, dtype) for kernel, x in pairs]
+    def products(leaves: Any, operands: Any) -> list[Array]:
+        pairs = zip(jax.tree.unflatten(tree, leaves), operands, strict=True)
+        return [matmul(kernel, operand, dtype) for kernel, operand in pairs]
 
-    turns = partial(_turns, cell, dtype, backward, tree)
-    return _scan(turns, products, leaves, state, entering, valid)
+    scan = partial(_scan_cell, cell, dtype, backward, tree)
+    return _scan(scan, products, leaves, state, offsets, valid)
 
 
-def _turns(
-    cell: Cell, dtype: Any, backward: bool, tree: Any, leaves: Any, valid: Any, state: State, entering: Any
+def _scan_cell(
+    cell: Cell, dtype: Any, backward: bool, tree: Any, leaves: Any, valid: Any, state: State, offsets: Any
 ) -> tuple[tuple[State, Outputs], list[Array]]:
-    """(last state, outputs) and what every kernel met at each time; `entering` is added to their products."""
-    kernels = jax.tree.unflatten(tree, leaves)
-    insides = [_inside(kernel, dtype) for kernel in kernels]
+    """(last state, outputs), and the operand of every kernel at each time; `offsets` are added to the products."""
+    matmuls = [matmul_in_scan(kernel, dtype) for kernel in jax.tree.unflatten(tree, leaves)]
 
-    def turn(state: State, now: Any) -> tuple[State, Any]:
-        entering, valid = now
-        met: dict[int, Array] = {}
+    def step(state: State, now: Any) -> tuple[State, Any]:
+        offsets, valid = now
+        operands: dict[int, Array] = {}
 
-        def product_of(i: int, x: Array) -> Array:
-            met[i] = x
-            return insides[i](x) + entering[i]
+        def product(i: int, x: Array) -> Array:
+            operands[i] = x
+            return matmuls[i](x) + offsets[i]
 
-        state, y = cell(state, [partial(product_of, i) for i in range(len(kernels))], valid)
-        return state, (y, [met[i] for i in range(len(kernels))])
+        state, y = cell(state, [partial(product, i) for i in range(len(matmuls))], valid)
+        return state, (y, [operands[i] for i in range(len(matmuls))])
 
-    last, (y, met) = jax.lax.scan(turn, state, (entering, valid), reverse=backward)
-    return (last, y), met
-
-
-def _inside(kernel: Any, dtype: Any) -> Callable[[Array], Array]:
-    """The product of a kernel in a scan that is differentiated by all but it.
-
-    On the way back a dense one is met transposed, which is done once; a sparse one is stored from both sides.
-    """
-    if not isinstance(kernel, jax.Array):
-        return lambda x: product(kernel, x, dtype)
-    transposed = jax.lax.optimization_barrier(kernel.T)
-    return lambda x: _multiplied(dtype, kernel, transposed, x)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _multiplied(dtype: Any, kernel: Array, transposed: Array, x: Array) -> Array:
-    return product(kernel, x, dtype)
-
-
-_multiplied.defvjp(
-    lambda dtype, kernel, transposed, x: (product(kernel, x, dtype), transposed),
-    lambda dtype, transposed, slope: (None, None, product(transposed, slope, dtype)),
-)
+    last, (y, operands) = jax.lax.scan(step, state, (offsets, valid), reverse=backward)
+    return (last, y), operands
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _scan(turns: Callable, products: Callable, kernels: Any, state: State, entering: Any, valid: Any) -> Any:
-    return turns(kernels, valid, state, entering)[0]
+def _scan(scan: Callable, products: Callable, kernels: Any, state: State, offsets: Any, valid: Any) -> Any:
+    return scan(kernels, valid, state, offsets)[0]
 
 
 def _scan_forward(
-    turns: Callable, products: Callable, kernels: Any, state: State, entering: Any, valid: Any
+    scan: Callable, products: Callable, kernels: Any, state: State, offsets: Any, valid: Any
 ) -> tuple[Any, Any]:
-    found, pull, met = jax.vjp(partial(turns, kernels, valid), state, entering, has_aux=True)
-    return found, (kernels, met, pull)
+    outputs, pull, operands = jax.vjp(partial(scan, kernels, valid), state, offsets, has_aux=True)
+    return outputs, (kernels, operands, pull)
 
 
-def _scan_backward(turns: Callable, products: Callable, saved: Any, slope: Any) -> tuple[Any, ...]:
-    """What enters a product has the slope of what it puts out, at all times: so a kernel's is one product."""
-    kernels, met, pull = saved
-    of_state, of_entering = pull(slope)
-    [of_kernels] = jax.vjp(lambda kernels: products(kernels, met), kernels)[1](of_entering)
-    return of_kernels, of_state, of_entering, None
+def _scan_backward(scan: Callable, products: Callable, saved: Any, gradient: Any) -> tuple[Any, ...]:
+    """The gradient of an offset is that of its product; so a kernel's gradient is one product over all times."""
+    kernels, operands, pull = saved
+    of_state, of_offsets = pull(gradient)
+    [of_kernels] = jax.vjp(lambda kernels: products(kernels, operands), kernels)[1](of_offsets)
+    return of_kernels, of_state, of_offsets, None
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
-
-
-def shapes(symbols: int, width: int, hidden: Sequence[tuple[int, int]]) -> Shapes:
-    """Embedding (symbols, width), hidden layers of those kernels, softmax (width, symbols)."""
-    layers: Shapes = {f"hidden_{i}": shape for i, shape in enumerate(hidden)}
-    return {EMBEDDING: (symbols, width)} | layers | {SOFTMAX: (width, symbols)}
-
-
-def group(layer: str) -> str:
-    """The group of a layer, for probes: `embedding`, `hidden` or `softmax`."""
-    return layer.partition("_")[0]
-
-
-def narrowed(layers: Sequence[str]) -> Sequence[str]:
-    """Raises UserError: the state of a recurrent layer cannot be narrower than its inputs ask for."""
-    raise UserError("`bottleneck=nonlinear`: recurrent networks have no bottlenecks; leave it out")
-
-
-def check(spec: Spec) -> None:
-    """Raises UserError for settings that recurrent networks do not have."""
-    if spec.bottleneck != "none":
-        raise UserError(
-            f"`bottleneck={spec.bottleneck}`: recurrent networks have no bottlenecks; leave it out"
-        )

@@ -15,7 +15,7 @@ from wsn.data.language.vocabulary import TOKENIZERS
 from wsn.errors import choose
 from wsn.networks import models
 from wsn.networks.layers import Model
-from wsn.networks.recurrent import EMBEDDING
+from wsn.networks.tokens import EMBEDDING
 from wsn.records.progress import duration
 from wsn.records.record import Label, Labels
 from wsn.sparsity.family import kept_weights

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from wsn.data.batches import Batch
-from wsn.networks.layers import Model, Params, Stats, Weighing
+from wsn.networks.layers import BatchWeights, Model, Params, Stats
 from wsn.tasks.task import LOSS, Carry, Context, Metric, Task, Totals, nothing_carried
 
 ACCURACY = Metric(
@@ -37,8 +37,8 @@ def on_logits(model: Model, loss_of: Callable[[Array, Array], Array], loss: Metr
     def training(
         params: Params, stats: Stats, carry: Carry, batch: Batch, context: Context
     ) -> tuple[Totals, Stats, Carry]:
-        over = Weighing(batch.weight, context.axis)
-        logits, stats = model.apply_training(params, stats, batch.inputs, over)
+        batch_weights = BatchWeights(batch.weight, context.axis)
+        logits, stats = model.apply_training(params, stats, batch.inputs, batch_weights)
         return totals(logits, batch), stats, carry
 
     def evaluation(

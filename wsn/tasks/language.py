@@ -38,11 +38,11 @@ def language(model: Model, shown: Metric) -> Task:
     """The mean over tokens of the cross-entropy, by its weight; `shown` is another metric of the same loss."""
 
     def carry(lanes: int) -> Carry:
-        return recurrent(model).carry(lanes)
+        return tokens(model).carry(lanes)
 
     def totals(params: Params, carry: Carry, batch: TextBatch) -> tuple[Totals, Carry]:
-        before = restarted(carry, recurrent(model).carry, batch)
-        logits, after = recurrent(model).apply(params, before, batch.inputs)
+        before = restarted(carry, tokens(model).carry, batch)
+        logits, after = tokens(model).apply(params, before, batch.inputs)
         loss = cross_entropy(logits, batch.targets)
         return {"loss": jnp.sum(loss * batch.weight), "weight": jnp.sum(batch.weight)}, after
 
@@ -60,9 +60,9 @@ def language(model: Model, shown: Metric) -> Task:
     return Task((LOSS, shown), carry, training, evaluation)
 
 
-def recurrent(model: Model) -> Any:
-    assert model.recurrent, "registries.check lets only networks that read tokens come here"
-    return model.recurrent
+def tokens(model: Model) -> Any:
+    assert model.tokens, "registries.check lets only networks that read tokens come here"
+    return model.tokens
 
 
 def restarted(carry: Carry, fresh: Callable[[int], Carry], batch: TextBatch) -> Carry:

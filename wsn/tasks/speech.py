@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from wsn.data.speech.utterances import Frames, SpeechBatch
-from wsn.networks.layers import Model, Params, Stats, Weighing
+from wsn.networks.layers import BatchWeights, Model, Params, Stats
 from wsn.tasks.task import LOSS, Carry, Context, Metric, Task, Totals, nothing_carried
 
 BLANK = 0
@@ -38,8 +38,8 @@ def speech(model: Model) -> Task:
     def training(
         params: Params, stats: Stats, carry: Carry, batch: SpeechBatch, context: Context
     ) -> tuple[Totals, Stats, Carry]:
-        over = Weighing(batch.weight, context.axis)
-        logits, stats = model.apply_training(params, stats, batch.inputs, over)
+        batch_weights = BatchWeights(batch.weight, context.axis)
+        logits, stats = model.apply_training(params, stats, batch.inputs, batch_weights)
         return totals(logits, batch), stats, carry
 
     def evaluation(

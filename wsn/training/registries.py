@@ -11,7 +11,7 @@ from wsn.data.splits import ORDERS
 from wsn.errors import UserError, check_known
 from wsn.networks.layers import COMPUTE_DTYPES
 from wsn.networks.mlp import ACTIVATIONS
-from wsn.networks.models import HEARING, MODELS, RECURRENT
+from wsn.networks.models import MODELS, SPEECH_MODELS, TOKEN_MODELS
 from wsn.networks.parameterization import PARAMETERIZATIONS
 from wsn.sparsity.bottleneck import BOTTLENECKS
 from wsn.sparsity.patterns import PATTERNS
@@ -66,8 +66,8 @@ def check(spec: Spec) -> None:
             f"`stop={spec.stop}` looks at the validation loss, since test data may not choose:"
             " give `validation_samples` of at least 1"
         )
-    fitting: Collection[str] = MODELS.keys() - RECURRENT.keys() - HEARING.keys()
-    for tasks, networks in ((LANGUAGE, RECURRENT), (SPEECH, HEARING)):
+    fitting: Collection[str] = MODELS.keys() - TOKEN_MODELS.keys() - SPEECH_MODELS.keys()
+    for tasks, networks in ((LANGUAGE, TOKEN_MODELS), (SPEECH, SPEECH_MODELS)):
         fitting = networks.keys() if spec.task in tasks else fitting
     if spec.model not in fitting:
         raise UserError(

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Shaped
 
 from wsn.networks import models
-from wsn.networks.draws import halves
+from wsn.networks.draws import uint32_pairs
 from wsn.networks.layers import Model, Params, Stats
 from wsn.sparsity import patterns, storage
 from wsn.sparsity.masks import mask_array
@@ -99,7 +99,7 @@ def unit_weights(
     for key, own in zip(keys, positions, strict=True):
         seed = jax.random.key_data(key).tobytes()
         if sizes or seed not in dense:
-            places = {path: halves(np.resize(own[path], size)) for path, size in sizes.items()}
+            places = {path: uint32_pairs(np.resize(own[path], size)) for path, size in sizes.items()}
             dense[seed] = jax.tree.map(np.asarray, init(jax.random.fold_in(key, WEIGHTS), places))
         yield dense[seed]
 

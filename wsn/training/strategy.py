@@ -9,7 +9,7 @@ from wsn.errors import check_known
 from wsn.native import library
 from wsn.networks.layers import Model
 from wsn.networks.models import has_convolutions
-from wsn.networks.recurrent import EMBEDDING
+from wsn.networks.tokens import EMBEDDING
 from wsn.sparsity.storage import has_storage
 from wsn.spec import Group
 
@@ -41,7 +41,7 @@ def trains_together(model: Model, width: int, weights: int) -> bool:
 
     Those that scan time never do on a CPU: their products are small and many, and several at once only fill the cache.
     """
-    if width > WIDEST_TOGETHER or (model.scans and jax.default_backend() == "cpu"):
+    if width > WIDEST_TOGETHER or (model.steps_through_time and jax.default_backend() == "cpu"):
         return False
     large = weights >= LARGEST_TOGETHER
     return not large or (jax.default_backend() != "cpu" and not has_convolutions(model))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsn.networks import kernels
+from wsn.networks import linear
 
 RANDOM = np.random.default_rng(0)
 
@@ -17,9 +17,9 @@ class Transposed(NamedTuple):
     rows: jnp.ndarray
 
 
-@kernels.apply.register
+@linear.apply.register
 def _(kernel: Transposed, x, *, stride=1, dtype):
-    return kernels.apply(jnp.moveaxis(kernel.rows, 0, -1), x, stride=stride, dtype=dtype)
+    return linear.apply(jnp.moveaxis(kernel.rows, 0, -1), x, stride=stride, dtype=dtype)
 
 
 STORAGES = {
@@ -31,7 +31,7 @@ STORAGES = {
 @pytest.mark.parametrize("store", STORAGES.values(), ids=STORAGES)
 def test_a_dense_kernel_is_a_matrix_product(store):
     x, kernel = RANDOM.normal(size=(3, 4)).astype("f"), RANDOM.normal(size=(4, 5)).astype("f")
-    y = kernels.apply(store(jnp.asarray(kernel)), jnp.asarray(x), dtype="float32")
+    y = linear.apply(store(jnp.asarray(kernel)), jnp.asarray(x), dtype="float32")
     np.testing.assert_allclose(y, x @ kernel, rtol=1e-5)
 
 
@@ -46,5 +46,5 @@ def test_a_convolution_is_a_sum_over_windows(store, stride):
             for h in range(0, 5, stride)
         ]
     ).transpose(2, 0, 1, 3)
-    y = kernels.apply(store(jnp.asarray(kernel)), jnp.asarray(x), stride=stride, dtype="float32")
+    y = linear.apply(store(jnp.asarray(kernel)), jnp.asarray(x), stride=stride, dtype="float32")
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,72 @@
+"""What networks that read tokens share: embedding, softmax (not tied to it), and functions over windows of text.
+
+Such a network is a linen module that maps (carry, tokens) to (logits of the token after each, carry) and has a method
+`initial_carry(lanes)`: the state before the first token, () for a network whose windows start without a past.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from wsn.networks.layers import (
+    NO_POSITIONS,
+    BatchWeights,
+    Model,
+    Params,
+    Positions,
+    Stats,
+    TokenFunctions,
+    initialize,
+)
+from wsn.networks.parameterization import Parameterization
+from wsn.sparsity.shapes import Shapes
+
+EMBEDDING, SOFTMAX = "embedding", "softmax"
+Carry = Any
+
+
+class Embedding(nn.Module):
+    """Rows of a kernel of `shape` (symbols, units): a product with one-hot vectors, so the fan-in is 1."""
+
+    shape: Sequence[int]
+    parameterization: Parameterization
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "time lanes"]) -> Float[Array, "time lanes units"]:
+        return self.param("kernel", self.parameterization.draw, tuple(self.shape), jnp.float32)[tokens]
+
+
+def functional(module: Any, shapes: Shapes, groups: dict[str, str]) -> Model:
+    """The pure functions of a network that reads tokens."""
+
+    def init(key: PRNGKeyArray, positions: Positions = NO_POSITIONS) -> tuple[Params, Stats]:
+        example = module.initial_carry(1), jnp.zeros((1, 1), jnp.int32)
+        return initialize(module, key, positions, *example)["params"], {}
+
+    def apply_window(params: Params, carry: Carry, tokens: Array) -> tuple[Array, Carry]:
+        return cast(tuple[Array, Carry], module.apply({"params": params}, carry, tokens))
+
+    def apply(params: Params, stats: Stats, tokens: Array) -> Array:
+        return apply_window(params, module.initial_carry(tokens.shape[1]), tokens)[0]
+
+    def apply_training(
+        params: Params, stats: Stats, tokens: Array, batch_weights: BatchWeights
+    ) -> tuple[Array, Stats]:
+        return apply(params, stats, tokens), stats
+
+    token_functions = TokenFunctions(module.initial_carry, apply_window)
+    return Model(shapes, groups, init, apply, apply_training, token_functions)
+
+
+def shapes(symbols: int, width: int, hidden: Sequence[tuple[int, int]]) -> Shapes:
+    """Embedding (symbols, width), hidden layers with kernels of these shapes, softmax (width, symbols)."""
+    layers: Shapes = {f"hidden_{i}": shape for i, shape in enumerate(hidden)}
+    return {EMBEDDING: (symbols, width)} | layers | {SOFTMAX: (width, symbols)}
+
+
+def group(layer: str) -> str:
+    """The group of a layer, by which probes report: `embedding`, `hidden` or `softmax`."""
+    return layer.partition("_")[0]
