@@ -25,7 +25,7 @@ from experiments.lab.flags import Command
 from experiments.lab.launch import Output
 from wsn.data.language.text import Text
 from wsn.networks import models
-from wsn.networks.models import RECURRENT
+from wsn.networks.models import TOKEN_MODELS
 from wsn.records import plan
 from wsn.sparsity.shapes import weights
 from wsn.spec import WIDEST, Group, Spec, check_bounds, setting
@@ -222,7 +222,7 @@ def draw(rows: Sequence[dict]) -> Figure:
 def main(settings: Settings, run: Output) -> None:
     rows = []
     for case in itertools.product(
-        [name for name in NAMES if name in RECURRENT], settings.widths, settings.members
+        [name for name in NAMES if name in TOKEN_MODELS], settings.widths, settings.members
     ):
         print("{}, width {}, {} members …".format(*case), file=sys.stderr, flush=True)
         rows += measure(*case, settings)
