@@ -21,8 +21,8 @@ from kernels import enumeration, quadrature, radial
 from kernels.closed_forms import arc_cosine
 from kernels.precision import in_float64
 from kernels.validation import checked_connectivity, checked_pairs, checked_width
-from wsn.devices import usable_cores
 from wsn.errors import UserError
+from wsn.machine import usable_cores
 
 METHODS = ("closed form", "enumeration", "quadrature")
 ROUNDING = 1e-13  # scaled error of what is exact but for arithmetic

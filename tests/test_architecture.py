@@ -13,7 +13,7 @@ ROOT = Path(wsn.__file__).parents[1]
 ROOMS = [
     "errors",
     "folders",
-    "memory",
+    "machine",
     "stored",
     "spec",
     "devices",

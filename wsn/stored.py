@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from wsn import memory
+from wsn import machine
 from wsn.errors import UserError, one_line
 
 DIGEST = "digest"
@@ -35,7 +35,7 @@ def read(path: Path) -> str:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        if status.st_size > LARGE and status.st_size * PARSED > memory.limit():
+        if status.st_size > LARGE and status.st_size * PARSED > machine.memory_limit():
             raise OSError(errno.EFBIG, "too large for the memory of this machine", str(path))
         return file.read()
 

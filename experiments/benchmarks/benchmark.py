@@ -26,7 +26,7 @@ from experiments.lab import launch, output
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
 from wsn import data, devices
-from wsn.memory import NETWORK_BYTES
+from wsn.machine import NETWORK_BYTES
 from wsn.records import plan
 from wsn.sparsity import family
 from wsn.sparsity.shapes import mlp_shapes

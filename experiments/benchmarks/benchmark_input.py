@@ -27,7 +27,7 @@ from experiments.lab import launch, output
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
 from wsn.data import crops, stream
-from wsn.devices import usable_cores
+from wsn.machine import usable_cores
 from wsn.spec import check_bounds, setting
 
 EXPERIMENT = "benchmark_input"

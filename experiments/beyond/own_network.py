@@ -32,7 +32,7 @@ from experiments.lab.intervals import METHOD, estimate, sign
 from experiments.lab.launch import Output
 from wsn import data, sparsity
 from wsn.errors import UserError
-from wsn.memory import NETWORK_BYTES
+from wsn.machine import NETWORK_BYTES
 from wsn.spec import WIDEST, check_bounds, setting
 
 EXPERIMENT = "own_network"

@@ -43,7 +43,7 @@ from experiments.lab.flags import Command
 from experiments.lab.launch import Output
 from kernels import linear_network as theory
 from wsn.errors import UserError
-from wsn.memory import NETWORK_BYTES
+from wsn.machine import NETWORK_BYTES
 from wsn.spec import WIDEST, check_bounds, setting
 
 EXPERIMENT = "linear_network"

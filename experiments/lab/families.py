@@ -16,7 +16,7 @@ from experiments.lab import launch, presets, recipe
 from experiments.lab.launch import Run
 from wsn.data import sources
 from wsn.errors import UserError
-from wsn.memory import NETWORK_BYTES
+from wsn.machine import NETWORK_BYTES
 from wsn.networks import models
 from wsn.records.record import Label, Result
 from wsn.sparsity import family

@@ -6,7 +6,6 @@ In: rows (mappings of columns to values), figures, a folder. Out: files that are
 import contextlib
 import csv
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from wsn import stored
+from wsn.machine import usable_cores
 from wsn.records import record
 from wsn.records.progress import LINE_SECONDS
 from wsn.stored import replacing
@@ -123,5 +123,5 @@ def machine() -> str:
     """The device in a few words, for captions."""
     device = jax.devices()[0]
     if device.platform == "cpu":
-        return f"{os.cpu_count()} CPU cores"
+        return f"{usable_cores()} CPU cores"
     return f"{jax.device_count()} × {device.device_kind}"

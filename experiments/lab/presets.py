@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from wsn.data import DATASETS
 from wsn.data.stream import STREAMS
-from wsn.memory import NETWORK_BYTES
+from wsn.machine import NETWORK_BYTES
 from wsn.spec import WIDEST, Spec, check_bounds, setting
 from wsn.training.optimizers import OPTIMIZERS
 

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64
 
 from experiments.lab import output
 from kernels.theorem1 import SparseKernels, sparse_kernels
-from wsn import data, memory
+from wsn import data, machine
 from wsn.data import sources
 from wsn.errors import UserError
 from wsn.spec import check_bounds, setting
@@ -79,7 +79,7 @@ def gaussian(features: int, pairs: int, seed: int) -> Pairs:
     """Independent N(0, 1) vectors; every vector is in one pair only."""
     if features < 1 or pairs < 1:
         raise UserError(f"`pairs={pairs}` of {features} features: give at least 1 of each")
-    memory.check(f"`pairs={pairs}` of {features} features", 8 * pairs * features)
+    machine.check_memory(f"`pairs={pairs}` of {features} features", 8 * pairs * features)
     rng = np.random.Generator(np.random.Philox(key=seed))
     x, y = rng.standard_normal((2, pairs, features), np.float32)
     return Pairs(x, y, np.arange(2 * pairs).reshape(2, pairs).T)
@@ -87,7 +87,7 @@ def gaussian(features: int, pairs: int, seed: int) -> Pairs:
 
 def of_images(dataset: data.Dataset, normalization: str, pairs: int, seed: int) -> Pairs:
     """Pairs of different test images, normalised by the statistics of the full training split."""
-    memory.check(
+    machine.check_memory(
         f"`pairs={pairs}` of {dataset.test_images[0].size} features", 8 * pairs * dataset.test_images[0].size
     )
     images = distinct(len(dataset.test_images), pairs, seed)
@@ -127,7 +127,7 @@ def exact_kernels(
     """`sparse_kernels` of all pairs, some at a time so that progress shows."""
     x, y = pairs.x, pairs.y
     points = np.size(connectivity)
-    memory.check(
+    machine.check_memory(
         f"`pairs={len(x)}` at {points} connectivities", 8 * len(SparseKernels._fields) * len(x) * points
     )
     parts = []

@@ -41,8 +41,8 @@ from kernels.closed_forms import arc_cosine
 from kernels.empirical import MeanDistance, simulated_distance
 from kernels.theorem1 import sparse_kernels, squared_distance
 from wsn import stored
-from wsn.devices import usable_cores
 from wsn.errors import UserError
+from wsn.machine import usable_cores
 from wsn.spec import WIDEST, setting
 
 EXPERIMENT = "theorem1"

@@ -270,7 +270,7 @@ def test_a_batch_that_needs_more_memory_than_there_is_is_refused(monkeypatch, tm
     with pytest.raises(UserError, match="^`batch_size=8`: the longest utterance has 9 frames"):
         tiny.SPEECH.feed(group, SINGLE)
     tiny.SPEECH.feed(Group((spec(batch_size=2),), (0,)), SINGLE)
-    monkeypatch.setattr(recordings, "limit", lambda: 1000)
+    monkeypatch.setattr(recordings, "memory_limit", lambda: 1000)
     with pytest.raises(
         UserError, match="^`dataset=packed`: the frames of its first [0-9]+ utterances fill half"
     ):

@@ -12,7 +12,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from wsn import data, memory, stored
+from wsn import data, machine, stored
 from wsn.data import images, prepared, untrusted
 from wsn.data.crops import center_box, decode
 from wsn.data.language import corpora
@@ -72,7 +72,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     """A thousandth of its size on disk; the archive says what it unpacks to, and no more than that is."""
     path = archive(tmp_path / "some.npz", cepstra=npy((2**18,), content=bytes(2**20)))
     assert path.stat().st_size < 2**12
-    monkeypatch.setattr(memory, "limit", lambda: 2.0**20)
+    monkeypatch.setattr(machine, "memory_limit", lambda: 2.0**20)
     with pytest.raises(ValueError, match="claims 0.000977 GiB, and there are 0.000977 GiB"):
         untrusted.arrays_of_npz(path)
 
@@ -135,7 +135,7 @@ def test_records_that_unpack_to_more_than_the_memory_are_refused(tmp_path, monke
     assert path.stat().st_size < 2**18
     monkeypatch.setattr(untrusted, "MUCH", 2**20)
     untrusted.check_records(path)
-    monkeypatch.setattr(memory, "limit", lambda: 2.0**24)
+    monkeypatch.setattr(machine, "memory_limit", lambda: 2.0**24)
     with pytest.raises(ValueError, match="claims 0.008[0-9]* GiB"):
         untrusted.check_records(path)
 
@@ -181,7 +181,7 @@ def test_a_description_that_cannot_be_read_is_one_line(tmp_path, monkeypatch, da
         path.write_text("[" * 100_000)
     else:
         monkeypatch.setattr(stored, "LARGE", 10)
-        monkeypatch.setattr(memory, "limit", lambda: 100.0)
+        monkeypatch.setattr(machine, "memory_limit", lambda: 100.0)
         path.write_text(json.dumps({"splits": []}))
     with pytest.raises(UserError, match="^`data_dir=[^\n]*cannot be read as array_record[^\n]*$"):
         data.load("mnist", data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache"))
@@ -224,7 +224,7 @@ def test_texts_are_files_that_there_is_memory_for(tmp_path, monkeypatch, what):
         (tmp_path / name).write_text("some words\n")
     path = tmp_path / "valid.txt"
     if what == "too large":
-        monkeypatch.setattr(memory, "limit", lambda: 80.0)
+        monkeypatch.setattr(machine, "memory_limit", lambda: 80.0)
     else:
         path.unlink()
         os.mkfifo(path) if what == "a FIFO" else path.symlink_to("/dev/zero")

@@ -11,7 +11,7 @@ import tiny
 
 from experiments.lab import contents, flags, launch
 from experiments.theory.theorem1 import threshold
-from wsn import devices, memory
+from wsn import devices
 from wsn.devices import hosts
 from wsn.errors import UserError
 from wsn.records import plan
@@ -160,28 +160,6 @@ def test_what_is_no_number_is_refused_in_a_line(fields, message):
 
 
 # Memory.
-
-
-@pytest.mark.parametrize(
-    ("groups", "files", "limit"),
-    [
-        ("0::/\n", {"memory.max": "1024"}, 1024),
-        ("0::/a/b\n", {"a/b/memory.max": "max", "a/memory.max": "2048"}, 2048),
-        ("0::/a\n", {"memory.max": "max"}, math.inf),
-        ("5:cpu:/x\n4:memory:/x\n", {"memory/x/memory.limit_in_bytes": "4096"}, 4096),
-        ("4:memory:/outside\n", {"memory/memory.limit_in_bytes": "4096"}, 4096),
-        ("", {}, math.inf),
-    ],
-)
-def test_the_limit_of_a_control_group_counts(tmp_path, groups, files, limit):
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text(groups)
-    for name, text in files.items():
-        path = tmp_path / "sys/fs/cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    machine = memory.limit(tmp_path / "nothing")
-    assert memory.limit(tmp_path) == min(limit, machine) and 2**20 < machine < math.inf
 
 
 def test_a_group_that_does_not_fit_is_refused_before_it_is_trained(monkeypatch):

@@ -15,6 +15,7 @@ import pytest
 
 import wsn
 from wsn.devices import shares
+from wsn.machine import usable_cores
 
 # Three groups, as in the test of kills: width 4, and width 8 sparse and dense.
 COMMAND = [
@@ -33,7 +34,7 @@ ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(Path(wsn.__file__).parents[1]),
 }
 
-pytestmark = pytest.mark.skipif(len(shares.usable()) < 2, reason="two workers need two cores")
+pytestmark = pytest.mark.skipif(usable_cores() < 2, reason="two workers need two cores")
 
 
 def start(workdir: Path, workers: int) -> subprocess.Popen:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tiny
 
-from wsn.devices import shares
 from wsn.errors import Preempted, UserError
+from wsn.machine import usable_cores
 from wsn.records import events, runs, workers
 from wsn.records.record import Label
 from wsn.spec import Group
@@ -112,7 +112,7 @@ def test_what_was_trained_without_events_gets_them_from_its_record(tmp_path, rea
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(len(shares.usable()) < 2, reason="two workers need two cores")
+@pytest.mark.skipif(usable_cores() < 2, reason="two workers need two cores")
 def test_workers_write_those_of_what_they_train(tmp_path, read):
     groups = [Group((tiny.spec(width=width, epochs=5),), (0, 1)) for width in range(1, 5)]
     run(tmp_path, groups[:1], tensorboard=False)

@@ -14,6 +14,7 @@ import tiny
 
 from wsn.devices import shares
 from wsn.errors import Preempted, UserError
+from wsn.machine import usable_cores
 from wsn.networks import models
 from wsn.records import runs, workers
 from wsn.spec import Group
@@ -22,7 +23,7 @@ from wsn.training import train
 GROUPS = [Group((tiny.spec(width=width, epochs=20),), (0, 1)) for width in range(1, 6)]
 COSTS = {group.name: float(group.specs[0].width) for group in GROUPS}
 
-pytestmark = pytest.mark.skipif(len(shares.usable()) < 2, reason="two workers need two cores")
+pytestmark = pytest.mark.skipif(usable_cores() < 2, reason="two workers need two cores")
 
 
 @pytest.fixture(autouse=True)

@@ -31,8 +31,9 @@ from wsn.data.images import permutation
 from wsn.data.normalization import IMAGENET_DEVIATION, IMAGENET_MEAN, normalize
 from wsn.data.prepared import data_folder
 from wsn.data.untrusted import check_copy
-from wsn.devices import Placement, usable_cores
+from wsn.devices import Placement
 from wsn.errors import UserError, one_line
+from wsn.machine import usable_cores
 from wsn.spec import Data, Group, Spec
 
 # Images that a thread decodes before it reports: few enough to share a batch, many enough to hide the hand-over.

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from wsn import memory, stored
+from wsn import machine, stored
 
 MUCH = 2**30  # bytes, from which it is asked whether there is memory
 LARGEST_RECORD = 2**28  # bytes of a record: a photograph or some minutes of sound
@@ -37,9 +37,9 @@ def check_regular(path: Path) -> int:
 
 def check_size(what: str, size: float) -> None:
     """Half of the memory may be taken: what is read is copied once."""
-    if size > memory.limit() / 2:
+    if size > machine.memory_limit() / 2:
         raise ValueError(
-            f"{what} claims {memory.shown(size)}, and there are {memory.shown(memory.limit())} of memory"
+            f"{what} claims {machine.gib(size)}, and there are {machine.gib(machine.memory_limit())} of memory"
         )
 
 

@@ -1,14 +1,15 @@
-"""Where members (networks) and batches live, on one device or many, in one process or several.
+"""Where members (networks) and batches live: on one device or many, in one process or several.
 
-In: pure programs over stacked members and batches. Out: the same programs compiled for a `Placement`, and the arrays
-as it takes them. Programs and specs know nothing of devices.
+In: pure programs over stacked members and batches. Out: the same programs compiled for a `Placement`, and arrays in the
+layout that they take. Specs and programs know nothing of devices.
 """
 
+from wsn.devices.backend import initialize
 from wsn.devices.placement import (
     AXIS,
     Placement,
     compile_program,
-    every_device,
+    copy_to_devices,
     gather_lanes,
     gather_members,
     lanes_of_device,
@@ -20,16 +21,16 @@ from wsn.devices.placement import (
     scatter_examples,
     scatter_lanes,
     scatter_members,
-    usable_cores,
 )
 
 __all__ = [
     "AXIS",
     "Placement",
     "compile_program",
-    "every_device",
+    "copy_to_devices",
     "gather_lanes",
     "gather_members",
+    "initialize",
     "lanes_of_device",
     "memory",
     "place",
@@ -39,5 +40,4 @@ __all__ = [
     "scatter_examples",
     "scatter_lanes",
     "scatter_members",
-    "usable_cores",
 ]

@@ -1,8 +1,8 @@
-"""One run over several processes (hosts): process 0 leads, the others follow.
+"""One run over several processes (hosts): process 0 is the leader, the others are followers.
 
-The leader runs the experiment as a single process would: it alone claims, reads, decides, writes and draws. The
-followers train what it tells them, so that every process launches the same programs in the same order. With one
-process the leader has no followers, and the functions below cost nothing.
+The leader runs the experiment as a single process would: it alone locks, reads, decides, writes and draws. It sends
+every group to the followers, which train it with the leader, so that all processes launch the same programs in the same
+order. In a run of one process the functions below return at once.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from wsn.errors import UserError
 
 
 def join(mode: str, coordinator: str | None, process_id: int | None, num_processes: int | None) -> None:
-    """Make this process one of a run over several; call it before anything else of JAX.
+    """Make this process part of a run over several; call it before anything else of JAX.
 
-    `mode` "on": what is not given is found out from Slurm, the TPU pod or Kubernetes (jax.distributed.initialize).
-    "auto": the same where `srun` started several tasks or on a TPU machine, else only when all three are given.
-    "off": never. Raises UserError when the processes cannot find each other.
+    `mode` "on": what is not given comes from Slurm, the TPU pod or Kubernetes (jax.distributed.initialize).
+    "auto": as "on" if `srun` started several tasks or on a TPU machine, else only if all three are given.
+    "off": never. Raises UserError if the processes cannot connect.
     """
     given = (coordinator, num_processes, process_id)
     if mode == "off":
@@ -56,26 +56,25 @@ def join(mode: str, coordinator: str | None, process_id: int | None, num_process
 
 
 def is_address(coordinator: str) -> bool:
-    """Whether it is HOST:PORT, with a port that there may be."""
+    """Whether it is HOST:PORT with a valid port."""
     host, _, port = coordinator.rpartition(":")
     return bool(host) and port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 2**16
 
 
 def started_as_several() -> bool:
     """Whether `srun` started several tasks, or this is a TPU machine."""
-    return (
-        int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 or importlib.util.find_spec("libtpu") is not None
-    )
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "")
+    return (tasks.isdecimal() and int(tasks) > 1) or importlib.util.find_spec("libtpu") is not None
 
 
 def is_leader() -> bool:
-    """Whether this process leads: process 0, or the only one."""
-    return _alone() or jax.process_index() == 0
+    """Whether this is process 0, or the only one."""
+    return _single_process() or jax.process_index() == 0
 
 
 def broadcast(message: Any = None) -> Any:
-    """What the leader passes, on every process. Followers pass nothing, and wait for it."""
-    if _alone():
+    """The leader's message, on every process. Followers pass nothing, and wait for it."""
+    if _single_process():
         return message
     content = np.frombuffer(pickle.dumps(message), np.uint8) if is_leader() else np.empty(0, np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.uint32(content.size)))
@@ -85,8 +84,8 @@ def broadcast(message: Any = None) -> Any:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is true on any process; every process calls this at the same point and gets the same."""
-    return bool(_largest(int(flag)))
+    """Whether the flag is true on any process. Every process must call this at the same point."""
+    return bool(_maximum(int(flag)))
 
 
 class Action(enum.IntEnum):
@@ -96,15 +95,11 @@ class Action(enum.IntEnum):
 
 
 def agree(action: Action) -> Action:
-    """The last in the list of `Action` that any process wants; every process calls this at the same point.
+    """The largest `Action` of all processes, which must call this at the same point.
 
-    A state that is cut over processes can be saved by all of them together only.
+    Saving is agreed upon because a recurrent state is cut over the processes: gathering it needs all of them.
     """
-    return Action(_largest(action))
-
-
-def _largest(number: int) -> int:
-    return number if _alone() else int(multihost_utils.process_allgather(np.array(number)).max())
+    return Action(_maximum(action))
 
 
 @contextlib.contextmanager
@@ -117,5 +112,9 @@ def followers_stop_on_error() -> Iterator[None]:
         raise
 
 
-def _alone() -> bool:
+def _maximum(number: int) -> int:
+    return number if _single_process() else int(multihost_utils.process_allgather(np.array(number)).max())
+
+
+def _single_process() -> bool:
     return not jax.distributed.is_initialized() or jax.process_count() == 1

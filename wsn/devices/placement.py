@@ -1,16 +1,16 @@
-"""All device mapping: members (networks) over devices, or each batch over devices. `pmap` appears nowhere else.
+"""How members (networks) and batches are cut over devices. The only file with `pmap`.
 
-A training program is a pure function of stacked members, batches and data. `Placement` says how it is laid out:
+A training program is a pure function of stacked members, batches and data. A `Placement` says how it runs:
 
-- `single`:  one device, plain `jit`;
-- `members`: the leading axis of members is cut over the devices, no communication (many small networks);
-- `batch`:   every device holds all members and a slice of each batch; sums meet in `psum` over `AXIS`. The devices
-             may be those of several processes: each gives its own slices, and has the whole result.
+- `single`:  on one device, by `jit`;
+- `members`: the leading axis of members is cut over the devices, without communication (many small networks);
+- `batch`:   every device holds all members and a slice of each batch; sums meet in `psum` over `AXIS`. The devices may
+             belong to several processes: each process feeds its own slices and gets the whole result.
 
-Results depend on the spec, not on the placement, up to the order of float32 sums.
+A *lane* is a place in a batch: an example, or a stream of text whose hidden state is carried from batch to batch.
+Results depend on the spec and not on the placement, up to the order of float32 sums.
 """
 
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -21,7 +21,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from wsn.memory import limit
+from wsn.devices.backend import initialize
+from wsn.machine import memory_limit
 
 AXIS = "batch"
 
@@ -32,23 +33,24 @@ class Placement(NamedTuple):
 
     @property
     def axis(self) -> str | None:
-        """The name of the axis to sum gradients and counts over, or None."""
+        """The name of the axis over which gradients and counts are summed, or None."""
         return AXIS if self.kind == "batch" else None
 
     @property
     def local(self) -> list[int]:
-        """The places in `devices` of those of this process."""
+        """Indices into `devices` of this process's devices."""
         return [i for i, device in enumerate(self.devices) if device.process_index == jax.process_index()]
 
 
 def place(
     members: int, devices: tuple[jax.Device, ...] | None = None, *, by_batch: bool = False
 ) -> Placement:
-    """Members over devices when there are enough of them to keep every device busy, else the batch.
+    """Cut members over the devices if there are at least as many, else the batch.
 
-    Over the devices of several processes always the batch, so that each process has all members to write.
+    Over several processes always the batch, so that the leader has all members to write.
+    Raises UserError if JAX cannot initialize its devices.
     """
-    devices = tuple(jax.devices()) if devices is None else devices
+    devices = initialize() if devices is None else devices
     if len(devices) == 1:
         return Placement("single", devices)
     batch = Placement("batch", devices)
@@ -65,11 +67,11 @@ def compile_program(
     lanes: Any = None,
     lanes_out: Any = None,
 ) -> Callable:
-    """Compile `program(members, batches, data)`; `donate` gives up the memory of `members`.
+    """Compile `program(members, batches, data)`; `donate` reuses the memory of `members`.
 
-    Members carry a leading axis; batches are what `scatter_batches` makes; data are the same everywhere. Every
-    result carries the leading axis of members. `lanes` and `lanes_out` are prefixes of the trees of members and of
-    results: 0 for what is cut over the devices with the batch (`scatter_lanes`), None for what they share.
+    Members and every result have a leading axis of members; batches come from `scatter_batches`; data are the same on
+    all devices. `lanes` and `lanes_out` are prefixes of the trees of members and of results: 0 for leaves that are cut
+    over the devices with the batch (`scatter_lanes`), None for replicated ones.
     """
     donated = (0,) if donate else ()
     if placement.kind == "single":
@@ -77,16 +79,16 @@ def compile_program(
     pmap = partial(jax.pmap, program, devices=placement.devices, donate_argnums=donated)
     if placement.kind == "members":
         return pmap(in_axes=(0, 0 if batches_of_members else None, None))
-    # What the devices share leaves every one of them equal, so one copy is returned unstacked.
+    # Replicated results are equal on all devices, so one copy is returned unstacked.
     return pmap(axis_name=AXIS, in_axes=(lanes, 0, None), out_axes=lanes_out)
 
 
 def scatter_members(placement: Placement, tree: Any) -> Any:
-    """Stacked members as the compiled program holds them; the last member fills up what does not divide."""
+    """Stacked members → the layout of the compiled program; the last member is repeated as padding."""
     if placement.kind == "batch":
         return replicate(placement, tree)
     if placement.kind == "single":
-        # Bound to its device, as what a program returns is: or it would be compiled again for its own results.
+        # Committed to the device, as results are: else the program would be compiled again for its own results.
         return jax.device_put(tree, placement.devices[0])
     count = len(placement.devices)
 
@@ -107,12 +109,12 @@ def gather_members(placement: Placement, tree: Any, members: int) -> Any:
 
 
 def lanes_of_device(placement: Placement, lanes: int) -> int:
-    """How many lanes of a batch a device has, padding included."""
+    """Lanes of a batch per device, padding included."""
     return -(-lanes // len(placement.devices)) if placement.kind == "batch" else lanes
 
 
 def scatter_lanes(placement: Placement, tree: Any) -> Any:
-    """What members carry for every lane, (members, lanes, …), cut over the devices as the batch is."""
+    """Arrays (members, lanes, …), such as hidden states, cut over the devices like the batch."""
     if placement.kind != "batch":
         return scatter_members(placement, tree)
     count, local = len(placement.devices), placement.local
@@ -126,7 +128,7 @@ def scatter_lanes(placement: Placement, tree: Any) -> Any:
 
 
 def gather_lanes(placement: Placement, tree: Any, members: int, lanes: int) -> Any:
-    """The inverse of `scatter_lanes`, as NumPy arrays on the host of every process."""
+    """The inverse of `scatter_lanes`, as NumPy arrays on every host: with several processes, a collective."""
     if placement.kind != "batch":
         return gather_members(placement, tree, members)
 
@@ -141,26 +143,25 @@ def gather_lanes(placement: Placement, tree: Any, members: int, lanes: int) -> A
 
 
 def return_lanes(placement: Placement, tree: Any) -> Any:
-    """Lanes of one member, cut as by `scatter_lanes`, back on the device of each: programs in between gather them."""
+    """Lanes of one member, cut as by `scatter_lanes`, put back on their devices after a program gathered them."""
     if placement.kind != "batch":
         return tree
     mesh = Mesh(np.array([placement.devices[i] for i in placement.local]), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
-def every_device(placement: Placement, tree: Any) -> Any:
-    """One device's part of what a member carries, for each device of this process that shares a batch."""
+def copy_to_devices(placement: Placement, tree: Any) -> Any:
+    """One device's carry of a member, stacked once for each device of this process that shares a batch."""
     if placement.kind != "batch":
         return tree
     return jax.tree.map(lambda x: jnp.stack([x] * len(placement.local)), tree)
 
 
 def scatter_batches(placement: Placement, tree: Any, *, of_members: bool = False) -> Any:
-    """Batches with the examples on the last axis, as the compiled program takes them.
+    """Batches with the examples on the last axis → the layout of the compiled program.
 
-    `batch` cuts the examples over the devices and keeps the slices of this process; zeros fill up what does not
-    divide (zero is a valid index of an example, and the weight that makes it count for nothing). `members` cuts
-    batches that each member has for itself.
+    `batch` cuts the examples over the devices and keeps the slices of this process, padded with zeros: a valid index of
+    an example, with weight 0. `members` cuts batches that differ between members (`of_members`).
     """
     if placement.kind == "members" and of_members:
         return scatter_members(placement, tree)
@@ -177,7 +178,7 @@ def scatter_batches(placement: Placement, tree: Any, *, of_members: bool = False
 
 
 def scatter_examples(placement: Placement, tree: Any) -> Any:
-    """This process's part of one batch, examples first, over its devices; zeros fill up what does not divide."""
+    """This process's part of one batch, examples first, cut over its devices and padded with zeros."""
     if placement.kind != "batch":
         return tree
     local = len(placement.local)
@@ -190,7 +191,7 @@ def scatter_examples(placement: Placement, tree: Any) -> Any:
 
 
 def replicate(placement: Placement, tree: Any) -> Any:
-    """The same arrays on every device of this process, copied once instead of at every call."""
+    """Arrays copied to every device of this process, once instead of at every call."""
     if placement.kind == "single":
         return jax.device_put(tree, placement.devices[0])
     mesh = Mesh(np.array([placement.devices[i] for i in placement.local]), (AXIS,))
@@ -198,13 +199,8 @@ def replicate(placement: Placement, tree: Any) -> Any:
 
 
 def memory() -> float | None:
-    """Bytes of all devices of the run; of CPUs, what their processes may have. None where that is not told."""
-    one = jax.devices()[0]
-    if one.platform != "cpu":
-        return jax.device_count() * (one.memory_stats() or {}).get("bytes_limit", 0) or None
-    return jax.process_count() * limit()
-
-
-def usable_cores() -> int:
-    """The cores that this process may run on, which a scheduler may have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Bytes of memory of all devices of the run (for CPUs, of their processes); None if the device does not say."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return jax.device_count() * (device.memory_stats() or {}).get("bytes_limit", 0) or None
+    return jax.process_count() * memory_limit()

@@ -9,7 +9,7 @@ import jax
 import jax.extend.core
 import jax.numpy as jnp
 
-from wsn import devices, memory
+from wsn import devices, machine
 from wsn.data.feeds import Source
 from wsn.data.language.vocabulary import TOKENIZERS
 from wsn.errors import choose
@@ -146,7 +146,9 @@ def check(groups: Iterable[Group], costs: Iterable[Cost]) -> None:
     for group, c in zip(groups, costs, strict=True):
         spec = group.specs[0]
         flags = f"`batch_size`{', `sequence`' if spec.task in TOKENIZERS else ''}, `seeds`, `widths`"
-        memory.check(f"{flags}: {c.members} networks of width {spec.width}: training them", c.bytes, have)
+        machine.check_memory(
+            f"{flags}: {c.members} networks of width {spec.width}: training them", c.bytes, have
+        )
 
 
 def counted(program: Any) -> float:

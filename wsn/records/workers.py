@@ -23,7 +23,7 @@ import jax
 from wsn import folders
 from wsn.data.feeds import Source
 from wsn.devices import compiled
-from wsn.devices.shares import Share, gpus, most, pinned, shares
+from wsn.devices.shares import Share, gpus, max_shares, pinned, shares
 from wsn.errors import Preempted, UserError, of_system
 from wsn.networks import models
 from wsn.records import runs
@@ -60,9 +60,9 @@ def prepare(asked: str, *, several_hosts: bool) -> None:
             f"`workers={asked}`: a run over several processes has its own; leave out `workers`,"
             " or `coordinator` and `distributed`"
         )
-    if asked != "auto" and int(asked) > most():
+    if asked != "auto" and int(asked) > max_shares():
         kind = "GPU" if gpus() else "core"
-        raise UserError(f"`workers={asked}`: each takes a {kind} of its own: give at most {most()}")
+        raise UserError(f"`workers={asked}`: each takes a {kind} of its own: give at most {max_shares()}")
     if len(gpus()) > 1:
         jax.config.update("jax_platforms", "cpu")
 
@@ -140,7 +140,9 @@ def number(asked: str, left: Sequence[Group], source_of: Callable[[Spec], Source
     whole epoch keeps all cores busy by itself. Never more than groups.
     """
     if asked == "auto":
-        asked = str(most() if gpus() or all(_goes_step_by_step(group, source_of) for group in left) else 1)
+        asked = str(
+            max_shares() if gpus() or all(_goes_step_by_step(group, source_of) for group in left) else 1
+        )
     return min(int(asked), max(1, len(left)))
 
 
@@ -220,9 +222,7 @@ def _later(*signals: signal.Signals) -> Iterator[None]:
 
 def _start(part: Share) -> subprocess.Popen:
     """A new interpreter that has the share; JAX and NumPy count its cores when they are imported there."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    if part.gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = part.gpu
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | part.environment
     command = [sys.executable, "-c", "from wsn.records import workers; workers.work()"]
     with pinned(part.cores):
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)

@@ -134,7 +134,7 @@ def step_by_step(
     )
     run_evaluation = devices.compile_program(placement, one_evaluation, lanes=(LANES, 0), lanes_out=(0, None))
     run_reads = jax.jit(jax.vmap(reads))
-    first = devices.every_device(placement, start)
+    first = devices.copy_to_devices(placement, start)
     axis = 1 if placement.kind == "batch" else 0  # of members, in what is carried
 
     def apart(members: Members) -> list[Members]:

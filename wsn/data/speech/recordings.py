@@ -14,14 +14,14 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8, UInt16
 
-from wsn import folders, memory
+from wsn import folders, machine
 from wsn.data import cache
 from wsn.data.images import DATASETS
 from wsn.data.prepared import located
 from wsn.data.speech.audio import examples, log_spectrogram
 from wsn.data.untrusted import arrays_of_npz
 from wsn.errors import UserError, choose, one_line
-from wsn.memory import limit
+from wsn.machine import memory_limit
 
 SPLITS = ("train", "validation", "test")
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
@@ -246,7 +246,7 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
 def packed(name: str, utterances: Iterator[Utterance]) -> cache.Content:
     """Utterances in arrays. Raises UserError for a split without any, for frames that are not finite and for texts
     without letters."""
-    every, size, there = [], 0, limit()
+    every, size, there = [], 0, memory_limit()
     for number, utterance in enumerate(utterances):
         check(f"`dataset={name}`: utterance {number} of its {utterance.split} split", utterance)
         every.append(utterance)
@@ -254,7 +254,7 @@ def packed(name: str, utterances: Iterator[Utterance]) -> cache.Content:
         if 2 * size > there:  # once in parts, and once joined
             raise UserError(
                 f"`dataset={name}`: the frames of its first {len(every)} utterances fill half of the"
-                f" {memory.shown(there)} of this machine; take another, or a part of it"
+                f" {machine.gib(there)} of this machine; take another, or a part of it"
             )
     for split in ("train", "test"):
         if not any(utterance.split == split for utterance in every):

@@ -18,7 +18,7 @@ import scipy.fft
 from absl import logging
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Shaped
 
-from wsn import devices, memory
+from wsn import devices, machine
 from wsn.data import feeds
 from wsn.data.batches import Indices
 from wsn.data.feeds import Feed, SplitView
@@ -150,7 +150,7 @@ def check_memory(speech: Speech, spec: Spec, lanes: int) -> None:
     if needed > (there := devices.memory() or math.inf):
         raise UserError(
             f"`batch_size={spec.batch_size}`: the longest utterance has {frames} frames, so that frames and a batch"
-            f" of {lanes} need {memory.shown(needed)}, more than the {memory.shown(there)} that there are: take a"
+            f" of {lanes} need {machine.gib(needed)}, more than the {machine.gib(there)} that there are: take a"
             " smaller `batch_size` or fewer `train_samples`"
         )
 
