@@ -1,4 +1,4 @@
-"""This machine in shares: every core once, a GPU each, and nothing started to count them."""
+"""Shares of a machine: every core once or a GPU each, threads within a CPU quota, and no device initialized."""
 
 import importlib.util
 import os
@@ -10,72 +10,75 @@ from hypothesis import strategies as st
 
 from wsn.devices import shares
 from wsn.devices.shares import Share
+from wsn.machine import affinity
+
+
+def machine(patch: pytest.MonkeyPatch, cores, usable: int | None = None, gpus=()) -> None:
+    patch.setattr(shares, "affinity", lambda: frozenset(cores))
+    patch.setattr(shares, "usable_cores", lambda: usable or len(cores))
+    patch.setattr(shares, "gpus", lambda: gpus)
 
 
 @given(st.sets(st.integers(0, 500), min_size=1), st.data())
-def test_every_core_is_in_one_share_and_shares_are_alike(cores, data):
+def test_every_core_is_in_one_share_and_shares_are_equal(cores, data):
     count = data.draw(st.integers(1, len(cores)))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(shares, "usable", lambda: frozenset(cores))
-        patched.setattr(shares, "gpus", lambda: ())
+    with pytest.MonkeyPatch.context() as patch:
+        machine(patch, cores)
         parts = shares.shares(count)
-        assert shares.most() == len(cores)
+        assert shares.max_shares() == len(cores)
     sizes = [len(part.cores) for part in parts]
     assert len(parts) == count and sum(sizes) == len(cores) and max(sizes) - min(sizes) <= 1
     assert set().union(*(part.cores for part in parts)) == cores
-    assert all(part.gpu is None for part in parts)
+    assert all((part.gpu, part.threads) == (None, len(part.cores)) for part in parts)
+
+
+def test_under_a_cpu_quota_workers_and_threads_are_few_and_every_core_may_be_used(monkeypatch):
+    machine(monkeypatch, range(64), usable=4)
+    assert shares.max_shares() == 4
+    for count, threads in ((1, 4), (3, 1), (4, 1)):
+        parts = shares.shares(count)
+        assert parts == [Share(frozenset(range(64)), threads, None)] * count
+        assert parts[0].environment == {"PJRT_NPROC": str(threads)}
+
+
+def test_each_gpu_is_a_share_with_all_cores(monkeypatch):
+    machine(monkeypatch, {0, 1, 5}, gpus=("3", "1", "0"))
+    assert shares.max_shares() == 3
+    assert shares.shares(2) == [Share(frozenset({0, 1, 5}), 3, gpu) for gpu in "31"]
+    assert shares.shares(1)[0].environment == {"PJRT_NPROC": "3", "CUDA_VISIBLE_DEVICES": "3"}
 
 
 def test_a_thread_is_pinned_for_a_block():
-    before = shares.usable()
+    before = affinity()
     with shares.pinned(frozenset({min(before)})):
         assert os.sched_getaffinity(0) == {min(before)}
-    assert shares.usable() == before
-
-
-@pytest.fixture
-def machine(monkeypatch, tmp_path):
-    """A machine with so many GPUs, and what jax was told of it."""
-
-    def made(devices=0, *, plugin="jax_cuda13_plugin", visible=None, platforms=None):
-        for number in range(devices):
-            (tmp_path / f"nvidia{number + 3}").touch()
-        for other in ("nvidiactl", "nvidia-uvm", "null"):
-            (tmp_path / other).touch()
-        monkeypatch.setattr(shares, "Path", lambda path: tmp_path if path == "/dev" else None)
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: True if name == plugin else None)
-        config = SimpleNamespace(values={"jax_platforms": platforms})
-        monkeypatch.setattr(shares, "jax", SimpleNamespace(config=config))
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        if visible is not None:
-            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        return shares.gpus.__wrapped__()
-
-    return made
+    assert affinity() == before
 
 
 @pytest.mark.parametrize(
-    ("settings", "found"),
+    ("count", "settings", "gpus"),
     [
-        ({}, ()),
-        ({"devices": 2}, ("0", "1")),  # CUDA counts from 0, whatever their numbers in /dev
-        ({"devices": 2, "plugin": "jax_cuda12_plugin"}, ("0", "1")),
-        ({"devices": 2, "plugin": None}, ()),
-        ({"devices": 4, "visible": "3,1"}, ("3", "1")),
-        ({"devices": 4, "visible": "GPU-8932f937-d72c, "}, ("GPU-8932f937-d72c",)),
-        ({"devices": 4, "visible": ""}, ()),
-        ({"devices": 4, "visible": "-1"}, ()),
-        ({"devices": 1, "platforms": "cpu"}, ()),
-        ({"devices": 1, "platforms": "cuda,cpu"}, ("0",)),
+        (0, {}, ()),
+        (2, {}, ("0", "1")),  # CUDA counts from 0, whatever their numbers in /dev
+        (2, {"plugin": "jax_cuda12_plugin"}, ("0", "1")),
+        (2, {"plugin": None}, ()),
+        (4, {"visible": "3,1"}, ("3", "1")),
+        (4, {"visible": "GPU-8932f937-d72c, "}, ("GPU-8932f937-d72c",)),
+        (4, {"visible": ""}, ()),
+        (4, {"visible": "-1"}, ()),
+        (2, {"platforms": "cpu"}, ()),
+        (2, {"platforms": "cuda,cpu"}, ("0", "1")),
     ],
-    ids=str,
 )
-def test_gpus_are_found_where_jax_would_use_them(machine, settings, found):
-    assert machine(**settings) == found
-
-
-def test_every_worker_has_a_gpu_and_all_cores(monkeypatch):
-    monkeypatch.setattr(shares, "gpus", lambda: ("3", "1", "0"))
-    cores = shares.usable()
-    assert shares.most() == 3
-    assert shares.shares(2) == [Share(cores, "3"), Share(cores, "1")]
+def test_gpus_are_those_that_jax_would_use(monkeypatch, tmp_path, count, settings, gpus):
+    for name in [*(f"nvidia{number + 3}" for number in range(count)), "nvidiactl", "nvidia-uvm", "null"]:
+        (tmp_path / name).touch()
+    plugin = settings.get("plugin", "jax_cuda13_plugin")
+    monkeypatch.setattr(shares, "Path", lambda path: {"/dev": tmp_path}[path])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == plugin or None)
+    config = SimpleNamespace(values={"jax_platforms": settings.get("platforms")})
+    monkeypatch.setattr(shares, "jax", SimpleNamespace(config=config))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if "visible" in settings:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", settings["visible"])
+    assert shares.gpus.__wrapped__() == gpus
