@@ -32,7 +32,7 @@ from wsn.training import train
 
 PATIENCE = 300.0  # seconds of an attempt, before it counts as hanging: the machine may have other work
 SCRIPTS = list(contents.files())
-COMMANDS = {script: importlib.import_module(f"experiments.{script}").COMMAND for script in SCRIPTS}
+COMMANDS = {script: contents.command(script) for script in SCRIPTS}
 for late in ("matplotlib.backends.backend_agg", "orbax.checkpoint", "sklearn.datasets", "optax", "flax"):
     importlib.import_module(late)  # what commands import when they need it
 record._commit()  # asks git once

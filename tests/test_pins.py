@@ -1,6 +1,5 @@
 """Names of groups, records and checkpoints that are on people's disks: what wrote them is in pins/README.md."""
 
-import importlib
 import json
 import os
 import shutil
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.lab import flags
+from experiments.lab import contents, flags
 from wsn import data
 from wsn.records import checkpoints, plan, record, runs
 from wsn.spec import Spec
@@ -32,7 +31,7 @@ def test_every_command_trains_the_groups_that_it_always_has(pin, tmp_path, monke
                 pytest.skip(f"no prepared copy of {name} in TFDS_DATA_DIR")
     experiment, _, given = pin["command"].partition(" ")
     arguments = given.replace("--preset=small", REMOVED.get(experiment, "--preset=small")).split()
-    command = importlib.import_module(f"experiments.{experiment}").COMMAND
+    command = contents.command(experiment)
     found: list[str] = []
     monkeypatch.setattr(plan, "cost", lambda *_: plan.Cost(1, (1,), 1.0, 1.0))
     monkeypatch.setattr(plan, "describe", lambda groups, *_: found.extend(group.name for group in groups))

@@ -161,8 +161,8 @@ class Trial:
         """Flags of an experiment with values that they hardly take."""
         script = self.random.choice(SCRIPTS)
         command = COMMANDS[script]
-        classes = type(command.run), flags._settings(command)
-        fields = [field.name for cls in classes for field, *_ in flags.fields(cls)]
+        classes = type(command.run), flags.settings_type(command)
+        fields = [field.name for cls in classes for field in flags.table(cls)]
         told = [
             f"--{self.random.choice(fields)}={self.random.choice(VALUES)}"
             for _ in range(self.random.choice([1, 1, 2]))

@@ -50,10 +50,10 @@ USUAL = ("elementwise", "largest_first")  # what the others are compared to
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(presets.Preset):
+class Preset(presets.Family):
     """Settings of one figure; the base width is the dense network's."""
 
-    model: str = presets.of_spec("model", "mlp")
+    model: str = presets.of_spec("model", "mlp", choices=("mlp", "resnet18"))
     hidden_layers: int = presets.of_spec("hidden_layers", 1)
     parameterization: str = presets.of_spec("parameterization", "smup")
     patterns: tuple[str, ...] = setting(

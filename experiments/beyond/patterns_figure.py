@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 
 from experiments.lab import families
 from experiments.lab.families import Row
-from experiments.lab.presets import Preset
+from experiments.lab.presets import Family
 
 ACCURACY = "best_test_accuracy_mean"
 
 
-def draw(rows: Sequence[Row], preset: Preset, network: str) -> Figure:
+def draw(rows: Sequence[Row], preset: Family, network: str) -> Figure:
     """Accuracy on the left, with the dense network of the base width as a line, and the time of a step on the right."""
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     masked = [row for row in rows if row["pattern"] != "dense"]

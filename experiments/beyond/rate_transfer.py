@@ -45,7 +45,7 @@ COLUMNS = [
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(presets.Preset):
+class Preset(presets.Family):
     """Settings of one figure; `centres` are learning rates that are about the best at the base width."""
 
     parameterizations: tuple[str, ...] = setting(

@@ -12,18 +12,18 @@ from wsn.data.images import DATASETS
 from wsn.data.language.corpora import TEXTS
 from wsn.data.speech.recordings import UTTERANCES
 from wsn.errors import UserError
-from wsn.spec import DEEPEST, WIDEST, setting
+from wsn.spec import DEEPEST, setting
 from wsn.training import registries
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(presets.Common):
+class Settings(presets.Preset):
     """Of experiments that train networks to the minimum of their validation loss."""
 
     dataset: str = presets.of_spec(
         "dataset", help=f"Data set: one of {', '.join([*TEXTS, *UTTERANCES, *DATASETS])}."
     )
-    widths: tuple[int, ...] = setting("Widths to train, comma-separated.", least=1, most=WIDEST, some=True)
+    task: str | None = presets.of_spec("task", None)
     model: str = presets.of_spec("model", "rhn")
     gate_bias: float | None = presets.of_spec("gate_bias", None)
     sequence: int | None = presets.of_spec("sequence", None)
@@ -79,10 +79,6 @@ class Preset(Settings):
         super().__post_init__()
         check_list("depths", self.depths)
         check_list("fractions", self.fractions)
-
-    def replace(self, **told):
-        """As in every preset; a learning rate alone is the only one."""
-        return super().replace(**({"learning_rates": ()} if "learning_rate" in told else {}) | told)
 
 
 def check_list(name: str, values: tuple[Any, ...]) -> None:

@@ -1,14 +1,16 @@
-"""What experiments there are, from the words at the head of their files: nothing of them is imported.
+"""The list of commands, from their docstrings; nothing is imported.
 
-The first sentence says what is asked, and the comment behind the first command how long that takes.
+The first line of a docstring is the question that an experiment answers; the comment behind its first command line is
+the data and the time that it takes, as in `# MNIST, half an hour on 2 cores`.
 """
 
 import ast
+import importlib
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments import FOLDERS
 from wsn.errors import meant
@@ -17,56 +19,64 @@ ROOT = Path(__file__).parents[1]
 
 
 class Entry(NamedTuple):
-    """An experiment: what it asks, and how long its first command takes (`digits, a minute on 2 cores`)."""
+    """A command: its question, and data and time of its first command line, `data` empty where it needs none."""
 
     question: str
     time: str
+    data: str
 
 
 def files() -> dict[str, Path]:
-    """Command → its file: those with flags, and `report`."""
+    """Command → its file: the modules with a COMMAND, and `report`."""
     modules = [path for folder in FOLDERS for path in (ROOT / folder).glob("*.py")]
     commands = {path.stem: path for path in modules if "\nCOMMAND = " in path.read_text(encoding="utf-8")}
     return dict(sorted({**commands, "report": ROOT / "report" / "__main__.py"}.items()))
 
 
-def words(path: Path) -> str:
-    """The docstring of a command."""
+def command(name: str) -> Any:
+    """The COMMAND of an experiment, which is imported."""
+    module = "experiments.report.__main__" if name == "report" else f"experiments.{name}"
+    return importlib.import_module(module).COMMAND
+
+
+def docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
 def entry(name: str) -> Entry:
-    text = words(files()[name])
+    text = docstring(files()[name])
     command = re.search(rf"python -m experiments\.{name}\b[^#\n]*#([^\n]*)", text)
-    return Entry(text.partition("\n")[0], command[1].strip() if command else "")
+    data, _, time = (command[1].strip() if command else "").rpartition(", ")
+    return Entry(text.partition("\n")[0], time, data)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the list, or what the named experiments say; the exit code."""
+def main(names: Sequence[str]) -> int:
+    """Print the list, or the docstrings of the named commands; the exit code."""
     known = files()
-    for name in arguments:
-        if name not in known:
-            print(unknown(name, list(known)), file=sys.stderr)
-            return 1
-        print(words(known[name]))
-    if not arguments:
-        width = max(map(len, known))
+    if unknown := [name for name in names if name not in known]:
+        return _unknown(unknown[0])
+    for name in names:
+        print(docstring(known[name]))
+    if not names:
         for name in known:
-            question, time = entry(name)
-            print(f"{name:{width}}  {question} ({time})")
+            question, time, data = entry(name)
+            print(f"{name:{max(map(len, known))}}  {question} ({', '.join(filter(None, (data, time)))})")
         print("Run one: python -m experiments.NAME (--help: its flags, --dry_run: what it would train)")
     return 0
 
 
 def check_name(command: Sequence[str]) -> None:
-    """End `python -m experiments.NAME` with a line where there is no such experiment."""
+    """End `python -m experiments.NAME` with one line where NAME does not exist."""
     module = command[command.index("-m") + 1] if "-m" in command[:-1] else ""
     package, _, name = module.partition(".")
     places = [folder.joinpath(*name.split(".")) for folder in (ROOT, *(ROOT / folder for folder in FOLDERS))]
     if package == "experiments" and not any(p.is_dir() or p.with_suffix(".py").exists() for p in places):
-        print(unknown(name, list(files())), file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_unknown(name))
 
 
-def unknown(name: str, known: Sequence[str]) -> str:
-    return f"error: there is no experiment {name}{meant(name, known)}; python -m experiments lists them"
+def _unknown(name: str) -> int:
+    suggestion = meant(name, files())
+    print(
+        f"error: there is no experiment {name}{suggestion}; python -m experiments lists them", file=sys.stderr
+    )
+    return 1

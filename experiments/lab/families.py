@@ -1,12 +1,11 @@
-"""What experiments with families of networks share: which networks, their records, their rows, their curves.
+"""Families of networks: which networks, their records, the rows of a table, curves in a figure.
 
-A family is the dense network of a base width and wider ones with its weight count. In: networks, each with its place
-in a family, and how a run goes. Out: a row per network that has a record.
+A family is the dense network of a base width and wider networks with the same number of weights.
 """
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,12 +15,11 @@ from experiments.lab import launch, presets, recipe
 from experiments.lab.launch import Run
 from wsn.data import sources
 from wsn.errors import UserError
-from wsn.machine import NETWORK_BYTES
 from wsn.networks import models
 from wsn.records.record import Label, Result
 from wsn.sparsity import family
 from wsn.sparsity.shapes import Shapes
-from wsn.spec import WIDEST, Spec, setting
+from wsn.spec import Spec
 from wsn.tasks import metrics
 
 OUTCOME = [
@@ -36,70 +34,10 @@ COLUMNS = ["connectivity", "weights", *OUTCOME]
 PALETTE = ("#b5482f", "#2f6397", "#3f8f5b", "#8a5ea8", "#c08a1e")
 
 Row = dict[str, Any]
-Told = TypeVar("Told", bound="Preset")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(presets.Preset):
-    """`base_widths` are those of one figure; where there are none, `base_width` is the only one."""
-
-    base_widths: tuple[int, ...] = setting(
-        "Several families in one figure, instead of that of `base_width`.", (), least=1, most=WIDEST
-    )
-
-    def replace(self: Told, **told: Any) -> Told:
-        """As in every preset; a base width alone is the only family."""
-        return super().replace(**({"base_widths": ()} if "base_width" in told else {}) | told)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WithDense(Preset):
-    """`seeds` of every network of a family, `dense_seeds` of every dense one that is wider than the base."""
-
-    dense_seeds: int = setting(
-        "How many seeds of every dense network wider than the base.", 0, least=0, bytes=NETWORK_BYTES
-    )
-
-
-# ResNet-18 in minutes on digits, in a day on two cores, and as in Appendix A.
-QUICK = Preset(
-    dataset="digits",
-    base_width=2,
-    widths=(2, 3, 4),
-    train_samples=None,
-    batch_size=100,
-    epochs=8,
-    seeds=2,
-)
-# Appendix A with a cosine over a tenth of the epochs: in steps that are cut as short, the last two would be too brief.
-SHORT = Preset(
-    dataset="cifar100",
-    base_width=8,
-    widths=(8, 12, 18, 27, 40, 64),
-    train_samples=None,
-    batch_size=128,
-    schedule="cosine",
-    epochs=30,
-    seeds=2,
-)
-RETIRED = {
-    "small": "give `preset=short`, or for its records `preset=paper` with `train_samples=10000`, `epochs=20`,"
-    " and the same widths and seeds"
-}
-PAPER = Preset(
-    dataset="cifar100",
-    base_width=8,
-    base_widths=(8, 12, 18),
-    widths=(8, 12, 18, 27, 40, 60, 91),
-    train_samples=None,
-    batch_size=128,
-    epochs=recipe.PAPER_EPOCHS,
-    seeds=3,
-)
 
 
 class Network(NamedTuple):
-    """A network in the family of a base width; `seeds` is how many are asked of it, `columns` go into its row."""
+    """A network in the family of a base width, its number of seeds, and further columns of its row."""
 
     base_width: int
     kind: str
@@ -108,16 +46,16 @@ class Network(NamedTuple):
     columns: Mapping[str, Any] = {}
 
 
-def members(preset: Preset) -> dict[int, list[int]]:
+def members(preset: presets.Family) -> dict[int, list[int]]:
     """Base width → the widths of its family: those of the preset that are not below it. Raises UserError."""
-    bases = preset.base_widths or (preset.base_width,)
+    bases = getattr(preset, "base_widths", ()) or (preset.base_width,)
     if min(bases) < 1 or len(set(bases)) != len(bases):
         raise UserError("`base_widths`: give different widths of at least 1, such as 8,12,18")
     family.check_widths(min(bases), preset.widths)
-    found = {base: [width for width in preset.widths if width >= base] for base in bases}
-    if empty := [str(base) for base, widths in found.items() if not widths]:
+    widths = {base: [width for width in preset.widths if width >= base] for base in bases}
+    if empty := [str(base) for base in bases if not widths[base]]:
         raise UserError(f"`base_widths`: no width of `widths` is as wide as {', '.join(empty)}")
-    return found
+    return widths
 
 
 def shapes_of(template: Spec) -> Callable[[int], Shapes]:
@@ -126,34 +64,31 @@ def shapes_of(template: Spec) -> Callable[[int], Shapes]:
     return lambda width: models.plain_shapes(dataclasses.replace(template, width=width), image, classes)
 
 
-def by_itself(network: Network) -> Hashable:
-    return network.spec
-
-
 def collect(
     networks: Iterable[Network],
     run: Run,
     experiment: str,
-    together: Callable[[Network], Hashable] = by_itself,
+    together: Callable[[Network], Hashable] = lambda network: network.spec,
 ) -> list[Result] | None:
-    """Train what has no record yet (where a run only draws: nothing), and print what is missing then.
+    """Train the networks that have no record yet, and return the results of all.
 
-    Networks of which `together` says the same train as one program. None after a dry run, and where this share of a
-    sweep has no record to draw. Raises UserError where a run that only draws finds none.
+    Networks with the same value of `together` train as one program. With `draw_only` nothing is trained, and missing
+    networks are printed. None after a dry run, and where this shard has no record. Raises UserError where `draw_only`
+    has no record to draw.
     """
-    asked: dict[Spec, Network] = {}  # a network of two families once, with the most seeds
+    distinct: dict[Spec, Network] = {}  # a network of two families once, with the larger number of seeds
     for network in networks:
-        if network.seeds > asked.get(network.spec, network._replace(seeds=0)).seeds:
-            asked[network.spec] = network
+        if network.seeds > distinct.get(network.spec, network._replace(seeds=0)).seeds:
+            distinct[network.spec] = network
     programs: dict[Hashable, list[Network]] = {}
-    for network in asked.values():
+    for network in distinct.values():
         programs.setdefault(together(network), []).append(network)
     lists = [([n.spec for n in program], max(n.seeds for n in program)) for program in programs.values()]
-    labels = {n.spec: Label(experiment, run.preset, n.base_width, n.kind) for n in asked.values()}
+    labels = {n.spec: Label(experiment, run.preset, n.base_width, n.kind) for n in distinct.values()}
     results = launch.train(run, lists, labels)
-    for network in asked.values() if run.draw_only else []:  # training says it itself
-        have = {r.seed for r in results or [] if r.spec == network.spec}
-        if missing := [str(seed) for seed in range(network.seeds) if seed not in have]:
+    for network in distinct.values() if run.draw_only else []:  # else `train` prints them
+        recorded = {r.seed for r in results or [] if r.spec == network.spec}
+        if missing := [str(seed) for seed in range(network.seeds) if seed not in recorded]:
             seeds = f"seed{'s' * (len(missing) > 1)} {', '.join(missing)}"
             place = f"width {network.spec.width} (base width {network.base_width})"
             print(f"no record: {network.kind} {place}, {seeds}")
@@ -161,23 +96,23 @@ def collect(
 
 
 def table(networks: Iterable[Network], results: Iterable[Result]) -> list[Row]:
-    """A row per network that has a record: what it is (`describe`), its own columns, and what came out (`summary`).
+    """A row per network that has a record: `describe`, its columns, and `summary`.
 
-    Beside them the best accuracies by seed, `test` and `train`, of the networks that did not diverge.
+    `test` and `train` of a row are the best accuracies by seed, of the seeds that did not diverge.
     """
     by_spec: dict[Spec, list[Result]] = {}
     for result in results:
         by_spec.setdefault(result.spec, []).append(result)
     rows = []
     for network in networks:
-        if found := by_spec.get(network.spec):
-            row = describe(network) | dict(network.columns) | summary(found)
+        if of_network := by_spec.get(network.spec):
+            row = describe(network) | dict(network.columns) | summary(of_network)
             rows.append(row | {split: row.get(f"best_{split}_accuracy", []) for split in ("test", "train")})
     return rows
 
 
 def describe(network: Network) -> Row:
-    """What a row says about a network before it is trained."""
+    """The columns of a network that are known before it is trained."""
     spec = network.spec
     shapes = shapes_of(spec)(spec.width)
     return {
@@ -194,11 +129,11 @@ def describe(network: Network) -> Row:
 
 
 def summary(results: Sequence[Result]) -> Row:
-    """Means and deviations over the seeds of one spec; runs that diverged are counted and left out of them.
+    """Means and standard deviations over the seeds of one spec; runs that diverged are counted and left out.
 
-    For every split and every metric of the task the value after the last epoch, `<split>_<metric>_mean` and `_std`
-    (`final_…` is another name of them), and the best one over the epochs in the metric's own direction, `best_…`, that
-    one by seed too. The deviation is that of a sample (n − 1), 0 for one seed; the mean of none is NaN.
+    For every split and metric of the task: the value after the last epoch, `<split>_<metric>_mean` and `_std` (also
+    called `final_…`), and the best value over the epochs, `best_…`, which is also given by seed. The standard deviation
+    is that of a sample (n − 1), 0 for one seed; the mean of no seed is NaN.
     """
     finished = [result.curves for result in results if result.status == "finished"]
     row: Row = {"seeds": len(results), "diverged": len(results) - len(finished)}
@@ -221,14 +156,14 @@ def select(rows: Iterable[Row], kind: str, base_width: int) -> list[Row]:
     return [row for row in rows if (row["kind"], row["base_width"]) == (kind, base_width)]
 
 
-def colours(rows: Iterable[Row]) -> dict[int, str]:
-    """Base width → colour of its family."""
+def colors(rows: Iterable[Row]) -> dict[int, str]:
+    """Base width → color of its family."""
     bases = sorted({row["base_width"] for row in rows})
     return {base: PALETTE[i % len(PALETTE)] for i, base in enumerate(bases)}
 
 
 def curve(axes: Axes, rows: Iterable[Row], x: str, y: str, **style: Any) -> None:
-    """A curve through the rows by width, in percent; where the rows have `y`'s deviation over seeds, bars of it."""
+    """A curve through the rows by width, in percent, with error bars where the rows have the deviation of `y`."""
     points = sorted(rows, key=lambda row: row["width"])
     deviation = f"{y.removesuffix('_mean')}_std"
     bars = [100 * row.get(deviation, np.nan) for row in points]
@@ -237,12 +172,12 @@ def curve(axes: Axes, rows: Iterable[Row], x: str, y: str, **style: Any) -> None
 
 
 def finish(axes: Axes, rows: Iterable[Row], x: str, xlabel: str, ylabel: str) -> None:
-    """A logarithmic axis of widths, connectivities or widening factors, and the looks of all panels."""
+    """Logarithmic x axis of widths, connectivities or widening factors, labels and style."""
     axes.set_xscale("log")
     if x == "width":
         ticks: list[int] = []
         for width in sorted({row["width"] for row in rows}):
-            if not ticks or width > 1.25 * ticks[-1]:  # so that their numbers do not meet
+            if not ticks or width > 1.25 * ticks[-1]:  # so that labels do not overlap
                 ticks.append(width)
         axes.set_xticks(ticks, [str(width) for width in ticks])
     elif x == "connectivity":
@@ -253,7 +188,7 @@ def finish(axes: Axes, rows: Iterable[Row], x: str, xlabel: str, ylabel: str) ->
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.tick_params(labelsize=8, labelbottom=True)  # also where panels share an axis
+    axes.tick_params(labelsize=8, labelbottom=True)  # also on shared axes
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
 
@@ -264,7 +199,7 @@ def caption(
     paper_epochs: int = recipe.PAPER_EPOCHS,
     network: str = "ResNet-18",
 ) -> str:
-    """What was trained, in a line, and how far its epochs are from the paper's."""
+    """Network, data, epochs (and the paper's where they differ) and seeds, for the title of a figure."""
     samples = f"{preset.train_samples:,} samples" if preset.train_samples else "all samples"
     cut = "" if preset.epochs == paper_epochs else f" (the paper: {paper_epochs})"
     seeds = sorted({row["seeds"] for row in rows})

@@ -1,8 +1,8 @@
-"""Flags from the fields of dataclasses, and back: the one place that knows of absl.
+"""Flags from the fields of dataclasses, and back: with `launch` the only module that knows absl.
 
-A field made by `wsn.spec.setting` is a flag of its name: its type says which kind, its metadata has help, `choices`
-(else the registry of that name), and `none`, the value that stands for None. A tuple is a comma-separated flag, one
-with choices of its own a flag that is repeated. What a flag does not say is as the preset has it.
+A field made by `wsn.spec.setting` is a flag of its name. Its type gives the kind of the flag; its metadata the help,
+the `choices` (default: the registry of that name) and `none`, the value that stands for None. A tuple is a
+comma-separated list, or a repeated flag where it has `choices`. A flag that is not given leaves the preset's value.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import math
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from absl import flags
@@ -18,53 +19,84 @@ from experiments.lab import ranges
 from wsn.errors import UserError, choose
 from wsn.training.registries import REGISTRIES
 
-RANGES = " Also ranges: 8:64:8, 8:91:x1.5."
-
-flags.disclaim_key_flags()  # so that --help of an experiment lists the flags that are defined here for it
+DEFINE: dict[type, Callable[..., Any]] = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
 
 
 class Command(NamedTuple):
-    """An experiment as a command: what runs, its settings by name, and how a run goes where no flag says otherwise."""
+    """An experiment as a command: its function, presets by name, and the default `Run` or `Output`."""
 
     main: Callable[[Any, Any], None]  # (settings, run)
     presets: Mapping[str, Any]
     run: Any
-    template: Callable[[Any], Any] | None = None  # settings → the spec that they stand for
-    retired: Mapping[str, str] = {}  # presets that there were once → what to give instead
+    template: Callable[[Any], Any] | None = None  # settings → spec, so that --help shows the recipe's values
+    retired: Mapping[str, str] = {}  # removed presets → what to give instead
 
 
-def as_flags(text: str) -> str:
-    """A text that names arguments as Python does, `name` or `name=value`, with flags in their place."""
-    return re.sub(r"`([a-z_][a-z0-9_]*(?:=[^`]*)?)`", r"--\1", text)
+class Flag(NamedTuple):
+    """A flag: the type of its value, or of each item of a list, and the names that it takes, () for any."""
+
+    name: str
+    type: type
+    many: bool
+    choices: tuple[str, ...]
+    metadata: Mapping[str, Any]
+
+    @property
+    def repeated(self) -> bool:
+        return self.many and "choices" in self.metadata
+
+
+def as_flags(text: str, names: str = r"[a-z_][a-z0-9_]*") -> str:
+    """A text with the arguments that it names as Python does, `name` or `name=value`, written as flags."""
+    return re.sub(rf"`((?:{names})(?:=[^`]*)?)`", r"--\1", text)
+
+
+def table(cls: type) -> list[Flag]:
+    """The flags of a dataclass."""
+    hints, rows = get_type_hints(cls), []
+    for field in dataclasses.fields(cls):
+        if "help" in field.metadata:
+            hint = hints[field.name]
+            if isinstance(hint, types.UnionType):  # X | None
+                hint = next(part for part in get_args(hint) if part is not types.NoneType)
+            many = get_origin(hint) is tuple
+            choices = tuple(field.metadata.get("choices") or REGISTRIES.get(field.name, ()))
+            rows.append(Flag(field.name, get_args(hint)[0] if many else hint, many, choices, field.metadata))
+    return rows
 
 
 def define(command: Command, values: flags.FlagValues = flags.FLAGS) -> None:
-    """A flag for every field of the run and of the settings that has a help."""
-    alone = next(iter(command.presets.values())) if len(command.presets) == 1 else None
-    for defaults, cls in ((command.run, type(command.run)), (alone, _settings(command))):
-        for field, item, many in fields(cls):
-            default = None if defaults is None else getattr(defaults, field.name)
-            shown = _shown(command, field) if defaults is None else ""
-            _define(field, item, many, default, as_flags(field.metadata["help"] + shown), values)
-    if hasattr(command.run, "preset"):
-        values["preset"].help += f" One of {', '.join(command.presets)}."
+    """Define all flags of a command."""
+    for flag in [*table(type(command.run)), *table(settings_type(command))]:
+        arguments, more = (flag.name, None), {"help": flag.metadata["help"], "flag_values": values}
+        if flag.repeated:
+            flags.DEFINE_multi_enum(*arguments, flag.choices, **more)
+        elif flag.many:
+            flags.DEFINE_list(*arguments, **more)
+        elif flag.choices:
+            flags.DEFINE_enum(*arguments, flag.choices, **more)
+        else:
+            DEFINE[flag.type](*arguments, **more)
 
 
 def read(command: Command, values: flags.FlagValues = flags.FLAGS) -> tuple[Any, Any]:
-    """(settings, run) as the flags say. Raises UserError."""
+    """(settings, run) of the flags. Raises UserError."""
     run = dataclasses.replace(command.run, **_given(type(command.run), values))
-    name = getattr(run, "preset", next(iter(command.presets)))
-    if name in command.retired:
-        raise UserError(f"`preset={name}` was removed: {command.retired[name]}")
-    settings = choose(command.presets, "preset", name)
-    given = _given(_settings(command), values)
-    return settings.replace(**given) if hasattr(settings, "replace") else dataclasses.replace(
-        settings, **given
-    ), run
+    preset = getattr(run, "preset", next(iter(command.presets)))
+    if preset in command.retired:
+        raise UserError(f"`preset={preset}` was removed: {command.retired[preset]}")
+    settings = choose(command.presets, "preset", preset)
+    replace = getattr(settings, "replace", partial(dataclasses.replace, settings))
+    return replace(**_given(settings_type(command), values)), run
 
 
 def parse(command: Command, arguments: Sequence[str]) -> tuple[Any, Any]:
-    """(settings, run) of a command line, apart from the flags of this process. Raises UserError or absl's errors."""
+    """(settings, run) of a command line, independent of this process's flags. Raises UserError or absl's errors."""
     values = flags.FlagValues()
     define(command, values)
     check_rest(values(["experiment", *arguments]))
@@ -72,114 +104,43 @@ def parse(command: Command, arguments: Sequence[str]) -> tuple[Any, Any]:
 
 
 def check_rest(argv: Sequence[str]) -> None:
-    """Raises UserError for what is left of a command line when its flags are taken out."""
+    """Raises UserError for arguments that are not flags."""
     if len(argv) > 1:
         raise UserError(f"{argv[1]}: unexpected argument; flags look like --widths=8,32")
 
 
-def _settings(command: Command) -> type:
+def settings_type(command: Command) -> type:
     return type(next(iter(command.presets.values())))
 
 
-def fields(cls: type) -> list[tuple[dataclasses.Field, type, bool]]:
-    """The fields that are flags: each with the type of its value, or of the items of a tuple, and whether it is one."""
-    hints = get_type_hints(cls)
-    found = []
-    for field in dataclasses.fields(cls):
-        if "help" in field.metadata:
-            hint = hints[field.name]
-            if isinstance(hint, types.UnionType):  # X | None
-                hint = next(part for part in get_args(hint) if part is not types.NoneType)
-            many = get_origin(hint) is tuple
-            found.append((field, get_args(hint)[0] if many else hint, many))
-    return found
-
-
-def choices(field: dataclasses.Field) -> list[str]:
-    """The names that a flag takes: those of its field, else of the registry of its name; none where it takes any."""
-    return list(field.metadata.get("choices") or REGISTRIES.get(field.name, ()))
-
-
-def _define(
-    field: dataclasses.Field, item: type, many: bool, default: Any, help: str, values: flags.FlagValues
-) -> None:
-    name, names = field.name, choices(field)
-    if many:
-        default = default and [str(value) for value in default]
-        help += f" Of {', '.join(names)}." if name in REGISTRIES else ""
-        help += RANGES if item in (int, float) else ""
-    if many and "choices" in field.metadata:
-        flags.DEFINE_multi_enum(name, default, names, help, flag_values=values)
-    elif many:
-        flags.DEFINE_list(name, default, help, flag_values=values)
-    elif names:
-        flags.DEFINE_enum(name, default, names, help, flag_values=values)
-    else:
-        kinds: dict[type, Callable[..., Any]] = {
-            bool: flags.DEFINE_boolean,
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-            str: flags.DEFINE_string,
-        }
-        kinds[item](name, default, help, flag_values=values)
-
-
-def _shown(command: Command, field: dataclasses.Field) -> str:
-    """What a setting is where no flag says it, by preset."""
-
-    if "otherwise" in field.metadata:
-        return f" (default: {field.metadata['otherwise']})"
-    texts = {name: value_text(command, field, preset) for name, preset in command.presets.items()}
-    if len(set(texts.values())) == 1:
-        common = next(iter(texts.values()))
-        return f" (default: {common})" if common else ""
-    return f" ({'; '.join(f'{name}: {value}' for name, value in texts.items())})"
-
-
-def value_text(command: Command, field: dataclasses.Field, told: Any) -> str:
-    """The value of a setting as one would type it; empty where there is none."""
-    value = getattr(told, field.name)
-    if value is None and command.template is not None and field.name in _names(_settings(command)):
-        if "otherwise" in field.metadata:
-            return f"({field.metadata['otherwise']})"
-        value = getattr(command.template(told), field.name, None)
-    if value is None:
-        value = field.metadata.get("none", "")
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _names(cls: type) -> set[str]:
-    return {field.name for field in dataclasses.fields(cls)}
-
-
 def _given(cls: type, values: flags.FlagValues) -> dict[str, Any]:
-    """The fields whose flags were given. Raises UserError for lists of what is no number."""
-    found = {}
-    for field, item, many in fields(cls):
-        flag = values[field.name]
-        if flag.present:
-            value = _converted(field.name, item, flag.value) if many else flag.value
-            if isinstance(value, str) and value.startswith("--"):
-                raise UserError(
-                    f"--{field.name}={value}: a flag in the place of a value: give --{field.name}=VALUE"
-                )
-            found[field.name] = None if value == field.metadata.get("none", math.nan) else value
-    return found
+    """Name → value of the flags that were given. Raises UserError for a list with an item that is not a number."""
+    given = {}
+    for flag in table(cls):
+        value = values[flag.name].value
+        if not values[flag.name].present:
+            continue
+        if flag.many:
+            value = _numbers(flag, value)
+        elif isinstance(value, str) and value.startswith("--"):
+            raise UserError(
+                f"`{flag.name}={value}`: a flag in the place of a value: give `{flag.name}=VALUE`"
+            )
+        given[flag.name] = None if value == flag.metadata.get("none", math.nan) else value
+    return given
 
 
-def _converted(name: str, item: type, texts: Any) -> tuple[Any, ...]:
-    said = f"--{name}={','.join(texts)}"
-    found: list[Any] = []
-    for text in texts:
+def _numbers(flag: Flag, texts: Sequence[str]) -> tuple[Any, ...]:
+    text, items = f"`{flag.name}={','.join(texts)}`", []
+    for item in texts:
         try:
-            found += ranges.expanded(text, item)
+            items += ranges.expand(item, flag.type)
         except ValueError as error:
-            if ":" in text:
-                raise UserError(f"{said}: {error}") from None
-            found.append(math.nan)
-    if (item is float and not texts) or any(isinstance(x, float) and not math.isfinite(x) for x in found):
-        whole = "whole " * (item is int)
-        raise UserError(f"{said} is not a comma-separated list of {whole}numbers")
-    return tuple(found)
+            if ":" in item:
+                raise UserError(f"{text}: {error}") from None
+            items.append(math.nan)
+    if (flag.type is float and not texts) or any(
+        isinstance(x, float) and not math.isfinite(x) for x in items
+    ):
+        raise UserError(f"{text} is not a comma-separated list of {'whole ' * (flag.type is int)}numbers")
+    return tuple(items)

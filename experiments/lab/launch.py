@@ -1,8 +1,4 @@
-"""Running an experiment: signals and exit codes, several processes, training what has no record yet.
-
-In: a command; lists of specs with how many seeds. Out: the results in the folder. Everything is told by values: what a
-run is told is a `Run`, made from flags or in a notebook.
-"""
+"""Running an experiment: its process (signals, exit codes, several hosts), and training what has no record yet."""
 
 import contextlib
 import dataclasses
@@ -15,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, logging
@@ -32,49 +29,66 @@ from wsn.records.progress import Progress
 from wsn.spec import Group, Spec, check_bounds, setting
 from wsn.training.strategy import EXECUTIONS
 
-absl.disclaim_key_flags()  # as in `flags`
+Programs = Sequence[
+    tuple[Sequence[Spec], int]
+]  # each: specs that train as one program, number of seeds (0, 1, …)
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
     """Where an experiment writes."""
 
-    workdir: str = setting("Folder of everything written: the table (.csv), the figure (.png), …")
+    workdir: str | Path = setting("Folder of all that is written: the table (.csv), the figure (.png), …")
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        for name in ("workdir", "data_dir"):
+            if getattr(self, name, None) is not None:
+                object.__setattr__(self, name, _local(name, getattr(self, name)))
 
     @property
     def folder(self) -> Path:
         return Path(self.workdir)
 
 
+def _local(name: str, path: str | Path) -> str:
+    """A folder as text, `~` expanded. Raises UserError for addresses and unknown homes."""
+    text = os.path.expanduser(path)
+    if re.match(r"[a-z][a-z0-9+.-]+:/", text):
+        raise UserError(f"`{name}={path}`: give a folder of this machine; mount a bucket to use it")
+    if text.startswith("~"):
+        raise UserError(f"`{name}={path}`: there is no home folder of that name")
+    return text
+
+
 @dataclasses.dataclass(frozen=True)
 class Run(Output):
-    """How an experiment trains: what changes none of its results."""
+    """How an experiment runs; none of this changes its results."""
 
     preset: str = setting("Settings to start from.", "quick", group="What to train")
-    data_dir: str | None = setting("Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None)
-    resume: bool = setting("Go on from what is in the folder; false sets it aside, undeleted.", True)
+    data_dir: str | Path | None = setting(
+        "Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None
+    )
+    resume: bool = setting("Continue from the records in the folder; false archives them first.", True)
     dry_run: bool = setting("Print the plan (networks, weights, FLOPs, memory, time) and stop.", False)
-    draw_only: bool = setting("Train nothing: draw what is in the folder, and say what is missing.", False)
+    draw_only: bool = setting("Train nothing: draw what is in the folder, and print what is missing.", False)
     checkpoint_seconds: float = setting(
-        "Least time between two checkpoints of a group. SIGTERM makes one after the epoch, and exit code 75.",
+        "Least time between two checkpoints of a group. SIGTERM writes one after the epoch; exit code 75.",
         30.0,
         least=0,
     )
     execution: str = setting(
-        "How layers that lose weights are run: masked (dense products), sparse (a cost that follows what is kept), or"
-        " auto, as is faster on this device, for convolutions that lose none as well.",
+        "How layers with removed weights are computed: masked (dense products), sparse (cost in proportion to the kept"
+        " weights), or auto, the faster one on this device, for convolutions without removed weights as well.",
         "auto",
         choices=EXECUTIONS,
     )
     tensorboard: bool = setting(
-        "Write TensorBoard events of every network too: tensorboard --logdir=WORKDIR/tensorboard.", False
+        "Also write TensorBoard events of every network: tensorboard --logdir=WORKDIR/tensorboard.", False
     )
     workers: str = setting(
-        "Processes on this machine that share the networks, each with a core or a GPU of its own. auto: one for each"
-        " GPU; on a CPU one for each core where the networks are convolutional, else one.",
+        "Processes on this machine that share the networks, one core or GPU each. auto: one for each GPU; on a CPU one"
+        " for each core if the networks are convolutional, else one.",
         "1",
         group="Cluster",
     )
@@ -88,71 +102,73 @@ class Run(Output):
         group="Cluster",
     )
     coordinator: str | None = setting(
-        "HOST:PORT of process 0, where nothing is found out by itself.", None, group="Cluster"
+        "HOST:PORT of process 0, where it is not detected automatically.", None, group="Cluster"
     )
     process_id: int | None = setting(
-        "Which of the processes this is, from 0; with `coordinator`.", None, least=0, group="Cluster"
+        "Index of this process, from 0; with `coordinator`.", None, least=0, group="Cluster"
     )
     num_processes: int | None = setting(
-        "How many processes there are; with `coordinator`.", None, least=1, group="Cluster"
+        "Number of processes; with `coordinator`.", None, least=1, group="Cluster"
     )
 
     def source_of(self, spec: Spec) -> Source:
-        """The data that a spec trains on."""
+        """The data of a spec."""
         return sources.source_of(spec, self.data_dir)
 
 
+# The process.
+
+
 def run(command: Command) -> None:
-    """Run an experiment under absl: bad input ends in one line and exit code 1, Ctrl-C in 130, SIGTERM in 75."""
+    """Run a command and exit: 0; 1 after one line of error; 75 after SIGTERM; 130 after Ctrl-C."""
     if usage.wanted(sys.argv[1:]):
-        sys.exit(_help(command))
-    flags.define(command)
-
-    def guarded(argv: Sequence[str]) -> int:
-        endings.begin()
         with endings.streams():
-            code = begun(argv)
-        endings.ended()
-        return code
-
-    def begun(argv: Sequence[str]) -> int:
-        if not absl.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # jax's search for absent accelerators is no news
-        try:
-            flags.check_rest(argv)
-            settings, how = flags.read(command)
-            if isinstance(how, Run):
-                several = how.coordinator is not None or how.distributed == "on" or hosts.started_as_several()
-                workers.prepare(how.workers, several_hosts=several)
-                hosts.join(how.distributed, how.coordinator, how.process_id, how.num_processes)
-            compiled.keep(folders.cache() / "compiled")
-        except UserError as error:
-            print(f"error: {flags.as_flags(str(error))}", file=sys.stderr)
-            return 1
-        if hosts.is_leader():
-            code = _lead(partial(command.main, settings, how))
-        else:
-            with _sigterm() as stop:
-                code = runs.follow(how.source_of, stop)
-        jax.distributed.shutdown()  # waits for the other processes
-        return code
-
-    # absl prints an unknown or ill-typed flag with the usage of the module and exits with 1.
-    app.run(guarded)
+            sys.exit(_help(command))
+    flags.define(command)
+    app.run(partial(_main, command))  # which prints wrong flags itself, exit code 1
 
 
 def _help(command: Command) -> int:
-    """Print the help for the rest of the command line; the exit code."""
+    try:
+        print(usage.text(command, sys.argv[1:], sys.modules["__main__"].__doc__ or ""))
+    except UserError as error:
+        return _error(error)
+    except absl.Error as error:
+        return _error(one_line(error))
+    return 0
+
+
+def _main(command: Command, argv: Sequence[str]) -> int:
+    """The exit code of a command whose flags are parsed."""
+    endings.begin()
     with endings.streams():
         try:
-            print(usage.text(command, sys.argv[1:], sys.modules["__main__"].__doc__ or ""))
-        except (UserError, absl.Error) as error:
-            print(
-                f"error: {one_line(error) if isinstance(error, absl.Error) else flags.as_flags(str(error))}",
-                file=sys.stderr,
-            )
-            return 1
-    return 0
+            settings, how = _begin(command, argv)
+        except UserError as error:
+            code = _error(error)
+        else:
+            if hosts.is_leader():
+                code = _lead(partial(command.main, settings, how))
+            else:
+                with _sigterm() as stop:
+                    code = runs.follow(how.source_of, stop)
+            jax.distributed.shutdown()  # waits for the other processes
+    endings.ended()
+    return code
+
+
+def _begin(command: Command, argv: Sequence[str]) -> tuple[Any, Any]:
+    """(settings, run) of a command, which has joined the other processes. Raises UserError."""
+    if not absl.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # not jax's search for absent accelerators
+    flags.check_rest(argv)
+    settings, how = flags.read(command)
+    if isinstance(how, Run):
+        several = how.coordinator is not None or how.distributed == "on" or hosts.started_as_several()
+        workers.prepare(how.workers, several_hosts=several)
+        hosts.join(how.distributed, how.coordinator, how.process_id, how.num_processes)
+    compiled.keep(folders.cache() / "compiled")
+    return settings, how
 
 
 def _lead(main: Callable[[], None]) -> int:
@@ -161,13 +177,12 @@ def _lead(main: Callable[[], None]) -> int:
     try:
         with output.transcript():
             main()
-    except (UserError, OSError) as error:
-        message = of_system(error) if isinstance(error, OSError) else error
-        print(f"error: {flags.as_flags(str(message))}", file=sys.stderr)
-        code = 1
+    except UserError as error:
+        code = _error(error)
+    except OSError as error:
+        code = _error(of_system(error))
     except MemoryError as error:
-        print(f"error: not enough memory ({one_line(error)}): give less of what is largest", file=sys.stderr)
-        code = 1
+        code = _error(f"not enough memory ({one_line(error)}): reduce the largest setting")
     except Preempted:
         print(endings.STOPPED, file=sys.stderr)
         code = os.EX_TEMPFAIL
@@ -178,42 +193,45 @@ def _lead(main: Callable[[], None]) -> int:
     return hosts.broadcast(code)
 
 
+def _error(message: Any) -> int:
+    print(f"error: {flags.as_flags(str(message))}", file=sys.stderr)
+    return 1
+
+
 @contextlib.contextmanager
 def _sigterm() -> Iterator[Callable[[], bool]]:
-    """In the block SIGTERM is noted instead of ending the process; yields the question whether it came."""
-    noted = threading.Event()
-    previous = signal.signal(signal.SIGTERM, lambda *_: noted.set())
+    """In the block SIGTERM is noted instead of ending the process; yields a function: whether it has arrived."""
+    arrived = threading.Event()
+    previous = signal.signal(signal.SIGTERM, lambda *_: arrived.set())
     try:
-        yield noted.is_set
+        yield arrived.is_set
     finally:
-        signal.signal(signal.SIGTERM, previous or endings.terminated)  # none where C code had installed one
+        signal.signal(signal.SIGTERM, previous or endings.terminated)  # None if C code had installed it
 
 
-Asked = Sequence[
-    tuple[Sequence[Spec], int]
-]  # lists of specs, one program each, and of how many seeds (0, 1, …)
+# Training.
 
 
-def train(run: Run, asked: Asked, labels: record.Labels | None = None) -> list[record.Result] | None:
-    """Train every list of specs with its seeds; None after a dry run. Raises UserError.
+def train(run: Run, programs: Programs, labels: record.Labels | None = None) -> list[record.Result] | None:
+    """Train every program with its seeds; None after a dry run. Raises UserError.
 
-    Returns the results of just these specs and seeds, from this and from earlier runs in the folder. With a shard only
-    a share of the lists is trained: what has no result is printed, and None returned when nothing has. Where a run
-    only draws nothing is trained.
+    Returns the results of these specs and seeds, from this and earlier runs in the folder. A shard trains its share of
+    the programs only: networks without a record are printed, and None returned if all are. With `draw_only` nothing
+    is trained.
     """
     if run.tensorboard:
         events.library()
     if run.draw_only:
-        if found := recorded(run, asked):
-            return found
+        if results := recorded(run, programs):
+            return results
         raise UserError(f"`workdir`: {run.folder} has no record of these networks; train them first")
-    own = list(asked)[_share(run.shard)]
-    groups = _cover(run, own)
+    share = list(programs)[_share(run.shard)]
+    groups = _groups(run, share)
     if run.resume:
         runs.check(groups, run.folder, run.source_of, mend=not run.dry_run)
-    for specs, _ in asked:
-        run.source_of(specs[0])  # bad data settings show before anything is computed
-    costs = {group.name: plan.cost(group, run.source_of(group.specs[0]), run.execution) for group in groups}
+    for specs, _ in programs:
+        run.source_of(specs[0])  # so that wrong settings of the data fail before anything is computed
+    costs = _costs(run, groups)
     if run.dry_run:
         finished = [run.resume and runs.has_record(run.folder, group) for group in groups]
         print(plan.describe(groups, costs.values(), finished, labels))
@@ -222,15 +240,11 @@ def train(run: Run, asked: Asked, labels: record.Labels | None = None) -> list[r
     if not run.resume:
         for group in groups:
             runs.set_aside(run.folder, group)
-        groups = _cover(run, own)
-        costs = {
-            group.name: plan.cost(group, run.source_of(group.specs[0]), run.execution) for group in groups
-        }
+        groups = _groups(run, share)
+        costs = _costs(run, groups)
     _train(run, groups, Progress({name: cost.flops for name, cost in costs.items()}), labels)
-    results = recorded(run, asked)
-    networks = _networks(asked)
-    missing = networks - {(result.spec, result.seed) for result in results}
-    if missing:
+    results, networks = recorded(run, programs), _networks(programs)
+    if missing := networks - {(result.spec, result.seed) for result in results}:
         widths = ", ".join(map(str, sorted({spec.width for spec, _ in missing})))
         print(f"{len(missing)} of {len(networks)} networks have no record yet (widths {widths}): left out")
     return results or None
@@ -256,34 +270,38 @@ def _train(run: Run, groups: Sequence[Group], progress: Progress, labels: record
         progress.close()
 
 
-def recorded(run: Run, asked: Asked) -> list[record.Result]:
-    """The results in the folder of just these lists of specs and seeds; trains nothing."""
-    networks, groups = _networks(asked), _cover(run, asked)
+def recorded(run: Run, programs: Programs) -> list[record.Result]:
+    """The results in the folder of these specs and seeds; trains nothing."""
+    networks, groups = _networks(programs), _groups(run, programs)
     runs.check(groups, run.folder, run.source_of)
     return [r for r in runs.results(groups, run.folder) if (r.spec, r.seed) in networks]
 
 
-def _cover(run: Run, asked: Asked) -> list[Group]:
-    counts = dict.fromkeys(count for _, count in asked)
+def _groups(run: Run, programs: Programs) -> list[Group]:
+    counts = dict.fromkeys(count for _, count in programs)
     return [
         group
         for count in counts
-        for group in runs.cover(run.folder, [specs for specs, n in asked if n == count], range(count))
+        for group in runs.cover(run.folder, [specs for specs, n in programs if n == count], range(count))
     ]
 
 
+def _costs(run: Run, groups: Sequence[Group]) -> dict[str, plan.Cost]:
+    return {group.name: plan.cost(group, run.source_of(group.specs[0]), run.execution) for group in groups}
+
+
 def wrote(run: Output, *paths: Path) -> None:
-    """The last line of a run: what it wrote, and how to look at all that is in the folder."""
-    page = f"python -m experiments.report --workdir={shlex.quote(run.workdir)}"
+    """Print the last line of a run: the files that it wrote, and how to open the folder as a page."""
+    page = f"python -m experiments.report --workdir={shlex.quote(str(run.workdir))}"
     print("wrote", *paths, *([f"(open as a page: {page})"] if isinstance(run, Run) else []))
 
 
-def _networks(asked: Asked) -> set[tuple[Spec, int]]:
-    return {(spec, seed) for specs, count in asked for spec in specs for seed in range(count)}
+def _networks(programs: Programs) -> set[tuple[Spec, int]]:
+    return {(spec, seed) for specs, count in programs for spec in specs for seed in range(count)}
 
 
 def _share(shard: str | None) -> slice:
-    """The share of a list that --shard=i/n names: every n-th item, from the i-th. Raises UserError."""
+    """The share of a list that shard i/n names: every n-th item, from the i-th. Raises UserError."""
     if shard is None:
         return slice(None)
     match = re.fullmatch(r"(\d+)/(\d+)", shard)

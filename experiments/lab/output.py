@@ -1,7 +1,4 @@
-"""What an experiment writes and prints: its table, its figure, the command beside them; progress.
-
-In: rows (mappings of columns to values), figures, a folder. Out: files that are never half-written.
-"""
+"""What an experiment writes and prints: table, figure, the command beside them, progress. Files are written whole."""
 
 import contextlib
 import csv
@@ -22,11 +19,11 @@ from wsn.records import record
 from wsn.records.progress import LINE_SECONDS
 from wsn.stored import replacing
 
-SAID = ".said.json"  # beside a figure: what the command printed, and with what it was made
+SAID = ".said.json"  # beside a figure: the lines that were printed, the command, versions
 
 
 class Transcript:
-    """A standard output that keeps what is printed, tables apart, and notes the figures that are written."""
+    """A standard output that keeps what is printed, except tables, and the figures that are written."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -43,34 +40,32 @@ class Transcript:
 
 @contextlib.contextmanager
 def transcript() -> Iterator[None]:
-    """Beside every figure that is written in the block: what the block prints, once it has ended well.
+    """When the block ends without exception, write FIGURE.said.json beside every figure that it wrote.
 
-    FIGURE.said.json has the command, the lines, the code, the packages and the device: the same run, the same bytes.
+    It has the command, the printed lines, the versions of code and packages, and the device, but no time: the same run
+    writes the same bytes.
     """
-    said = Transcript(sys.stdout)
-    with contextlib.redirect_stdout(said):  # type: ignore[type-var]
+    stream = Transcript(sys.stdout)
+    with contextlib.redirect_stdout(stream):  # type: ignore[type-var]
         yield
-    lines = [line for line in "".join(said.text).splitlines() if not line.startswith("wrote ")]
-    for figure in said.figures:
+    lines = [line for line in "".join(stream.text).splitlines() if not line.startswith("wrote ")]
+    content = {"command": command(), "said": lines} | record.made_with()
+    for figure in stream.figures:
         with replacing(figure.with_suffix(SAID)) as file:
-            told = {"command": command(), "said": lines} | record.made_with()
-            json.dump(stored.add_checksum(told), file, indent=1)
+            json.dump(stored.add_checksum(content), file, indent=1)
 
 
 def write_table(
     folder: Path, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], digits: int = 6
 ) -> Path:
-    """FOLDER/NAME.csv, and the command that made it beside it. Floats with so many significant digits."""
+    """Write FOLDER/NAME.csv, floats with `digits` significant digits, and its command beside it."""
     path = folder / f"{name}.csv"
     with replacing(path) as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for row in rows:
             writer.writerow(
-                {
-                    column: f"{value:.{digits}g}" if isinstance(value, float) else value
-                    for column, value in row.items()
-                }
+                {name: f"{x:.{digits}g}" if isinstance(x, float) else x for name, x in row.items()}
             )
     with replacing(path.with_suffix(".command")) as file:
         file.write(command() + "\n")
@@ -78,7 +73,7 @@ def write_table(
 
 
 def write_figure(folder: Path, name: str, figure: Figure) -> Path:
-    """FOLDER/NAME.png; the same figure gives the same bytes."""
+    """Write FOLDER/NAME.png; the same figure gives the same bytes."""
     path = folder / f"{name}.png"
     with replacing(path, "wb") as file:
         figure.savefig(file, format="png", dpi=150, metadata={"Software": None, "Description": command()})
@@ -90,24 +85,26 @@ def write_figure(folder: Path, name: str, figure: Figure) -> Path:
 def command() -> str:
     """The command line of this process, as one would type it."""
     text = shlex.join(["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
-    return text.encode(errors="backslashreplace").decode()  # of names of files that are no text
+    return text.encode(errors="backslashreplace").decode()  # file names need not be text
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """The columns of the rows, aligned."""
-    cells = [[_shown(row.get(name, "")) for name in columns] for row in rows]
-    widths = [max([len(name), *(len(line[i]) for line in cells)]) for i, name in enumerate(columns)]
-    apart = sys.stdout.stream if isinstance(sys.stdout, Transcript) else None  # it is in the table's file
-    for line in [list(columns), *cells]:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)), file=apart)
+    """Print these columns, aligned."""
 
+    def cell(value: Any) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    lines = [list(columns), *([cell(row.get(name, "")) for name in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    stream = (
+        sys.stdout.stream if isinstance(sys.stdout, Transcript) else None
+    )  # the CSV has the table already
+    for line in lines:
+        print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)), file=stream)
 
 
 def progress(total: float, what: str) -> tqdm:
-    """Time gone and left: a bar on a terminal, a line now and then elsewhere; nothing for what is quick."""
+    """A progress bar on a terminal, a line now and then elsewhere; nothing within the first second."""
     terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
@@ -120,7 +117,7 @@ def progress(total: float, what: str) -> tqdm:
 
 
 def machine() -> str:
-    """The device in a few words, for captions."""
+    """The device, for captions."""
     device = jax.devices()[0]
     if device.platform == "cpu":
         return f"{usable_cores()} CPU cores"

@@ -1,7 +1,6 @@
-"""Presets: what a training experiment can be told, and how that becomes a spec.
+"""Settings of training experiments, and how they become a `Spec`.
 
-In: settings (by flags or in a notebook) and the recipe of an experiment. Out: a `Spec`. What a preset leaves None is
-as the recipe says, and where that says nothing as the defaults of `Spec` are.
+A setting that a preset leaves None has the value of the experiment's recipe, or else the default of `Spec`.
 """
 
 import dataclasses
@@ -9,41 +8,49 @@ from typing import Any, TypeVar
 
 from wsn.data import DATASETS
 from wsn.data.stream import STREAMS
+from wsn.errors import UserError
 from wsn.machine import NETWORK_BYTES
 from wsn.spec import WIDEST, Spec, check_bounds, setting
+from wsn.tasks import TASKS
+from wsn.tasks.language import LANGUAGE
+from wsn.tasks.speech import SPEECH
 from wsn.training.optimizers import OPTIMIZERS
 
-Told = TypeVar("Told", bound="Common")
+Settings = TypeVar("Settings", bound="Preset")
 SPEC_FIELDS = {field.name: field for field in dataclasses.fields(Spec)}
+IMAGE_TASKS = tuple(task for task in TASKS if task not in {*LANGUAGE, *SPEECH})
 
 
 def of_spec(name: str, default: Any = dataclasses.MISSING, **more: Any) -> Any:
-    """A field that goes into the spec under its name, with the help and the bounds that it has there."""
+    """A field of `Spec`, with the help and the bounds that it has there."""
     return dataclasses.field(default=default, metadata={**SPEC_FIELDS[name].metadata, **more})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Common:
-    """Settings that every training experiment has; its own has more. Raises UserError for numbers out of range."""
+class Preset:
+    """Settings of every training experiment; each adds its own. Raises UserError for numbers out of range."""
 
-    widths: tuple[int, ...]
-    seeds: int = setting("How many seeds (0, 1, …) of every network.", least=1, bytes=NETWORK_BYTES)
+    dataset: str = of_spec("dataset", help=f"Data set: one of {', '.join([*DATASETS, *STREAMS])}.")
+    widths: tuple[int, ...] = setting("Widths to train.", least=1, most=WIDEST, some=True)
+    seeds: int = setting("Number of seeds (0, 1, …) of every network.", least=1, bytes=NETWORK_BYTES)
     train_samples: int | None = of_spec("train_samples", help="Size of the training subset (0: all).", none=0)
     data_seed: int | None = of_spec("data_seed", None)
     order: str | None = of_spec("order", None)
     normalization: str | None = of_spec("normalization", None)
-    task: str | None = of_spec("task", None)
+    task: str | None = of_spec("task", None, choices=IMAGE_TASKS)
     epochs: int = of_spec("epochs")
     batch_size: int = of_spec("batch_size")
     optimizer: str | None = of_spec("optimizer", None)
     learning_rate: float | None = of_spec("learning_rate", None, help="Learning rate of every network.")
+    schedule: str | None = of_spec("schedule", None)
+    decay_epochs: tuple[int, ...] | None = of_spec("decay_epochs", None)
+    decay_factor: float | None = of_spec("decay_factor", None)
     momentum: float | None = of_spec("momentum", None)
     weight_decay: float | None = of_spec("weight_decay", None)
     beta1: float | None = of_spec("beta1", None)
     beta2: float | None = of_spec("beta2", None)
     epsilon: float | None = of_spec("epsilon", None)
     clip: float | None = of_spec("clip", None)
-    schedule: str | None = of_spec("schedule", None)
     eval_every: int | None = of_spec("eval_every", None)
     probes: tuple[str, ...] | None = of_spec("probes", None)
     compute_dtype: str | None = of_spec("compute_dtype", None)
@@ -51,32 +58,49 @@ class Common:
     def __post_init__(self) -> None:
         check_bounds(self)
 
-    def replace(self: Told, **told: Any) -> Told:
-        """The preset with those settings in the place of its own."""
-        return dataclasses.replace(self, **told)
+    def replace(self: Settings, **changes: Any) -> Settings:
+        """A copy with these settings. One `base_width` replaces `base_widths`, one `learning_rate` `learning_rates`."""
+        lists = {f"{name}s": () for name in changes if hasattr(self, f"{name}s")}
+        return dataclasses.replace(self, **lists | changes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(Common):
-    """Of experiments with a budget, on images."""
+class Family(Preset):
+    """Settings of experiments on families: networks with the weight count of a dense one."""
 
-    dataset: str = of_spec("dataset", help=f"Data set: one of {', '.join([*DATASETS, *STREAMS])}.")
     base_width: int = setting(
-        "Width of the dense network whose weight count is the budget.", least=1, most=WIDEST
+        "Width of the dense network whose weight count is the budget; `widths` are at least as large.",
+        least=1,
+        most=WIDEST,
     )
-    widths: tuple[int, ...] = setting(
-        "Widths to train, comma-separated, none below the base width.", least=1, most=WIDEST, some=True
-    )
 
 
-def spec(preset: Common, **recipe: Any) -> Spec:
-    """What a preset says, and where it says nothing the recipe. Raises UserError for numbers out of range.
+def base_widths() -> Any:
+    """A field: several families in one figure."""
+    help = "Several families in one figure, instead of that of `base_width`."
+    return setting(help, (), least=1, most=WIDEST)
 
-    The recipe's momentum, decay and the like are those of its optimiser: another one has its own defaults.
+
+def dense_seeds() -> Any:
+    """A field: how many seeds the dense networks that are wider than the base have; `seeds` is of all others."""
+    help = "Number of seeds of every dense network wider than the base."
+    return setting(help, 0, least=0, bytes=NETWORK_BYTES)
+
+
+def spec(preset: Preset, **recipe: Any) -> Spec:
+    """The spec of a preset; `recipe` has what the preset leaves None. Raises UserError for numbers out of range.
+
+    Settings of the recipe's optimizer and schedule are dropped where the preset names another.
     """
-    told = {name: value for name in SPEC_FIELDS if (value := getattr(preset, name, None)) is not None}
-    usual = recipe.get("optimizer", SPEC_FIELDS["optimizer"].default)
-    if told.get("optimizer", usual) != usual:
-        recipe = {name: value for name, value in recipe.items() if name not in OPTIMIZERS[usual].fields}
-    base = {"width": preset.base_width} if isinstance(preset, Preset) else {}
-    return Spec(**base | recipe | told)
+    given = {name: value for name in SPEC_FIELDS if (value := getattr(preset, name, None)) is not None}
+    usual = {name: SPEC_FIELDS[name].default for name in ("optimizer", "schedule")} | recipe
+    if given.get("optimizer", usual["optimizer"]) != usual["optimizer"]:
+        recipe = {n: value for n, value in recipe.items() if n not in OPTIMIZERS[usual["optimizer"]].fields}
+    if given.get("schedule", usual["schedule"]) != usual["schedule"]:
+        recipe = {n: value for n, value in recipe.items() if not n.startswith("decay_")}
+    base = {"width": preset.base_width} if isinstance(preset, Family) else {}
+    made = Spec(**base | recipe | given)
+    decays = made.schedule == "steps"
+    if decays != bool(made.decay_epochs) or ("decay_factor" in given and not decays):
+        raise UserError("`schedule`: give `decay_epochs` with `schedule=steps`, and with no other schedule")
+    return made

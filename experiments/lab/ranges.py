@@ -2,48 +2,47 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 MOST = 1000  # numbers of one range
 FORM = "a range is START:STOP:STEP, or START:STOP:xFACTOR"
 
 
-class Range(NamedTuple):
-    start: float
-    stop: float
-    step: float
-    geometric: bool
+def expand(text: str, item: Callable[[str], Any]) -> list[Any]:
+    """The numbers of a range, including its end if that is reached; [item(text)] of a single value.
 
-
-def expanded(text: str, item: Callable[[str], Any]) -> list[Any]:
-    """The numbers of a range, with its end if that is reached; of what is none, the one item that it is.
-
-    Whole numbers of a geometric range are rounded down, each given once. Raises ValueError, saying what is wrong with
-    a range; of anything else as `item` does.
+    Integers of a geometric range are rounded down, each given once. Raises ValueError with the reason for a malformed
+    range, and as `item` does for a single value.
     """
     if ":" not in text or item not in (int, float):
         return [item(text)]
+    start, stop, step, geometric = _parse(text, item)
     try:
-        parsed = _parsed(text, item)
-        numbers = _numbers(parsed)
+        steps = math.log(stop / start) / math.log(step) if geometric else (stop - start) / step
     except OverflowError:
-        raise ValueError("a range of so large numbers") from None
-    if item is int and parsed.geometric:
-        return list(dict.fromkeys(math.floor(number * (1 + 1e-12)) for number in numbers))
-    return [number if item is int else float(f"{number:.12g}") for number in numbers]
+        steps = math.inf
+    if steps >= MOST:
+        raise ValueError(f"a range has {MOST:,} numbers at most")
+    count = math.floor(steps * (1 + 1e-12) + 1e-9) + 1
+    numbers = [start * step**i if geometric else start + i * step for i in range(count)]
+    if item is float:
+        return [float(f"{number:.12g}") for number in numbers]
+    return list(dict.fromkeys(math.floor(x * (1 + 1e-12)) if geometric else x for x in numbers))
 
 
-def _parsed(text: str, item: Callable[[str], Any]) -> Range:
-    parts = text.split(":")
-    if len(parts) != 3:
-        raise ValueError(FORM)
-    geometric = parts[2].startswith("x")
+def _parse(text: str, item: Callable[[str], Any]) -> tuple[float, float, float, bool]:
+    """(start, stop, step or factor, whether it is geometric). Raises ValueError."""
+    start_text, stop_text, step_text = parts if len(parts := text.split(":")) == 3 else ("", "", "")
+    geometric = step_text.startswith("x")
     try:
-        start, stop = item(parts[0]), item(parts[1])
-        step = float(parts[2][1:]) if geometric else item(parts[2])
+        start, stop = item(start_text), item(stop_text)
+        step = float(step_text[1:]) if geometric else item(step_text)
+        finite = all(map(math.isfinite, (start, stop, step)))
     except ValueError:
         raise ValueError(FORM + " of whole numbers" * (item is int)) from None
-    if not all(map(math.isfinite, (start, stop, step))):
+    except OverflowError:
+        finite = False
+    if not finite:
         raise ValueError("a range takes finite numbers")
     if stop < start:
         raise ValueError("the range ends before it starts")
@@ -52,13 +51,7 @@ def _parsed(text: str, item: Callable[[str], Any]) -> Range:
     if step <= 0:
         raise ValueError("a range takes a step above 0")
     if item is int and geometric:
-        stop = math.nextafter(stop + 1, -math.inf)  # what is rounded down to the end is in
-    return Range(start, stop, step, geometric)
-
-
-def _numbers(r: Range) -> list[float]:
-    steps = math.log(r.stop / r.start) / math.log(r.step) if r.geometric else (r.stop - r.start) / r.step
-    if steps >= MOST:
-        raise ValueError(f"a range has {MOST:,} numbers at most")
-    count = math.floor(steps * (1 + 1e-12) + 1e-9) + 1
-    return [r.start * r.step**i if r.geometric else r.start + i * r.step for i in range(count)]
+        stop = math.nextafter(
+            stop + 1, -math.inf
+        )  # numbers that are rounded down to `stop` belong to the range
+    return start, stop, step, geometric

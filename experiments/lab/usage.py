@@ -1,62 +1,77 @@
-"""What --help prints: the experiment's own words, then its flags by what they are about, at the preset's values.
+"""The text of --help: the docstring of an experiment, then its flags in groups, with their values.
 
-`--preset=small --help` shows the values of `small`, and flags beside --help the values that they give.
+Values are those of the preset and of other flags on the command line: `--preset=small --epochs=3 --help`.
 """
 
-import dataclasses
 import shutil
 import textwrap
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from experiments.lab import flags
-from experiments.lab.flags import Command
+from experiments.lab.flags import Command, Flag
 from wsn.spec import Data
+from wsn.training.registries import unread
 
-HELP = ("--help", "-help", "-h", "-?")
-DATA = {"data_dir"} | {field.name for field in dataclasses.fields(Data)}
-TRAIN, COMPUTE, DATA_GROUP, HOW = "What to train", "What to compute", "Data", "How it runs"
-GROUPS = (TRAIN, COMPUTE, DATA_GROUP, HOW, "Cluster")  # what a field's metadata may say as `group`
+HELP = ("--help", "-help", "-h", "-?", "--helpshort", "--helpfull")
+DATA = {"data_dir"} | {field.name for field in fields(Data)}
+GROUPS = (
+    "What to train",
+    "What to compute",
+    "Data",
+    "How it runs",
+    "Cluster",
+)  # `group` of a field's metadata
 
 
 def wanted(arguments: Sequence[str]) -> bool:
     return any(argument in HELP for argument in arguments)
 
 
-def text(command: Command, arguments: Sequence[str], words: str) -> str:
-    """The help of an experiment for a command line. Raises UserError, or what the parser raises, for other flags."""
+def text(command: Command, arguments: Sequence[str], docstring: str) -> str:
+    """The help for a command line. Raises UserError, or absl's errors, for other flags that are wrong."""
     settings, run = flags.parse(command, [a for a in arguments if a not in HELP])
+    preset = getattr(run, "preset", "")
+    spec = command.template(settings) if command.template else None
+    hidden = unread(spec.model, spec.task) if spec else {}  # settings of other networks and tasks
     groups: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for told in (run, settings):
-        for field, item, many in flags.fields(type(told)):
-            ranges = flags.RANGES if many and item in (int, float) else ""
-            lines = groups[group_of(field, told is run, hasattr(run, "preset"))]
-            lines += shown(command, field, told, ranges)
+    for values, usual in ((run, "How it runs"), (settings, "What to train" if preset else "What to compute")):
+        for flag in flags.table(type(values)):
+            if flag.name not in hidden:
+                group = flag.metadata.get("group", "Data" if flag.name in DATA else usual)
+                groups[group] += [f"  --{flag.name}={_value(flag, values, spec)}", _help(command, flag)]
     blocks = [f"{group}\n" + "\n".join(lines) for group, lines in groups.items() if lines]
-    presets = f"Values are those of --preset={run.preset}.\n\n" if hasattr(run, "preset") else ""
-    return f"{words.strip()}\n\n{presets}" + "\n\n".join(blocks)
+    title = [f"Values are those of --preset={preset}."] if preset else []
+    return "\n\n".join([docstring.strip(), *title, *blocks])
 
 
-def group_of(field: dataclasses.Field, of_run: bool, trains: bool) -> str:
-    """What a flag is about: as its field says, else by where it stands."""
-    if "group" in field.metadata:
-        return field.metadata["group"]
-    if field.name in DATA:
-        return DATA_GROUP
-    return HOW if of_run else TRAIN if trains else COMPUTE
-
-
-def shown(command: Command, field: dataclasses.Field, told: Any, more: str) -> list[str]:
-    """A flag with the value that it has, what it means, and of which names one is chosen."""
-    value = flags.value_text(command, field, told)
-    names = command.presets if field.name == "preset" else flags.choices(field)
-    if names:
-        more += f" One of {', '.join(names)}."
-    means = textwrap.fill(
-        flags.as_flags(field.metadata["help"]) + more,
+def _help(command: Command, flag: Flag) -> str:
+    """The help of a flag, wrapped: its meaning, forms of lists, and the names that it takes."""
+    names = tuple(command.presets) if flag.name == "preset" else flag.choices
+    known = [
+        flag.name for cls in map(type, (command.run, *command.presets.values())) for flag in flags.table(cls)
+    ]
+    return textwrap.fill(
+        flags.as_flags(flag.metadata["help"], "|".join(known))
+        + " Also ranges: 8:64:8, 8:91:x1.5." * (flag.many and flag.type is not str)
+        + (f" One of {', '.join(names)}." if names else ""),
         max(40, min(shutil.get_terminal_size((100, 0)).columns, 110)),
         initial_indent="      ",
         subsequent_indent="      ",
         break_on_hyphens=False,
     )
-    return [f"  --{field.name}={value}", means]
+
+
+def _value(flag: Flag, values: Any, spec: Any) -> str:
+    """The value of a flag as one would type it, of the recipe where the preset has none; empty where there is none."""
+    value = getattr(values, flag.name)
+    if value is None and "otherwise" in flag.metadata:
+        return f"({flag.metadata['otherwise']})"
+    if value is None:
+        value = getattr(spec, flag.name, None)
+    if value is None:
+        value = flag.metadata.get("none", "")
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -67,10 +67,12 @@ TITLES = {"linear": "linear bottleneck", "nonlinear": "non-linear bottleneck", "
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(families.WithDense):
+class Preset(presets.Family):
     """Settings of one figure."""
 
-    model: str = presets.of_spec("model", "resnet18")
+    base_widths: tuple[int, ...] = presets.base_widths()
+    dense_seeds: int = presets.dense_seeds()
+    model: str = presets.of_spec("model", "resnet18", choices=("mlp", "resnet18"))
     hidden_layers: int = presets.of_spec(
         "hidden_layers", 1, help="Hidden layers of the MLP; non-linear bottlenecks need 2."
     )
@@ -93,8 +95,8 @@ PRESETS = {
         seeds=3,
         dense_seeds=3,
     ),
-    "short": Preset(**vars(families.SHORT.replace(widths=(8, 12, 18)))),
-    "paper": Preset(**vars(families.PAPER)),
+    "short": Preset(**recipe.SHORT | {"widths": (8, 12, 18)}),
+    "paper": Preset(**recipe.PAPER),
 }
 
 
@@ -158,7 +160,7 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
     kinds = [kind for kind in TITLES if any(row["kind"] == kind for row in rows)] or ["dense"]
     figure = Figure(figsize=(1.0 + 4.6 * len(kinds), 4.4), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds, strict=True):
-        for base, colour in families.colours(rows).items():
+        for base, colour in families.colors(rows).items():
             _draw_family(axes, members(rows, base, kind), members(rows, base, "dense"), colour)
         families.finish(axes, rows, "widening", "widening factor", "best test accuracy (%)")
         factors = sorted({float(f"{row['widening']:.3g}") for row in rows})
@@ -236,14 +238,14 @@ def main(preset: Preset, run: Run) -> None:
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
         output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
     )
-    for base in families.colours(rows):
+    for base in families.colors(rows):
         for way in preset.ways:
             print(*verdict(rows, base, way), sep="\n")
     print(METHOD, differences(rows), sep="\n")
     launch.wrote(run, *written)
 
 
-COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template, families.RETIRED)
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template, recipe.RETIRED)
 
 if __name__ == "__main__":
     launch.run(COMMAND)

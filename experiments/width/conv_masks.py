@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.lab import families, launch, output, recipe
-from experiments.lab.families import PAPER, QUICK, RETIRED, SHORT, Network, Preset, Row
+from experiments.lab import families, launch, output, presets, recipe
+from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
 from experiments.lab.intervals import METHOD, Estimate, estimate
 from experiments.lab.launch import Run
@@ -29,7 +29,19 @@ COLUMNS = ["dataset", "base_width", "width", "mask", *families.COLUMNS]
 PAPER_GAP = 3.0  # points, the largest, Appendix C
 MASKS = {"elementwise": "single weights", "io": "whole kernels"}
 
-PRESETS = {"quick": QUICK, "short": SHORT.replace(widths=(8, 12, 18, 27)), "paper": PAPER.replace(seeds=10)}
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset(presets.Family):
+    """Settings of one figure."""
+
+    base_widths: tuple[int, ...] = presets.base_widths()
+
+
+PRESETS = {
+    "quick": Preset(**recipe.QUICK),
+    "short": Preset(**recipe.SHORT | {"widths": (8, 12, 18, 27)}),
+    "paper": Preset(**recipe.PAPER | {"seeds": 10}),
+}
 template = recipe.template
 
 
@@ -68,7 +80,7 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
     """Figure 9, and the gap between both masks with its interval."""
     figure = Figure(figsize=(10.5, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
-    for base, colour in families.colours(rows).items():
+    for base, colour in families.colors(rows).items():
         for mask, marker, line in (("elementwise", "o", "-"), ("io", "x", "--")):
             points = families.select(rows, mask, base)
             if points:
@@ -130,7 +142,7 @@ def main(preset: Preset, run: Run) -> None:
     launch.wrote(run, *written)
 
 
-COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template, RETIRED)
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template, recipe.RETIRED)
 
 if __name__ == "__main__":
     launch.run(COMMAND)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure, SubFigure
 
-from experiments.lab.presets import Preset
+from experiments.lab.presets import Family
 
 # Appendix A, Figure 5: best final accuracy and where; the baselines are given as "approximately 90 %".
 PAPER_BEST = {"relu": (0.963, "widths 80, 160"), "linear": (0.927, "width 40")}
@@ -28,10 +28,10 @@ def baseline(rows: Sequence[Mapping]) -> float | None:
 
 def draw(
     rows: Sequence[dict],
-    preset: Preset,
+    preset: Family,
     activations: Sequence[str],
     fractions: Sequence[float],
-    whole: Preset,
+    whole: Family,
 ) -> Figure:
     """Both panels of Figure 5; `whole` is the paper's grid, with all fractions."""
     figure = Figure(figsize=(1.2 + 5.4 * len(activations), 5.0), layout="constrained")
@@ -55,7 +55,7 @@ def draw(
 
 
 def _draw_panel(
-    panel: SubFigure, rows: Sequence[dict], preset: Preset, activation: str, fractions: Sequence[float]
+    panel: SubFigure, rows: Sequence[dict], preset: Family, activation: str, fractions: Sequence[float]
 ) -> None:
     accuracy = {(row["last_connectivity"], row["width"]): row["final_test_accuracy_mean"] for row in rows}
     image = np.array([[accuracy.get((f, w), np.nan) for w in preset.widths] for f in fractions])

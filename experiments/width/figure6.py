@@ -8,15 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.lab import families
-from experiments.lab.families import Preset, Row
+from experiments.lab.families import Row
 from experiments.lab.intervals import METHOD, Estimate, estimate, sign
+from experiments.lab.presets import Family
 
 BEST_CONNECTIVITY, BEST_WIDENING = (0.01, 0.1), (3.0, 10.0)  # paper, sections 1 and 2
 
 # The figure.
 
 
-def draw(rows: Sequence[Row], preset: Preset, paper: Sequence[Row], paper_epochs: int) -> Figure:
+def draw(rows: Sequence[Row], preset: Family, paper: Sequence[Row], paper_epochs: int) -> Figure:
     """Figures 6, 12, 13 above, 14 (over width and connectivity) and 7 below; the paper's numbers beside ours."""
     figure = Figure(figsize=(15, 8.4), layout="constrained")
     panels = figure.subplots(2, 3, sharex="col")
@@ -46,7 +47,7 @@ def _draw_accuracy(axes: Axes, rows: Sequence[Row], paper: Sequence[Row], split:
     if dense:
         style = {"color": "0.45", "marker": "o", "linestyle": "--", "label": "dense"}
         families.curve(axes, dense.values(), x, mean, **style)
-    for base, colour in families.colours(rows).items():
+    for base, colour in families.colors(rows).items():
         sparse = families.select(rows, "sparse", base)
         if sparse:
             style = {"color": colour, "marker": "x", "label": f"{sparse[0]['weights']:,} weights"}
@@ -67,7 +68,7 @@ def _draw_paper(axes: Axes, paper: Sequence[Row], x: str, y: str) -> None:
 
 
 def _draw_improvement(axes: Axes, rows: Sequence[Row], paper: Sequence[Row]) -> None:
-    colours = families.colours(rows)
+    colours = families.colors(rows)
     for base, colour in colours.items():
         dense = "dense" if base == min(colours) else None
         for kind, marker, line in (("dense", "o", "--"), ("sparse", "x", "-")):
@@ -84,7 +85,7 @@ def _draw_improvement(axes: Axes, rows: Sequence[Row], paper: Sequence[Row]) -> 
 
 def _draw_fraction(axes: Axes, rows: Sequence[Row], paper: Sequence[Row]) -> None:
     wider = [row for row in rows if not math.isnan(row["improvement_fraction"])]
-    colours = families.colours(rows)
+    colours = families.colors(rows)
     for base, colour in colours.items():
         points = [row for row in wider if row["base_width"] == base]
         if points:

@@ -10,7 +10,7 @@ from matplotlib.patheffects import withStroke
 
 from experiments.lab import families
 from experiments.lab.families import Row
-from experiments.lab.presets import Preset
+from experiments.lab.presets import Family
 from experiments.width import distances
 from experiments.width.distances import Distance
 from wsn.records.record import Result
@@ -37,7 +37,7 @@ def floor_of(rows: Sequence[Row]) -> float:
     return base - 0.35 * (max(accuracies, default=1.0) - base)
 
 
-def draw(rows: Sequence[Row], preset: Preset, pairs: int) -> Figure:
+def draw(rows: Sequence[Row], preset: Family, pairs: int) -> Figure:
     """Figure 8: (a) test accuracy over width; (b) distances and test error of the sparse networks."""
     figure = Figure(figsize=(9.6, 5.4), layout="constrained")
     left, right = figure.subplots(1, 2)

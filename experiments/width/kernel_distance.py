@@ -50,7 +50,7 @@ COLUMNS = [
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(presets.Preset):
+class Preset(presets.Family):
     """Settings of one figure; `rates` are the learning rates, kind → width → rate."""
 
     learning_rate: float | None = presets.of_spec(

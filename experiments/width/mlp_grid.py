@@ -41,7 +41,7 @@ COLUMNS = [
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(presets.Preset):
+class Preset(presets.Family):
     """Settings of the grid."""
 
     activations: tuple[str, ...] = setting("Panels to train.", ("relu", "linear"), choices=("relu", "linear"))

@@ -20,8 +20,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from experiments.lab import families, launch, output, recipe
-from experiments.lab.families import PAPER, QUICK, RETIRED, SHORT, Network, Row
+from experiments.lab import families, launch, output, presets, recipe
+from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
 from experiments.lab.launch import Run
 from experiments.width import figure6
@@ -45,9 +45,11 @@ PAPER_BASE = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(families.WithDense):
+class Preset(presets.Family):
     """Settings of one figure."""
 
+    base_widths: tuple[int, ...] = presets.base_widths()
+    dense_seeds: int = presets.dense_seeds()
     compare: tuple[str, ...] = setting("Other data sets in this folder: do harder data gain more?", ())
 
     def __post_init__(self) -> None:
@@ -57,9 +59,9 @@ class Preset(families.WithDense):
 
 
 PRESETS = {
-    "quick": Preset(**vars(QUICK), dense_seeds=1),
-    "short": Preset(**vars(SHORT), dense_seeds=1),
-    "paper": Preset(**vars(PAPER.replace(base_widths=())), dense_seeds=3),
+    "quick": Preset(**recipe.QUICK, dense_seeds=1),
+    "short": Preset(**recipe.SHORT, dense_seeds=1),
+    "paper": Preset(**recipe.PAPER | {"base_widths": ()}, dense_seeds=3),
     # The paper does not say the batch size; it trained every network once.
     "imagenet": Preset(
         dataset=recipe.IMAGENET,
@@ -158,7 +160,7 @@ def main(preset: Preset, run: Run) -> None:
     launch.wrote(run, *written)
 
 
-COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template, RETIRED)
+COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template, recipe.RETIRED)
 
 if __name__ == "__main__":
     launch.run(COMMAND)

@@ -1,4 +1,4 @@
-"""What the tests of experiments share: command lines in this process, and data without files."""
+"""Shared by the tests of experiments: command lines in this process, and a data set in memory."""
 
 import sys
 from collections.abc import Callable
@@ -14,20 +14,20 @@ from wsn.data import sources
 
 
 @pytest.fixture
-def told(monkeypatch, tmp_path) -> Callable:
-    """(settings, run) of a command line in a folder of its own, without any flag of this process."""
+def parsed(monkeypatch, tmp_path) -> Callable:
+    """A function (command, *arguments) → (settings, run), independent of the flags of this process."""
 
-    def tell(command: Command, *arguments: str, workdir: Path = tmp_path / "out") -> tuple:
+    def parse(command: Command, *arguments: str, workdir: Path = tmp_path / "out") -> tuple:
         arguments = (f"--workdir={workdir}", *arguments)
         monkeypatch.setattr(sys, "argv", [Path(command.run.workdir).name, *arguments])
         return flags.parse(command, arguments)
 
-    return tell
+    return parse
 
 
 @pytest.fixture
 def six_pixels(monkeypatch):
-    """Images of six pixels in the place of `digits`, for scripts that load their data by name."""
+    """Images of six pixels in place of `digits`."""
     images = np.random.default_rng(0).integers(0, 256, (40, 2, 3, 1), np.uint8)
     tiny = data.Dataset(images, np.zeros(40, np.int32), images[:20], np.zeros(20, np.int32), classes=10)
 

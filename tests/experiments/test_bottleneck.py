@@ -13,12 +13,12 @@ from wsn.training import train
 
 
 @pytest.fixture
-def experiment(told, tmp_path, monkeypatch):
+def experiment(parsed, tmp_path, monkeypatch):
     """Run it with pretended training and some flags; returns the rows of its table."""
     monkeypatch.setattr(train, "train", tiny.pretended)
 
     def run(*arguments: str) -> list[dict[str, str]]:
-        script.main(*told(script.COMMAND, *arguments))
+        script.main(*parsed(script.COMMAND, *arguments))
         table = tmp_path / "out" / "bottleneck.csv"
         return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
 

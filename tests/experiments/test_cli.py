@@ -45,12 +45,12 @@ def trained(monkeypatch) -> list:
 
 
 @pytest.fixture
-def experiment(told, tmp_path, trained):
+def experiment(parsed, tmp_path, trained):
     """Run kernel_distance with some flags in a folder of its own; returns the rows of its table."""
 
     def run(*arguments: str) -> list[dict[str, str]]:
         command = kernel_distance.COMMAND
-        kernel_distance.main(*told(command, "--pairs=3", "--initialisations=2", *arguments))
+        kernel_distance.main(*parsed(command, "--pairs=3", "--initialisations=2", *arguments))
         table = tmp_path / "out" / "kernel_distance.csv"
         return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
 
@@ -219,12 +219,12 @@ def test_shards_train_every_network_once_and_the_last_one_draws_them_all(
 
 
 @pytest.mark.parametrize("module", [kernel_distance, mlp_grid])
-def test_every_share_alone_is_drawn(module, trained, told, tmp_path, capsys):
+def test_every_share_alone_is_drawn(module, trained, parsed, tmp_path, capsys):
     """Whatever is missing, base network or all of one kind, the figure is of what there is."""
     given = [*QUICK, "--learning_rate=2"] if module is kernel_distance else [*FEW_CELLS, "--dataset=digits"]
     for i in range(1, 6):
         folder = tmp_path / str(i)
-        module.main(*told(module.COMMAND, f"--shard={i}/5", *given, workdir=folder))
+        module.main(*parsed(module.COMMAND, f"--shard={i}/5", *given, workdir=folder))
         written = {path.suffix for path in folder.glob("*")} - {""} if folder.exists() else set()
         count = len(list(folder.glob("runs/*/record.jsonl")))
         assert written == ({".csv", ".png", ".command"} if count else set())

@@ -1,7 +1,6 @@
-"""Flags are made from fields, what they say reaches the spec, and the records say who asked for them."""
+"""Flags are made from fields, their values reach the spec, and records name the experiment that trained them."""
 
 import dataclasses
-import importlib
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,8 @@ from wsn.training import registries, train
 
 TRAINING = [kernel_distance, mlp_grid, bottleneck, conv_masks, resnet_width]
 FOLDER = Path(experiments.__file__).parent
-SCRIPTS = list(contents.files())
-# Of every setting a value that no preset has, and no default.
+COMMANDS = {name: contents.command(name) for name in contents.files()}
+# A value of every setting that no preset has, and that is not the default.
 OTHER = {
     "dataset": "cifar10",
     "train_samples": 77,
@@ -34,13 +33,15 @@ OTHER = {
     "batch_size": 9,
     "optimizer": "adamw",
     "learning_rate": 0.123,
+    "schedule": "cosine",
+    "decay_epochs": (1, 4),
+    "decay_factor": 0.3,
     "momentum": 0.45,
     "weight_decay": 0.067,
     "beta1": 0.8,
     "beta2": 0.98,
     "epsilon": 1e-5,
     "clip": 2.5,
-    "schedule": "cosine",
     "eval_every": 3,
     "probes": ("path", "norm"),
     "compute_dtype": "bfloat16",
@@ -48,12 +49,16 @@ OTHER = {
     "hidden_layers": 5,
     "parameterization": "mup",
 }
+DECAY = {"decay_epochs", "decay_factor"}  # go with a schedule of steps
+STEPS = {"schedule": "steps", "decay_epochs": (2,)}
+SOME = {bottleneck: {"model", "hidden_layers"}, kernel_distance: {"parameterization"}}
 FIELDS = [
-    (script, field.name)
+    (script, name)
     for script in TRAINING
-    for field in dataclasses.fields(script.PRESETS["quick"])
-    if field.name in presets.SPEC_FIELDS
+    for name in presets.SPEC_FIELDS
+    if hasattr(script.PRESETS["quick"], name)
 ]
+by_experiment = pytest.mark.parametrize("script", TRAINING, ids=lambda script: script.EXPERIMENT)
 
 
 def text(value) -> str:
@@ -61,26 +66,27 @@ def text(value) -> str:
 
 
 @pytest.mark.parametrize(("script", "field"), FIELDS, ids=lambda x: getattr(x, "EXPERIMENT", x))
-def test_every_setting_of_a_spec_reaches_it_by_flag_and_in_a_notebook(script, field):
+def test_every_setting_reaches_the_spec_by_flag_and_in_a_notebook(script, field):
+    if field == "widths":
+        return
     value = OTHER[field]
-    by_flag, _ = flags.parse(script.COMMAND, [f"--{field}={text(value)}"])
+    changes = (STEPS if field in DECAY else {}) | {field: value}
+    by_flag, _ = flags.parse(script.COMMAND, [f"--{name}={text(x)}" for name, x in changes.items()])
     preset = script.PRESETS["quick"]
     assert getattr(script.template(preset), field) != value
-    assert script.template(by_flag) == script.template(preset.replace(**{field: value}))
+    assert script.template(by_flag) == script.template(preset.replace(**changes))
     assert getattr(script.template(by_flag), field) == value
 
 
-def test_every_experiment_can_be_told_the_same():
-    for script in TRAINING:
-        named = {name for other, name in FIELDS if other is script}
-        own = {bottleneck: {"model", "hidden_layers"}, kernel_distance: {"parameterization"}}
-        some = {"model", "hidden_layers", "parameterization"}
-        assert named == OTHER.keys() - some | own.get(script, set())
+@by_experiment
+def test_experiments_have_the_same_settings(script):
+    names = {name for other, name in FIELDS if other is script}
+    assert names == OTHER.keys() - set().union(*SOME.values()) | SOME.get(script, set())
 
 
-@pytest.mark.parametrize("script", TRAINING, ids=lambda script: script.EXPERIMENT)
-def test_every_template_is_a_function_of_its_preset(script):
-    """Without flags and without data; what it gives can be trained."""
+@by_experiment
+def test_a_template_is_a_function_of_its_preset(script):
+    """Without flags and without data; its spec can be trained."""
     for preset in script.PRESETS.values():
         spec = script.template(preset)
         assert isinstance(spec, Spec) and spec.width == preset.base_width
@@ -89,53 +95,47 @@ def test_every_template_is_a_function_of_its_preset(script):
         assert {n.spec.dataset for n in networks} == {preset.dataset} and len(networks) >= len(preset.widths)
 
 
-def test_another_optimiser_has_none_of_the_recipes_momentum_and_decay():
-    adam = resnet_width.template(resnet_width.PRESETS["paper"].replace(optimizer="adam"))
+def test_another_optimizer_or_schedule_drops_the_settings_of_the_recipes():
+    paper = resnet_width.PRESETS["paper"]
+    adam = resnet_width.template(paper.replace(optimizer="adam"))
     assert (adam.momentum, adam.weight_decay, adam.schedule) == (0.0, 0.0, "steps")
     registries.check(adam)
-    told = resnet_width.template(resnet_width.PRESETS["paper"].replace(optimizer="adam", momentum=0.9))
+    assert resnet_width.template(paper.replace(schedule="cosine")).decay_epochs == ()
+    assert resnet_width.template(paper.replace(decay_epochs=(3,))).decay_epochs == (3,)
     with pytest.raises(UserError, match="^`momentum=0.9`: adam has none"):
-        registries.check(told)
+        registries.check(resnet_width.template(paper.replace(optimizer="adam", momentum=0.9)))
 
 
 # Flags and fields.
 
 
-def command_of(script: str) -> flags.Command:
-    return importlib.import_module(f"experiments.{script}").COMMAND
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_flag_is_made_from_a_field(script):
-    command, values = command_of(script), absl.FlagValues()
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_is_made_from_a_field(name):
+    command, values = COMMANDS[name], absl.FlagValues()
     flags.define(command, values)
     first = next(iter(command.presets.values()))
     fields = [*dataclasses.fields(command.run), *dataclasses.fields(first)]
     assert set(values) == {field.name for field in fields if "help" in field.metadata}
-    for field in fields:
-        if "help" in field.metadata:
-            assert field.metadata["help"] in values[field.name].help
     settings, run = flags.parse(command, [])
     assert run == command.run
     assert settings == command.presets[getattr(run, "preset", "default")]
-    own = [script] if script != "report" else []  # which reads what all others wrote
-    assert Path(run.workdir) == Path("results", *own)
+    folder = [name] if name != "report" else []  # which reads the folders of all others
+    assert Path(run.workdir) == Path("results", *folder)
 
 
-@pytest.mark.parametrize("script", TRAINING, ids=lambda script: script.EXPERIMENT)
-def test_the_help_says_what_is_taken_where_no_flag_is_given(script):
-    values = absl.FlagValues()
-    flags.define(script.COMMAND, values)
-    for name in ("epochs", "seeds", "batch_size"):
-        for preset in script.PRESETS.values():
-            assert str(getattr(preset, name)) in values[name].help.rpartition("(")[2]
-    assert "quick, paper" in values["preset"].help or "quick, short, paper" in values["preset"].help
-    momentum = script.template(script.PRESETS["quick"]).momentum
-    assert values["momentum"].help.endswith(f"(default: {momentum})")
+def test_a_folder_is_a_text_or_a_path_and_may_begin_with_the_home(monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/me")
+    run = launch.Run(Path("~/my results"), data_dir="~/data")
+    assert (run.folder, run.data_dir) == (Path("/home/me/my results"), "/home/me/data")
+    launch.wrote(run, run.folder / "a.png")
+    launch.wrote(launch.Output(Path("out")), Path("out/a.png"))
+    page = "python -m experiments.report --workdir='/home/me/my results'"
+    lines = f"wrote /home/me/my results/a.png (open as a page: {page})\nwrote out/a.png\n"
+    assert capsys.readouterr().out == lines
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class Kinds:
     """A field of every kind."""
 
     whole: int = setting("h", 1)
@@ -147,15 +147,15 @@ class Told:
     names: tuple[str, ...] = setting("h", ())
     choice: str = setting("h", "x", choices=("x", "y"))
     several: tuple[str, ...] = setting("h", ("x",), choices=("x", "y"))
-    all_of_them: int | None = setting("h", 3, none=0)
+    all_if_zero: int | None = setting("h", 3, none=0)
     no_flag: dict = dataclasses.field(default_factory=dict)
 
 
-KINDS = flags.Command(lambda settings, run: None, {"default": Told()}, launch.Output("out"))
+KINDS = flags.Command(lambda settings, run: None, {"default": Kinds()}, launch.Output("out"))
 finite = st.floats(allow_nan=False, allow_infinity=False)
 word = st.text("abc", min_size=1, max_size=3)
-settings_told = st.builds(
-    Told,
+kinds = st.builds(
+    Kinds,
     whole=st.integers(-(2**40), 2**40),
     number=finite,
     name=word,
@@ -165,25 +165,25 @@ settings_told = st.builds(
     names=st.lists(word, max_size=3).map(tuple),
     choice=st.sampled_from("xy"),
     several=st.lists(st.sampled_from("xy"), min_size=1, max_size=3).map(tuple),
-    all_of_them=st.none() | st.integers(1),
+    all_if_zero=st.none() | st.integers(1),
 )
 
 
-@given(settings_told)
-def test_what_flags_say_is_read_back(settings):
+@given(kinds)
+def test_flags_are_read_back(settings):
     arguments = []
-    for field in dataclasses.fields(Told):
+    for field in dataclasses.fields(Kinds):
         value = getattr(settings, field.name)
         if field.name == "several":
             arguments += [f"--several={name}" for name in value]
-        elif field.name == "all_of_them":
-            arguments.append(f"--all_of_them={value or 0}")
+        elif field.name == "all_if_zero":
+            arguments.append(f"--all_if_zero={value or 0}")
         elif "help" in field.metadata:
             arguments.append(f"--{field.name}={text(value)}")
     assert flags.parse(KINDS, arguments)[0] == settings
 
 
-def test_base_widths_give_way_to_a_base_width_alone():
+def test_one_base_width_replaces_several():
     paper = conv_masks.PRESETS["paper"]
     assert len(paper.base_widths) > 1 and paper.replace(epochs=3).base_widths == paper.base_widths
     assert paper.replace(base_width=8).base_widths == ()
@@ -193,10 +193,10 @@ def test_base_widths_give_way_to_a_base_width_alone():
 def test_only_the_entry_of_a_run_reads_the_flags_of_the_process():
     for path in FOLDER.rglob("*.py"):
         reads = "FLAGS" in path.read_text() or "absl" in path.read_text()
-        assert reads == (path.name in ("flags.py", "launch.py")), path
+        assert reads == (path.name in ("flags.py", "launch.py", "usage.py")), path
 
 
-def test_entry_points_and_what_they_share_are_short():
+def test_entry_points_and_the_frame_are_short():
     lines = {path: len(path.read_text().splitlines()) for path in FOLDER.rglob("*.py")}
     assert all(count < (350 if "lab" in path.parts else 250) for path, count in lines.items()), lines
 
@@ -204,40 +204,32 @@ def test_entry_points_and_what_they_share_are_short():
 # Records.
 
 FEW = {
-    "kernel_distance": ("--widths=3,6", "--pairs=3", "--initialisations=2"),
-    "mlp_grid": ("--widths=3,6", "--last_connectivity=1.0"),
-    "bottleneck": ("--widths=32,40",),
-    "conv_masks": ("--widths=2,3",),
-    "resnet_width": ("--widths=2,3",),
-}
-KINDS_OF = {
-    "kernel_distance": {"sparse", "dense"},
-    "mlp_grid": {"sparse", "dense"},
-    "bottleneck": {"dense", "linear", "nonlinear"},
-    "conv_masks": {"elementwise", "io"},
-    "resnet_width": {"sparse", "dense"},
+    kernel_distance: (("--widths=3,6", "--pairs=3", "--initialisations=2"), {"sparse", "dense"}),
+    mlp_grid: (("--widths=3,6", "--last_connectivity=1.0"), {"sparse", "dense"}),
+    bottleneck: (("--widths=32,40",), {"dense", "linear", "nonlinear"}),
+    conv_masks: (("--widths=2,3",), {"elementwise", "io"}),
+    resnet_width: (("--widths=2,3",), {"sparse", "dense"}),
 }
 
 
-@pytest.mark.parametrize("script", TRAINING, ids=lambda script: script.EXPERIMENT)
-def test_records_say_who_asked_for_them(script, told, tmp_path, monkeypatch):
+@by_experiment
+def test_records_name_the_experiment(script, parsed, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "train", tiny.pretended)
     monkeypatch.setattr(plan, "cost", lambda *_: plan.Cost(1, (1,), 1.0, 1.0))
-    preset, run = told(script.COMMAND, *FEW[script.EXPERIMENT], "--epochs=1", "--seeds=1")
+    arguments, kinds = FEW[script]
+    preset, run = parsed(script.COMMAND, *arguments, "--epochs=1", "--seeds=1")
     script.main(preset, run)
     labels = [result.label for found in record.read_all(tmp_path / "out") for result in found.results]
-    assert {label.experiment for label in labels} == {script.EXPERIMENT}
-    assert {label.preset for label in labels} == {"quick"}
-    assert {label.base_width for label in labels} == {preset.base_width}
-    assert {label.kind for label in labels} == KINDS_OF[script.EXPERIMENT]
+    assert {label[:3] for label in labels} == {(script.EXPERIMENT, "quick", preset.base_width)}
+    assert {label.kind for label in labels} == kinds
 
 
-def test_only_drawing_trains_nothing_and_says_what_is_missing(told, monkeypatch, capsys):
+def test_draw_only_trains_nothing_and_prints_what_is_missing(parsed, monkeypatch, capsys):
     monkeypatch.setattr(train, "train", tiny.pretended)
-    given = *FEW["kernel_distance"], "--epochs=1"
-    kernel_distance.main(*told(kernel_distance.COMMAND, *given, "--seeds=1"))
+    arguments = *FEW[kernel_distance][0], "--epochs=1"
+    kernel_distance.main(*parsed(kernel_distance.COMMAND, *arguments, "--seeds=1"))
     monkeypatch.setattr(train, "train", None)
-    kernel_distance.main(*told(kernel_distance.COMMAND, *given, "--seeds=2", "--draw_only"))
+    kernel_distance.main(*parsed(kernel_distance.COMMAND, *arguments, "--seeds=2", "--draw_only"))
     missing = [line for line in capsys.readouterr().out.splitlines() if line.startswith("no record")]
     assert missing == [
         "no record: sparse width 3 (base width 3), seed 1",
@@ -246,7 +238,7 @@ def test_only_drawing_trains_nothing_and_says_what_is_missing(told, monkeypatch,
     ]
 
 
-def test_settings_of_the_kernel_experiments_are_values_too():
+def test_settings_of_the_kernel_experiments_are_checked_too():
     assert optimum.Settings(points=5).np == optimum.COMMAND.presets["default"].np
     with pytest.raises(UserError, match="^`points=2` is too small: give at least 3"):
         optimum.Settings(points=2)

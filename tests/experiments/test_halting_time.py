@@ -160,10 +160,10 @@ def rows_of(path) -> list[dict]:
 
 
 def test_both_commands_write_tables_that_keep_their_contract_from_the_same_records(
-    told, folder, tmp_path, monkeypatch, capsys
+    parsed, folder, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("WSN_CACHE_DIR", str(tmp_path / "cache"))
-    preset, run = told(halting_time.COMMAND, f"--data_dir={folder}", *ARGUMENTS)
+    preset, run = parsed(halting_time.COMMAND, f"--data_dir={folder}", *ARGUMENTS)
     halting_time.main(preset, run)
     table = rows_of(run.folder / "halting_time.csv")
     assert list(table[0]) == [
@@ -200,7 +200,7 @@ def test_both_commands_write_tables_that_keep_their_contract_from_the_same_recor
     told_of = {json.loads(record.read_text().splitlines()[0])["text"] for record in records}
     assert told_of == {hashlib.sha256(texts.encode()).hexdigest()}
     times = [record.stat().st_mtime_ns for record in records]
-    path_geometry.main(*told(path_geometry.COMMAND, f"--data_dir={folder}", *ARGUMENTS))
+    path_geometry.main(*parsed(path_geometry.COMMAND, f"--data_dir={folder}", *ARGUMENTS))
     assert [record.stat().st_mtime_ns for record in sorted(run.folder.glob("runs/*/record.jsonl"))] == times
     seeds = rows_of(run.folder / "path_geometry_seeds.csv")
     assert len(seeds) == 2 * 2 * 4
@@ -217,14 +217,14 @@ def test_both_commands_write_tables_that_keep_their_contract_from_the_same_recor
     assert "C1 T falls" in printed and "C10 angle opens" in printed and "wrote" in printed
 
 
-def test_another_network_or_task_leaves_out_what_the_preset_says_for_its_own(told):
-    preset, _ = told(halting_time.COMMAND, "--preset=paper", "--model=lstm")
+def test_another_network_or_task_leaves_out_what_the_preset_says_for_its_own(parsed):
+    preset, _ = parsed(halting_time.COMMAND, "--preset=paper", "--model=lstm")
     assert (preset.gate_bias, preset.sequence) == (None, 150)
     check(study.template(preset))
     images = ("--dataset=digits", "--task=classification", "--model=mlp", "--depths=1")
-    preset, _ = told(halting_time.COMMAND, "--preset=paper", *images)
+    preset, _ = parsed(halting_time.COMMAND, "--preset=paper", *images)
     check(study.template(preset))
-    preset, _ = told(halting_time.COMMAND, *images, "--sequence=5")
+    preset, _ = parsed(halting_time.COMMAND, *images, "--sequence=5")
     with pytest.raises(UserError, match="^`sequence=5`: `task=classification` does not read it"):
         check(study.template(preset))
 
@@ -240,9 +240,9 @@ def test_another_network_or_task_leaves_out_what_the_preset_says_for_its_own(tol
         ("--validation_samples=-1", "--validation_samples"),
     ],
 )
-def test_bad_input_names_its_flag(told, argument, flag):
+def test_bad_input_names_its_flag(parsed, argument, flag):
     with pytest.raises(UserError, match=f"{flag}[^\n]*$"):
-        preset, _ = told(halting_time.COMMAND, argument)
+        preset, _ = parsed(halting_time.COMMAND, argument)
         study.template(preset)
 
 

@@ -63,11 +63,11 @@ def test_findings_and_verdict():
 
 
 @pytest.fixture
-def script(told, tmp_path, six_pixels):
+def script(parsed, tmp_path, six_pixels):
     """Run the script with some flags; returns the rows of its table."""
 
     def run(*arguments: str) -> list[dict[str, str]]:
-        optimum.main(*told(optimum.COMMAND, *FEW, *arguments))
+        optimum.main(*parsed(optimum.COMMAND, *FEW, *arguments))
         return list(csv.DictReader((tmp_path / "out" / "optimum.csv").read_text().splitlines()))
 
     return run

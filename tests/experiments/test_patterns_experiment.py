@@ -14,7 +14,7 @@ from wsn.training import train
 
 
 @pytest.fixture
-def experiment(told, tmp_path, monkeypatch):
+def experiment(parsed, tmp_path, monkeypatch):
     """Run it with pretended training and pretended times; returns the rows of its table."""
     monkeypatch.setattr(train, "train", tiny.pretended)
     monkeypatch.setattr(
@@ -22,7 +22,7 @@ def experiment(told, tmp_path, monkeypatch):
     )
 
     def run(*arguments: str) -> list[dict[str, str]]:
-        script.main(*told(script.COMMAND, *arguments))
+        script.main(*parsed(script.COMMAND, *arguments))
         return list(csv.DictReader((tmp_path / "out" / "patterns.csv").read_text().splitlines()))
 
     return run

@@ -13,7 +13,7 @@ from experiments.beyond import rate_transfer as script
 from wsn.training import train
 
 
-def test_the_grid_has_every_parameterisation_width_and_rate(told, tmp_path, monkeypatch, capsys):
+def test_the_grid_has_every_parameterisation_width_and_rate(parsed, tmp_path, monkeypatch, capsys):
     def pretended(group, splits, **settings):
         for moment in tiny.pretended(group, splits, **settings):
             renamed = {k.replace("test", "validation"): v for k, v in moment.history.curves.items()}
@@ -23,7 +23,7 @@ def test_the_grid_has_every_parameterisation_width_and_rate(told, tmp_path, monk
             )
 
     monkeypatch.setattr(train, "train", pretended)
-    script.main(*told(script.COMMAND, "--epochs=2", "--seeds=2", "--widths=3,6", "--octaves=2"))
+    script.main(*parsed(script.COMMAND, "--epochs=2", "--seeds=2", "--widths=3,6", "--octaves=2"))
     rows = list(csv.DictReader((tmp_path / "out" / "rate_transfer.csv").read_text().splitlines()))
     assert ",".join(rows[0]) == ",".join(script.COLUMNS) and len(rows) == 3 * 2 * 5
     assert {row["weights"] for row in rows} == {"222"}

@@ -27,11 +27,11 @@ TWO_FAMILIES = ("--preset=short", "--base_widths=8,12", "--widths=8,12,18,27")
 
 
 @pytest.fixture
-def given_flags(told, tmp_path):
+def given_flags(parsed, tmp_path):
     """(preset, run) of a command in a folder; the shapes of the data sets are known without their images."""
 
     def parse(*arguments, experiment=resnet_width):
-        return told(experiment.COMMAND, *arguments, workdir=tmp_path)
+        return parsed(experiment.COMMAND, *arguments, workdir=tmp_path)
 
     return parse
 

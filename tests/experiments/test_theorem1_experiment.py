@@ -22,11 +22,11 @@ def few_networks(monkeypatch):
 
 
 @pytest.fixture
-def script(told, tmp_path, six_pixels):
+def script(parsed, tmp_path, six_pixels):
     """Run the script with some flags; returns exit code and rows."""
 
     def run(*arguments: str) -> tuple[int, list[dict[str, str]]]:
-        settings, output = told(theorem1.COMMAND, *FEW, *arguments)
+        settings, output = parsed(theorem1.COMMAND, *FEW, *arguments)
         with pytest.raises(SystemExit) as ended:
             theorem1.main(settings, output)
         return ended.value.code, list(
@@ -126,13 +126,13 @@ ONE_HOT = {"name": "one-hot", "x": [1, 0], "y": [2, 0], "p": 0.1, "n": 3, "K1p":
 
 
 @pytest.fixture
-def cases(tmp_path, told):
+def cases(tmp_path, parsed):
     """Evaluate a file of cases; returns exit code and rows."""
 
     def run(content, tolerance=1e-7):
         path, out = tmp_path / "cases.json", tmp_path / "out"
         path.write_text(content if isinstance(content, str) else json.dumps(content))
-        settings, output = told(theorem1.COMMAND, f"--cases={path}", f"--tolerance={tolerance}")
+        settings, output = parsed(theorem1.COMMAND, f"--cases={path}", f"--tolerance={tolerance}")
         with pytest.raises(SystemExit) as ended:
             theorem1.main(settings, output)
         return ended.value.code, list(csv.DictReader((out / "theorem1_cases.csv").read_text().splitlines()))

@@ -73,13 +73,13 @@ def test_times_that_go_with_one_over_the_effective_rate_lie_on_one_line():
     assert beside.explained < found.explained and abs(beside.width.value) > 0.01
 
 
-def told_networks(told, *arguments):
-    preset, run = told(width_or_weights.COMMAND, "--preset=quick", *arguments)
+def networks_of(parsed, *arguments):
+    preset, run = parsed(width_or_weights.COMMAND, "--preset=quick", *arguments)
     return preset, run, width.networks(preset, run)
 
 
-def test_families_have_the_weights_of_their_base_and_dense_networks_grow(told):
-    preset, run, asked = told_networks(told)
+def test_families_have_the_weights_of_their_base_and_dense_networks_grow(parsed):
+    preset, run, asked = networks_of(parsed)
     source = run.source_of(asked[0].spec)
     weights = {(n.kind, n.base_width, n.spec.width): width.study.describe(n, run)["weights"] for n in asked}
     assert {n.spec.width for n in asked if n.kind == "dense"} == set(preset.widths)
@@ -90,8 +90,8 @@ def test_families_have_the_weights_of_their_base_and_dense_networks_grow(told):
         assert wide >= base
 
 
-def test_rates_go_with_the_arm_and_the_network_of_that_width_keeps_its_own(told):
-    preset, _, asked = told_networks(told)
+def test_rates_go_with_the_arm_and_the_network_of_that_width_keeps_its_own(parsed):
+    preset, _, asked = networks_of(parsed)
     tuned = {network.spec: 3.0 for network in asked}
     arms = width.in_arms(preset, asked, tuned)
     assert len(arms) == 3 * len(asked)
@@ -113,13 +113,13 @@ def test_rates_go_with_the_arm_and_the_network_of_that_width_keeps_its_own(told)
         ("--base_widths=1000", "--base_widths"),
     ],
 )
-def test_bad_input_names_its_flag(told, argument, flag):
+def test_bad_input_names_its_flag(parsed, argument, flag):
     with pytest.raises(UserError, match=f"{flag}[^\n]*$"):
-        told_networks(told, argument)
+        networks_of(parsed, argument)
 
 
-def test_the_command_writes_its_table_and_figure(told, capsys):
-    preset, run = told(
+def test_the_command_writes_its_table_and_figure(parsed, capsys):
+    preset, run = parsed(
         width_or_weights.COMMAND,
         "--widths=2,3",
         "--base_widths=2",
@@ -145,12 +145,12 @@ def test_the_command_writes_its_table_and_figure(told, capsys):
 
 
 @pytest.mark.slow
-def test_a_network_with_batch_normalisation_is_traced_as_it_is_trained(told, monkeypatch):
+def test_a_network_with_batch_normalisation_is_traced_as_it_is_trained(parsed, monkeypatch):
     """Outputs do not depend on the scale of what is normalised, so a trace there goes with one over its square."""
     monkeypatch.setattr(width, "SAMPLES", 2)
     monkeypatch.setattr(width, "TRACED_SEEDS", 1)
-    preset, run, asked = told_networks(
-        told,
+    preset, run, asked = networks_of(
+        parsed,
         "--preset=resnet",
         "--dataset=digits",
         "--widths=2",
