@@ -12,7 +12,7 @@ from wsn.networks import models
 from wsn.networks.models import MODELS, SPEECH_MODELS, TOKEN_MODELS
 from wsn.spec import Group
 from wsn.tasks import Task
-from wsn.tasks.task import LOSS, nothing_carried
+from wsn.tasks.task import LOSS, no_carry
 from wsn.training import probes, train
 from wsn.training.history import Snapshot
 from wsn.training.probes import PROBES, Step
@@ -196,7 +196,7 @@ def test_two_steps_down_a_bowl_are_those_by_hand():
         loss = jnp.sum(jnp.array([1.0, 4.0]) * params["bowl"]["kernel"] ** 2) / 2
         return {"loss": loss, "weight": jnp.ones(())}, stats, carry
 
-    bowl = Task((LOSS,), nothing_carried, training, training)
+    bowl = Task((LOSS,), no_carry, training, training)
     params, rates = {"bowl": {"kernel": jnp.ones(2)}}, {"bowl": {"kernel": jnp.float32(0.1)}}
     rule = optax.sgd(1.0)
     sums, reads = probes.measured(("path",), {"bowl": "hidden"})

@@ -1,7 +1,7 @@
-"""Tasks: what is minimised and what is measured.
+"""Tasks: what is minimized and what is measured.
 
-In: a network, a batch, what is carried from the batch before. Out: sums over the batch by name, and the metrics that
-they give, with unit and direction. A new task is a function model → `Task` and a line in `TASKS`.
+In: a network, a batch, the carry from the batch before. Out: sums over the batch by name, and the metrics computed from
+them, with unit and direction. A new task is a function model → `Task` and an entry in `TASKS`.
 """
 
 from collections.abc import Callable
@@ -23,14 +23,14 @@ TASKS: dict[str, Callable[[Model], Task]] = {
 
 
 def metrics(task: str) -> tuple[Metric, ...]:
-    """What a task measures, whatever the network. Raises UserError for an unknown one."""
+    """The metrics of a task, which do not depend on the network. Raises UserError for an unknown one."""
     return choose(TASKS, "task", task)(_NO_NETWORK).metrics
 
 
-def _absent(*_: Any) -> Any:
-    raise TypeError("a task calls its network in training and evaluation alone")
+def _unavailable(*_: Any) -> Any:
+    raise TypeError("a task must call its network in training and evaluation only")
 
 
-_NO_NETWORK = Model({}, {}, _absent, _absent, _absent)
+_NO_NETWORK = Model({}, {}, _unavailable, _unavailable, _unavailable)
 
 __all__ = ["TASKS", "Carry", "Context", "Metric", "Task", "Totals", "metrics"]

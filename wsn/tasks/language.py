@@ -1,4 +1,4 @@
-"""Language: which token follows. The hidden state is carried from window to window of a stream."""
+"""Language modeling: which token comes next. The network's carry goes from each window of a text stream to the next."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,15 +9,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from wsn.data.language.text import TextBatch
-from wsn.networks.layers import Model, Params, Stats
+from wsn.networks.layers import Model, Params, Stats, TokenFunctions
 from wsn.tasks.task import LOSS, Carry, Context, Metric, Task, Totals
 
-LARGEST_LOSS = 80.0  # whose perplexity is a float32
+MAX_LOSS = 80.0  # perplexities of larger losses overflow float32
 
 
 def perplexity(totals: Mapping[str, Any]) -> Any:
-    """exp(loss), up to a number that a record can hold."""
-    return np.exp(np.minimum(LOSS.of(totals), LARGEST_LOSS))
+    """exp(loss), limited to what float32 can hold."""
+    return np.exp(np.minimum(LOSS.of(totals), MAX_LOSS))
 
 
 BITS = Metric("bits_per_character", lambda totals: LOSS.of(totals) / np.log(2), "low", "bits", least=0.0)
@@ -25,24 +25,25 @@ PERPLEXITY = Metric("perplexity", perplexity, "low", "words", least=1.0)
 
 
 def characters(model: Model) -> Task:
-    """Cross-entropy in nats a character; bits per character beside it."""
+    """Cross-entropy in nats per character, and bits per character."""
     return language(model, BITS)
 
 
 def words(model: Model) -> Task:
-    """Cross-entropy in nats a word; perplexity beside it."""
+    """Cross-entropy in nats per word, and perplexity."""
     return language(model, PERPLEXITY)
 
 
-def language(model: Model, shown: Metric) -> Task:
-    """The mean over tokens of the cross-entropy, by its weight; `shown` is another metric of the same loss."""
+def language(model: Model, second: Metric) -> Task:
+    """The mean cross-entropy over tokens by their weight, and a second metric computed from it."""
 
     def carry(lanes: int) -> Carry:
-        return tokens(model).carry(lanes)
+        return token_functions(model).carry(lanes)
 
     def totals(params: Params, carry: Carry, batch: TextBatch) -> tuple[Totals, Carry]:
-        before = restarted(carry, tokens(model).carry, batch)
-        logits, after = tokens(model).apply(params, before, batch.inputs)
+        functions = token_functions(model)
+        before = restart(carry, functions.carry, batch)
+        logits, after = functions.apply(params, before, batch.inputs)
         loss = cross_entropy(logits, batch.targets)
         return {"loss": jnp.sum(loss * batch.weight), "weight": jnp.sum(batch.weight)}, after
 
@@ -57,23 +58,23 @@ def language(model: Model, shown: Metric) -> Task:
     ) -> tuple[Totals, Carry]:
         return totals(params, carry, batch)
 
-    return Task((LOSS, shown), carry, training, evaluation)
+    return Task((LOSS, second), carry, training, evaluation)
 
 
-def tokens(model: Model) -> Any:
-    assert model.tokens, "registries.check lets only networks that read tokens come here"
+def token_functions(model: Model) -> TokenFunctions:
+    assert model.tokens, "registries.check admits only networks that read tokens"
     return model.tokens
 
 
-def restarted(carry: Carry, fresh: Callable[[int], Carry], batch: TextBatch) -> Carry:
-    """What is carried, without a gradient into the window before, and as at the start in lanes that are fresh."""
+def restart(carry: Carry, initial: Callable[[int], Carry], batch: TextBatch) -> Carry:
+    """The carry as a constant to the gradient, and initial in lanes where a stream starts."""
     lanes = batch.fresh.shape[0]
 
     def choose(carried: Float[Array, "lanes ..."], start: Float[Array, "lanes ..."]) -> Array:
         where = batch.fresh.reshape(lanes, *[1] * (carried.ndim - 1))
         return jnp.where(where, start, jax.lax.stop_gradient(carried))
 
-    return jax.tree.map(choose, carry, fresh(lanes))
+    return jax.tree.map(choose, carry, initial(lanes))
 
 
 def cross_entropy(logits: Float[Array, "time lanes symbols"], targets: Array) -> Float[Array, "time lanes"]:
