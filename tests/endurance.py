@@ -1,7 +1,7 @@
 """Long runs measured: neither memory nor the time of an epoch or a group may grow.
 
     python tests/endurance.py --epochs=10000       # of one group, trained; a checkpoint every 5 s
-    python tests/endurance.py --groups=10000       # of pretended training: claims, records, progress, what reads them
+    python tests/endurance.py --groups=10000       # with stubbed training: locks, records, progress, and reading them
     python tests/endurance.py --programs=300       # groups of as many shapes, planned and trained
 
 Prints the time of each (of an epoch, a group) and the process's memory, at ten places of the way.
@@ -20,7 +20,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import pretence  # noqa: E402
+import mocks  # noqa: E402
 
 from wsn.records import plan, runs  # noqa: E402
 from wsn.records.progress import Progress  # noqa: E402
@@ -82,8 +82,8 @@ def epochs(count: int, folder: Path) -> Meter:
 
 
 def groups(count: int, folder: Path) -> Meter:
-    """Of two networks each, whose training is pretended."""
-    train.train = pretence.pretended
+    """Of two networks each, whose training is stubbed."""
+    train.train = mocks.stub_train
     meter, every = Meter(count), [Group((spec(data_seed=i),), (0, 1)) for i in range(count)]
     run(every, folder, lambda spec: None, meter, seconds=30.0)
     return meter
@@ -114,7 +114,7 @@ def run(of: Sequence[Group], folder: Path, source_of: Callable, meter: Meter, se
     started = time.process_time()
     runs.check(of, folder, source_of)
     checked = time.process_time()
-    runs.cover(folder, [group.specs for group in of], of[0].seeds)
+    runs.plan_groups(folder, [group.specs for group in of], of[0].seeds)
     covered = time.process_time()
     runs.results(of, folder)
     read = time.process_time()

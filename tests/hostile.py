@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pretence
+import mocks
 
 from experiments.lab import contents, endings, launch
 from experiments.width import figure5
@@ -92,7 +92,7 @@ def start(line: str, home: Path, *more: str, pretend: bool = True, alone: bool =
 
 def pretend_all() -> None:
     """In this process: training, its costs and drawing, which take seconds. All else is the program."""
-    train.train = pretence.pretended
+    train.train = mocks.stub_train
     plan.cost = lambda group, *_: plan.Cost(len(group.members), (1,), 1.0, 1.0)
     figure5.draw = lambda rows, *_: Drawn(rows)
 

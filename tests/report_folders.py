@@ -10,7 +10,7 @@ from wsn import stored
 from wsn.records import partial, record
 from wsn.records.record import Label
 from wsn.spec import Group, Spec
-from wsn.training.history import History
+from wsn.training.history import EMPTY, History
 
 ROWS = 60
 
@@ -45,7 +45,7 @@ def experiment(workdir: Path, widths: Sequence[int] = (3, 6, 12, 24), experiment
 
 def write(workdir: Path, group: Group, history: History, labels: record.Labels | None = None) -> Path:
     path = workdir / "runs" / group.name / "record.jsonl"
-    record.write(path, group, history, 12.0, labels)
+    record.write(path, group, history, labels, finished="2026-01-01T00:00:00+00:00", seconds=12.0)
     return path
 
 
@@ -67,7 +67,7 @@ def training(workdir: Path, share: float, owner: dict | None = None) -> Path:
     group = Group((spec(12, learning_rate=0.3),), (0, 1))
     path = workdir / "runs" / group.name / partial.NAME
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = partial.Partial(path.parent, group, None, None, None)
+    writer = partial.Partial(path.parent, group, EMPTY, None, None)
     writer.first = (0.0, 0.0)
     writer.write(share, history(2, round(share * ROWS)))
     return path

@@ -1,6 +1,6 @@
 """Data and networks so small that a program compiles in a second; for the tests of training and of runs.
 
-`python -m tiny WORKDIR NAME GROUPS` trains that many pretended groups together with another such process.
+`python -m tiny WORKDIR NAME GROUPS` trains that many groups, stubbed, together with another such process.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from pretence import CURVES as CURVES
-from pretence import STEPS as STEPS
-from pretence import pretended as pretended
+from mocks import CURVES as CURVES
+from mocks import STEPS as STEPS
+from mocks import stub_train as stub_train
 
 from wsn.data.speech.utterances import Speech, SpeechSplit
 from wsn.data.splits import Splits
@@ -103,13 +103,13 @@ def params(snapshot: Snapshot) -> dict[str, np.ndarray]:
     return found
 
 
-def pretending(
+def stub_source(
     spec: Spec, folder: Path, seconds: float = 0.01, deaths: int = 0, error: Exception | None = None
 ):
-    """A source for workers: in the process that asks for it, training is pretended from then on.
+    """A source for workers, which also stubs training in the process that calls it.
 
-    `folder` gets a file for each process, with its share of the machine. So many processes die at their first group,
-    and another sees the error.
+    Every process writes its share of the machine to a file in `folder`. The first `deaths` processes are killed at
+    their first group; the network of width 1 raises `error`.
     """
     share = {"cores": sorted(os.sched_getaffinity(0)), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
     (folder / f"{os.getpid()}.share").write_text(json.dumps(share))
@@ -119,13 +119,13 @@ def pretending(
             os.kill(os.getpid(), signal.SIGKILL)
     if error is not None and spec.width == 1:
         raise error
-    train.train = partial(pretended, seconds=seconds)
+    train.train = partial(stub_train, seconds=seconds)
     return SPLITS
 
 
 def share(workdir: Path, name: str, count: int) -> None:
     """Wait for the other process, train, and log every epoch that was trained here."""
-    train.train = lambda *args, **settings: pretended(*args, **settings, seconds=0.01)
+    train.train = lambda *args, **settings: stub_train(*args, **settings, seconds=0.01)
     groups = [Group((spec(width=width, epochs=20),), (0, 1)) for width in range(1, count + 1)]
     (workdir / f"{name}.ready").touch()
     while len(list(workdir.glob("*.ready"))) < 2:

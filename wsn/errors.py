@@ -1,56 +1,57 @@
-"""Exceptions with a message of one line, for whoever gave the input."""
+"""Exceptions whose message is one line for the user."""
 
 import difflib
 import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
+TRY_AGAIN = 75  # the exit code of a command that was stopped and can be resumed: EX_TEMPFAIL
 
 
 class UserError(ValueError):
     """Bad input. The message is one line that names the argument or file at fault and says what to do about it.
 
-    Arguments stand between backticks, as `name` or `name=value`. Commands print the line without a traceback, with
-    flags in the place of arguments (`experiments.lab.launch`), and exit with a non-zero status.
+    Arguments are in backticks, as `name` or `name=value`; commands turn them into flags (`experiments.lab.launch`),
+    print the line without a traceback, and exit with a non-zero status.
     """
 
 
 class Preempted(Exception):
-    """Training was told to stop, and is saved: the same command goes on from there."""
+    """Training was stopped, with a checkpoint: the same command resumes it."""
 
 
 def of_system(error: OSError) -> UserError:
-    """An error of the system about a file or folder, of which nothing else was said."""
+    """The error for an OSError that no other code has explained."""
     where = f"{error.filename}: " if error.filename else ""
     return UserError(
-        f"{where}{error.strerror or one_line(error)}: look at what `workdir`, `data_dir` and WSN_CACHE_DIR name"
+        f"{where}{error.strerror or one_line(error)}: check the folders of `workdir`, `data_dir` and WSN_CACHE_DIR"
     )
 
 
 def one_line(error: Exception) -> str:
-    """Kind and message of an error, of at most 160 characters, without line breaks."""
+    """Type and message of an error, in at most 160 characters without line breaks."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def meant(name: str, names: Iterable[str]) -> str:
-    """The known name that is nearest to an unknown one, as a question; nothing where none is near."""
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.7)
-    return f" (did you mean {near[0]}?)" if near else ""
+def did_you_mean(name: str, names: Collection[str]) -> str:
+    """The known name that is closest to an unknown one, as a question; empty if none is close."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def choose(registry: Mapping[str, Entry], argument: str, name: str) -> Entry:
-    """The entry called `name`, the value of `argument`. Raises UserError for an unknown one."""
+    """The entry `name` of a registry, given as the value of `argument`. Raises UserError if it is unknown."""
     check_known(registry, argument, name)
     return registry[name]
 
 
 def check_known(registry: Collection[str], argument: str, name: str) -> None:
-    """Raises UserError for a name that a registry does not have."""
+    """Raises UserError for a name that is not in a registry."""
     if name not in registry:
         raise UserError(
-            f"`{argument}={name}` is unknown: choose one of {', '.join(registry)}{meant(name, registry)}"
+            f"`{argument}={name}` is unknown: choose one of {', '.join(registry)}{did_you_mean(name, registry)}"
         )
 
 

@@ -39,7 +39,7 @@ def angles(run: Run, halted: Sequence[Halted]) -> Iterator[Row]:
     ends = {one.result.seed: end(one) for one in halted if one.counts}
     if ends:
         spec = halted[0].result.spec
-        for group in runs.cover(run.folder, [[spec]], ends):
+        for group in runs.plan_groups(run.folder, [[spec]], ends):
             yield from of_group(group, run.source_of(spec), ends, run.execution, halted)
 
 

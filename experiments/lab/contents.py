@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import FOLDERS
-from wsn.errors import meant
+from wsn.errors import did_you_mean
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,7 +75,7 @@ def check_name(command: Sequence[str]) -> None:
 
 
 def _unknown(name: str) -> int:
-    suggestion = meant(name, files())
+    suggestion = did_you_mean(name, files())
     print(
         f"error: there is no experiment {name}{suggestion}; python -m experiments lists them", file=sys.stderr
     )

@@ -228,7 +228,7 @@ def train(run: Run, programs: Programs, labels: record.Labels | None = None) -> 
     share = list(programs)[_share(run.shard)]
     groups = _groups(run, share)
     if run.resume:
-        runs.check(groups, run.folder, run.source_of, mend=not run.dry_run)
+        runs.check(groups, run.folder, run.source_of, repair=not run.dry_run)
     for specs, _ in programs:
         run.source_of(specs[0])  # so that wrong settings of the data fail before anything is computed
     costs = _costs(run, groups)
@@ -239,7 +239,7 @@ def train(run: Run, programs: Programs, labels: record.Labels | None = None) -> 
     plan.check(groups, costs.values())
     if not run.resume:
         for group in groups:
-            runs.set_aside(run.folder, group)
+            runs.archive(run.folder, group)
         groups = _groups(run, share)
         costs = _costs(run, groups)
     _train(run, groups, Progress({name: cost.flops for name, cost in costs.items()}), labels)
@@ -282,7 +282,9 @@ def _groups(run: Run, programs: Programs) -> list[Group]:
     return [
         group
         for count in counts
-        for group in runs.cover(run.folder, [specs for specs, n in programs if n == count], range(count))
+        for group in runs.plan_groups(
+            run.folder, [specs for specs, n in programs if n == count], range(count)
+        )
     ]
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from wsn import stored
 from wsn.machine import usable_cores
 from wsn.records import record
-from wsn.records.progress import LINE_SECONDS
+from wsn.records.progress import LINE_SECONDS, aligned
 from wsn.stored import replacing
 
 SAID = ".said.json"  # beside a figure: the lines that were printed, the command, versions
@@ -94,13 +94,11 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> No
     def cell(value: Any) -> str:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    lines = [list(columns), *([cell(row.get(name, "")) for name in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    cells = [[cell(row.get(name, "")) for name in columns] for row in rows]
     stream = (
         sys.stdout.stream if isinstance(sys.stdout, Transcript) else None
     )  # the CSV has the table already
-    for line in lines:
-        print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)), file=stream)
+    print(aligned([columns, *cells]), file=stream)
 
 
 def progress(total: float, what: str) -> tqdm:

@@ -176,9 +176,11 @@ def checkpointed(path: Path) -> Trained | None:
     if snapshot is None:
         return None
     header = {"sealed": True, "other": found["semantics"] != SEMANTICS, "checkpoint": True}
+    curves = snapshot.history.curves
+    steps = np.arange(1, 1 + max(map(len, curves.values()), default=0))
     members = [
         _member(
-            Result(spec, seed, "finished", {name: x[:, i] for name, x in snapshot.history.curves.items()}),
+            Result(spec, seed, "finished", {name: x[:, i] for name, x in curves.items()}, steps),
             group.name,
             header,
         )
@@ -195,15 +197,13 @@ def _member(result: Result, group: str, header: dict[str, Any]) -> Member:
     count = max((len(values) for values in result.curves.values()), default=0)
     curves = {name: values for name, values in result.curves.items() if "/" not in name}  # not of probes
     lost = result.status == "diverged" or any(np.isnan(values).any() for values in curves.values())
-    steps = np.arange(1, count + 1) if result.steps is None else result.steps
-    whole = dataclasses.replace(result, curves=curves, steps=steps.astype(np.int64))
+    whole = dataclasses.replace(result, curves=curves)
     return Member(thinned(whole, POINTS), "diverged" if lost else "finished", count, group)
 
 
 def thinned(result: Result, points: int) -> Result:
     """Evaluations at even distances, the first and the last, and where any curve is least or largest: so the best
     and final values of the thinned curves are those of the whole ones."""
-    assert result.steps is not None
     if len(result.steps) <= points:
         return result
     kept = thin(result, points)
@@ -213,7 +213,6 @@ def thinned(result: Result, points: int) -> Result:
 
 def thin(result: Result, points: int) -> Int64[np.ndarray, " kept"]:
     """Which evaluations are kept."""
-    assert result.steps is not None
     even = np.linspace(0, len(result.steps) - 1, points).round().astype(np.int64)
     curves = np.stack(list(result.curves.values()))
     least, largest = np.where(np.isnan(curves), np.inf, curves), np.where(np.isnan(curves), -np.inf, curves)

@@ -15,7 +15,7 @@ from wsn.training import train
 @pytest.fixture
 def experiment(parsed, tmp_path, monkeypatch):
     """Run it with pretended training and some flags; returns the rows of its table."""
-    monkeypatch.setattr(train, "train", tiny.pretended)
+    monkeypatch.setattr(train, "train", tiny.stub_train)
 
     def run(*arguments: str) -> list[dict[str, str]]:
         script.main(*parsed(script.COMMAND, *arguments))

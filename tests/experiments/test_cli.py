@@ -38,7 +38,7 @@ def trained(monkeypatch) -> list:
 
     def pretend(group, splits, *, resume=None, execution="masked"):
         groups.append(group)
-        return tiny.pretended(group, splits, resume=resume)
+        return tiny.stub_train(group, splits, resume=resume)
 
     monkeypatch.setattr(train, "train", pretend)
     return groups
@@ -336,7 +336,7 @@ def test_a_damaged_record_is_told_and_resume_false_helps(experiment, trained, tm
     first = experiment(*QUICK)
     path = next((tmp_path / "out").glob("runs/*/record.jsonl"))
     path.write_text(path.read_text()[:-40])
-    with pytest.raises(UserError, match="^`workdir`: [^\n]* is damaged [^\n]*`resume=false`$"):
+    with pytest.raises(UserError, match="^`workdir`: [^\n]* is corrupt [^\n]*`resume=false`$"):
         experiment(*QUICK)
     assert experiment(*QUICK, "--resume=false") == first
 
@@ -401,7 +401,7 @@ def test_tuning_takes_the_best_rate_on_held_out_samples(experiment, trained, mon
         spec = group.specs[0]
         if not spec.validation_samples:
             trained.append(group)
-            return tiny.pretended(group, splits)
+            return tiny.stub_train(group, splits)
         tuned.append(group)
         assert len(splits.validation_labels) == 297 and len(splits.train_labels) == 1000
         centre = rate_at(kernel_distance.PRESETS["quick"].rates["dense"], spec.width)

@@ -214,7 +214,7 @@ FEW = {
 
 @by_experiment
 def test_records_name_the_experiment(script, parsed, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "train", tiny.pretended)
+    monkeypatch.setattr(train, "train", tiny.stub_train)
     monkeypatch.setattr(plan, "cost", lambda *_: plan.Cost(1, (1,), 1.0, 1.0))
     arguments, kinds = FEW[script]
     preset, run = parsed(script.COMMAND, *arguments, "--epochs=1", "--seeds=1")
@@ -225,7 +225,7 @@ def test_records_name_the_experiment(script, parsed, tmp_path, monkeypatch):
 
 
 def test_draw_only_trains_nothing_and_prints_what_is_missing(parsed, monkeypatch, capsys):
-    monkeypatch.setattr(train, "train", tiny.pretended)
+    monkeypatch.setattr(train, "train", tiny.stub_train)
     arguments = *FEW[kernel_distance][0], "--epochs=1"
     kernel_distance.main(*parsed(kernel_distance.COMMAND, *arguments, "--seeds=1"))
     monkeypatch.setattr(train, "train", None)

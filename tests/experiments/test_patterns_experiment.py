@@ -16,7 +16,7 @@ from wsn.training import train
 @pytest.fixture
 def experiment(parsed, tmp_path, monkeypatch):
     """Run it with pretended training and pretended times; returns the rows of its table."""
-    monkeypatch.setattr(train, "train", tiny.pretended)
+    monkeypatch.setattr(train, "train", tiny.stub_train)
     monkeypatch.setattr(
         script, "step_milliseconds", lambda asked, *_: {script.program(n): 1.5 for n in asked}
     )

@@ -15,7 +15,7 @@ from wsn.training import train
 
 def test_the_grid_has_every_parameterisation_width_and_rate(parsed, tmp_path, monkeypatch, capsys):
     def pretended(group, splits, **settings):
-        for moment in tiny.pretended(group, splits, **settings):
+        for moment in tiny.stub_train(group, splits, **settings):
             renamed = {k.replace("test", "validation"): v for k, v in moment.history.curves.items()}
             history = moment.history._replace(curves=renamed)
             yield moment._replace(

@@ -42,7 +42,7 @@ def test_figures_are_drawn_and_the_console_is_empty(light, page):
     assert wait(light, "document.querySelectorAll('section.shown .plot .point').length") == 4
     box = light.execute_script("return document.querySelector('.plot .lines path').getBBox().width")
     assert box > 100, "a line across the figure"
-    assert "3 of them diverged" in light.page_source and "is damaged" in light.page_source
+    assert "3 of them diverged" in light.page_source and "is corrupt" in light.page_source
     assert real.complaints(light) == []
 
 

@@ -1,4 +1,4 @@
-"""TensorBoard reads the curves that records have, once each, however often training was stopped."""
+"""TensorBoard reads the curves of the records, without duplicates, however often training was stopped."""
 
 import sys
 import types
@@ -24,26 +24,26 @@ LABELS = {SPECS[0]: Label("mine", "quick", 5, "dense"), SPECS[1]: Label("mine", 
 
 
 @pytest.fixture(autouse=True)
-def own_training(monkeypatch):
-    monkeypatch.setattr(train, "train", tiny.pretended)
+def stubbed_training(monkeypatch):
+    monkeypatch.setattr(train, "train", tiny.stub_train)
 
 
 @pytest.fixture
 def read(monkeypatch):
-    """Folder → run → tag → [(step, value), …], by TensorBoard's own reader without TensorFlow."""
+    """Folder → run → tag → [(step, value), …], by TensorBoard's reader without TensorFlow."""
     pytest.importorskip("tensorboard", reason="TensorBoard reads the events")
     monkeypatch.setitem(sys.modules, "tensorboard.compat.notf", types.ModuleType("notf"))
     from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
     def read(folder: Path) -> dict:
-        found = EventMultiplexer(size_guidance={"scalars": 0, "tensors": 0})
-        found.AddRunsFromDirectory(str(folder / events.FOLDER)).Reload()
+        reader = EventMultiplexer(size_guidance={"scalars": 0, "tensors": 0})
+        reader.AddRunsFromDirectory(str(folder / events.FOLDER)).Reload()
         return {
             name: {
-                tag: [(event.step, event.value) for event in found.Scalars(name, tag)]
+                tag: [(event.step, event.value) for event in reader.Scalars(name, tag)]
                 for tag in tags["scalars"]
             }
-            for name, tags in found.Runs().items()
+            for name, tags in reader.Runs().items()
         }
 
     return read
@@ -53,7 +53,7 @@ def run(folder: Path, groups=(GROUP,), count: str = "1", stop=lambda: False, ten
     workers.run(
         groups,
         folder,
-        partial(tiny.pretending, folder=folder, seconds=0.0 if count == "1" else 0.01),
+        partial(tiny.stub_source, folder=folder, seconds=0.0 if count == "1" else 0.01),
         workers=count,
         costs=dict.fromkeys((group.name for group in groups), 1.0),
         labels=LABELS,
@@ -65,7 +65,7 @@ def run(folder: Path, groups=(GROUP,), count: str = "1", stop=lambda: False, ten
 
 def expected(group: Group = GROUP) -> dict[str, dict]:
     """Run → tag → [(step, value), …] of uninterrupted training."""
-    *_, last = tiny.pretended(group)
+    *_, last = tiny.stub_train(group)
     steps, curves = last.history
     found = {}
     for i, (spec, seed) in enumerate(group.members):
@@ -91,19 +91,19 @@ def test_every_evaluation_of_every_network_is_read_back(tmp_path, read):
     }
 
 
-def test_a_resume_doubles_nothing(tmp_path, read):
+def test_a_resume_duplicates_nothing(tmp_path, read):
     """Stopped after every evaluation, the third time without events, and complete in the end."""
     for start in range(6):
-        asked = iter([False, True])
+        answers = iter([False, True])
         try:
-            run(tmp_path, stop=lambda asked=asked: next(asked), tensorboard=start != 2)
+            run(tmp_path, stop=lambda answers=answers: next(answers), tensorboard=start != 2)
         except Preempted:
             seen = {len(rows) for tags in read(tmp_path).values() for rows in tags.values()}
             assert seen == {start + (start != 2)}
     assert read(tmp_path) == expected()
 
 
-def test_what_was_trained_without_events_gets_them_from_its_record(tmp_path, read):
+def test_a_network_trained_without_events_gets_them_from_its_record(tmp_path, read):
     run(tmp_path, tensorboard=False)
     assert not (tmp_path / events.FOLDER).exists()
     run(tmp_path)
@@ -113,7 +113,7 @@ def test_what_was_trained_without_events_gets_them_from_its_record(tmp_path, rea
 
 @pytest.mark.slow
 @pytest.mark.skipif(usable_cores() < 2, reason="two workers need two cores")
-def test_workers_write_those_of_what_they_train(tmp_path, read):
+def test_workers_write_the_events_of_the_networks_that_they_train(tmp_path, read):
     groups = [Group((tiny.spec(width=width, epochs=5),), (0, 1)) for width in range(1, 5)]
     run(tmp_path, groups[:1], tensorboard=False)
     run(tmp_path, groups, count="2")
@@ -130,13 +130,13 @@ def test_a_diverged_network_is_nan_from_then_on_and_probes_have_their_group(tmp_
         assert [step for step, _ in values] == [3, 6] and np.isnan(values[1][1]) and values[0][1] > 0
 
 
-def test_networks_have_folders_of_their_own():
+def test_every_network_has_another_folder():
     spec = tiny.spec(kept=tiny.kept(20, 10))
     others = [tiny.spec(kept=tiny.kept(10, 20)), tiny.spec(kept=tiny.kept(20, 10), epochs=9)]
     assert len({events.folder_of(Path(), one, 0, Label()) for one in (spec, *others)}) == 3
 
 
-def test_without_the_library_the_flag_says_what_to_install(monkeypatch):
+def test_without_the_library_the_error_says_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("tensorboardX")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
@@ -144,7 +144,7 @@ def test_without_the_library_the_flag_says_what_to_install(monkeypatch):
         events.library()
 
 
-def test_a_folder_that_cannot_be_written_is_told_in_a_line(tmp_path):
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / events.FOLDER).write_text("a file")
     with pytest.raises(UserError, match="^`workdir`: cannot write [^\n]*$"):
         run(tmp_path)

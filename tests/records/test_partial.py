@@ -1,7 +1,8 @@
-"""What a group has so far: a record that grows while it trains, and who trains it."""
+"""The curves of a group that is training: a record that grows, with how far it is and which process trains it."""
 
 import datetime
 import os
+import platform
 import subprocess
 
 import numpy as np
@@ -12,80 +13,74 @@ from wsn.errors import Preempted, UserError
 from wsn.records import partial, record, runs
 from wsn.spec import Group
 from wsn.training import train
+from wsn.training.history import EMPTY
 
 GROUP = Group((tiny.spec(epochs=6),), (0, 1))
 
 
 @pytest.fixture
 def seen(monkeypatch, tmp_path) -> list[record.Record]:
-    """What lies in the folder at the start of every epoch of pretended training."""
-    found = []
+    """The partial record at the start of every epoch."""
+    records = []
 
-    def pretend(group, splits, **settings):
-        for moment in tiny.pretended(group, splits, resume=settings["resume"]):
-            found.append(record.read(runs.directory(tmp_path, group) / partial.NAME))
-            yield moment
+    def reading(group, splits, **settings):
+        for point in tiny.stub_train(group, splits, resume=settings["resume"]):
+            records.append(record.read(runs.directory(tmp_path, group) / partial.NAME))
+            yield point
 
-    monkeypatch.setattr(train, "train", pretend)
+    monkeypatch.setattr(train, "train", reading)
     monkeypatch.setattr(partial, "SECONDS", 0.0)
     monkeypatch.setattr(partial, "PATIENCE", 0.0)
-    return found
+    return records
 
 
 def run(workdir, **options) -> None:
     runs.run([GROUP], workdir, lambda spec: tiny.SPLITS, **options)
 
 
-def test_it_is_the_beginning_of_the_record(seen, tmp_path):
+def test_it_is_the_first_rows_of_the_record_with_the_fraction_done_and_the_time_left(seen, tmp_path):
     run(tmp_path)
-    whole = record.read(runs.record_path(tmp_path, GROUP))
-    assert [len(found.results[0].steps) for found in seen] == list(range(6))
-    for rows, found in enumerate(seen):
-        for now, end in zip(found.results, whole.results, strict=True):
+    final = record.read(runs.record_path(tmp_path, GROUP))
+    assert [len(partial.results[0].steps) for partial in seen] == list(range(6))
+    for rows, growing in enumerate(seen):
+        for now, end in zip(growing.results, final.results, strict=True):
             assert (now.spec, now.seed) == (end.spec, end.seed)
             for name, values in now.curves.items():
                 np.testing.assert_array_equal(values, end.curves[name][:rows])
     assert not (runs.directory(tmp_path, GROUP) / partial.NAME).exists()
-
-
-def test_it_says_how_far_training_is_and_the_time_left(seen, tmp_path):
-    run(tmp_path)
-    shares, left = zip(*((found.header["share"], found.header["left"]) for found in seen), strict=True)
-    assert shares == (None, *(pytest.approx(rows / 6) for rows in range(1, 6)))
+    fractions, left = zip(*((found.header["share"], found.header["left"]) for found in seen), strict=True)
+    assert fractions == (None, *(pytest.approx(rows / 6) for rows in range(1, 6)))
     assert left[:2] == (None, None) and all(seconds >= 0 for seconds in left[2:])
 
 
-def test_what_is_stopped_stays_and_goes_on(seen, tmp_path):
+def test_it_stays_when_training_stops_and_starts_from_the_checkpoint_when_it_resumes(seen, tmp_path):
     with pytest.raises(Preempted):
         run(tmp_path, stop=lambda: len(seen) == 3)
-    found = record.read(runs.directory(tmp_path, GROUP) / partial.NAME)
-    assert len(found.results[0].steps) == 3 and found.header["share"] == 0.5
+    stopped = record.read(runs.directory(tmp_path, GROUP) / partial.NAME)
+    assert len(stopped.results[0].steps) == 3 and stopped.header["share"] == 0.5
     run(tmp_path)
-    assert len(seen[3].results[0].steps) == 3, "the curves of the checkpoint, at once"
+    assert len(seen[3].results[0].steps) == 3
     assert seen[3].header["share"] is None, "not known before the first evaluation"
 
 
-def test_it_is_written_now_and_then(tmp_path, monkeypatch):
-    writings = []
-    monkeypatch.setattr(record, "save", lambda *args: writings.append(args))
-    begun = partial.Partial(tmp_path, GROUP, None, None, None)
-    for moment in tiny.pretended(GROUP):
-        begun(moment.fraction_done, moment.history)
-    assert len(writings) == 1
+def test_it_is_written_now_and_then_and_a_full_disk_is_ignored(tmp_path, monkeypatch):
+    writes = []
+
+    def full(*args, **facts):
+        writes.append(args)
+        raise UserError("`workdir`: cannot write")
+
+    monkeypatch.setattr(record, "write", full)
+    writer = partial.Partial(tmp_path, GROUP, EMPTY, None, None)
+    for point in tiny.stub_train(GROUP):
+        writer(point.fraction_done, point.history)
+    assert len(writes) == 1
 
 
-def test_a_full_disk_ends_nothing(tmp_path, monkeypatch):
-    def full(*_):
-        raise UserError("--workdir: cannot write")
-
-    monkeypatch.setattr(record, "save", full)
-    partial.Partial(tmp_path, GROUP, None, None, None)
-
-
-def test_who_trains(seen, tmp_path):
+def test_its_state_says_whether_the_process_that_wrote_it_still_trains(seen, tmp_path):
     run(tmp_path)
     header = seen[-1].header
-    assert header["owner"] == {"host": os.uname().nodename, "pid": os.getpid()}
+    assert header["owner"] == {"host": platform.node(), "pid": os.getpid()}
     assert partial.state(header) == "training"
     with subprocess.Popen(["true"]) as gone:
         pass

@@ -1,4 +1,4 @@
-"""The cost that is printed before training is that of the arithmetic, and the memory that of the compiled program."""
+"""The planned FLOPs are those of the arithmetic, the planned memory is that of the compiled program."""
 
 import dataclasses
 import math
@@ -66,7 +66,7 @@ def test_memory_holds_the_parameters_of_every_member_and_momentum():
     assert cost(momentum=0.9).bytes - cost().bytes == 4 * kernels
 
 
-# Recurrent networks, of which every turn of the scan is held for the way back.
+# Recurrent networks: every iteration of the scan is held for the backward pass.
 
 TOKENS = np.random.default_rng(0).integers(0, 9, 4001).astype(np.uint16)
 
@@ -101,7 +101,7 @@ def test_a_half_of_every_convolution_is_half_of_the_arithmetic():
 
 
 @pytest.mark.parametrize("model", TOKEN_MODELS)
-def test_every_turn_of_a_scan_counts_its_kept_weights(model):
+def test_every_iteration_of_a_scan_counts_its_kept_weights(model):
     """A weight meets every token once: half of those of some layers saves their share of all products."""
     group, text = of_text(10, model=model)
     (spec,) = group.specs
@@ -131,7 +131,7 @@ def test_beside_convolutions_kernels_in_scans_count_as_often_as_the_last_layer()
 
 
 def test_memory_of_a_wide_sparse_network_is_that_of_the_compiled_program():
-    """What its layers put out and what is kept, and no kernel."""
+    """Its activations and kept weights, and no dense kernel."""
     spec = tiny.spec(width=20_000, batch_size=23, epochs=1, kept=tiny.kept(10_000, 2_000))
     group = Group((spec,), (0, 1))
     prepared = train.prepare(group, tiny.SPLITS, tiny.SINGLE, "sparse")
@@ -143,7 +143,7 @@ def test_memory_of_a_wide_sparse_network_is_that_of_the_compiled_program():
     assert plan.cost(group, tiny.SPLITS, "sparse").bytes == pytest.approx(taken, rel=0.3)
 
 
-def test_a_sequence_that_memory_does_not_hold_is_told_before_it_is_trained(monkeypatch):
+def test_a_sequence_too_long_for_the_memory_is_refused_before_training(monkeypatch):
     costs = {length: plan.cost(*of_text(length)) for length in (10, 100)}
     assert costs[100].bytes > 5 * costs[10].bytes
     monkeypatch.setattr(devices, "memory", lambda: (costs[10].bytes + costs[100].bytes) / 2)
@@ -152,6 +152,6 @@ def test_a_sequence_that_memory_does_not_hold_is_told_before_it_is_trained(monke
         plan.check([of_text(100)[0]], [costs[100]])
 
 
-def test_the_memory_of_this_machine_is_told():
-    there = devices.memory()
-    assert there is None or there > 2**28
+def test_the_memory_of_this_machine_is_known():
+    memory = devices.memory()
+    assert memory is None or memory > 2**28

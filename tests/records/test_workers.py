@@ -1,4 +1,4 @@
-"""One command, several processes: work is shared, reported and never lost; training itself is pretended."""
+"""Worker processes, with stubbed training: work is shared, reported and never lost."""
 
 import json
 import os
@@ -27,16 +27,16 @@ pytestmark = pytest.mark.skipif(usable_cores() < 2, reason="two workers need two
 
 
 @pytest.fixture(autouse=True)
-def own_training(monkeypatch):
-    """What is pretended in this process ends with the test."""
+def restored_training(monkeypatch):
+    """Training that a test stubs in this process is restored after it."""
     monkeypatch.setattr(train, "train", train.train)
 
 
-def run(folder: Path, count: str = "2", groups=GROUPS, watch=lambda *_: None, stop=lambda: False, **pretence):
+def run(folder: Path, count: str = "2", groups=GROUPS, watch=lambda *_: None, stop=lambda: False, **stub):
     workers.run(
         groups,
         folder,
-        partial(tiny.pretending, folder=folder, **pretence),
+        partial(tiny.stub_source, folder=folder, **stub),
         workers=count,
         costs=COSTS,
         checkpoint_seconds=1000.0,
@@ -46,9 +46,9 @@ def run(folder: Path, count: str = "2", groups=GROUPS, watch=lambda *_: None, st
 
 
 def assert_finished(folder: Path) -> None:
-    """Every network with the values of uninterrupted training, bit for bit, and nothing beside."""
+    """Every network has the values of uninterrupted training, bit for bit, and no other files are left."""
     for group in GROUPS:
-        *_, last = tiny.pretended(group)
+        *_, last = tiny.stub_train(group)
         results = runs.results([group], folder)
         assert [(r.spec, r.seed) for r in results] == list(group.members)
         for i, result in enumerate(results):
@@ -62,7 +62,7 @@ def pids(folder: Path) -> list[int]:
     return [int(path.stem) for path in folder.glob("*.share")]
 
 
-def is_there(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -73,7 +73,7 @@ def is_there(pid: int) -> bool:
 def test_workers_share_the_groups_each_on_its_own_core(tmp_path):
     seen = []
     run(tmp_path, groups=GROUPS[:1], count="1")
-    own = pids(tmp_path)
+    before = pids(tmp_path)
     run(  # long enough that the first worker does not end before the second has begun
         tmp_path,
         watch=lambda group, share, history: seen.append((group, round(20 * share), history)),
@@ -85,18 +85,19 @@ def test_workers_share_the_groups_each_on_its_own_core(tmp_path):
     assert epochs == [(width, epoch) for width in range(2, 6) for epoch in range(1, 21)], (
         "and every epoch once"
     )
-    *_, moment = tiny.pretended(GROUPS[4])
-    expected = moment.history
+    *_, point = tiny.stub_train(GROUPS[4])
+    expected = point.history
     last = [history for group, epoch, history in seen if (group, epoch) == (GROUPS[4], 20)][0]
     assert last.curves.keys() == expected.curves.keys() and last.step == expected.step[-1:]
     np.testing.assert_array_equal(last.curves["test_accuracy"], expected.curves["test_accuracy"][-1:])
     assert {group.specs[0].width for group, _, _ in seen[1:3]} <= {4, 5}, "the longest first"
-    told = [json.loads((tmp_path / f"{pid}.share").read_text()) for pid in pids(tmp_path) if pid not in own]
-    assert sorted(share["cores"] for share in told) == [sorted(part.cores) for part in shares.shares(2)]
-    assert os.getpid() in own and not any(is_there(pid) for pid in pids(tmp_path) if pid != os.getpid())
+    workers = [pid for pid in pids(tmp_path) if pid not in before]
+    cores = [json.loads((tmp_path / f"{pid}.share").read_text())["cores"] for pid in workers]
+    assert sorted(cores) == [sorted(part.cores) for part in shares.shares(2)]
+    assert before == [os.getpid()] and not any(map(is_running, workers))
 
 
-def test_a_stop_saves_what_all_have_and_the_same_call_goes_on(tmp_path, capfd):
+def test_a_stop_saves_what_all_have_and_the_same_call_resumes(tmp_path, capfd):
     begun = threading.Event()
     with pytest.raises(Preempted):
         run(tmp_path, watch=lambda *_: begun.set(), stop=begun.is_set, seconds=0.1)
@@ -108,22 +109,25 @@ def test_a_stop_saves_what_all_have_and_the_same_call_goes_on(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("deaths", [1, 2])
-def test_killed_workers_are_told_in_a_line_each_and_their_work_is_taken_over(tmp_path, capfd, deaths):
+def test_killed_workers_are_a_line_each_and_others_take_over_their_networks(tmp_path, capfd, deaths):
     """By the others, and when there is none by a new one."""
     run(tmp_path, deaths=deaths)
     assert_finished(tmp_path)
-    assert capfd.readouterr().err == deaths * "a worker was killed (signal 9): its work is taken over\n"
+    assert (
+        capfd.readouterr().err
+        == deaths * "a worker was killed (signal 9): other processes take over its networks\n"
+    )
 
 
 @pytest.mark.parametrize(
-    ("error", "told", "printed"),
+    ("error", "message", "printed"),
     [
-        (UserError("--data_dir: not here"), "^--data_dir: not here$", "^$"),
+        (UserError("`data_dir`: not here"), "^`data_dir`: not here$", "^$"),
         (ValueError("a bug"), "^a worker failed; [^\n]*$", "ValueError: a bug\n$"),
     ],
 )
-def test_an_error_of_a_worker_ends_all(tmp_path, capfd, error, told, printed):
-    with pytest.raises(UserError, match=told):
+def test_an_error_of_a_worker_ends_all(tmp_path, capfd, error, message, printed):
+    with pytest.raises(UserError, match=message):
         run(tmp_path, groups=[GROUPS[0], GROUPS[4]], seconds=0.3, error=error)
     assert re.search(printed, capfd.readouterr().err)
     assert not runs.record_path(tmp_path, GROUPS[4]).exists(), "the other one stopped"
@@ -135,43 +139,43 @@ def test_an_interrupt_leaves_no_process(tmp_path, capfd):
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, watch=interrupt, seconds=0.05)
-    assert pids(tmp_path) and not any(is_there(pid) for pid in pids(tmp_path))
+    assert pids(tmp_path) and not any(map(is_running, pids(tmp_path)))
     assert capfd.readouterr().err == ""
 
 
 # How many.
 
 
-@pytest.mark.parametrize("asked", ["0", "-1", "many", "1.5", "", "²"])
-def test_a_bad_number_is_told_in_one_line(asked):
-    with pytest.raises(UserError, match=f"^`workers={asked}` is not [^\n]*$"):
-        workers.prepare(asked, several_hosts=False)
+@pytest.mark.parametrize("count", ["0", "-1", "many", "1.5", "", "²"])
+def test_a_bad_number_is_one_line(count):
+    with pytest.raises(UserError, match=f"^`workers={count}` is not [^\n]*$"):
+        workers.prepare(count, several_hosts=False)
 
 
-def test_more_than_there_is_room_for_or_several_hosts_are_told(monkeypatch):
-    monkeypatch.setattr(workers, "most", lambda: 4)
+def test_too_many_workers_and_several_hosts_are_one_line(monkeypatch):
+    monkeypatch.setattr(workers, "max_shares", lambda: 4)
     workers.prepare("4", several_hosts=False)
     workers.prepare("1", several_hosts=True)
     with pytest.raises(UserError, match="^`workers=5`: each takes a core [^\n]*at most 4$"):
         workers.prepare("5", several_hosts=False)
-    for asked in ("2", "auto"):
-        with pytest.raises(UserError, match=f"^`workers={asked}`: [^\n]*`coordinator`[^\n]*$"):
-            workers.prepare(asked, several_hosts=True)
+    for count in ("2", "auto"):
+        with pytest.raises(UserError, match=f"^`workers={count}` [^\n]*`coordinator`[^\n]*$"):
+            workers.prepare(count, several_hosts=True)
 
 
 def test_the_parent_leaves_several_gpus_to_its_workers(monkeypatch):
-    told = []
-    monkeypatch.setattr(jax.config, "update", lambda *setting: told.append(setting))
-    for asked, gpus, expected in (("auto", 4, True), ("2", 4, True), ("1", 4, False), ("auto", 1, False)):
+    settings = []
+    monkeypatch.setattr(jax.config, "update", lambda *setting: settings.append(setting))
+    for count, gpus, expected in (("auto", 4, True), ("2", 4, True), ("1", 4, False), ("auto", 1, False)):
         monkeypatch.setattr(workers, "gpus", lambda gpus=gpus: tuple("0123"[:gpus]))
-        monkeypatch.setattr(workers, "most", lambda gpus=gpus: gpus)
-        workers.prepare(asked, several_hosts=False)
-        assert told == ([("jax_platforms", "cpu")] if expected else [])
-        told.clear()
+        monkeypatch.setattr(workers, "max_shares", lambda gpus=gpus: gpus)
+        workers.prepare(count, several_hosts=False)
+        assert settings == ([("jax_platforms", "cpu")] if expected else [])
+        settings.clear()
 
 
 def test_auto_starts_workers_where_they_pay(monkeypatch):
-    monkeypatch.setattr(workers, "most", lambda: 4)
+    monkeypatch.setattr(workers, "max_shares", lambda: 4)
     kinds = {"mlp": False, "resnet18": True}
     monkeypatch.setattr(workers, "goes_step_by_step", kinds.__getitem__)
     monkeypatch.setattr(models, "build", lambda spec, *_: spec.model)

@@ -1,7 +1,7 @@
-"""Checkpoints of a group, by orbax: the newest two, so that one may be damaged.
+"""Checkpoints of a group, by orbax: the state and the history after some steps; the newest two are kept.
 
-FOLDER/STEPS          what orbax writes beside its place and renames when it is whole
-FOLDER/STEPS.sha256   the digest of its files, and whose they are, written last: orbax does not notice a flipped bit
+FOLDER/STEPS          written by orbax, renamed into place when it is complete
+FOLDER/STEPS.sha256   the checksum of its files and the name of its group, written last: orbax misses a flipped bit
 """
 
 import contextlib
@@ -20,71 +20,61 @@ from wsn.stored import cannot_write, replacing
 from wsn.training.history import EMPTY, History, Snapshot
 
 
-def save(folder: Path, steps: int, snapshot: Snapshot, owner: str = "") -> None:
-    """Write the checkpoint after that many steps; keep the one before it, remove everything else in the folder.
+def save(folder: Path, steps: int, snapshot: Snapshot, group: str = "") -> None:
+    """Write the checkpoint of a group after that many steps; keep the one before, and remove everything else.
 
-    `owner` is the name of the group: nobody else will go on from it.
-
-    Raises UserError when the folder cannot be written or the disk is full; earlier checkpoints are left then.
+    Raises UserError if the folder cannot be written or the disk is full; then earlier checkpoints stay.
     """
     path = folder / str(steps)
+    history = snapshot.history
+    tree = {"state": snapshot.state, "history": history.curves, "step": history.step}
     try:
-        with _silent():
-            _checkpointer().save(path.absolute(), _tree(snapshot), force=True)
-    except (OSError, ValueError, RuntimeError) as error:  # TensorStore raises its own kinds of the last two
+        with _without_logs():
+            _checkpointer().save(path.absolute(), tree, force=True)
+    except (OSError, ValueError, RuntimeError) as error:  # TensorStore raises the last two
         raise cannot_write(path, error) from error
-    with replacing(_digest_path(path)) as file:
-        file.write(" ".join(filter(None, (_digest(path), owner))))
-    before = [number for number in _written(folder) if number < steps][:1]
-    keep = {file.name for number in (steps, *before) for file in _files(folder, number)}
+    with replacing(_checksum_path(path)) as file:
+        file.write(f"{_checksum(path)} {group}".strip())
+    keep = [path, *(folder / str(number) for number in _steps(folder) if number < steps)][:2]
+    names = {name for path in keep for name in (path.name, _checksum_path(path).name)}
     for other in folder.iterdir():
-        if other.name not in keep:
+        if other.name not in names:
             shutil.rmtree(other) if other.is_dir() else other.unlink()
 
 
-def load(folder: Path, owner: str = "") -> Snapshot | None:
-    """The newest whole checkpoint of that group, or None; a warning says which ones are damaged or another's."""
-    numbers = _written(folder)
+def load(folder: Path, group: str = "") -> Snapshot | None:
+    """The newest intact checkpoint of the group, or None. Warns of checkpoints that are corrupt or another group's."""
+    numbers = _steps(folder)
     for number in numbers:
         path = folder / str(number)
         try:
-            digest, _, whose = stored.read(_digest_path(path)).partition(" ")
-            if digest == _digest(path) and whose in ("", owner):  # older versions did not say whose
-                return _snapshot(_checkpointer().restore(path.absolute()))
-            reason = "its digest is another" if whose in ("", owner) else f"it is of {whose}"
+            checksum, _, owner = stored.read(_checksum_path(path)).partition(" ")
+            if owner not in ("", group):  # wsn 0.1 did not write it
+                raise ValueError(f"it is of the group {owner}")
+            if checksum != _checksum(path):
+                raise ValueError("checksum mismatch")
+            tree = _checkpointer().restore(path.absolute())
+            # In wsn 0.1 the history had no steps.
+            return Snapshot(tree["state"], History(tree.get("step", EMPTY.step), tree["history"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0]
-        logging.warning("%s: damaged checkpoint, going on from the one before (%s)", path, reason)
+        logging.warning("%s: corrupt checkpoint, resuming from the one before (%s)", path, reason)
     if numbers:
-        logging.warning("%s: no checkpoint is whole, starting from the first step", folder)
+        logging.warning("%s: no checkpoint is intact, starting from the first step", folder)
     return None
 
 
-def _tree(snapshot: Snapshot) -> dict[str, Any]:
-    return {"state": snapshot.state, "history": snapshot.history.curves, "step": snapshot.history.step}
-
-
-def _snapshot(tree: dict[str, Any]) -> Snapshot:
-    """The inverse of `_tree`; before 0.2 a checkpoint did not say the steps of its rows."""
-    return Snapshot(tree["state"], History(tree.get("step", EMPTY.step), tree["history"]))
-
-
-def _written(folder: Path) -> list[int]:
+def _steps(folder: Path) -> list[int]:
     """Steps of the checkpoints, newest first."""
     return sorted((int(path.stem) for path in folder.glob("*.sha256") if path.stem.isdecimal()), reverse=True)
 
 
-def _files(folder: Path, number: int) -> tuple[Path, Path]:
-    path = folder / str(number)
-    return path, _digest_path(path)
-
-
-def _digest_path(path: Path) -> Path:
+def _checksum_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _digest(path: Path) -> str:
-    """SHA-256 over the names and contents of the files of a checkpoint."""
+def _checksum(path: Path) -> str:
+    """SHA-256 of the names and contents of the files of a checkpoint."""
     total = hashlib.sha256()
     for place in sorted(place for place in path.rglob("*") if place.is_file()):
         with open(place, "rb") as file:
@@ -95,31 +85,31 @@ def _digest(path: Path) -> str:
 
 @cache
 def _checkpointer() -> Any:
-    """Orbax, used by one process alone: it does not wait for the others of a run over several hosts."""
-    import orbax.checkpoint as ocp  # here, since half a second of imports is too much for a dry run
+    """Orbax for this process alone: in a run over several processes it waits for no other."""
+    import orbax.checkpoint as ocp  # here: it takes half a second, too long for a dry run
 
-    alone = ocp.options.MultiprocessingOptions(
+    options = ocp.options.MultiprocessingOptions(
         primary_host=0, active_processes={0}, barrier_sync_key_prefix="wsn"
     )
-    _ignore_abandoned_writes()
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+    _hide_abandoned_writes()
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
-def _ignore_abandoned_writes() -> None:
-    """When one write of orbax fails, those under way find their event loop closed, and each prints a traceback."""
-    otherwise = sys.unraisablehook
+def _hide_abandoned_writes() -> None:
+    """When one write of orbax fails, the others find their event loop closed, and each would print a traceback."""
+    before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
-            otherwise(unraisable)
+            before(unraisable)
 
     sys.unraisablehook = hook
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Without the tracebacks that orbax logs before it raises."""
+def _without_logs() -> Iterator[None]:
+    """Orbax logs a traceback before it raises an exception."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
     try:

@@ -1,4 +1,8 @@
-"""What a list of groups will cost, before any of it is computed: networks, weights, FLOPs, memory, time."""
+"""The cost of groups before they are trained: networks, weights, FLOPs, memory, time.
+
+FLOPs are XLA's count of the loss and its gradient; memory follows from shapes. Networks that train one after another
+hold their activations one at a time.
+"""
 
 import math
 import time
@@ -16,7 +20,7 @@ from wsn.errors import choose
 from wsn.networks import models
 from wsn.networks.layers import Model
 from wsn.networks.tokens import EMBEDDING
-from wsn.records.progress import duration
+from wsn.records.progress import aligned, duration
 from wsn.records.record import Label, Labels
 from wsn.sparsity.family import kept_weights
 from wsn.spec import Group
@@ -28,19 +32,16 @@ PRODUCTS = "dot_general", "conv_general_dilated"
 
 
 class Cost(NamedTuple):
-    """Estimates for a group: training from start to end."""
+    """Estimates for the whole training of a group."""
 
     members: int
     weights: tuple[int, ...]  # of each spec
-    flops: float  # dense arithmetic: masked weights are multiplied too
+    flops: float  # including the products with masked weights
     bytes: float  # on the device, at the peak
 
 
 def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
-    """Count the FLOPs of the loss and its gradient from XLA's own analysis; memory from the shapes.
-
-    Of a sparse layer its kept weights count, as if they were multiplied at the rate of the others.
-    """
+    """The cost of a group; of a sparse layer only the kept weights count. Raises UserError for unknown names."""
     spec = group.specs[0]
     registries.check(spec)
     model = models.build(spec, source.input_shape, source.classes)
@@ -63,79 +64,82 @@ def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
     horizon = Horizon(-(-examples // batch_size), -(-examples // batch_size) * spec.epochs)
     evaluations = -(-horizon.total // (spec.eval_every or horizon.epoch))
     dense = spec.epochs * train_flops * examples + evaluations * test_flops * held_out
-    trained = dense * multiplied(group, model, execution, testing)
-
+    flops = dense * multiplied_fraction(group, model, execution, testing)
     moments = sum(
         x.size for x in jax.tree.leaves(jax.eval_shape(optimizers.build(spec, horizon).init, params))
     )
     entries = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-    outputs = 4 * activations(training, testing, source.held_out_lanes(spec) / batch_size)
-    networks = of_networks(group, model, execution, entries, moments / max(entries, 1), outputs)
+    activation_bytes = 4 * activations(training, testing, source.held_out_lanes(spec) / batch_size)
+    bytes = network_bytes(group, model, execution, entries, moments / max(entries, 1), activation_bytes)
     members = len(group.members)
     weights = tuple(kept_weights(s, model.shapes) for s in group.specs)
-    return Cost(members, weights, members * trained, networks + source.nbytes(spec))
+    return Cost(members, weights, members * flops, bytes + source.nbytes(spec))
 
 
-def multiplied(group: Group, model: Model, execution: str, program: Any) -> float:
-    """The share of the arithmetic that is left where layers are sparse, on average over the specs.
+def multiplied_fraction(group: Group, model: Model, execution: str, program: Any) -> float:
+    """The fraction of the arithmetic that sparse layers leave, on average over the specs.
 
-    A kernel is multiplied once for every position of what its product puts out; those inside scans, which are not seen,
-    as often as the last layer.
+    A kernel is multiplied once for every position of its product's output; kernels in scans, whose products are not in
+    the program, as often as that of the last layer.
     """
     sparse = strategy.sparse_layers(group, model, execution)
-    meets = {}
+    uses = {}  # shape of a kernel → how often it is multiplied
     for equation in equations(program, *PRODUCTS):
         shape = equation.invars[1].aval.shape
-        meets[shape] = sizes_of(equation)[0] // shape[-1]
-    last = meets.get(next(reversed(model.shapes.values())), 1)
+        uses[shape] = output_sizes(equation)[0] // shape[-1]
+    last = uses.get(next(reversed(model.shapes.values())), 1)
     whole = left = 0.0
     for layer, shape in model.shapes.items():
         if layer == EMBEDDING:
             continue
         size = math.prod(shape)
         kept = sum(dict(spec.kept).get(layer, size) for spec in group.specs) / len(group.specs)
-        whole += size * meets.get(shape, last)
-        left += (kept if layer in sparse else size) * meets.get(shape, last)
+        whole += size * uses.get(shape, last)
+        left += (kept if layer in sparse else size) * uses.get(shape, last)
     return left / whole
 
 
-def of_networks(
-    group: Group, model: Model, execution: str, entries: int, moments: float, outputs: float
+def network_bytes(
+    group: Group, model: Model, execution: str, entries: int, moments: float, activation_bytes: float
 ) -> float:
-    """Bytes of all networks of a group, of so many parameters each, so many moments of one, and `outputs` of layers.
+    """Bytes of all networks of a group, each of `entries` parameters with `moments` numbers of the optimizer per entry.
 
-    Parameters, masked parameters, gradients and moments in float32, masks in bytes; of a sparse layer what is kept, and
-    its lists. Networks that take turns put out what one does.
+    Parameters, masked parameters, gradients and moments are float32, masks bytes; a sparse layer has only the kept
+    weights, and its lists.
     """
     sparse = strategy.sparse_layers(group, model, execution)
     shapes = {layer: model.shapes[layer] for layer in sparse}
-    each = 4 * (3 + moments)
-    kept = max(
-        sum(dict(spec.kept).get(k, math.prod(of)) * (each + lists_bytes(of)) for k, of in shapes.items())
+    entry_bytes = 4 * (3 + moments)
+    sparse_bytes = max(
+        sum(
+            dict(spec.kept).get(layer, math.prod(shape)) * (entry_bytes + list_bytes(shape))
+            for layer, shape in shapes.items()
+        )
         for spec in group.specs
     )
-    own = (each + 1) * (entries - sum(map(math.prod, shapes.values()))) + kept
+    dense_bytes = (entry_bytes + 1) * (entries - sum(map(math.prod, shapes.values())))
     multiplied = strategy.multiplied_weights(group, model, sparse)
-    turns = strategy.goes_step_by_step(model) or not strategy.trains_together(
+    one_by_one = strategy.goes_step_by_step(model) or not strategy.trains_together(
         model, group.specs[0].width, multiplied
     )
-    return len(group.members) * own + (1 if turns else len(group.members)) * outputs
+    members = len(group.members)
+    return members * (dense_bytes + sparse_bytes) + (1 if one_by_one else members) * activation_bytes
 
 
-def lists_bytes(shape: Sequence[int]) -> int:
-    """Of a kept weight in the lists of a sparse layer: place and plane from both sides, of convolutions the tap."""
+def list_bytes(shape: Sequence[int]) -> int:
+    """Bytes of a kept weight in a sparse layer's two lists: position and plane, for convolutions also the tap."""
     return 2 * 4 * (3 if len(shape) > 2 else 2)
 
 
 def activations(training: Any, testing: Any, larger: float) -> float:
-    """How many numbers a network holds at the peak, beside its parameters.
+    """The numbers that a network holds at the peak, besides its parameters.
 
-    A step holds what every product puts out, and every scan: there that is what the way back needs of each turn; beside
-    them of the largest layer its activation and the gradient of that. An evaluation, whose batch is so many times
-    `larger`, lets go of all but two layers.
+    A training step holds the outputs of all products and scans (those are what the backward pass needs of each
+    iteration), and the activation of the largest layer with its gradient. An evaluation, whose batch is `larger` times
+    as large, holds two layers.
     """
-    outputs = [size for equation in equations(testing, *PRODUCTS) for size in sizes_of(equation)]
-    saved = [size for equation in equations(training, "scan") for size in sizes_of(equation)]
+    outputs = [size for equation in equations(testing, *PRODUCTS) for size in output_sizes(equation)]
+    saved = [size for equation in equations(training, "scan") for size in output_sizes(equation)]
     largest = max(outputs, default=0)
     return max(sum(outputs) + sum(saved) + 2 * largest, 2 * larger * largest)
 
@@ -145,16 +149,16 @@ def check(groups: Iterable[Group], costs: Iterable[Cost]) -> None:
     have = devices.memory()
     for group, c in zip(groups, costs, strict=True):
         spec = group.specs[0]
-        flags = f"`batch_size`{', `sequence`' if spec.task in TOKENIZERS else ''}, `seeds`, `widths`"
+        arguments = f"`batch_size`{', `sequence`' if spec.task in TOKENIZERS else ''}, `seeds`, `widths`"
         machine.check_memory(
-            f"{flags}: {c.members} networks of width {spec.width}: training them", c.bytes, have
+            f"{arguments}: {c.members} networks of width {spec.width}: training them", c.bytes, have
         )
 
 
 def counted(program: Any) -> float:
-    """FLOPs by XLA's analysis, which counts the body of a scan once; its other turns are added here.
+    """FLOPs by XLA's analysis, which counts the body of a scan once; its other iterations are added here.
 
-    Where a backend has no analysis, all programs count alike.
+    Where a backend has no analysis, every program counts as one.
     """
     lowered = jax.jit(jax.extend.core.jaxpr_as_fun(program)).lower(*program.in_avals)
     flops = (lowered.cost_analysis() or {}).get("flops", 1.0)
@@ -163,7 +167,7 @@ def counted(program: Any) -> float:
 
 
 def equations(program: Any, *primitives: str) -> Iterator[Any]:
-    """Of those kinds in a program and its inner programs, but not inside a scan."""
+    """The equations of those primitives in a program and its inner programs, except inside scans."""
     for equation in program.eqns:
         if equation.primitive.name in primitives:
             yield equation
@@ -172,13 +176,13 @@ def equations(program: Any, *primitives: str) -> Iterator[Any]:
                 yield from equations(inner, *primitives) if hasattr(inner, "eqns") else ()
 
 
-def sizes_of(equation: Any) -> list[int]:
-    """How many numbers each of its results has."""
+def output_sizes(equation: Any) -> list[int]:
+    """The size of every output of an equation."""
     return [math.prod(variable.aval.shape) for variable in equation.outvars]
 
 
 def matrix_rate(seconds: float = 0.5) -> float:
-    """FLOP/s of this device's own float32 matrix product, 1024 × 1024 × 1024: the best of a few tries."""
+    """FLOP/s of a float32 matrix product, 1024 × 1024 × 1024, on this device: the best of a few tries."""
     a = jnp.ones((1024, 1024))
     product = jax.jit(jnp.dot)
     product(a, a).block_until_ready()
@@ -201,31 +205,27 @@ def describe(
     Times are those of the arithmetic at the rate of this machine's matrix product.
     """
     rate = matrix_rate() * jax.device_count()
-    rows: list[tuple[str, ...]] = [
-        ("kind", "base", "width", "networks", "weights", "epochs", "TFLOP", "time", "GiB", "state"),
-    ]
-    remaining, members, peak = 0.0, 0, 0.0
-    for group, c, done in zip(groups, costs, finished, strict=True):
-        rows.append(row_of(group, c, done, labels or {}, rate))
-        remaining += 0.0 if done else c.flops
-        members += c.members
-        peak = max(peak, c.bytes)
+    header = ("kind", "base", "width", "networks", "weights", "epochs", "TFLOP", "time", "GiB", "state")
+    plan = list(zip(groups, costs, finished, strict=True))
+    rows = [_row(group, c, done, labels or {}, rate) for group, c, done in plan]
+    remaining = sum(c.flops for _, c, done in plan if not done)
     total = (
-        f"{members} networks; {remaining / 1e12:.1f} TFLOP to train, about {remaining / rate / 3600:.2g} hours at the"
-        f" {rate / 1e9:.0f} GFLOP/s of this machine's matrix product (narrow networks run below it);"
-        f" about {peak / 2**30:.2g} GiB at the peak"
+        f"{sum(c.members for _, c, _ in plan)} networks; {remaining / 1e12:.1f} TFLOP to train, about"
+        f" {remaining / rate / 3600:.2g} hours at the {rate / 1e9:.0f} GFLOP/s of this machine's matrix product"
+        f" (narrow networks run below it); about {max((c.bytes for _, c, _ in plan), default=0) / 2**30:.2g} GiB at"
+        " the peak"
     )
-    return f"{drawn(rows)}\n{total}"
+    return f"{aligned([header, *rows])}\n{total}"
 
 
-def row_of(group: Group, cost: Cost, done: bool, labels: Labels, rate: float) -> tuple[str, ...]:
-    """What trains as one program; where its networks differ in kind, all kinds."""
+def _row(group: Group, cost: Cost, done: bool, labels: Labels, rate: float) -> tuple[str, ...]:
+    """The row of a group, with every kind of network in it."""
     spec = group.specs[0]
-    own = [labels.get(spec, Label()) for spec in group.specs]
+    found = [labels.get(spec, Label()) for spec in group.specs]
     least, most = min(cost.weights), max(cost.weights)
     return (
-        "+".join(dict.fromkeys(label.kind or "network" for label in own)),
-        str(own[0].base_width or ""),
+        "+".join(dict.fromkeys(label.kind or "network" for label in found)),
+        str(found[0].base_width or ""),
         str(spec.width),
         str(cost.members),
         f"{least}" if least == most else f"{least}–{most}",
@@ -235,18 +235,3 @@ def row_of(group: Group, cost: Cost, done: bool, labels: Labels, rate: float) ->
         f"{cost.bytes / 2**30:.2f}",
         "done" if done else "to train",
     )
-
-
-def drawn(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows as an aligned table, the first of them its head; first and last columns of words to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    last = len(widths) - 1
-    lines = [
-        "  ".join(
-            x.ljust(width) if i in (0, last) else x.rjust(width)
-            for i, (x, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    rule = "─" * (sum(widths) + 2 * last)
-    return "\n".join([lines[0], rule, *lines[1:], rule])

@@ -1,11 +1,10 @@
-"""Records: what a finished group leaves, as lines of JSON: a header, then a line a network.
+"""The record of a group: lines of JSON, a header and then a line for every network.
 
-The header says what the group is, which experiment asked for it, and with which code, packages and device it was
-trained; `read_all` gives every record of a folder, also those that older versions wrote.
+The header holds what the group's name is a hash of, which experiment asked for it, the checksum of the data, and the
+code, packages and device that trained it. Records of wsn 0.1 have neither a checksum nor labels nor steps.
 """
 
 import dataclasses
-import datetime
 import importlib.metadata
 import json
 import subprocess
@@ -24,16 +23,17 @@ from wsn import stored
 from wsn.errors import UserError, one_line
 from wsn.spec import SEMANTICS, Group, Spec, changed_fields, from_fields
 from wsn.stored import replacing
-from wsn.tasks import TASKS, metrics
 from wsn.training.history import History
 
 FORMAT = 1
-SPLITS = ("train", "validation", "test")  # which a metric of a curve is of
+SPLITS = ("train", "validation", "test")  # the first part of the name of a metric's curve
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+# What a corrupt file raises while it is read; a UserError of a spec is a ValueError.
+ERRORS = OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError
 
 
 class Label(NamedTuple):
-    """Who asked for a network: the experiment, its preset, and its place in a family (kind and base width)."""
+    """Which experiment trained a network, with its preset, and its place in a family (kind and base width)."""
 
     experiment: str = ""
     preset: str = ""
@@ -44,102 +44,80 @@ class Label(NamedTuple):
 Labels = Mapping[Spec, Label]
 
 
-class Execution(NamedTuple):
-    """How layers that lose weights were run: as it was asked, and which of them sparse in the end."""
-
-    asked: str = "masked"
-    sparse: tuple[str, ...] = ()
-
-
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One trained network: its spec, seed, status and a value per evaluation of each curve (NaN after divergence)."""
+    """One trained network; curves have a value for every evaluation, NaN after divergence."""
 
     spec: Spec
     seed: int
     status: str  # "finished" or "diverged"
     curves: dict[str, Float[np.ndarray, " evaluations"]]
-    steps: Int64[np.ndarray, " evaluations"] | None = None  # taken before each; None in records of before 0.2
+    steps: Int64[np.ndarray, " evaluations"]  # taken before each evaluation; in records of wsn 0.1, epochs
     label: Label = Label()
 
 
 class Record(NamedTuple):
-    """A group's record: what its header says beyond the results, and the results."""
+    """A record file: its header, and its networks."""
 
     path: Path
     header: dict[str, Any]
     results: list[Result]
 
 
-MASKED = Execution()
-
-
-def description(group: Group, text: str | None = None) -> dict[str, Any]:
-    """What the hash that names a group stands for, and the SHA-256 of the text that it is trained on, if it is one."""
+def description(group: Group, data: str | None = None) -> dict[str, Any]:
+    """The fields that the hash in a group's name stands for, and the checksum of the data that it is trained on."""
     specs = [changed_fields(spec) for spec in group.specs]
-    return {
+    fields = {
         "format": FORMAT,
         "semantics": SEMANTICS,
         "group": group.name,
         "specs": specs,
         "seeds": group.seeds,
-    } | ({"text": text} if text else {})
+    }
+    return fields | ({"data": data} if data else {})
 
 
-def write_description(path: Path, group: Group, text: str | None) -> None:
-    """Write the description of a group with its digest. Raises UserError where it cannot be written."""
+def write_description(path: Path, group: Group, data: str | None) -> None:
+    """Write the description of a group. Raises UserError where it cannot be written."""
     with replacing(path) as file:
-        json.dump(stored.add_checksum(description(group, text)), file, indent=1)
+        json.dump(stored.add_checksum(description(group, data)), file, indent=1)
 
 
-def described(path: Path, group: Group) -> dict[str, Any]:
-    """What a group's description says, which may have no digest. Raises ValueError or OSError where it is damaged."""
-    found = stored.parse(stored.read(path))
-    if not isinstance(found, dict):
-        raise ValueError("not an object")
-    stored.verify_checksum(found)
-    text = found.get("text")
-    own = json.loads(json.dumps(description(group, text)))
-    if {name: value for name, value in found.items() if name != stored.DIGEST} != own:
+def read_description(path: Path, group: Group) -> dict[str, Any]:
+    """The description of a group. Raises OSError or ValueError if it is missing, corrupt or another group's."""
+    fields = stored.parse(stored.read(path))
+    if not isinstance(fields, dict):
+        raise ValueError("not a JSON object")
+    stored.verify_checksum(fields)
+    expected = json.loads(json.dumps(description(group)))
+    if {name: value for name, value in fields.items() if name in expected} != expected:
         raise ValueError(f"it does not describe the group {group.name}")
-    return found
+    return fields
+
+
+def data_checksum(header: Mapping[str, Any]) -> str | None:
+    """The checksum of the data, of a header or description; None where wsn 0.1 wrote it (for texts, as `text`)."""
+    return header.get("data", header.get("text"))
 
 
 def write(
     path: Path,
     group: Group,
     history: History,
-    seconds: float,
     labels: Labels | None = None,
-    text: str | None = None,
-    execution: Execution = MASKED,
+    data: str | None = None,
+    **facts: Any,
 ) -> None:
-    """Write the record of a finished group; `seconds` is the time since it was last started."""
-    how = {
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
-    }
-    save(path, group, history, {"execution": execution._asdict()} | how, labels, text)
-
-
-def save(
-    path: Path,
-    group: Group,
-    history: History,
-    told: Mapping[str, Any],
-    labels: Labels | None = None,
-    text: str | None = None,
-) -> None:
-    """Write a header, which also says what is `told`, and a line for each member with its curves so far."""
-    header = description(group, text) | {
+    """Write a header, with additional `facts`, and a line for every member. Raises UserError."""
+    header = description(group, data) | {
         "labels": [(labels or {}).get(spec, Label())._asdict() for spec in group.specs],
         "steps": history.step.tolist(),
         **made_with(),
-        **told,
+        **facts,
     }
     lines = []
     for i, (_, seed) in enumerate(group.members):
-        curves = {name: _listed(values[:, i]) for name, values in sorted(history.curves.items())}
+        curves = {name: _as_list(values[:, i]) for name, values in sorted(history.curves.items())}
         lines.append({"spec": i // len(group.seeds), "seed": seed, "status": _status(curves)} | curves)
     with replacing(path) as file:
         for line in (stored.add_checksum(header, *lines), *lines):
@@ -147,7 +125,7 @@ def save(
 
 
 def made_with() -> dict[str, Any]:
-    """The code, the packages and the device of this process."""
+    """The code, packages and device of this process."""
     device = jax.devices()[0]
     return {
         "code": {"version": _version("wsn"), "commit": _commit()},
@@ -157,35 +135,35 @@ def made_with() -> dict[str, Any]:
 
 
 def read(path: Path) -> Record:
-    """A record, from the folder of its group. Raises UserError, saying what to do, when it is damaged or another's.
-
-    One without a digest, of an older version, is read with a note.
-    """
+    """The record in the folder of a group. Raises UserError, saying what to do, if it is corrupt or another group's."""
     try:
         header, *lines = (stored.parse(line) for line in stored.read(path).splitlines())
-        sealed = stored.verify_checksum(header, *lines)
-        if not sealed:
-            note_no_digest(path.parents[1])
+        stored.verify_checksum(header, *lines)
         group = _group(header)
         if header["semantics"] == SEMANTICS and not group.name == header["group"] == path.parent.name:
             raise ValueError(f"it is the record of the group {group.name}")
         if header["format"] != FORMAT or len(lines) != len(group.members):
             raise ValueError("lines are missing")
         labels = [Label(**label) for label in header.get("labels", [{}] * len(group.specs))]
-        steps = np.array(header["steps"], np.int64) if "steps" in header else None
-        for i, (line, (_, seed)) in enumerate(zip(lines, group.members, strict=True)):
-            _check(line, {"spec": i // len(group.seeds), "seed": seed}, steps)
-        if not sealed:
-            _check_range(lines, group.specs[0].task)
-        return Record(path, header, [_result(line, group.specs, labels, steps) for line in lines])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, UserError) as error:
-        raise damaged(path, error) from error
+        rows = max((len(values) for values in lines[0].values() if isinstance(values, list)), default=0)
+        steps = np.array(header.get("steps", range(1, rows + 1)), np.int64)
+        if not (np.diff(steps, prepend=-1) > 0).all():
+            raise ValueError("its steps do not increase")
+        members = [(i, seed) for i in range(len(group.specs)) for seed in group.seeds]
+        results = [
+            _result(line, *member, group, labels, steps) for line, member in zip(lines, members, strict=True)
+        ]
+        return Record(path, header, results)
+    except ERRORS as error:
+        raise UserError(
+            f"`workdir`: {path} is corrupt ({one_line(error)}): remove it, or start afresh with `resume=false`"
+        ) from error
 
 
 def read_all(workdir: Path) -> Iterator[Record]:
-    """Every record of a folder, by name; those of another semantics are left out, damaged ones with a warning."""
+    """Every record of a folder, by name, without those of other semantics and archived ones; warns of corrupt ones."""
     for path in sorted(workdir.glob("runs/*/record.jsonl")):
-        if path.parent.suffix:  # set aside
+        if path.parent.suffix:  # archived
             continue
         try:
             record = read(path)
@@ -197,11 +175,11 @@ def read_all(workdir: Path) -> Iterator[Record]:
 
 
 def group_of(path: Path) -> Group | None:
-    """The group of a record from its header line; None for one of another semantics, or a damaged one."""
+    """The group of a record, from its header line alone; None if it is corrupt, or of other semantics."""
     try:
         header = stored.parse(stored.read(path).partition("\n")[0])
         return _group(header) if header["semantics"] == SEMANTICS else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
+    except ERRORS:
         return None
 
 
@@ -209,63 +187,34 @@ def _group(header: dict[str, Any]) -> Group:
     return Group(tuple(from_fields(fields) for fields in header["specs"]), tuple(header["seeds"]))
 
 
-def _check(line: dict[str, Any], place: dict[str, int], steps: Any) -> None:
-    """Raises ValueError for a line of another member, and for curves that no training gives."""
-    if {name: line[name] for name in place} != place:
-        raise ValueError(f"the line of {place} is another's")
+def _result(
+    line: dict[str, Any],
+    spec: int,
+    seed: int,
+    group: Group,
+    labels: list[Label],
+    steps: Int64[np.ndarray, " rows"],
+) -> Result:
+    """The network of a line. Raises ValueError for the line of another network and for impossible curves."""
     curves = {name: values for name, values in line.items() if name not in ("spec", "seed", "status")}
+    network = f"the network of spec {spec} and seed {seed}"
+    if (line["spec"], line["seed"]) != (spec, seed):
+        raise ValueError(f"{network} has the line of another")
     if line["status"] != _status(curves):
-        raise ValueError(f"{place}: {line['status']}, which its curves are not")
-    if steps is not None and not (np.diff(steps, prepend=-1) > 0).all():
-        raise ValueError("its steps do not rise")
-    if len({len(values) for values in curves.values()} | ({len(steps)} if steps is not None else set())) != 1:
-        raise ValueError(f"{place}: curves of different lengths")
-
-
-def _check_range(lines: Sequence[dict[str, Any]], task: str) -> None:
-    """Raises ValueError for a value that no metric of the task has.
-
-    For records without a digest alone: what was measured may lie beside its range by rounding.
-    """
-    known = {metric.name: metric for metric in metrics(task)} if task in TASKS else {}
-    ranges = {f"{split}_{name}": metric for split in SPLITS for name, metric in known.items()}
-    for line in lines:
-        for name in line.keys() & ranges.keys():
-            for value in line[name]:
-                if value is not None and not ranges[name].least <= value <= ranges[name].most:
-                    raise ValueError(f"seed {line['seed']}: {name} of {value}")
+        raise ValueError(f"{network} is not {line['status']} by its curves")
+    if any(len(values) != len(steps) for values in curves.values()):
+        raise ValueError(f"{network} has curves of different lengths")
+    # Metrics are float32, the columns of probes (GROUP/QUANTITY) float64.
+    arrays = {name: np.array(x, np.float64 if "/" in name else np.float32) for name, x in curves.items()}
+    return Result(group.specs[spec], seed, line["status"], arrays, steps, labels[spec])
 
 
 def _status(curves: Mapping[str, Sequence[float | None]]) -> str:
     return "diverged" if any(None in values for values in curves.values()) else "finished"
 
 
-def _result(line: dict[str, Any], specs: Sequence[Spec], labels: list[Label], steps: Any) -> Result:
-    place, seed, status = (line.pop(name) for name in ("spec", "seed", "status"))
-    # Metrics were measured in float32, the sums of probes (named <group>/<quantity>) in float64.
-    curves = {
-        name: np.array(values, np.float64 if "/" in name else np.float32) for name, values in line.items()
-    }
-    return Result(specs[place], seed, status, curves, steps, labels[place])
-
-
-@cache
-def note_no_digest(folder: Path) -> None:
-    """Once for a folder: what is known of records of an older version."""
-    logging.warning(
-        "%s: records without a digest, of an older version: checked for the range of their numbers", folder
-    )
-
-
-def damaged(path: Path, error: Exception) -> UserError:
-    """What to raise for a record that cannot be read."""
-    return UserError(
-        f"`workdir`: {path} is damaged ({one_line(error)}): remove it, or start afresh with `resume=false`"
-    )
-
-
-def _listed(values: Float[np.ndarray, " _"]) -> list[float | None]:
-    """Shortest decimals that give the numbers back; None for NaN."""
+def _as_list(values: Float[np.ndarray, " _"]) -> list[float | None]:
+    """The shortest decimals that give the same floats back; None for NaN."""
     return [float(str(value)) if np.isfinite(value) else None for value in values]
 
 
@@ -278,12 +227,12 @@ def _version(package: str) -> str:
 
 @cache
 def _commit() -> str:
-    """The commit of the code, with `-dirty` when files differ from it; `unknown` outside a checkout."""
+    """The commit of the code, with `-dirty` if files differ from it; `unknown` outside a checkout."""
     root = Path(wsn.__file__).parents[1]
-    if not (root / ".git").exists():  # an installed package: git would find whatever encloses it
+    if not (root / ".git").exists():  # installed: git would find the repository around it
         return "unknown"
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -1,22 +1,22 @@
-"""One command, several processes: workers share the groups of a folder by its claims, and report to their parent.
+"""One command, several processes: workers share the groups of a folder by their locks and report to their parent.
 
-A worker is a fresh interpreter that knows nothing of its parent but a job, which comes through its standard input; what
-it says goes back through its standard output. It has its own cores or its own GPU before JAX starts there. The parent
-trains nothing: it shows the progress, passes signals on, and gives to one more worker what dead ones left.
+A worker is a new interpreter with cores or a GPU of its own. It reads a pickled job from its standard input and sends
+evaluations, an error and finally its exit code. The parent trains nothing: it shows progress, passes SIGTERM on, and
+starts one more worker for what killed ones left.
 """
 
 import contextlib
-import dataclasses
 import os
 import pickle
-import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -24,45 +24,41 @@ from wsn import folders
 from wsn.data.feeds import Source
 from wsn.devices import compiled
 from wsn.devices.shares import Share, gpus, max_shares, pinned, shares
-from wsn.errors import Preempted, UserError, of_system
+from wsn.errors import TRY_AGAIN, Preempted, UserError, of_system
 from wsn.networks import models
 from wsn.records import runs
 from wsn.records.events import Events
-from wsn.records.record import Labels
 from wsn.spec import Group, Spec
 from wsn.training.history import History
 from wsn.training.strategy import goes_step_by_step
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What every worker is told: the arguments of `runs.run`."""
+class Job(NamedTuple):
+    """The arguments of `runs.run`, pickled: so `source_of` is a function of a module, or a partial of one."""
 
     groups: Sequence[Group]
     workdir: Path
-    source_of: Callable[[Spec], Source]  # of a module, since it is pickled
-    labels: Labels | None
-    checkpoint_seconds: float
-    execution: str
+    source_of: Callable[[Spec], Source]
     tensorboard: bool
+    options: Mapping[str, Any]
 
 
-def prepare(asked: str, *, several_hosts: bool) -> None:
-    """Check `workers`, and leave the GPUs to the workers; call it before anything of JAX. Raises UserError."""
-    if asked == "1":
+def prepare(workers: str, *, several_hosts: bool) -> None:
+    """Check `workers`, and leave the GPUs to them; call it before JAX starts its devices. Raises UserError."""
+    if workers == "1":
         return
-    if asked != "auto" and not (asked.isdecimal() and int(asked) >= 1):
+    if workers != "auto" and not (workers.isdecimal() and int(workers) >= 1):
         raise UserError(
-            f"`workers={asked}` is not a number of processes: give auto, or a number of at least 1"
+            f"`workers={workers}` is not a number of processes: give auto, or a number of at least 1"
         )
     if several_hosts:
         raise UserError(
-            f"`workers={asked}`: a run over several processes has its own; leave out `workers`,"
-            " or `coordinator` and `distributed`"
+            f"`workers={workers}` does not go with a run over several processes: leave out `workers`, or"
+            " `coordinator` and `distributed`"
         )
-    if asked != "auto" and int(asked) > max_shares():
+    if workers != "auto" and int(workers) > max_shares():
         kind = "GPU" if gpus() else "core"
-        raise UserError(f"`workers={asked}`: each takes a {kind} of its own: give at most {max_shares()}")
+        raise UserError(f"`workers={workers}`: each takes a {kind} of its own: give at most {max_shares()}")
     if len(gpus()) > 1:
         jax.config.update("jax_platforms", "cpu")
 
@@ -74,214 +70,171 @@ def run(
     *,
     workers: str = "1",
     costs: Mapping[str, float],
-    labels: Labels | None = None,
-    checkpoint_seconds: float = 30.0,
-    execution: str = "masked",
     tensorboard: bool = False,
-    watch: runs.Watch = lambda group, share, history: None,
+    watch: runs.Watch = lambda group, fraction, history: None,
     stop: Callable[[], bool] = lambda: False,
+    **options: Any,
 ) -> None:
-    """`runs.run` by so many workers, or "auto".
+    """`runs.run` with its `options`, by a number of worker processes ("auto" chooses it).
 
-    `costs`: FLOPs by name of group; workers take the longest first, so that all end at about the same time.
-    `source_of` must be a function of a module, or a `functools.partial` of one. The history that `watch` gets has the
-    last row only. Raises UserError of a worker once, Preempted when any of them was stopped, each after all have
-    ended; on any other exception they are killed.
+    `costs`: FLOPs by name of group; the longest are trained first, so that all workers end at about the same time.
+    The history that `watch` gets has the last row only. Raises the first UserError of a worker, and Preempted if any
+    was stopped, after all have ended; on any other exception they are killed.
     """
     left = sorted(_unfinished(groups, workdir), key=lambda group: -costs[group.name])
     count = number(workers, left, source_of)
     alone = count == 1 and (workers == "1" or len(gpus()) < 2)
-    own = (
-        groups if alone else [group for group in groups if group not in left]
-    )  # what is finished is reported here
-    job = Job(own, workdir, source_of, labels, checkpoint_seconds, execution, tensorboard)
+    ours = groups if alone else [group for group in groups if group not in left]  # finished: only reported
+    job = Job(ours, workdir, source_of, tensorboard, options)
     _train(job, watch, stop)
     if alone:
         return
-    for parts in (shares(count), shares(1)):  # the second takes over what dead workers left
+    for parts in (shares(count), shares(1)):  # the second takes over from killed workers
         if left := _unfinished(left, workdir):
-            _run(dataclasses.replace(job, groups=left), parts, watch, stop)
+            _run(job._replace(groups=left), parts, watch, stop)
     if _unfinished(left, workdir):
-        raise UserError("`workers`: all were killed; the same command goes on from what is saved")
+        raise UserError("`workers`: all were killed; the same command resumes from their checkpoints")
 
 
 def _train(job: Job, watch: runs.Watch, stop: Callable[[], bool]) -> None:
-    """Do a job in this process; whoever trains a network writes its events."""
+    """Do a job in this process, which also writes the events of what it trains."""
     with contextlib.ExitStack() as closing:
-        events = Events(job.workdir, job.labels) if job.tensorboard else None
-        if events is not None:
-            closing.callback(events.close)
+        watches = [watch]
+        if job.tensorboard:
+            events = closing.enter_context(contextlib.closing(Events(job.workdir, job.options.get("labels"))))
+            watches.insert(0, events)
 
-        def watched(group: Group, share: float, history: History | None) -> None:
-            if events is not None:
-                events(group, share, history)
-            watch(group, share, history)
+        def watch_all(group: Group, fraction: float, history: History | None) -> None:
+            for each in watches:
+                each(group, fraction, history)
 
-        runs.run(
-            job.groups,
-            job.workdir,
-            job.source_of,
-            labels=job.labels,
-            checkpoint_seconds=job.checkpoint_seconds,
-            execution=job.execution,
-            watch=watched,
-            stop=stop,
-        )
+        runs.run(job.groups, job.workdir, job.source_of, watch=watch_all, stop=stop, **job.options)
 
 
 def _unfinished(groups: Sequence[Group], workdir: Path) -> list[Group]:
     return [group for group in groups if not runs.has_record(workdir, group)]
 
 
-def number(asked: str, left: Sequence[Group], source_of: Callable[[Spec], Source]) -> int:
-    """How many workers to start for the groups that are left.
+def number(workers: str, left: Sequence[Group], source_of: Callable[[Spec], Source]) -> int:
+    """The number of workers for the groups that are left, at most one each.
 
-    "auto": one for each GPU; on a CPU one for each core where all networks go step by step, else one: a program of a
-    whole epoch keeps all cores busy by itself. Never more than groups.
+    "auto": one per GPU; on a CPU one per core if all networks are trained step by step, else one, since a program of a
+    whole epoch uses all cores.
     """
-    if asked == "auto":
-        asked = str(
-            max_shares() if gpus() or all(_goes_step_by_step(group, source_of) for group in left) else 1
-        )
-    return min(int(asked), max(1, len(left)))
 
+    def step_by_step(group: Group) -> bool:
+        source = source_of(group.specs[0])
+        return goes_step_by_step(models.build(group.specs[0], source.input_shape, source.classes))
 
-def _goes_step_by_step(group: Group, source_of: Callable[[Spec], Source]) -> bool:
-    source = source_of(group.specs[0])
-    return goes_step_by_step(models.build(group.specs[0], source.input_shape, source.classes))
+    if workers == "auto":
+        workers = str(max_shares() if gpus() or all(map(step_by_step, left)) else 1)
+    return min(int(workers), max(1, len(left)))
 
 
 def _run(job: Job, parts: Sequence[Share], watch: runs.Watch, stop: Callable[[], bool]) -> None:
-    """Start a worker for each share and follow them until all have ended."""
-    said: queue.SimpleQueue = queue.SimpleQueue()
+    """Start a worker for each share of the machine and follow them until all have ended."""
     groups = {group.name: group for group in job.groups}
+    finished: set[str] = set()
     errors: list[str] = []
     codes: list[int] = []
-    finished: set[str] = set()
-    told = False
-    with _started(job, parts, said) as processes:
-        while len(codes) < len(processes):
-            if not told and (stop() or errors or any(code > 0 for code in codes)):
-                told = True
-                for process in processes:
+    stopping = False
+    with _started(job, parts) as processes:
+        while processes:
+            if not stopping and (stop() or errors or any(code > 0 for code in codes)):
+                stopping = True
+                for process in processes.values():
                     process.send_signal(signal.SIGTERM)
-            try:
-                match said.get(timeout=0.1):
-                    case name, share, history:
-                        if name not in finished:
-                            watch(groups[name], share, history)
-                        if share == 1.0:
-                            finished.add(name)
-                    case str(error):
-                        errors.append(error)
-                    case int(code):
-                        codes.append(code)
-                        if code < 0:
-                            print(
-                                f"a worker was killed (signal {-code}): its work is taken over",
-                                file=sys.stderr,
-                            )
-            except queue.Empty:
-                pass
+            for reports in connection.wait(list(processes), timeout=0.1):
+                assert isinstance(reports, connection.Connection)
+                try:
+                    report = reports.recv()
+                except (EOFError, OSError):  # the worker has ended
+                    codes.append(processes.pop(reports).wait())
+                    if codes[-1] < 0:
+                        cause = f"a worker was killed (signal {-codes[-1]})"
+                        print(f"{cause}: other processes take over its networks", file=sys.stderr)
+                    continue
+                if isinstance(report, str):
+                    errors.append(report)
+                    continue
+                name, fraction, history = report
+                if name not in finished:
+                    watch(groups[name], fraction, history)
+                if fraction == 1.0:
+                    finished.add(name)
     if errors:
         raise UserError(errors[0])
-    if any(code not in (0, os.EX_TEMPFAIL) for code in codes if code >= 0):
-        raise UserError("a worker failed; what it says stands above")
-    if os.EX_TEMPFAIL in codes:
+    if any(code not in (0, TRY_AGAIN) for code in codes if code >= 0):
+        raise UserError("a worker failed; its output is above")
+    if TRY_AGAIN in codes:
         raise Preempted
 
 
 @contextlib.contextmanager
-def _started(job: Job, parts: Sequence[Share], said: queue.SimpleQueue) -> Iterator[list[subprocess.Popen]]:
-    """A worker for each share, in the block; in the end none is left."""
-    processes: list[subprocess.Popen] = []
-    listeners: list[threading.Thread] = []
+def _started(job: Job, parts: Sequence[Share]) -> Iterator[dict[connection.Connection, subprocess.Popen]]:
+    """A worker for each share during the block, by the connection of its reports; none is left after it."""
+    started: dict[connection.Connection, subprocess.Popen] = {}
     try:
-        with _later(signal.SIGINT, signal.SIGTERM):
+        # Workers inherit the blocked signals: Ctrl-C, which a terminal sends to all processes, is left to the parent.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        try:
             for part in parts:
-                processes.append(_start(part))
-                listeners.append(threading.Thread(target=_listen, args=(processes[-1], job, said)))
-                listeners[-1].start()
-        yield processes
+                reports, process = _start(part, job)
+                started[reports] = process
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        yield dict(started)
     finally:
-        for process in processes:
+        for reports, process in started.items():
             process.kill()
-        for listener in listeners:
-            listener.join()
+            process.wait()
+            reports.close()
 
 
-@contextlib.contextmanager
-def _later(*signals: signal.Signals) -> Iterator[None]:
-    """Signals of this thread wait for the end of the block; in processes that it starts they wait for ever."""
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-
-def _start(part: Share) -> subprocess.Popen:
-    """A new interpreter that has the share; JAX and NumPy count its cores when they are imported there."""
+def _start(part: Share, job: Job) -> tuple[connection.Connection, subprocess.Popen]:
+    """A new interpreter on a share of the machine, which JAX and NumPy see when they are imported there."""
+    ours, theirs = connection.Pipe()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | part.environment
-    command = [sys.executable, "-c", "from wsn.records import workers; workers.work()"]
-    with pinned(part.cores):
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    command = [sys.executable, "-c", f"from wsn.records import workers; workers.work({theirs.fileno()})"]
+    with theirs, tempfile.TemporaryFile() as file, pinned(part.cores):
+        pickle.dump(job, file)
+        file.seek(0)
+        return ours, subprocess.Popen(
+            command, stdin=file, stdout=2, env=environment, pass_fds=[theirs.fileno()]
+        )
 
 
-def _listen(process: subprocess.Popen, job: Job, said: queue.SimpleQueue) -> None:
-    """Tell a worker its job, and pass on what it says; in the end its exit code."""
-    with contextlib.suppress(BrokenPipeError), process:
-        assert process.stdin is not None and process.stdout is not None
-        with contextlib.suppress(BrokenPipeError, EOFError, pickle.UnpicklingError):
-            pickle.dump(job, process.stdin)
-            process.stdin.flush()
-            while True:
-                said.put(pickle.load(process.stdout))
-        process.wait()  # with its standard input open: to a worker, its end is the end of the parent
-    said.put(process.returncode)
-
-
-def work() -> None:
-    """What a worker process does: read its job, train, report every evaluation, and exit.
-
-    Ctrl-C, which a terminal sends to all processes, stays blocked: the parent decides.
-    """
-    reports = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what anything prints is no report
-    noted = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: noted.set())
+def work(descriptor: int) -> None:
+    """The main function of a worker process: train a job, report every evaluation through the connection, and exit."""
+    reports = connection.Connection(descriptor)
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    try:
-        job = pickle.load(sys.stdin.buffer)
-    except EOFError:  # the parent is gone already
-        sys.exit(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(reports,), daemon=True).start()
+    job = pickle.load(sys.stdin.buffer)
     compiled.keep(folders.cache() / "compiled")
 
-    def tell(report: Any) -> None:
-        pickle.dump(report, reports)
-        reports.flush()
-
-    def watch(group: Group, share: float, history: History | None) -> None:
+    def report(group: Group, fraction: float, history: History | None) -> None:
         if history is not None:
             curves = {name: values[-1:] for name, values in history.curves.items()}
             history = History(history.step[-1:], curves)
-        tell((group.name, share, history))
+        reports.send((group.name, fraction, history))
 
     code = 0
     try:
-        _train(job, watch, noted.is_set)
+        _train(job, report, stopped.is_set)
     except (UserError, OSError) as error:
-        tell(str(of_system(error) if isinstance(error, OSError) else error))
+        reports.send(str(of_system(error) if isinstance(error, OSError) else error))
         code = 1
     except Preempted:
-        code = os.EX_TEMPFAIL
+        code = TRY_AGAIN
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Python takes its own handler away while it ends
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # while it exits, Python removes its own handler
     sys.exit(code)
 
 
-def _end_with_parent() -> None:
-    """End at once when the parent is gone, whose end of the pipe the kernel closes."""
-    os.read(0, 1)
+def _exit_with_parent(reports: connection.Connection) -> None:
+    """Exit at once when the parent is gone: the kernel closes its end of the connection."""
+    with contextlib.suppress(EOFError, OSError):
+        reports.recv()
     os._exit(1)

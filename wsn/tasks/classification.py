@@ -12,9 +12,7 @@ from wsn.networks.layers import Model
 from wsn.tasks.task import LOSS, Metric, Task, Totals, independent_batches
 
 one_hot = partial(jax.nn.one_hot, dtype=bool)
-ACCURACY = Metric(
-    "accuracy", lambda totals: totals["correct"] / totals["weight"], "high", "fraction", 0.0, 1.0
-)
+ACCURACY = Metric("accuracy", lambda totals: totals["correct"] / totals["weight"], "high", "fraction")
 
 
 def classification(model: Model) -> Task:

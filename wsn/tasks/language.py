@@ -20,8 +20,8 @@ def perplexity(totals: Mapping[str, Any]) -> Any:
     return np.exp(np.minimum(LOSS.of(totals), MAX_LOSS))
 
 
-BITS = Metric("bits_per_character", lambda totals: LOSS.of(totals) / np.log(2), "low", "bits", least=0.0)
-PERPLEXITY = Metric("perplexity", perplexity, "low", "words", least=1.0)
+BITS = Metric("bits_per_character", lambda totals: LOSS.of(totals) / np.log(2), "low", "bits")
+PERPLEXITY = Metric("perplexity", perplexity, "low", "words")
 
 
 def characters(model: Model) -> Task:

@@ -21,7 +21,6 @@ LETTER_ERROR_RATE = Metric(
     lambda totals: totals["edits"] / totals["weight"],
     "low",
     "fraction",
-    least=0.0,
     in_training=False,
 )
 

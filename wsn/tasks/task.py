@@ -4,7 +4,6 @@ Totals are sums over examples by their weight, so padding has weight 0, and tota
 up. The trainer knows `loss` and `weight` of the totals and nothing else of a task.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -25,8 +24,6 @@ class Metric(NamedTuple):
     of: Callable[[Mapping[str, Any]], Any]  # totals, of JAX or NumPy → values
     better: Literal["low", "high"]
     unit: str
-    least: float = -math.inf  # the range of its values: a record with values outside is corrupt
-    most: float = math.inf
     in_training: bool = True  # False: of held-out examples only, since it is expensive
 
 
@@ -46,7 +43,7 @@ class Task(NamedTuple):
     evaluation: Callable[[Params, Stats, Carry, Any, Context], tuple[Totals, Carry]]
 
 
-LOSS = Metric("loss", lambda totals: totals["loss"] / totals["weight"], "low", "nats", least=0.0)
+LOSS = Metric("loss", lambda totals: totals["loss"] / totals["weight"], "low", "nats")
 
 
 def no_carry(lanes: int) -> Carry:

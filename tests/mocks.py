@@ -1,4 +1,4 @@
-"""Training, pretended: what `train.train` yields, without a network and without anything of JAX."""
+"""Training, stubbed: what `train.train` yields, without a network and without JAX."""
 
 import time
 from functools import partial
@@ -13,10 +13,10 @@ STEPS = 3  # of an epoch of `tiny.spec`
 CURVES = "train_loss", "train_accuracy", "test_loss", "test_accuracy"
 
 
-def pretended(
+def stub_train(
     group: Group, splits=None, *, resume=None, placement=None, execution="masked", seconds: float = 0.0
 ):
-    """In the place of `train.train`, without a network: each epoch depends on the last through the state."""
+    """In place of `train.train`: every epoch depends on the one before through the state, as in real training."""
     state = resume.state[".x"] if resume else np.array([seed for _, seed in group.members], np.float32)
     empty = {name: np.empty((0, len(state)), np.float32) for name in CURVES}
     history = resume.history if resume else EMPTY._replace(curves=empty)

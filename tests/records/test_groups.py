@@ -1,0 +1,95 @@
+"""The name of a group: a hash of what decides its results, and of nothing else."""
+
+import dataclasses
+import json
+
+import pytest
+import tiny
+
+from wsn.errors import UserError
+from wsn.spec import Group, Spec, changed_fields, from_fields
+
+CHANGES = {
+    "dataset": "mnist",
+    "normalization": "pixel",
+    "train_samples": 10,
+    "validation_samples": 3,
+    "data_seed": 1,
+    "model": "other",
+    "width": 6,
+    "hidden_layers": 2,
+    "activation": "linear",
+    "bias": True,
+    "parameterization": "ntk",
+    "kept": tiny.kept(3, 4),
+    "mask": "io",
+    "epochs": 4,
+    "batch_size": 12,
+    "learning_rate": 0.30000000000000004,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "schedule": "cosine",
+    "decay_epochs": (2,),
+    "decay_factor": 0.2,
+    "order": "seed",
+    "compute_dtype": "bfloat16",
+    "augmentation": "crop_flip",
+    "bottleneck": "linear",
+    "inner": (("hidden_0", 2),),
+    "task": "regression",
+    "optimizer": "adam",
+    "beta1": 0.8,
+    "beta2": 0.99,
+    "epsilon": 1e-6,
+    "sequence": 16,
+    "vocabulary": 500,
+    "depth": 3,
+    "gate_bias": -2.0,
+    "front_end": "stack",
+    "channels": 8,
+    "bands": 16,
+    "rate_width": 4,
+    "stop": "minimum",
+    "eval_every": 2,
+    "clip": 1.0,
+    "probes": ("path",),
+}
+
+
+def group(*seeds: int, **changes) -> Group:
+    return Group((tiny.spec(**changes),), seeds or (0, 1))
+
+
+def test_every_field_and_every_seed_is_in_the_name():
+    assert CHANGES.keys() == {field.name for field in dataclasses.fields(Spec)}
+    groups = [group(), group(1, 0), group(0), group(0, 1, 2)]
+    groups += [group(**{name: value}) for name, value in CHANGES.items()]
+    assert len({group.name for group in groups}) == len(groups)
+    assert group().name == group().name
+
+
+def test_a_field_at_its_default_is_not_in_the_name():
+    """So a field that a later version adds changes no name."""
+    wider = dataclasses.make_dataclass("Wider", [("later", int, 0)], bases=(Spec,), frozen=True, kw_only=True)
+    fields = changed_fields(tiny.spec())
+    assert Group((wider(**fields),), (0, 1)).name == group().name
+    assert Group((wider(**fields, later=1),), (0, 1)).name != group().name
+    assert "momentum" not in fields and group(momentum=0.0).name == group().name
+
+
+@pytest.mark.parametrize("changes", [{}, CHANGES], ids=["defaults", "all"])
+def test_specs_survive_json(changes):
+    spec = tiny.spec(**changes)
+    assert from_fields(json.loads(json.dumps(changed_fields(spec)))) == spec
+
+
+def test_groups_hold_specs_of_one_shape_once():
+    Group((tiny.spec(), tiny.spec(learning_rate=1.0), tiny.spec(kept=tiny.kept(3, 4))), (0,))
+    with pytest.raises(ValueError, match="may differ in"):
+        Group((tiny.spec(), tiny.spec(width=6)), (0,))
+    for specs, seeds in (((tiny.spec(), tiny.spec()), (0,)), ((tiny.spec(),), (0, 0))):
+        with pytest.raises(ValueError, match="twice"):
+            Group(specs, seeds)
+    for specs, seeds in (((), (0,)), ((tiny.spec(),), ())):
+        with pytest.raises(UserError, match="`seeds`"):
+            Group(specs, seeds)
