@@ -1,11 +1,9 @@
-"""Native kernels are compiled once, safely, or done without; and they never read outside their arrays."""
+"""Native ops are compiled once, safely, or replaced by plain JAX; and they never read outside their arrays."""
 
 import os
-import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -14,50 +12,47 @@ from wsn.native import library
 
 COMPILER = library.find_compiler()
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
-ASKS = "from wsn.native import library; print(library.available())"
 
 
-def asked(**environment):
-    """What another process says: (whether there are kernels, its notices)."""
+def available_in_another_process(**environment):
+    """(whether native ops are available, the lines of stderr)."""
+    code = "from wsn.native import library; print(library.available())"
     env = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
-    said = subprocess.run([sys.executable, "-c", ASKS], env=env, capture_output=True, text=True, check=True)
-    return said.stdout.strip() == "True", said.stderr.strip().splitlines()
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    return run.stdout.strip() == "True", run.stderr.strip().splitlines()
 
 
-@pytest.fixture
-def broken(tmp_path):
-    """A compiler that fails."""
-    path = tmp_path / "broken"
-    path.write_text("#!/bin/sh\necho no way >&2\nexit 1\n")
+def script(path, line):
+    path.write_text(f"#!/bin/sh\n{line}\n")
     path.chmod(0o755)
     return str(path)
 
 
-def test_without_a_compiler_there_is_one_notice(tmp_path):
-    found, notices = asked(CXX="no-such-compiler", WSN_CACHE_DIR=str(tmp_path))
-    assert not found and len(notices) == 1 and "no C++ compiler" in notices[0]
-
-
-def test_a_broken_compiler_is_done_without(tmp_path, broken):
-    found, notices = asked(CXX=broken, WSN_CACHE_DIR=str(tmp_path))
-    assert not found and len(notices) == 1 and "no way" in notices[0]
+@pytest.mark.parametrize("broken", [False, True])
+def test_without_a_working_compiler_there_is_one_notice(broken, tmp_path):
+    compiler = script(tmp_path / "c++", "echo no way >&2; exit 1") if broken else "no-such-compiler"
+    available, notices = available_in_another_process(CXX=compiler, WSN_CACHE_DIR=str(tmp_path))
+    assert not available and len(notices) == 1
+    assert ("no way" if broken else "no C++ compiler") in notices[0]
     assert not list(tmp_path.rglob("*.so"))
 
 
 @needs_compiler
 def test_two_processes_at_once_compile_once(tmp_path):
     with ThreadPoolExecutor() as pool:
-        said = list(pool.map(lambda _: asked(WSN_CACHE_DIR=str(tmp_path)), range(2)))
-    assert said == [(True, [])] * 2
+        answers = list(
+            pool.map(lambda _: available_in_another_process(WSN_CACHE_DIR=str(tmp_path)), range(2))
+        )
+    assert answers == [(True, [])] * 2
     assert len(list((tmp_path / "native").glob("*.so"))) == 1
 
 
 @needs_compiler
-def test_a_damaged_library_is_compiled_anew_and_leftovers_go(tmp_path):
+def test_a_corrupt_library_is_recompiled_and_old_leftovers_are_removed(tmp_path):
     name = f"{library.key(COMPILER)}.so"
     old, fresh = tmp_path / f".{name}.abcdefgh", tmp_path / f".{name}.hgfedcba"
     for path in (old, fresh, tmp_path / name):
-        path.write_text("nothing that a loader takes")
+        path.write_text("no library")
     os.utime(old, (0, 0))
     library.load(COMPILER, tmp_path).WsnSum  # noqa: B018
     assert not old.exists() and fresh.exists()
@@ -65,29 +60,23 @@ def test_a_damaged_library_is_compiled_anew_and_leftovers_go(tmp_path):
 
 
 @needs_compiler
-def test_the_name_is_of_the_cpu_and_the_version_of_the_compiler(tmp_path, monkeypatch):
-    """Not of the number of cores, which a share of the machine changes."""
+def test_the_name_depends_on_the_cpu_and_the_compiler_version_only(tmp_path, monkeypatch):
+    """Not on the number of cores, which differs between workers on one machine."""
     name = library.key(COMPILER)
     monkeypatch.setattr(compiled, "usable_cores", lambda: 999)
     assert library.key(COMPILER) == name
     monkeypatch.setattr(compiled, "cpu", lambda: ["another"])
-    found = {name, library.key(COMPILER)}
-    compiler = tmp_path / "c++"
-    for version in (1, 2):
-        compiler.write_text(f"#!/bin/sh\necho {version}\n")
-        compiler.chmod(0o755)
-        found.add(library.key(str(compiler)))
-    assert len(found) == 4
+    versions = [library.key(script(tmp_path / "c++", f"echo {version}")) for version in (1, 2)]
+    assert len({name, library.key(COMPILER), *versions}) == 4
 
 
 @needs_compiler
-def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path):
-    (tmp_path / "native").write_text("in the way")
+def test_a_folder_that_is_not_writable_is_no_obstacle(tmp_path):
+    (tmp_path / "native").write_text("a file, not a folder")
     library.load(COMPILER, tmp_path / "native").WsnSum  # noqa: B018
-    if os.geteuid():  # root writes everywhere
+    if os.geteuid():  # root can write everywhere
         folder = tmp_path / "closed"
-        folder.mkdir()
-        folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+        folder.mkdir(mode=0o500)
         library.load(COMPILER, folder / "native").WsnSum  # noqa: B018
 
 
@@ -104,8 +93,8 @@ DRIVER = r"""
 #include <cstdio>
 #include <memory>
 #include <random>
-// Layers of all kinds whose arrays have exactly their size: whatever reads beside them is found. Outputs and gradients
-// equal what is added up one by one.
+// Random layers whose arrays have exactly their size, so that the sanitizer catches any read outside. Outputs and
+// gradients equal sums from the definition.
 using namespace wsn;
 int main() {
   std::mt19937 random(0);
@@ -123,13 +112,13 @@ int main() {
     std::vector<int32_t> start{0}, plane, tap, index;
     int often = below(4);
     for (int u = 0; u < layer.out.count; ++u) {
-      for (int p = 0; p < layer.first_plane + layer.in.count + 1; ++p)  // some that x lacks
+      for (int p = 0; p < layer.first_plane + layer.in.count + 1; ++p)  // some outside x
         for (int t = 0; t < layer.size * layer.size; ++t)
           if (below(4) <= often) plane.push_back(p), tap.push_back(t), index.push_back(index.size());
       start.push_back(plane.size());
     }
     Lists lists{start.data(), plane.data(), tap.data(), index.data()};
-    auto floats = [&](size_t n) {  // on the heap, of exactly that many
+    auto floats = [&](size_t n) {  // on the heap, of exactly this size
       std::unique_ptr<float[]> made(new float[n]);
       for (size_t i = 0; i < n; ++i) made[i] = number();
       return made;
@@ -162,7 +151,7 @@ int main() {
           std::vector<float> sums(terms.index.size());
           dot_windows(layer, at, terms, in, out, sums.data());
           for (size_t t = 0; t < sums.size(); ++t)
-            if (terms.index[t] >= 0) gradient[terms.index[t]] += sums[t] / 2;  // of two ways
+            if (terms.index[t] >= 0) gradient[terms.index[t]] += sums[t] / 2;  // both numbers of units at once
         }
     }
     // The same from the definition: y[unit, r, c] = the sum of value * x[plane, r * stride + dy, c * stride + dx].
@@ -196,27 +185,16 @@ int main() {
 
 
 @needs_compiler
-@pytest.mark.parametrize(
-    "machine", ["native", "x86-64", "haswell"]
-)  # registers of 16, 4 and 8 floats, at most
-def test_kernels_sum_what_they_should_and_stay_inside_their_arrays(machine, tmp_path):
+@pytest.mark.parametrize("machine", ["native", "x86-64", "haswell"])  # registers of up to 16, 4 and 8 floats
+def test_sums_are_right_and_stay_inside_their_arrays(machine, tmp_path):
     source, program = tmp_path / "driver.cc", tmp_path / "driver"
-    flags = [
-        "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=all",
-        "-g",
-        "-O1",
-        "-std=c++17",
-        f"-march={machine}",
-    ]
-    include = f"-I{Path(library.__file__).parent}"
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags = [*sanitizers, "-g", "-O1", "-std=c++17", f"-march={machine}", f"-I{library.SOURCE.parent}"]
+    command = [COMPILER, *flags, str(source), "-o", str(program)]
     source.write_text(TRIAL)
-    trial = subprocess.run([COMPILER, *flags, str(source), "-o", str(program)], capture_output=True)
-    if trial.returncode or subprocess.run([str(program)]).returncode:
-        pytest.skip("no sanitizer, or no such machine")
+    if subprocess.run(command, capture_output=True).returncode or subprocess.run([str(program)]).returncode:
+        pytest.skip("no sanitizer, or a CPU of another kind")
     source.write_text(DRIVER)
-    subprocess.run(
-        [COMPILER, *flags, include, str(source), "-o", str(program)], check=True, capture_output=True
-    )
-    said = subprocess.run([str(program)], capture_output=True, text=True)
-    assert said.stdout == "done\n", said.stdout + said.stderr[:2000]
+    subprocess.run(command, check=True, capture_output=True)
+    run = subprocess.run([str(program)], capture_output=True, text=True)
+    assert run.stdout == "done\n", run.stdout + run.stderr[:2000]

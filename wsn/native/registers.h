@@ -1,4 +1,4 @@
-// Registers of the machine: loads, sums of their lanes, and runs of them.
+// Vector registers: loads, sums over lanes, and runs of registers.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 namespace wsn {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, SUMS = 16;  // floats of a register; registers that sum up at once
+constexpr int LANES = 16, SUMS = 16;  // floats of a register; registers that accumulate at once
 #elif defined(__AVX__)
 constexpr int LANES = 8, SUMS = 8;
 #else
@@ -20,14 +20,14 @@ typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 inline Lanes load(const float* from) { return *reinterpret_cast<const Lanes*>(from); }
 inline void store(float* to, Lanes value) { *reinterpret_cast<Lanes*>(to) = value; }
 
-// The first n floats, and zeros.
+// The first n floats, then zeros.
 inline Lanes load_some(const float* from, int64_t n) {
   Lanes some{};
   std::memcpy(&some, from, n * sizeof(float));
   return some;
 }
 
-// Two registers, each of LANES / SEGMENT sums in segments of partial sums, as one of twice the sums.
+// Merges two registers of LANES / SEGMENT sums each, in segments of partial sums, into one register of both.
 template <int SEGMENT, int... I>
 WSN_INLINED inline Lanes folded(Lanes a, Lanes b, std::integer_sequence<int, I...>) {
   constexpr int HALF = SEGMENT / 2;
@@ -55,17 +55,17 @@ WSN_INLINED inline void add_totals(const Lanes* sums, float* to) {
   }
 }
 
-// N registers of a row, or 0: fewer floats than one has, with zeros behind them.
+// N registers of a row; N = 0: less than one register, padded with zeros.
 template <int N>
 struct Row {
   static constexpr int COUNT = N ? N : 1;
-  int64_t at, floats;  // where they begin in the row, and how many floats of it follow
+  int64_t at, floats;  // start in the row, and number of floats from there
   WSN_INLINED Lanes get(const float* row, int i) const {
     return N ? load(row + i * LANES) : load_some(row, floats);
   }
 };
 
-// f(Row) for runs of N registers, of halves of N for what is left, and for the rest of the floats.
+// Calls f(Row) for runs of N registers, then of N / 2, … for the remainder, and for the last floats.
 template <int N, class F>
 WSN_INLINED inline void for_rows(int64_t floats, const F& f, int64_t at = 0) {
   if constexpr (N == 0) {

@@ -1,4 +1,4 @@
-// The calls that XLA makes: buffers of one or several members → the loops of windows.h.
+// The entry points for XLA: buffers of one or several members → the loops of windows.h.
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
@@ -18,12 +18,12 @@ using Ints = ffi::AnyBuffer;
 
 namespace {
 
-constexpr int64_t MOST_TERMS = 1 << 22;      // that are in memory at once, for every tile
-constexpr size_t MOST_KEPT = 1 << 22;        // floats of a thread's memory that outlast a call
-constexpr size_t LARGE = 1 << 22;            // bytes of a result that large pages are asked for
-constexpr int64_t LEAST_PRODUCTS = 1 << 18;  // of a piece of work for a thread: about 10 µs
+constexpr int64_t MOST_TERMS = 1 << 22;      // in memory at once, for each tile
+constexpr size_t MOST_KEPT = 1 << 22;        // floats of thread memory kept between calls
+constexpr size_t LARGE = 1 << 22;            // bytes of a result from which it requests large pages
+constexpr int64_t LEAST_PRODUCTS = 1 << 18;  // of a job: about 10 µs
 
-// An array of members: its own dimensions are the last ones; one member alone stands for all.
+// A buffer with an optional leading axis of members; without it all members share the buffer.
 struct Members {
   int64_t members, size;
   Members(ffi::AnyBuffer buffer, size_t own) : members(1), size(1) {
@@ -60,12 +60,12 @@ bool fits(std::initializer_list<Members> arrays, int64_t members) {
 
 ffi::Error mismatch() { return ffi::Error::InvalidArgument("wsn: arrays of different members or shapes"); }
 
-// Units of a member, whose terms are made together.
+// A range of units of one member, whose terms are made together.
 struct Job {
   int64_t member, first, last, units;
 };
 
-// Memory of a thread, kept from call to call unless it is much, whose registers lie in one line of the cache each.
+// Thread memory, kept between calls unless it is large, aligned so that no register crosses a cache line.
 struct Scratch {
   std::vector<float> memory;
   float* get(size_t floats) {
@@ -79,7 +79,7 @@ struct Scratch {
 };
 thread_local Scratch scratch_of_inputs, scratch_of_slopes;
 
-// All calls of one kernel: the jobs of all members, in rounds whose terms are in memory at once.
+// One call: the jobs of all members, in rounds whose terms are in memory at once.
 struct Plan {
   ffi::ThreadPool& pool;
   wsn::Layer layer;
@@ -112,7 +112,7 @@ struct Plan {
     wsn::run_all(count, std::move(work), threads, [&](auto take) { pool.Schedule(std::move(take)); });
   }
 
-  // The terms of the jobs of a round, of each on all grids.
+  // Terms of every job of a round, on all grids.
   std::vector<std::vector<wsn::Terms>> terms(const std::vector<Job>& jobs, const Call& call, const float* values,
                                              const Members& own) const {
     std::vector<std::vector<wsn::Terms>> found(jobs.size());
@@ -126,7 +126,7 @@ struct Plan {
     return found;
   }
 
-  // Planes of examples b … as `packing` has them, or as they are where that is the same.
+  // Planes of examples b … in the layout of `packing`, or in place if that is the same.
   const float* packed(const wsn::Planes& planes, const wsn::Packing& at, const float* x, int64_t b, Scratch& scratch) const {
     if (!at.packed) return x;
     float* to = scratch.get(planes.count * at.plane() * at.lanes);
@@ -135,8 +135,8 @@ struct Plan {
   }
 };
 
-// XLA asks the system for a program's temporaries anew at every call, and each fresh page is a fault: a quarter of a
-// ResNet's step. Of large pages there are fewer. Asks for them in the whole mapping that `result` lies in.
+// XLA allocates a program's temporaries anew at every call, and each fresh page is a fault: a quarter of a ResNet's step.
+// Large pages cause fewer. Requests them for the whole mapping that contains `result`.
 void ask_for_large_pages(const ffi::AnyBuffer& result) {
 #ifdef __linux__
   static std::mutex mutex;
@@ -204,7 +204,7 @@ ffi::Error ValueGradient(ffi::ThreadPool pool, int64_t size, int64_t stride, int
   float* result = gradient->typed_data<float>();
   for (const auto& jobs : plan.rounds) {
     auto terms = plan.terms(jobs, call, nullptr, to);
-    std::vector<std::vector<float>> sums(jobs.size() * plan.tiles);  // added up in the order of the tiles
+    std::vector<std::vector<float>> sums(jobs.size() * plan.tiles);  // added in the order of the tiles
     plan.run(sums.size(), [&](int64_t i) {
       int64_t member = jobs[i / plan.tiles].member, b = i % plan.tiles * plan.packing.lanes;
       const wsn::Terms& some = terms[i / plan.tiles][0];

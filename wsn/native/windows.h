@@ -1,12 +1,12 @@
-// Sums over windows: what a sparse kernel does to its inputs, for dense layers and for convolutions of any stride.
+// Sums over windows: the linear map of a sparse kernel, for dense layers and for convolutions of any stride.
 //
-// Inputs are planes x[plane, row, column, batch], of one pixel where the layer is dense. A kept weight of an output unit
-// is a term: value * x[plane, row + dy, column + dx], zero outside the plane; the sum of a unit's terms is its output
-// plane. Terms are lists by unit, as `wsn/sparsity/lists.py` makes and checks them. The gradient of the inputs is the
-// same sum with the lists of the transposed kernel; that of a value is the inner product of a window and a slope plane.
+// Inputs are planes x[plane, row, column, batch]; those of a dense layer have one pixel. Each kept weight of an output unit
+// is a term: value * x[plane, row + dy, column + dx], zero outside the plane. The sum of a unit's terms is its output
+// plane. Terms are listed by unit, made and checked by `wsn/sparsity/storage.py`. The gradient of the inputs is the same
+// sum with the lists of the transposed kernel; that of a value is the inner product of its window and an output gradient.
 //
-// Where units keep much, several are summed at once, with zeros for what one of them lacks: a window is loaded once for
-// all. Every sum is taken in an order that follows from shapes and lists: the same bits for any number of threads.
+// Units with many terms are summed several at once, with zeros for terms that one of them lacks: each window is loaded
+// once for all. The order of every sum follows from shapes and lists: the same bits for any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -17,25 +17,25 @@
 
 namespace wsn {
 
-constexpr int64_t TOGETHER = 4;       // units that are summed at once where they keep much,
-constexpr double MUCH = 0.5;          // which is this share of what they could keep
-constexpr int64_t ROWS_TOGETHER = 4;  // of slopes of such units
-constexpr int ALONE = 4;              // registers that sum up one unit: as many as hide the time of a product
+constexpr int64_t TOGETHER = 4;       // units that are summed at once if they keep much:
+constexpr double MUCH = 0.5;          // at least this fraction of their inputs
+constexpr int64_t ROWS_TOGETHER = 4;  // rows of output gradients of such units
+constexpr int ALONE = 4;              // registers that accumulate one unit: enough to hide the latency of a product
 
-struct Lists {  // of one member
-  const int32_t *start, *plane, *tap, *index;  // terms of unit u: start[u] <= t < start[u + 1]; index: of its value
+struct Lists {  // the lists of one member
+  const int32_t *start, *plane, *tap, *index;  // terms of unit u: start[u] <= t < start[u + 1]; index: of the value
   int64_t terms(int64_t units) const { return start[units] - start[0]; }
 };
 
-// Of a layer that reads some planes of its lists, as if all terms were theirs: the same for every part of it.
+// Estimated for a layer that reads a range of planes as if all terms were in it, so that all parts agree.
 inline int64_t units_at_once(const Layer& layer, const Lists& lists) {
   double most = double(layer.out.count) * layer.in.count * layer.size * layer.size;
   return lists.terms(layer.out.count) >= MUCH * most ? TOGETHER : 1;
 }
 
-// The terms of units first … last - 1 on a grid, `units` of them at once. Those of a block of units: start[block] <= t <
-// start[block + 1]. A term is one cell of a packed tile, that of its window at pixel (0, 0), and for each of the units a
-// value, or the place of one; 0 or -1 where a unit does not have it.
+// The terms of units first … last - 1 on a grid, in blocks of `units` units. The terms of a block: start[block] <= t <
+// start[block + 1]. A term is a cell of a packed tile (its window at pixel (0, 0)), and for each unit of the block a value
+// or the index of one; 0 or -1 if the unit lacks the term.
 struct Terms {
   int64_t units, first, last;
   std::vector<int64_t> start;
@@ -44,7 +44,7 @@ struct Terms {
   int64_t blocks() const { return int64_t(start.size()) - 1; }
 };
 
-// Of every tap the cell of its window from the first one of a plane; -1 for one that pixels of the grid do not meet.
+// For every tap, the offset of its window from the first cell of a plane; -1 if no pixel of the grid reaches the tap.
 inline std::vector<int64_t> cells_of_taps(const Layer& layer, const Packing& at, const Grid& grid) {
   std::vector<int64_t> cells;
   int64_t s = layer.stride;
@@ -67,15 +67,15 @@ inline Terms terms_of(const Layer& layer, const Packing& at, const Grid& grid, c
                       int64_t first, int64_t last, int64_t units) {
   std::vector<int64_t> cells = cells_of_taps(layer, at, grid);
   auto tap = [&](int32_t t) { return layer.size > 1 ? lists.tap[t] : 0; };
-  int64_t count = 0, most = 1;  // one more than can be kept: the next term is put down before it is
+  int64_t count = 0, most = 1;  // one more than the terms: the next one is written before it is counted
   for (int32_t t = lists.start[first]; t < lists.start[last]; ++t) most += cells[tap(t)] >= 0;
   Terms found{units, first, last, {}, std::vector<int32_t>(most), {}, {}};
   (values ? found.value.resize(most * units) : found.index.resize(most * units));
-  auto put = [&](int64_t u, int32_t t) {  // that unit u of the block has list entry t, or -1
+  auto put = [&](int64_t u, int32_t t) {  // records that unit u of the block has list entry t, or -1
     if (values) found.value[count * units + u] = t < 0 ? 0 : values[lists.index[t]];
     else found.index[count * units + u] = t < 0 ? -1 : lists.index[t];
   };
-  auto meets = [&](int32_t t) {  // the window of an entry, put down as that of the next term
+  auto meets = [&](int32_t t) {  // writes the window of an entry as that of the next term; false if there is none
     int64_t plane = lists.plane[t] - layer.first_plane, cell = cells[tap(t)];
     found.cell[count] = plane * at.plane() + cell;
     return cell >= 0 && uint64_t(plane) < uint64_t(layer.in.count);
@@ -89,7 +89,7 @@ inline Terms terms_of(const Layer& layer, const Packing& at, const Grid& grid, c
     int32_t next[TOGETHER] = {}, end[TOGETHER] = {};
     for (int64_t u = 0; u < units && unit + u < last; ++u)
       next[u] = lists.start[unit + u], end[u] = lists.start[unit + u + 1];
-    for (;;) {  // the sorted lists of the units are merged
+    for (;;) {  // merge of the units' sorted lists
       auto place = [&](int32_t t) { return lists.plane[t] * layer.size * layer.size + tap(t); };
       int32_t least = -1;
       for (int64_t u = 0; u < units; ++u)
@@ -107,8 +107,8 @@ inline Terms terms_of(const Layer& layer, const Packing& at, const Grid& grid, c
   return found;
 }
 
-// The sums of a block of U units, of a row of their windows that begins at `x`: register i belongs at to[i] of a plane of
-// the output, with as many floats as floats[i].
+// The sums of a block of U units for one row of windows that begins at `x`. Register i is stored at to[i] of an output
+// plane, with floats[i] floats.
 template <int U, int N>
 void sum_block(const Terms& terms, int64_t block, const Row<N>& row, const float* x, int64_t lanes, const int64_t* to,
                const int64_t* floats, float* y, int64_t plane) {
@@ -129,7 +129,7 @@ void sum_block(const Terms& terms, int64_t block, const Row<N>& row, const float
     }
 }
 
-// The outputs y of `terms` on their grid, of examples b … that are packed in x.
+// The outputs y of `terms` on their grid, for the examples b … that are packed in x.
 template <int U>
 void sum_windows(const Layer& layer, const Packing& at, const Grid& grid, const Terms& terms, const float* x, int64_t b,
                  float* y) {
@@ -148,7 +148,7 @@ void sum_windows(const Layer& layer, const Packing& at, const Grid& grid, const 
     });
 }
 
-// sums[t] += the inner product of a row of one unit's slopes and that at the window of each of its terms.
+// sums[t] += the inner product of a row of one unit's output gradient and the window row of its term t.
 template <int N>
 void dot_block(const Terms& terms, int64_t block, const Row<N>& row, const float* x, int64_t lanes, const float* slope,
                float* sums) {
@@ -161,7 +161,7 @@ void dot_block(const Terms& terms, int64_t block, const Row<N>& row, const float
     return sum;
   };
   int64_t t = terms.start[block], end = terms.start[block + 1];
-  for (; t + 2 <= end; t += 2) {  // two share their additions
+  for (; t + 2 <= end; t += 2) {  // two terms share their horizontal additions
     Lanes two[2] = {product(t), product(t + 1)};
     add_totals<2>(two, sums + t);
   }
@@ -171,7 +171,7 @@ void dot_block(const Terms& terms, int64_t block, const Row<N>& row, const float
   }
 }
 
-// The same of TOGETHER units and whole rows: those of slopes follow each other, those of windows are `step` apart.
+// The same for TOGETHER units and whole rows: gradient rows are contiguous, window rows `step` apart.
 template <int K>
 void dot_rows(const int32_t* cell, const float* x, int64_t lanes, const float* const* slope, int64_t rows, int64_t floats,
               int64_t step, float* sums) {
@@ -192,7 +192,7 @@ void dot_rows(const int32_t* cell, const float* x, int64_t lanes, const float* c
   for (int k = 0; k < K; ++k) add_totals<TOGETHER>(sum[k], sums + k * TOGETHER);
 }
 
-// The gradients of the values of `terms` over examples that are packed, the slopes of its units too, added to `sums`.
+// Adds to `sums` the gradients of the values of `terms` over packed examples and packed output gradients.
 inline void dot_windows(const Layer& layer, const Packing& at, const Terms& terms, const float* x, const float* slopes,
                         float* sums) {
   int64_t floats = layer.out.width * at.lanes, step = at.columns * at.lanes, plane = layer.out.height * floats;
@@ -209,7 +209,7 @@ inline void dot_windows(const Layer& layer, const Packing& at, const Terms& term
     for (int64_t block = 0; block < terms.blocks(); ++block) {
       int64_t rows = std::min(ROWS_TOGETHER, layer.out.height - row), last = terms.last - terms.first - 1;
       const float *from = x + row * step, *slope[TOGETHER];
-      for (int64_t u = 0; u < TOGETHER; ++u)  // of a unit that there is not, another's
+      for (int64_t u = 0; u < TOGETHER; ++u)  // missing units repeat another one
         slope[u] = slopes + std::min(block * TOGETHER + u, last) * plane + row * floats;
       int64_t t = terms.start[block], end = terms.start[block + 1];
       for (; t + K <= end; t += K)
@@ -219,7 +219,7 @@ inline void dot_windows(const Layer& layer, const Packing& at, const Terms& term
     }
 }
 
-// Blocks of units, of a multiple of `together` and of about equally many terms.
+// Cuts the units into parts of about equally many terms, each a multiple of `together` units.
 inline std::vector<int64_t> blocks(const Lists& lists, int64_t units, int64_t most_terms, int64_t together) {
   std::vector<int64_t> ends{0};
   for (int64_t unit = together; unit < units; unit += together)

@@ -1,4 +1,4 @@
-// Work for several threads.
+// Work shared by several threads.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +12,8 @@
 
 namespace wsn {
 
-// Calls work(0) … work(count - 1), on the threads that `schedule` has and on this one. No thread waits for a call that
-// has not begun, so calls that share a pool cannot block each other. Throws what a call has thrown, after all have ended.
+// Calls work(0) … work(count - 1) on this thread and on those of `schedule`. No thread waits for work that has not begun,
+// so calls that share a pool cannot block each other. After all have ended, rethrows an exception of any of them.
 template <class Schedule>
 void run_all(int64_t count, std::function<void(int64_t)> work, int64_t threads, const Schedule& schedule) {
   struct Shared {
@@ -42,7 +42,7 @@ void run_all(int64_t count, std::function<void(int64_t)> work, int64_t threads, 
   };
   try {
     for (int64_t i = 1; i < std::min(threads, count); ++i) schedule(take);
-  } catch (...) {  // fewer threads, then
+  } catch (...) {  // continue with fewer threads
   }
   take();
   std::unique_lock<std::mutex> lock(shared->mutex);
