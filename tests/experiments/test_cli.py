@@ -1,11 +1,12 @@
-"""The contract of the command line: bad input in one line, nothing half-written, the table and the plan.
+"""The command line of an experiment: errors in one line, the plan, the table, what is trained again.
 
-Experiments run in this process, with pretended training; a subprocess where the end of the process matters.
+Experiments run in this process, with stubbed training; in a subprocess where the exit of the process matters.
 """
 
 import csv
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ FEW_CELLS = (*QUICK[:4], "--last_connectivity=1.0,0.5")
 
 @pytest.fixture
 def trained(monkeypatch) -> list:
-    """Pretend training; the groups that were trained."""
+    """Stubs training; a list of the groups that were trained."""
     groups = []
 
     def pretend(group, splits, *, resume=None, execution="masked"):
@@ -46,7 +47,7 @@ def trained(monkeypatch) -> list:
 
 @pytest.fixture
 def experiment(parsed, tmp_path, trained):
-    """Run kernel_distance with some flags in a folder of its own; returns the rows of its table."""
+    """A function: runs kernel_distance with these flags in a temporary folder, returns the rows of its table."""
 
     def run(*arguments: str) -> list[dict[str, str]]:
         command = kernel_distance.COMMAND
@@ -58,7 +59,7 @@ def experiment(parsed, tmp_path, trained):
 
 
 def last(curves: dict[str, np.ndarray]) -> train.EvalPoint:
-    """The last moment of a pretended training with one evaluation."""
+    """The evaluation at the end of a stubbed training."""
     return train.EvalPoint(1, 1, True, History(np.array([1]), curves), lambda: None)
 
 
@@ -66,50 +67,34 @@ def last(curves: dict[str, np.ndarray]) -> train.EvalPoint:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "parts"),
+    "line",
     [
-        (["--dataset=fashion"], ["--dataset=fashion", "digits"]),
-        (["--preset=slow"], ["--preset=slow", "quick", "paper"]),
-        (["--base_width=4", "--widths=3,8"], ["--widths", "3 is below the base width 4"]),
-        (["--base_width=4", "--widths=8,30"], ["--widths", "296"]),
-        (["--base_width=4", "--widths=8,x"], ["--widths=8,x", "whole numbers"]),
-        (["--base_width=4", "--widths=8,"], ["--widths=8,", "whole numbers"]),
-        (["--widths=8.5"], ["--widths=8.5", "whole numbers"]),
-        (["--widths="], ["--widths", "at least one"]),
-        (["--widths=0"], ["--widths", "at least 1"]),
-        (["--widths=8,8"], ["--widths=8,8", "twice"]),
-        (["--learning_rate=0"], ["--learning_rate=0", "positive"]),
-        (["--learning_rate=-0.1"], ["--learning_rate=-0.1", "positive"]),
-        (["--learning_rate=nan"], ["--learning_rate=nan", "positive"]),
-        (["--learning_rate=inf"], ["--learning_rate=inf", "positive"]),
-        (["--seeds=0"], ["--seeds=0", "at least 1"]),
-        (["--epochs=0"], ["--epochs=0", "at least 1"]),
-        (["--base_width=0"], ["--base_width=0", "at least 1"]),
-        (["--train_samples=-1"], ["--train_samples=-1"]),
-        (["--train_samples=5000"], ["--train_samples=5000", "1297"]),
-        (["--data_seed=-1"], ["--data_seed=-1"]),
-        (["--pairs=0"], ["--pairs=0", "at least 1"]),
-        (["--initialisations=1"], ["--initialisations=1", "at least 2"]),
-        (["--shard=0/4"], ["--shard=0/4", "i from 1 to n"]),
-        (["--shard=5/4"], ["--shard=5/4", "i from 1 to n"]),
-        (["--shard=2"], ["--shard=2", "i/n"]),
-        (["--shard=1/2", "--tune_lr"], ["--shard", "--tune_lr"]),
+        "--dataset=fashion → --dataset=fashion … digits", "--preset=slow → --preset=slow … quick, paper",
+        "--base_width=4 --widths=3,8 → --widths: 3 is below the base width 4",
+        "--base_width=4 --widths=8,30 → --widths… 296", "--base_width=4 --widths=8,x → --widths=8,x … whole numbers",
+        "--base_width=4 --widths=8, → --widths=8, … whole numbers", "--widths=8.5 → --widths=8.5 … whole numbers",
+        "--widths= → --widths… at least one",
+        "--widths=0 → --widths… at least 1", "--widths=8,8 → --widths=8,8 … twice",
+        "--learning_rate=0 → --learning_rate=0.0 … positive", "--learning_rate=-0.1 → --learning_rate=-0.1 … positive",
+        "--learning_rate=nan → --learning_rate=nan … positive", "--learning_rate=inf → --learning_rate=inf … positive",
+        "--seeds=0 → --seeds=0 … at least 1", "--epochs=0 → --epochs=0 … at least 1",
+        "--base_width=0 → --base_width=0 … at least 1", "--train_samples=-1 → --train_samples=-1",
+        "--train_samples=5000 → --train_samples=5000 … 1297", "--data_seed=-1 → --data_seed=-1",
+        "--pairs=0 → --pairs=0 … at least 1", "--initialisations=1 → --initialisations=1 … at least 2",
+        "--shard=0/4 → --shard=0/4 … i from 1 to n", "--shard=5/4 → --shard=5/4 … i from 1 to n",
+        "--shard=2 → --shard=2 … i/n", "--shard=1/2 --tune_lr → --shard… --tune_lr",
     ],
-    ids=" ".join,
-)
-def test_bad_input_is_told_in_one_line_before_anything_is_written(
-    experiment, trained, tmp_path, arguments, parts
-):
+)  # fmt: skip
+def test_bad_input_ends_in_one_line_before_anything_is_written(experiment, trained, tmp_path, line):
+    arguments, _, message = line.partition(" → ")
+    pattern = "[^\n]*".join(re.escape(part.strip()) for part in message.split("…"))
     with pytest.raises(UserError) as error:
-        experiment(*arguments)
-    message = str(error.value)
-    assert message.startswith("--") and "\n" not in message
-    for part in parts:
-        assert part in message
+        experiment(*arguments.split())
+    assert re.fullmatch(f"{pattern}[^\n]*", flags.as_flags(str(error.value)))
     assert not trained and not (tmp_path / "out").exists()
 
 
-def test_data_that_are_missing_are_told(experiment, monkeypatch, tmp_path):
+def test_missing_data_are_an_error(experiment, monkeypatch, tmp_path):
     def offline(url):
         raise OSError("no network")
 
@@ -120,11 +105,11 @@ def test_data_that_are_missing_are_told(experiment, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))
     with pytest.raises(UserError, match="^`dataset=mnist`: [^\n]*`data_dir=[^\n]*empty") as error:
         experiment("--dataset=mnist", "--preset=paper")
-    assert "--dataset=digits" in str(error.value)
+    assert "`dataset=digits`" in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_workdir_that_is_a_file_is_told(experiment, trained, tmp_path):
+def test_a_workdir_that_is_a_file_is_an_error(experiment, trained, tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UserError, match="^`workdir`: cannot write [^\n]*$"):
         experiment(*QUICK)
@@ -169,7 +154,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     assert plan[-1][:2] == ["15", "networks;"] and "hours" in plan[-1] and "GiB" in plan[-1]
 
 
-def test_an_argument_that_is_no_flag_is_refused(tmp_path):
+def test_an_argument_that_is_not_a_flag_is_refused(tmp_path):
     ended = start("8,32", cwd=tmp_path)
     assert ended.returncode == 1 and ended.stderr.startswith("error: 8,32: unexpected argument")
     with pytest.raises(UserError, match="^8,32: unexpected argument"):
@@ -273,7 +258,7 @@ def test_flags_take_the_place_of_the_preset(experiment, trained):
 # The distance.
 
 
-def test_both_references_and_the_claim_are_told(experiment, trained, capsys):
+def test_both_references_and_the_claim_are_printed(experiment, trained, capsys):
     """Four widths that learn; the network of the finite reference is another, and only measured D depends on it."""
     flags_of_four = ("--widths=3,4,6,9", "--epochs=3", "--seeds=2")
     exact = experiment(*flags_of_four)
@@ -332,7 +317,7 @@ def test_resume_false_sets_aside_and_trains_again(experiment, trained, tmp_path)
     assert len(list((tmp_path / "out").glob("runs/*.aside-1/record.jsonl"))) == 3
 
 
-def test_a_damaged_record_is_told_and_resume_false_helps(experiment, trained, tmp_path):
+def test_a_corrupt_record_is_an_error_and_resume_false_helps(experiment, trained, tmp_path):
     first = experiment(*QUICK)
     path = next((tmp_path / "out").glob("runs/*/record.jsonl"))
     path.write_text(path.read_text()[:-40])
