@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from experiments.lab import launch, output
 from experiments.lab.flags import Command
-from experiments.lab.intervals import METHOD, estimate, sign
+from experiments.lab.intervals import METHOD, difference, sign
 from experiments.lab.launch import Output
 from wsn import data, sparsity
 from wsn.errors import UserError
@@ -224,7 +224,7 @@ def verdict(rows: Sequence[Row]) -> list[str]:
     base, lines = rows[0], []
     for row in rows:
         if row["kind"] == "sparse":
-            gain = estimate(lambda test: test[:, 1] - test[:, 0], [base["test"], row["test"]])
+            gain = difference(row["test"], base["test"])
             lines.append(
                 f"wide beats narrow at {row['weights']} weights: {sign(gain)}: width {row['width']}"
                 f" against {base['width']}: {gain.show(100)} points"

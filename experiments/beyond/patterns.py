@@ -26,7 +26,7 @@ from experiments.beyond import patterns_figure
 from experiments.lab import families, launch, output, presets, recipe
 from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
-from experiments.lab.intervals import Estimate, estimate
+from experiments.lab.intervals import METHOD, Estimate, linear
 from experiments.lab.launch import Run
 from wsn.errors import UserError
 from wsn.sparsity import family
@@ -182,8 +182,9 @@ def gains(rows: Sequence[Row], by: str) -> dict[str, Estimate]:
         keys = [(_place(row, name, by), _place(row, usual, by)) for row in rows if row[by] == name]
         pairs = [(place[own], place[other]) for own, other in keys if own in place and other in place]
         if name != usual and pairs:
-            found[name] = estimate(
-                lambda own, other: (own - other).mean(1), *map(list, zip(*pairs, strict=True))
+            half = np.full(len(pairs), 1 / len(pairs))
+            found[name] = linear(
+                np.concatenate([half, -half]), [*(a for a, _ in pairs), *(b for _, b in pairs)]
             )
     return found
 
@@ -201,7 +202,7 @@ def over_dense(rows: Sequence[Row]) -> dict[str, Estimate]:
             tests.setdefault(row["pattern"], []).append(row["test"])
     dense = tests.pop("dense", [])
     return {
-        name: estimate(lambda own, base: own.mean(1) - base.mean(1), own, dense)
+        name: linear(np.append(np.full(len(own), 1 / len(own)), -1.0), [*own, dense[0]])
         for name, own in tests.items()
         if dense
     }
@@ -217,7 +218,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
         lines += [f"{by} {name} over {usual}: {g.show(100)} points" for name, g in gains(rows, by).items()]
     return [
         *lines,
-        "intervals: 95 %, Student's t, the deviation over seeds pooled over the networks of each side",
+        METHOD,
     ]
 
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from experiments.lab import families, launch, output, presets
 from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
-from experiments.lab.intervals import METHOD, Estimate, estimate
+from experiments.lab.intervals import METHOD, Estimate, simulated
 from experiments.lab.launch import Run
 from wsn.networks.parameterization import PARAMETERIZATIONS
 from wsn.records.record import Result
@@ -156,8 +156,8 @@ def transfer(loss: Grid, accuracy: Grid, widths: Sequence[int]) -> tuple[Estimat
         accuracies[np.arange(len(widths)), losses.argmin(1)] - accuracies[:, losses[0].argmin()]
         for losses, accuracies in zip(loss, accuracy, strict=True)
     ]
-    slope = estimate(lambda mean: mean[:, 0], [slopes])
-    return slope, estimate(lambda means: means.max(1), list(np.array(lost).T))
+    slope = simulated(lambda means: means[:, 0], [slopes])
+    return slope, simulated(lambda means: means.max(1), list(np.array(lost).T))
 
 
 def draw(rows: Sequence[Row], preset: Preset) -> Figure:

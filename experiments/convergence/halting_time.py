@@ -25,7 +25,7 @@ from experiments.convergence.halting import Curve, Halted, common, minimum, slop
 from experiments.convergence.settings import PRESETS, Preset
 from experiments.lab import families, launch, output
 from experiments.lab.flags import Command
-from experiments.lab.intervals import Estimate, equal, estimate, sign
+from experiments.lab.intervals import Estimate, equal, sign, simulated
 from experiments.lab.launch import Run
 from wsn.networks import models
 from wsn.sparsity import family
@@ -152,11 +152,7 @@ def overfitting(curve: Curve, name: str) -> Iterator[families.Row]:
     *others, largest = curve.values(minimum)
     others = [values for values in others if values]
     if others and largest:
-        found = estimate(
-            lambda last, *rest: last[:, 0] - np.concatenate(rest, axis=1).min(1),
-            [largest],
-            *([values] for values in others),
-        )
+        found = simulated(lambda means: means[:, 0] - means[:, 1:].min(1), [largest, *others])
         both = sign(found), sign(-curve.by("weights", steps))
         verdict = next((word for word in ("fails", "undecided") if word in both), "holds")
         yield claim("C11 the best loss rises again while T falls", name, found, "nats", verdict)

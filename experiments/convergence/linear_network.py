@@ -123,7 +123,7 @@ def layer_rows(widths: Sequence[int], seeds: int) -> list[dict]:
         regime = [theory.kernel_regime(width, INPUTS, name).measures() for width in widths]
         for measure in regime[0]:
             logs = np.log([[run[measure] for run in of_width] for of_width in runs])
-            slope = intervals.estimate(lambda means: np.polyfit(log, means.T, 1)[0], logs.tolist())
+            slope = intervals.linear((log - log.mean()) / ((log - log.mean()) ** 2).sum(), list(logs))
             narrowest, *_, widest = np.exp(logs.mean(axis=1)).tolist()
             predicted = (
                 float(np.polyfit(log, np.log([path[measure] for path in regime]), 1)[0].round(9)) + 0.0

@@ -288,7 +288,7 @@ def _groups(run: Run, programs: Programs) -> list[Group]:
     ]
 
 
-def _costs(run: Run, groups: Sequence[Group]) -> dict[str, plan.Cost]:
+def _costs(run: Run, groups: Sequence[Group]) -> dict[str, Any]:
     return {group.name: plan.cost(group, run.source_of(group.specs[0]), run.execution) for group in groups}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from experiments.beyond import own_network, patterns
 from experiments.lab import endings, families
-from experiments.lab.intervals import estimate
+from experiments.lab.intervals import difference
 from experiments.results import index, tables, text
 from experiments.results.tables import Row, one, with_seeds
 from experiments.theory import optimum, theorem1
@@ -80,8 +80,8 @@ def of_bottlenecks(rows: Sequence[Row]) -> list[str]:
         )
         found = bottleneck.members(seeds, base, "linear")
         top = max(range(len(found)), key=lambda i: found[i]["best_test_accuracy_mean"])
-        tests = [row["test"] for row in [*found, bottleneck.members(seeds, base, "dense")[0]]]
-        gain = estimate(lambda test, top=top: test[:, top] - test[:, -1], tests)
+        [dense, *_] = bottleneck.members(seeds, base, "dense")
+        gain = difference(found[top]["test"], dense["test"], comparisons=len(found))
         lines.append(f"base width {base}: the best over the untransformed network: {gain.show(100)} points")
         lines.append(f"base width {base}: splitting the layers costs {100 * (whole - split):.1f} points")
     return lines

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from experiments.lab import families, launch, output, presets, recipe
 from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
-from experiments.lab.intervals import METHOD, estimate, sign
+from experiments.lab.intervals import METHOD, difference, sign
 from experiments.lab.launch import Run
 from wsn.data import sources
 from wsn.errors import UserError
@@ -192,7 +192,7 @@ def _draw_family(axes: Axes, points: Sequence[Row], dense: Sequence[Row], colour
 def verdict(rows: Sequence[Row], base: int, kind: str) -> list[str]:
     """Whether a way to widen improves a family, and whether it stays below the untransformed network.
 
-    Both of the best of its networks, chosen by its mean: the first is a little too easy to hold, the second too hard.
+    Both of the best of its networks, with intervals for all of them at once.
     """
     found, dense = members(rows, base, kind), members(rows, base, "dense")[:1]
     name = f"{TITLES[kind]}, base width {base}"
@@ -200,14 +200,13 @@ def verdict(rows: Sequence[Row], base: int, kind: str) -> list[str]:
         return [f"{name}: no verdict without the base width and a wider network"]
     means = [row["best_test_accuracy_mean"] for row in found]
     best, top = 1 + int(np.argmax(means[1:])), int(np.argmax(means))
-    tests = [row["test"] for row in [*found, *dense]]
-    gain = estimate(lambda test: test[:, best] - test[:, 0], tests)
+    gain = difference(found[best]["test"], found[0]["test"], comparisons=len(found) - 1)
     lines = [
         f"{name}: improves with width: {sign(gain)}: width {found[best]['width']} (the best of {len(found) - 1})"
         f" against {base}: {gain.show(100)} points"
     ]
     if kind == "linear":
-        loss = estimate(lambda test: test[:, -1] - test[:, top], tests)
+        loss = difference(dense[0]["test"], found[top]["test"], comparisons=len(found))
         lines.append(
             f"  stays below the untransformed network: {sign(loss)}: that less width {found[top]['width']}:"
             f" {loss.show(100)} points"

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from experiments.lab import families, launch, output, presets, recipe
 from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
-from experiments.lab.intervals import METHOD, Estimate, estimate
+from experiments.lab.intervals import METHOD, Estimate, difference
 from experiments.lab.launch import Run
 from wsn.sparsity import family
 
@@ -65,12 +65,9 @@ def gaps(rows: Sequence[Row], base: int) -> list[tuple[Row, Estimate]]:
     Widths above the base at which both have a finished seed.
     """
     found = {(row["kind"], row["width"]): row for row in rows if row["base_width"] == base and row["test"]}
-    place = {key: i for i, key in enumerate(found)}
-    tests = [row["test"] for row in found.values()]
 
     def gap(width: int) -> Estimate:
-        one, io = place["elementwise", width], place["io", width]
-        return estimate(lambda test: test[:, one] - test[:, io], tests)
+        return difference(found["elementwise", width]["test"], found["io", width]["test"])
 
     widths = sorted(w for kind, w in found if kind == "io" and w > base and ("elementwise", w) in found)
     return [(found["elementwise", width], gap(width)) for width in widths]

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments.lab import families
 from experiments.lab.families import Row
-from experiments.lab.intervals import METHOD, Estimate, estimate, sign
+from experiments.lab.intervals import METHOD, Estimate, difference, linear, sign, simulated
 from experiments.lab.presets import Family
 
 BEST_CONNECTIVITY, BEST_WIDENING = (0.01, 0.1), (3.0, 10.0)  # paper, sections 1 and 2
@@ -121,37 +121,29 @@ def _tests(rows: Sequence[Row]) -> list[list[float]]:
 
 
 def gain(sparse: Sequence[Row]) -> Estimate:
-    """Best test accuracy of the best wider network of a family less that of the dense one of its weight count.
-
-    The best is chosen by the same seeds, which makes the gain a little larger than it is.
-    """
-    best = _best(sparse)
-    return estimate(lambda test: test[:, best] - test[:, 0], _tests(sparse))
+    """Best test accuracy of the best wider network of a family less that of the dense one of its weight count."""
+    return difference(sparse[_best(sparse)]["test"], sparse[0]["test"], comparisons=len(sparse) - 1)
 
 
 def gain_difference(small: Sequence[Row], large: Sequence[Row]) -> Estimate:
     """The gain of one family less that of another."""
-    first, second, base = _best(small), len(small) + _best(large), len(small)
-    return estimate(
-        lambda test: (test[:, first] - test[:, 0]) - (test[:, second] - test[:, base]),
-        _tests([*small, *large]),
-    )
+    networks = _tests([small[_best(small)], small[0], large[_best(large)], large[0]])
+    return linear(np.array([1.0, -1.0, -1.0, 1.0]), networks, (len(small) - 1) * (len(large) - 1))
 
 
 def peak_distance(sparse: Sequence[Row]) -> Estimate:
     """Widening factor of the highest test accuracy less that of the highest training accuracy."""
-    factors = np.array([row["widening"] for row in sparse])
-    return estimate(
-        lambda test, train: factors[test.argmax(1)] - factors[train.argmax(1)],
-        _tests(sparse),
-        [row["train"] for row in sparse],
+    factors, count = np.array([row["widening"] for row in sparse]), len(sparse)
+    return simulated(
+        lambda means: factors[means[:, :count].argmax(1)] - factors[means[:, count:].argmax(1)],
+        [*_tests(sparse), *(row["train"] for row in sparse)],
     )
 
 
 def best_value(sparse: Sequence[Row], key: str) -> Estimate:
     """Connectivity or widening factor of the highest test accuracy."""
     values = np.array([row[key] for row in sparse])
-    return estimate(lambda test: values[test.argmax(1)], _tests(sparse))
+    return simulated(lambda test: values[test.argmax(1)], _tests(sparse))
 
 
 def width_alone(sparse: Sequence[Row], dense: Row) -> Estimate:
@@ -159,11 +151,13 @@ def width_alone(sparse: Sequence[Row], dense: Row) -> Estimate:
 
     Without an interval where that of the dense gain holds 0.
     """
-    wide = [row["width"] for row in sparse].index(dense["width"])
-    tests = _tests([*sparse, dense])
-    whole = estimate(lambda test: test[:, -1] - test[:, 0], tests)
+    wide = next(row for row in sparse if row["width"] == dense["width"])
+    whole = difference(dense["test"], sparse[0]["test"])
     with np.errstate(divide="ignore", invalid="ignore"):
-        fraction = estimate(lambda test: (test[:, wide] - test[:, 0]) / (test[:, -1] - test[:, 0]), tests)
+        fraction = simulated(
+            lambda means: (means[:, 1] - means[:, 0]) / (means[:, 2] - means[:, 0]),
+            _tests([sparse[0], wide, dense]),
+        )
     return Estimate(fraction.value) if whole.low <= 0 <= whole.high else fraction
 
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from experiments.lab import families, launch, output, presets
 from experiments.lab.families import Network
 from experiments.lab.flags import Command
-from experiments.lab.intervals import estimate
+from experiments.lab.intervals import METHOD, difference
 from experiments.lab.launch import Run
 from experiments.theory import inputs
 from experiments.width import distances, figure8
@@ -159,10 +159,9 @@ def compared_to_tuned(rows: Sequence[Mapping]) -> list[str]:
     lines = []
     for kind, width in tests:
         if kind == "sparse" and ("tuned", width) in tests:
-            pair = [tests[kind, width]], [tests["tuned", width]]
-            gain = estimate(lambda one, tuned: (one - tuned)[:, 0], *pair)
+            gain = difference(tests[kind, width], tests["tuned", width])
             lines.append(f"width {width}: one learning rate over the tuned one: {gain.show(100)} points")
-    return [*lines, "intervals: 95 %, Student's t over seeds"] if lines else []
+    return [*lines, METHOD] if lines else []
 
 
 def with_rates(preset: Preset, run: Run) -> list[Network] | None:

@@ -1,4 +1,4 @@
-"""Intervals of what is computed from a few seeds: closed forms, and how often they hold the truth."""
+"""Intervals over seeds: closed forms, coverage in simulation, and the verdicts on claims."""
 
 import numpy as np
 import pytest
@@ -12,20 +12,31 @@ RANDOM = np.random.default_rng(0)
 
 def test_the_difference_of_two_networks_is_that_of_welch():
     one, other = RANDOM.normal(0, 0.1, 4), RANDOM.normal(1, 2, 7)
-    found = intervals.linear(np.array([1.0, -1.0]), [one, other])
     theirs = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
-    assert found == pytest.approx((one.mean() - other.mean(), theirs.low, theirs.high))
+    expected = one.mean() - other.mean(), theirs.low, theirs.high
+    assert intervals.difference(one, other) == pytest.approx(expected)
+    assert intervals.linear(np.array([1.0, -1.0]), [one, other]) == pytest.approx(expected)
+
+
+def test_simulated_intervals_are_those_of_students_t():
+    values, mean = RANDOM.normal(1, 2, 6), np.array([1.0])
+    simulated = intervals.simulated(lambda means: means[:, 0], [values])
+    [percentiles] = intervals.percentiles(lambda means: means, [values], 10_000)
+    theirs = intervals.linear(mean, [values])
+    width = theirs.high - theirs.low
+    assert simulated == pytest.approx(theirs, abs=0.05 * width)
+    assert percentiles == pytest.approx(theirs, abs=0.05 * width)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 10])
-@pytest.mark.parametrize("deviations", [(0.2,) * 5, (0.4, 0.25, 0.15, 0.08, 0.05)], ids=["alike", "falling"])
-def test_an_interval_of_a_slope_holds_the_truth_as_often_as_it_says(seeds, deviations):
-    """Over five widths, also where narrow networks differ more from seed to seed than wide ones."""
+@pytest.mark.parametrize("deviations", [(0.2,) * 5, (0.4, 0.25, 0.15, 0.08, 0.05)], ids=["equal", "falling"])
+def test_the_interval_of_a_slope_has_its_coverage(seeds, deviations):
+    """Over five widths, also where narrow networks vary more from seed to seed than wide ones."""
     random, x = np.random.default_rng(1), np.arange(5.0) - 2
-    found = [
+    slopes = [
         intervals.linear(x / (x @ x), [random.normal(0, d, seeds) for d in deviations]) for _ in range(1000)
     ]
-    assert 0.93 <= np.mean([one.low <= 0 <= one.high for one in found]) <= 0.99
+    assert 0.93 <= np.mean([slope.low <= 0 <= slope.high for slope in slopes]) <= 0.99
 
 
 def test_the_best_of_several_networks_keeps_its_level():
@@ -38,10 +49,12 @@ def test_the_best_of_several_networks_keeps_its_level():
     assert holds / 500 >= 0.95
 
 
-def test_one_seed_has_the_deviation_of_the_others_and_none_alone():
-    found = intervals.linear(np.array([1.0, 0.0]), [[3.0], [1.0, 2.0]])
-    assert found.value == 3 and found.low < 3 < found.high
-    assert np.isnan(intervals.linear(np.array([1.0]), [[3.0]]).low)
+def test_one_seed_has_the_deviation_of_the_others_and_alone_none():
+    shared = intervals.linear(np.array([1.0, 0.0]), [[3.0], [1.0, 2.0]])
+    assert shared.value == 3 and shared.low < 3 < shared.high
+    alone = intervals.difference([0.3], [0.2])
+    assert np.isnan(alone.low) and alone.show(100) == "+10.0 (no interval)"
+    assert np.isnan(intervals.simulated(lambda means: means.max(1), [[0.3], [0.2]]).low)
 
 
 def test_a_regression_is_that_of_scipy():
@@ -54,10 +67,14 @@ def test_a_regression_is_that_of_scipy():
     assert np.isnan(intervals.regression([x[:1]], y[:1])[0][0].value)
 
 
-def test_what_is_equal_lies_within_the_margin_whole():
-    assert intervals.equal(Estimate(0.0, -0.05, 0.05), 0.1) == "holds"
-    assert intervals.equal(Estimate(0.3, 0.11, 0.5), 0.1) == "fails"
-    assert (
-        intervals.equal(Estimate(0.3, 0.05, 0.5), 0.1) == intervals.equal(Estimate(0.0), 0.1) == "undecided"
-    )
-    assert -Estimate(1.0, 0.0, 3.0) == Estimate(-1.0, -3.0, 0.0)
+@pytest.mark.parametrize(
+    ("estimate", "verdict"),
+    [
+        (Estimate(0.0, -0.05, 0.05), "holds"),
+        (Estimate(0.3, 0.11, 0.5), "fails"),
+        (Estimate(0.3, 0.05, 0.5), "undecided"),
+        (Estimate(0.0), "undecided"),
+    ],
+)
+def test_a_quantity_is_zero_if_its_whole_interval_is_within_the_margin(estimate, verdict):
+    assert intervals.equal(estimate, 0.1) == intervals.equal(-estimate, 0.1) == verdict

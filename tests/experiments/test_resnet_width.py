@@ -5,12 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from experiments.lab import families, launch
-from experiments.lab.intervals import Estimate, estimate
+from experiments.lab.intervals import Estimate
 from experiments.width import bottleneck, conv_masks, figure6, resnet_width
 from wsn.errors import UserError
 from wsn.records import plan, runs
@@ -301,32 +299,6 @@ def family_of(base, tests, trains=None, spread=0.001):
         row(base, "sparse", base * (i + 1), [test - spread, test + spread], [train - spread, train + spread])
         for i, (test, train) in enumerate(zip(tests, trains, strict=True))
     ]
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.floats(-0.2, 0.2), st.integers(2, 5), st.floats(1e-3, 0.1))
-def test_the_interval_of_a_difference_is_that_of_the_pooled_t_test(shift, seeds, spread):
-    from scipy.stats import t
-
-    values = spread * np.random.default_rng(seeds).standard_normal((2, seeds)) + [[0], [shift]]
-    found = estimate(lambda mean: mean[:, 1] - mean[:, 0], values.tolist())
-    pooled = math.sqrt(values.var(axis=1, ddof=1).mean())
-    half = t.ppf(0.975, 2 * seeds - 2) * pooled * math.sqrt(2 / seeds)
-    difference = values[1].mean() - values[0].mean()
-    assert found.value == pytest.approx(difference)
-    assert found.low == pytest.approx(difference - half, abs=0.1 * half)
-    assert found.high == pytest.approx(difference + half, abs=0.1 * half)
-
-
-def test_a_single_seed_has_no_interval_but_shares_the_deviation_of_others():
-    def gap(mean):
-        return mean[:, 1] - mean[:, 0]
-
-    alone = estimate(gap, [[0.2], [0.3]])
-    assert alone.value == pytest.approx(0.1) and math.isnan(alone.low)
-    assert alone.show(100) == "+10.0 (no interval)"
-    shared = estimate(gap, [[0.2, 0.21, 0.19], [0.3]])
-    assert shared.low < 0.1 < shared.high
 
 
 def test_wide_and_sparse_is_better_worse_or_undecided():
