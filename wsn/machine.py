@@ -8,15 +8,26 @@ from pathlib import Path
 from wsn.errors import UserError
 
 ROOT = Path("/")
+PLATFORMS = "Linux and macOS (on Windows: WSL 2)"
 NETWORK_BYTES = 1000  # least memory of any network in training: weights, gradients and curves
 
 
+def check_platform() -> None:
+    """Raises UserError where training and commands cannot run; the library can be imported there."""
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        raise UserError(f"wsn trains on {PLATFORMS}; this system has no POSIX file locks") from None
+
+
 def memory_limit(root: Path = ROOT) -> float:
-    """Bytes of physical memory, or the limit of the process's control group if that is less."""
-    limits = [float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")]
+    """Bytes of physical memory, or the limit of the process's control group if that is less; infinite if unknown."""
+    limits = (
+        [float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else []
+    )
     for folder in _control_groups("memory", root):
         limits += _numbers(folder / "memory.max") + _numbers(folder / "memory.limit_in_bytes")
-    return min(limits)
+    return min(limits, default=math.inf)
 
 
 def check_memory(argument: str, need: float, have: float | None = None) -> None:

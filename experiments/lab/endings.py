@@ -1,65 +1,71 @@
-"""How a command ends, whatever happens: by its exit code and at most one line, never by a traceback.
+"""How a command ends: with an exit code and at most one line, never a traceback.
 
-Exit codes: 0; 1 with a line that says what to do; 75 (try again) after SIGTERM; 130 after Ctrl-C. Imports nothing of
-wsn's, so that it is in force while that is imported.
+Exit codes: 0; 1 with a line that says what to do; 75 (try again) after SIGTERM; 130 after Ctrl-C. Imports almost
+nothing, so that it is in force while everything else is imported.
 """
 
 import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any, NoReturn
 
-STOPPED = f"stopped by SIGTERM; the same command goes on (exit code {os.EX_TEMPFAIL})"
+from wsn import machine
+from wsn.errors import TRY_AGAIN, UserError
+
+STOPPED = f"stopped by SIGTERM; the same command resumes it (exit code {TRY_AGAIN})"
 INTERRUPTED = 130
-GRACE = 20  # seconds for what unwinds
+GRACE = 20  # seconds to unwind
 
 
 def begin() -> None:
-    """From here on both signals end the process in order."""
+    """From now on SIGINT and SIGTERM end the process cleanly. Exits on an unsupported platform."""
+    try:
+        machine.check_platform()
+    except UserError as error:
+        sys.exit(f"error: {error}")
     signal.signal(signal.SIGINT, interrupted)
     signal.signal(signal.SIGTERM, terminated)
     sys.unraisablehook = unraisable
 
 
-def unraisable(found: Any) -> None:
-    """An end that came while a callback ran, of the garbage collector's say, whose exceptions Python passes over."""
-    if isinstance(found.exc_value, SystemExit):
-        os._exit(int(found.exc_value.code or 0))
-    sys.__unraisablehook__(found)
+def unraisable(hook_arguments: Any) -> None:
+    """An exit raised in a callback, such as the garbage collector's, where Python ignores exceptions."""
+    if isinstance(hook_arguments.exc_value, SystemExit):
+        os._exit(int(hook_arguments.exc_value.code or 0))
+    sys.__unraisablehook__(hook_arguments)
 
 
 def terminated(*_: Any) -> NoReturn:
-    """On SIGTERM where nothing is to be saved: unwind, so that no half-written file stays, and end."""
-    os.write(2, f"{STOPPED}\n".encode())  # print may be what it interrupts
-    _within_grace(os.EX_TEMPFAIL)
-    raise SystemExit(os.EX_TEMPFAIL)
+    """On SIGTERM outside training: unwind, so that no half-written file stays, and exit."""
+    os.write(2, f"{STOPPED}\n".encode())  # it may have interrupted a print
+    _exit_within_grace(TRY_AGAIN)
 
 
 def interrupted(*_: Any) -> NoReturn:
-    """On Ctrl-C: unwind and end; no library takes it for an error of its own."""
-    _within_grace(INTERRUPTED)
-    raise SystemExit(INTERRUPTED)
+    """On Ctrl-C: unwind and exit. SystemExit, as libraries take KeyboardInterrupt for an error of their own."""
+    _exit_within_grace(INTERRUPTED)
 
 
-def _within_grace(code: int) -> None:
-    """C code that called back may drop an exception, and the command would go on as if nothing had been said."""
+def _exit_within_grace(code: int) -> NoReturn:
+    """C code that called back may drop the exception: then an alarm ends the process."""
     signal.signal(signal.SIGALRM, lambda *_: os._exit(code))
     signal.alarm(GRACE)
+    raise SystemExit(code)
 
 
 def ended() -> None:
-    """All is written: from here on a signal changes nothing. Python would take its handlers away while it ends."""
+    """Everything is written: from now on signals are ignored. (While it exits, Python removes its handlers.)"""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def streams() -> Iterator[None]:
-    """In the block, output that nobody takes (closed, `| head -1`, a full disk) is dropped, and ends nothing.
+    """In the block, output that nobody can receive (closed, `| head -1`, a full disk) is dropped: results are in files.
 
-    What is asked for is in files. A reader that has gone is no news; that a disk is full is told.
+    A full disk is reported. Characters that the encoding of a stream lacks are escaped.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Tolerant(before[0], 1), _Tolerant(before[1], 2)  # type: ignore[assignment]
@@ -72,31 +78,29 @@ def streams() -> Iterator[None]:
 
 
 class _Tolerant:
-    """A text stream whose errors are not those of who writes."""
+    """A text stream that raises no errors."""
 
     def __init__(self, stream: IO[str] | None, descriptor: int) -> None:
-        self._stream: Any = stream or open(os.devnull, "w")  # noqa: SIM115 - none where it was closed from the start
+        self._stream: Any = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - None: closed from the start
         self._descriptor = descriptor
         if hasattr(self._stream, "reconfigure"):
-            self._stream.reconfigure(errors="backslashreplace")  # folders may have names that are no text
+            self._stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
-        self._tried(lambda: self._stream.write(text))
+        self._try(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        self._tried(self._stream.flush)
+        self._try(self._stream.flush)
 
-    def _tried(self, work: Any) -> None:
+    def _try(self, action: Callable[[], object]) -> None:
         try:
-            work()
+            action()
         except OSError as error:
-            with open(os.devnull, "w") as nowhere:  # also for what is in the buffer
-                os.dup2(nowhere.fileno(), self._descriptor)
+            with open(os.devnull, "wb") as null:  # also for what is in the buffer
+                os.dup2(null.fileno(), self._descriptor)
             if self._descriptor == 1 and not isinstance(error, BrokenPipeError):
-                print(
-                    f"standard output: {error.strerror}; the files are written all the same", file=sys.stderr
-                )
+                print(f"standard output: {error.strerror}; all files are written", file=sys.stderr)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -1,4 +1,4 @@
-"""Two processes of two virtual devices each are one run: the curve of a single device, one folder, one decision."""
+"""Two processes of two virtual devices each are one run: one folder, one decision to stop, a single device's curves."""
 
 import contextlib
 import itertools
@@ -43,7 +43,7 @@ def flags(port: int, process: int) -> tuple[list[str], dict[str, str]]:
 
 
 def slurm(port: int, process: int) -> tuple[list[str], dict[str, str]]:
-    """As `srun --ntasks=2` would start it: nothing is said, jax finds out."""
+    """As `srun --ntasks=2` starts it: jax detects it."""
     job = {"SLURM_JOB_ID": str(port - 61440), "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_TASKS": "2"}
     return [], job | {"SLURM_NTASKS": "2", "SLURM_PROCID": str(process), "SLURM_LOCALID": str(process)}
 
@@ -92,10 +92,10 @@ def wait_for(condition: Callable[[], bool], processes: Sequence[subprocess.Popen
 
 
 def ended(processes: Sequence[subprocess.Popen]) -> tuple[list[int], list[str]]:
-    """Exit codes and what was printed to stderr, but for the greetings of the Gloo library."""
+    """Exit codes and stderr, without the greetings of the Gloo library."""
     printed = [process.communicate(timeout=SECONDS) for process in processes]
-    told = ["".join(x for x in errors.splitlines(True) if "[Gloo]" not in x) for _, errors in printed]
-    return [process.returncode for process in processes], told
+    errors = ["".join(x for x in text.splitlines(True) if "[Gloo]" not in x) for _, text in printed]
+    return [process.returncode for process in processes], errors
 
 
 def members(place: Path) -> dict[str, list[str]]:
@@ -110,8 +110,8 @@ def finished(tmp_path_factory) -> dict[str, list[str]]:
     """The records of an uninterrupted run over two processes."""
     places = [tmp_path_factory.mktemp(f"process{process}") for process in range(2)]
     with two(places) as processes:
-        codes, told = ended(processes)
-    assert codes == [0, 0], told
+        codes, errors = ended(processes)
+    assert codes == [0, 0], errors
     assert {path.name for path in (places[0] / "out").iterdir()} > {"runs", "kernel_distance.png"}
     assert not (places[1] / "out").exists(), "one process writes"
     headers = [path.read_text().splitlines()[0] for path in places[0].glob("out/runs/*/record.jsonl")]
@@ -121,8 +121,8 @@ def finished(tmp_path_factory) -> dict[str, list[str]]:
 
 def test_two_processes_give_the_curve_of_one_device(finished, tmp_path):
     with start(COMMAND, tmp_path / "one", 1, {}) as process:
-        codes, told = ended([process])
-    assert codes == [0], told
+        codes, errors = ended([process])
+    assert codes == [0], errors
     assert len(finished) == 2
     assert_same_curves(finished, members(tmp_path / "one"))
     for line in map(json.loads, itertools.chain(*finished.values())):
@@ -140,16 +140,16 @@ def assert_same_curves(found: dict[str, list[str]], expected: dict[str, list[str
 
 @pytest.mark.slow
 def test_two_processes_give_the_resnet_of_one_device(tmp_path):
-    """The statistics of its normalisation are those of the batch over both; they amplify what order leaves."""
+    """The statistics of its normalization are those of the batch over both; they amplify what order leaves."""
     resnet = ["-m", "experiments.resnet_width", "--base_width=2", "--widths=3", "--dense_seeds=0"]
     resnet += ["--learning_rate=0.005", "--epochs=2"]
     places = [tmp_path / "0", tmp_path / "1"]
     with two(places, commands=(resnet, resnet)) as processes:
-        codes, told = ended(processes)
-    assert codes == [0, 0], told
+        codes, errors = ended(processes)
+    assert codes == [0, 0], errors
     with start(resnet, tmp_path / "one", 1, {}) as process:
-        codes, told = ended([process])
-    assert codes == [0], told
+        codes, errors = ended([process])
+    assert codes == [0], errors
     found, expected = members(places[0]), members(tmp_path / "one")
     assert found.keys() == expected.keys() and len(found) == 1
     (found_lines,), (expected_lines,) = found.values(), expected.values()
@@ -169,14 +169,14 @@ def test_sigterm_of_any_process_stops_all_of_them_and_resuming_is_exact(finished
     with two(places, slurm) as processes:
         wait_for(lambda: any(places[0].glob("out/runs/*/group.json")), processes)
         processes[1].send_signal(signal.SIGTERM)
-        codes, told = ended(processes)
-    assert codes == [75, 75], told
-    assert told[0].splitlines()[-1] == "stopped by SIGTERM; the same command goes on (exit code 75)"
+        codes, errors = ended(processes)
+    assert codes == [75, 75], errors
+    assert errors[0].splitlines()[-1] == "stopped by SIGTERM; the same command resumes it (exit code 75)"
     assert members(places[0]).keys() < finished.keys()
     assert len(list(places[0].glob("out/runs/*/checkpoints/*.sha256"))) == 1
     with two(places, slurm) as processes:
-        codes, told = ended(processes)
-    assert codes == [0, 0], told
+        codes, errors = ended(processes)
+    assert codes == [0, 0], errors
     assert members(places[0]) == finished
     assert not list(places[0].glob("out/runs/*/checkpoints"))
 
@@ -197,14 +197,14 @@ def test_a_recurrent_run_is_saved_by_both_processes_and_resumes_to_the_curve_of_
             lambda: max((int(path.stem) for path in saved.glob("*.sha256")), default=0) > first, processes
         )
         processes[1].send_signal(signal.SIGTERM)
-        codes, told = ended(processes)
-    assert codes == [75, 75], told
+        codes, errors = ended(processes)
+    assert codes == [75, 75], errors
     with two(places, commands=(command, command)) as processes:
-        codes, told = ended(processes)
-    assert codes == [0, 0], told
+        codes, errors = ended(processes)
+    assert codes == [0, 0], errors
     with start(command, tmp_path / "one", 1, {}) as process:
-        codes, told = ended([process])
-    assert codes == [0], told
+        codes, errors = ended([process])
+    assert codes == [0], errors
     assert_same_curves(members(places[0]), members(tmp_path / "one"))
 
 
@@ -223,9 +223,9 @@ def test_a_process_without_data_ends_the_run_with_a_line_each(tmp_path):
     with two(
         [tmp_path / "0", tmp_path / "1"], commands=[COMMAND, ["-c", WITHOUT_DATA, *COMMAND[2:]]]
     ) as processes:
-        codes, told = ended(processes)
-    assert codes == [1, 1], told
-    assert told == [
+        codes, errors = ended(processes)
+    assert codes == [1, 1], errors
+    assert errors == [
         "error: --data_dir: another process of this run cannot read its data; its output says why\n",
         "error: --dataset=digits: not on this host\n",
     ]

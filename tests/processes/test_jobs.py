@@ -1,4 +1,4 @@
-"""Job files, as far as they go without a cluster: what they would start, with pretended srun, scontrol and python."""
+"""Job files without a cluster: the commands that they start, with mocked srun, scontrol and python."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ SLURM = JOBS / "slurm.sh"
 
 @pytest.fixture
 def bin(tmp_path) -> Path:
-    """A folder of commands: `python` and `scontrol` print what they are called with, `srun` starts the program."""
+    """A folder of commands: `python` and `scontrol` print their arguments, `srun` starts the program."""
     folder = tmp_path / "bin"
     folder.mkdir()
     commands = {
@@ -59,14 +59,14 @@ def test_a_slurm_job_without_an_array_is_one_run(bin):
 @pytest.mark.parametrize(
     ("code", "requeued"), [(0, False), (1, False), (75, True), (137, False), (143, True)]
 )
-def test_slurm_requeues_what_says_that_it_is_to_be_resumed(bin, environment, job, code, requeued):
+def test_slurm_requeues_a_command_that_asks_to_be_resumed(bin, environment, job, code, requeued):
     ended = slurm(bin, "kernel_distance", **environment, CODE=str(code))
     assert ended.returncode == code
     assert (ended.stdout.splitlines()[-1] == f"scontrol requeue {job}") == requeued
     assert ("scontrol" in ended.stdout) == requeued
 
 
-def test_slurm_without_an_experiment_says_so(bin):
+def test_slurm_without_an_experiment_is_one_line(bin):
     ended = slurm(bin)
     assert ended.returncode == 1 and ended.stdout == ""
     assert ended.stderr.startswith("error: name an experiment") and ended.stderr.count("\n") == 1
@@ -118,7 +118,7 @@ def test_the_jobset_has_the_fields_of_its_schema(jobset):
 
 
 def pod(jobset: dict, bin: Path, **environment: str) -> list[str]:
-    """What the container starts."""
+    """The output of the container's command."""
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
     given = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}

@@ -1,5 +1,4 @@
-"""Kill −9 at random moments, or SIGTERM, and start the same command again: the outcome is that of an uninterrupted
-run, bit for bit."""
+"""After SIGKILL at random moments, or SIGTERM, the same command gives an uninterrupted run's files, bit for bit."""
 
 import csv
 import os
@@ -17,7 +16,7 @@ import wsn
 
 WORKDIR = "out"
 # A checkpoint after every epoch. Of MLPs two groups, width 8 sparse and dense, each a program an epoch; of ResNet one
-# group, which goes step by step and has batch normalisation, momentum and augmentation.
+# group, which goes step by step and has batch normalization, momentum and augmentation.
 COMMANDS = {
     "kernel_distance": [
         *("--base_width=4", "--widths=8", "--learning_rate=8", "--seeds=2"),
@@ -28,7 +27,7 @@ COMMANDS = {
 GROUPS = {"kernel_distance": 2, "resnet_width": 1}
 
 
-class Lab:
+class Runner:
     """The command with a number of epochs; every folder below `root` is one place to run it in."""
 
     def __init__(self, root: Path, experiment: str, epochs: int, devices: int) -> None:
@@ -75,9 +74,9 @@ def wait_for(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
         time.sleep(0.0001)
 
 
-def begin(lab: Lab, place: Path) -> subprocess.Popen:
+def begin(runner: Runner, place: Path) -> subprocess.Popen:
     """Start the command and wait until it trains."""
-    begun, process = time.time(), lab.start(place)
+    begun, process = time.time(), runner.start(place)
     groups = place / WORKDIR / "runs"
     wait_for(process, lambda: any(path.stat().st_mtime > begun for path in groups.glob("*/group.json")))
     return process
@@ -95,25 +94,27 @@ def kill_at_random(process: subprocess.Popen, workdir: Path, moment: random.Rand
         return process.wait() == -9
 
 
-def kill_and_compare(lab: Lab, kills: int, seed: int) -> None:
-    uninterrupted = lab.place("uninterrupted")
-    lab.finish(uninterrupted)
+def kill_and_compare(runner: Runner, kills: int, seed: int) -> None:
+    uninterrupted = runner.place("uninterrupted")
+    runner.finish(uninterrupted)
     expected = outcome(uninterrupted)
-    groups = GROUPS[lab.experiment]
-    assert {f"{lab.experiment}.{kind}" for kind in ("csv", "png", "command", "said.json")} <= expected.keys()
+    groups = GROUPS[runner.experiment]
+    assert {
+        f"{runner.experiment}.{kind}" for kind in ("csv", "png", "command", "said.json")
+    } <= expected.keys()
     assert sum(name.endswith("record.jsonl") for name in expected) == groups
     assert len(expected) == 4 + 2 * groups
-    rows = csv.DictReader(expected[f"{lab.experiment}.csv"].decode().splitlines())
+    rows = csv.DictReader(expected[f"{runner.experiment}.csv"].decode().splitlines())
     assert all(float(row["best_test_accuracy_mean"]) > 0.5 for row in rows), "the networks learn"
-    moment, place, done = random.Random(seed), lab.place("0"), 0
+    moment, place, done = random.Random(seed), runner.place("0"), 0
     while done < kills:
-        if kill_at_random(begin(lab, place), place / WORKDIR, moment):
+        if kill_at_random(begin(runner, place), place / WORKDIR, moment):
             done += 1
         else:  # it came to its end: compare, and go on elsewhere
-            lab.finish(place)
+            runner.finish(place)
             assert outcome(place) == expected
-            place = lab.place(str(done + 1))
-    lab.finish(place)
+            place = runner.place(str(done + 1))
+    runner.finish(place)
     assert outcome(place) == expected
 
 
@@ -122,7 +123,7 @@ def kill_and_compare(lab: Lab, kills: int, seed: int) -> None:
     [("kernel_distance", 20), pytest.param("resnet_width", 8, marks=pytest.mark.slow)],
 )
 def test_two_kills_change_nothing(tmp_path, experiment, epochs):
-    kill_and_compare(Lab(tmp_path, experiment, epochs, devices=1), kills=2, seed=0)
+    kill_and_compare(Runner(tmp_path, experiment, epochs, devices=1), kills=2, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -131,21 +132,21 @@ def test_two_kills_change_nothing(tmp_path, experiment, epochs):
 )
 def test_sigterm_saves_and_asks_to_be_resumed(tmp_path, experiment, epochs, signals):
     """A checkpoint is made after the epoch, though none is due."""
-    lab = Lab(tmp_path, experiment, epochs, devices=1)
-    lab.command.append("--checkpoint_seconds=1000")
-    uninterrupted, place = lab.place("uninterrupted"), lab.place("told")
-    lab.finish(uninterrupted)
+    runner = Runner(tmp_path, experiment, epochs, devices=1)
+    runner.command.append("--checkpoint_seconds=1000")
+    uninterrupted, place = runner.place("uninterrupted"), runner.place("stopped")
+    runner.finish(uninterrupted)
     last = 0
     for _ in range(signals):
-        with begin(lab, place) as process:
+        with begin(runner, place) as process:
             process.send_signal(signal.SIGTERM)
             _, errors = process.communicate(timeout=400)
         assert process.returncode == 75, errors
-        assert errors.splitlines()[-1] == "stopped by SIGTERM; the same command goes on (exit code 75)"
+        assert errors.splitlines()[-1] == "stopped by SIGTERM; the same command resumes it (exit code 75)"
         saved = max(int(path.stem) for path in place.glob("out/runs/*/checkpoints/*.sha256"))
         assert saved > last, "it goes on from what was saved"
         last = saved
-    lab.finish(place)
+    runner.finish(place)
     assert outcome(place) == outcome(uninterrupted)
 
 
@@ -153,4 +154,4 @@ def test_sigterm_saves_and_asks_to_be_resumed(tmp_path, experiment, epochs, sign
 @pytest.mark.parametrize(("experiment", "epochs"), [("kernel_distance", 60), ("resnet_width", 20)])
 @pytest.mark.parametrize(("devices", "kills"), [(1, 20), (4, 5)])
 def test_many_kills_change_nothing(tmp_path, experiment, epochs, devices, kills):
-    kill_and_compare(Lab(tmp_path, experiment, epochs, devices), kills=kills, seed=devices)
+    kill_and_compare(Runner(tmp_path, experiment, epochs, devices), kills=kills, seed=devices)

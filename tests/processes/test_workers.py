@@ -1,6 +1,6 @@
-"""One command that starts several processes, for real: stopped, killed and interrupted, it leaves what one would.
+"""One command with worker processes, with real training: stopped, killed or interrupted, its results are those of one.
 
-Minutes; with pretended training the same is in tests/records/test_workers.py.
+tests/records/test_workers.py has the same with stubbed training.
 """
 
 import os
@@ -66,7 +66,7 @@ def members(process: subprocess.Popen) -> list[int]:
             command = (folder / "cmdline").read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if session == process.pid and "workers.work()" in command:
+        if session == process.pid and "workers.work(" in command:
             found.append(int(folder.name))
     return found
 
@@ -113,12 +113,12 @@ def test_two_workers_that_were_stopped_give_what_one_process_does(tmp_path, alon
     place = tmp_path / "shared"
     process = begin(place)
     process.send_signal(signal.SIGTERM)
-    assert ended(process) == (75, ["stopped by SIGTERM; the same command goes on (exit code 75)"])
+    assert ended(process) == (75, ["stopped by SIGTERM; the same command resumes it (exit code 75)"])
     assert list(place.glob("runs/*/checkpoints/*.sha256"))
 
     process = begin(place)
     os.kill(members(process)[0], signal.SIGKILL)
-    assert ended(process) == (0, ["a worker was killed (signal 9): its work is taken over"])
+    assert ended(process) == (0, ["a worker was killed (signal 9): other processes take over its networks"])
     assert outcome(place) == alone
 
 

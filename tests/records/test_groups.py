@@ -53,6 +53,7 @@ CHANGES = {
     "eval_every": 2,
     "clip": 1.0,
     "probes": ("path",),
+    "warmup_epochs": 2,
 }
 
 

@@ -7,7 +7,6 @@ recompiled. If compilation fails there is one line of notice, and sparse layers 
 
 import contextlib
 import ctypes
-import fcntl
 import hashlib
 import os
 import shutil
@@ -102,7 +101,9 @@ def compile_into(path: Path, compiler: str) -> None:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Holds an exclusive lock on a file; no lock where the file system has none."""
-    with open(path, "w") as file:
-        with contextlib.suppress(OSError):
+    with open(path, "wb") as file:
+        with contextlib.suppress(OSError, ImportError):  # Windows has no fcntl
+            import fcntl
+
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from wsn import machine
 from wsn.errors import UserError
 from wsn.stored import cannot_write
 
@@ -15,6 +16,7 @@ def try_lock(path: Path) -> Iterator[bool]:
 
     Raises UserError where it cannot be written, and where the file system has no locks.
     """
+    machine.check_platform()
     import fcntl  # not at the top: Windows has none
 
     try:
