@@ -14,7 +14,7 @@ if sys.argv[:1] == [
 ]:  # python -m experiments.NAME: imports take seconds, so a wrong name ends before them
     from experiments.lab import endings
 
-    endings.begin()
+    endings.begin(unwind=False)
     from experiments.lab import contents
 
     contents.check_name(sys.orig_argv)

@@ -19,14 +19,17 @@ INTERRUPTED = 130
 GRACE = 20  # seconds to unwind
 
 
-def begin() -> None:
-    """From now on SIGINT and SIGTERM end the process cleanly. Exits on an unsupported platform."""
+def begin(*, unwind: bool = True) -> None:
+    """From now on SIGINT and SIGTERM end the process cleanly. Exits on an unsupported platform.
+
+    Without `unwind` it exits at once: while C++ libraries are imported, an exception would abort it.
+    """
     try:
         machine.check_platform()
     except UserError as error:
         sys.exit(f"error: {error}")
-    signal.signal(signal.SIGINT, interrupted)
-    signal.signal(signal.SIGTERM, terminated)
+    signal.signal(signal.SIGINT, interrupted if unwind else lambda *_: os._exit(INTERRUPTED))
+    signal.signal(signal.SIGTERM, terminated if unwind else lambda *_: os._exit(_say_stopped()))
     sys.unraisablehook = unraisable
 
 
@@ -39,8 +42,12 @@ def unraisable(hook_arguments: Any) -> None:
 
 def terminated(*_: Any) -> NoReturn:
     """On SIGTERM outside training: unwind, so that no half-written file stays, and exit."""
+    _exit_within_grace(_say_stopped())
+
+
+def _say_stopped() -> int:
     os.write(2, f"{STOPPED}\n".encode())  # it may have interrupted a print
-    _exit_within_grace(TRY_AGAIN)
+    return TRY_AGAIN
 
 
 def interrupted(*_: Any) -> NoReturn:
