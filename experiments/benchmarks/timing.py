@@ -1,23 +1,15 @@
-"""Timing: candidates that take turns, so that what else the machine does meets all of them.
-
-In: candidates by name, functions without arguments. Out: seconds of each, a value per repeat; a table and its figure.
-"""
+"""Times of candidates that run one after another in every repeat, so that other programs disturb all of them alike."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
-from experiments.lab import launch, output
-from experiments.lab.launch import Output
 from wsn.training import train
 
-# Rests between candidates, so that no thread pool still spins when the next one starts.
-REST_SECONDS = 0.02
+REST_SECONDS = 0.02  # between candidates: no thread pool still spins when the next one starts
 
 
 def interleaved(
@@ -27,10 +19,10 @@ def interleaved(
     *,
     settle: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Seconds of each candidate, a value per repeat; they take turns, after one warm-up each.
+    """Seconds of each candidate, one value per repeat, after one warm-up each.
 
-    With `settle` also one before each measurement: for steps of hundreds of MiB, which find in training the pages that
-    the step before left, but here those of another candidate, or pages that the system has taken back.
+    With `settle` there is a warm-up before each measurement: steps of hundreds of MiB otherwise find their memory
+    pages used by another candidate or returned to the system, which does not happen in training.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for repeat in range(repeats + 1):
@@ -46,7 +38,7 @@ def interleaved(
 
 
 def epoch(prepared: train.Prepared, *, evaluate: bool = False) -> Callable[[], None]:
-    """An epoch of training, with the evaluation after it or without; the networks go on from call to call."""
+    """An epoch of training, with or without the evaluation after it; the state carries over from call to call."""
     feed, program = prepared.feed, prepared.program
     state = [train.scattered(prepared.placement, prepared.members)]
 
@@ -60,24 +52,13 @@ def epoch(prepared: train.Prepared, *, evaluate: bool = False) -> Callable[[], N
 
 
 def comparison(
-    ours: Float[np.ndarray, " repeats"], theirs: Float[np.ndarray, " repeats"], flops: float
+    ours: Float[np.ndarray, " repeats"], reference: Float[np.ndarray, " repeats"], flops: float
 ) -> dict[str, float]:
-    """Columns of a table from seconds per repeat; the ratio is the median of the ratios within each repeat."""
+    """Columns of a table; the ratio is the median of the ratios within each repeat."""
     seconds = float(np.median(ours))
     return {
         "milliseconds": 1e3 * seconds,
-        "reference_milliseconds": 1e3 * float(np.median(theirs)),
-        "ratio": float(np.median(ours / theirs)),
+        "reference_milliseconds": 1e3 * float(np.median(reference)),
+        "ratio": float(np.median(ours / reference)),
         "gflops": flops / seconds / 1e9,
     }
-
-
-def tell(
-    run: Output, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], figure: Figure
-) -> None:
-    """Print and write a benchmark's table, with its figure; a row of PyTorch's has that name in a cell."""
-    output.print_table(rows, columns)
-    if not any(str(cell).lower().startswith("pytorch") for row in rows for cell in row.values()):
-        print("PyTorch was not compared: torch is not installed, or was not asked for")
-    table = output.write_table(run.folder, name, rows, columns)
-    launch.wrote(run, table, output.write_figure(run.folder, name, figure))

@@ -1,1 +1,1 @@
-python -m experiments.benchmark_input --workdir=results/benchmark_input
+python -m experiments.benchmark --of=input --workdir=results/benchmark_input

@@ -1,1 +1,1 @@
-python -m experiments.benchmark_recurrent
+python -m experiments.benchmark --of=recurrent

@@ -1,1 +1,1 @@
-python -m experiments.benchmark_resnet
+python -m experiments.benchmark --of=resnet

@@ -1,1 +1,1 @@
-python -m experiments.benchmark_sparse --repeats=3
+python -m experiments.benchmark --of=sparse --repeats=3

@@ -1,1 +1,1 @@
-python -m experiments.benchmark_theory --pairs=10000 --workdir=results/benchmark_theory
+python -m experiments.benchmark --of=theory --pairs=10000 --workdir=results/benchmark_theory

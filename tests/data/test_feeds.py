@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.benchmarks.benchmark_input import photo, prepare
+from experiments.benchmarks.of_input import photo, prepare
 from wsn import data
 from wsn.data.stream import Images, Stream
 from wsn.devices import Placement

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from experiments.benchmarks import benchmark_input
-from experiments.benchmarks.benchmark_input import photo, prepare
+from experiments.benchmarks import of_input
+from experiments.benchmarks.of_input import photo, prepare
 from wsn.data import crops, stream
 from wsn.errors import UserError
 
@@ -399,10 +399,10 @@ def test_benchmark_measures_every_part_and_the_stream(tmp_path):
     prepare(
         tmp_path, "photos:1.0.0", 10, {"train": [{"image": x, "label": 0, "file_name": ""} for x in encoded]}
     )
-    rows = benchmark_input.measure_parts(encoded, repeats=1)
-    rows.append(benchmark_input.measure_stream(tmp_path, len(encoded), threads=2, repeats=1))
+    rows = of_input.measure_parts(encoded, repeats=1)
+    rows.append(of_input.measure_stream(tmp_path, len(encoded), threads=2, repeats=1))
     assert len({row["what"] for row in rows}) == 6
     for row in rows:
-        assert row.keys() == set(benchmark_input.COLUMNS)
+        assert row.keys() == set(of_input.COLUMNS)
         assert row["images_per_second"] > 0
         np.testing.assert_allclose(row["cpu_milliseconds"] * row["images_per_second_per_core"], 1000)

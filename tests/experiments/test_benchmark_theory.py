@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from experiments.benchmarks import benchmark_theory as script
+from experiments.benchmarks import of_theory as script
 from experiments.theory import inputs
 from wsn.data import sources
 from wsn.errors import UserError
 
 
 def test_a_row_per_connectivity_with_errors_within_the_estimate():
-    rows, seconds = script.measure("gaussian", inputs.gaussian(8, 5, seed=0), checked=3, tolerance=1e-6)
+    rows, seconds = script.measure_pairs("gaussian", inputs.gaussian(8, 5, seed=0), checked=3, tolerance=1e-6)
     assert [row["connectivity"] for row in rows] == list(script.CONNECTIVITIES)
     for row in rows:
         assert set(row) == set(script.COLUMNS)

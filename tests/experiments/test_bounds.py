@@ -43,16 +43,16 @@ def test_every_number_has_bounds_and_every_list_an_item(command):
 @pytest.mark.parametrize(
     "line",
     [
-        "theorem1 pairs", "theorem1 networks", "benchmark_theory pairs", "optimum pairs", "optimum gaussian_pairs",
+        "theorem1 pairs", "theorem1 networks", "benchmark --of=theory pairs", "optimum pairs", "optimum gaussian_pairs",
         "optimum features", "optimum bootstrap", "kernel_distance pairs", "kernel_distance seeds",
-        "resnet_width dense_seeds", "linear_network seeds", "own_network seeds", "benchmark seeds",
-        "benchmark_resnet batch_sizes", "benchmark_input images",
+        "resnet_width dense_seeds", "linear_network seeds", "own_network seeds", "benchmark members",
+        "benchmark --of=resnet batch_sizes", "benchmark --of=input images",
     ],
 )  # fmt: skip
 def test_more_than_the_memory_of_the_machine_is_refused(line):
-    name, flag = line.split()
+    name, *given, flag = line.split()
     with pytest.raises(UserError, match=rf"^`{flag}=10+` needs about .* GiB of memory, and there are .* GiB"):
-        flags.parse(COMMANDS[name], [f"--{flag}={10**12}"])
+        flags.parse(COMMANDS[name], [*given, f"--{flag}={10**12}"])
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,9 @@ def test_more_than_the_memory_of_the_machine_is_refused(line):
         ("kernel_distance --workdir --dry_run", "--workdir=--dry_run: a flag in the place"),
         ("kernel_distance --workdir=gs://bucket/x", "--workdir=gs://bucket/x: give a folder of this machine"),
         ("kernel_distance --data_dir=~nosuchuser/x", "--data_dir=~nosuchuser/x: there is no home folder"),
-        ("benchmark --widths=", "--widths: give at least one"),
-        ("benchmark_resnet --dtypes=nan", "--dtypes=nan is unknown: choose one of float32"),
+        ("benchmark --of=sparse --networks=", "--networks: give at least one"),
+        ("benchmark --of=theory --members=3", "--members does not apply to --of=theory: only to mlp"),
+        ("benchmark --of=resnet --dtypes=nan", "--dtypes=nan is unknown: choose one of float32"),
         ("theorem1 --connectivities=", "--connectivities= is not a comma-separated list"),
         ("mlp_grid --last_connectivity=1e-30 --base_width=3", "--last_connectivity=1e-30 "),
         ("resnet_width --widths=1000000000", "--widths=1000000000 is too large"),

@@ -1,17 +1,12 @@
-"""How fast Theorem 1 is exact, and how long Monte Carlo over masks would take to the same error.
-
-    python -m experiments.benchmark_theory                   # 1000 pairs of MNIST, three minutes
-    python -m experiments.benchmark_theory --pairs=10000     # as many as in Figure 8b
+"""Theorem 1, computed exactly, against Monte Carlo over masks to the same error.
 
 K_{1,p} and K_{2,p} of pairs of test images at ten connectivities, from one call that includes compilation. Errors are
-scaled, |error of K_l| / (|x||y|)^l, and the largest over pairs and l: `error_estimate` of all pairs, as the call gives
-it; `error` of --checked of them, measured against the finest setting. The standard error of Monte Carlo falls as
-1/sqrt(masks) from that of a pilot, the median over a few pairs; `masks` brings it down to `error_estimate`.
+scaled, |error of K_l| / (|x||y|)^l, the largest over pairs and l: `error_estimate` over all pairs, as the call returns
+it; `error` over `checked` of them, against the finest setting. The standard error of Monte Carlo falls as
+1/sqrt(masks) from that of a pilot, the median over a few pairs; with `masks` masks it reaches `error_estimate`.
 Without MNIST the inputs are Gaussian, and the output says so.
-Writes WORKDIR/benchmark_theory.csv, a row per connectivity, and WORKDIR/benchmark_theory.png.
 """
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,17 +15,14 @@ import numpy as np
 from jaxtyping import Float64
 from matplotlib.figure import Figure
 
-from experiments.lab import launch, output
-from experiments.lab.flags import Command
-from experiments.lab.launch import Output
+from experiments.benchmarks.settings import Report, Settings, finish
+from experiments.lab import output
 from experiments.theory import inputs
 from kernels.sampling import sample_masks
 from kernels.theorem1 import SparseKernels, sparse_kernels
 from wsn.data import sources
 from wsn.errors import UserError
-from wsn.spec import check_bounds, setting
 
-EXPERIMENT = "benchmark_theory"
 COLUMNS = [
     "inputs",
     "pairs",
@@ -40,52 +32,36 @@ COLUMNS = [
     "seconds",
     "masks",
     "monte_carlo_seconds",
-    "ratio",
-    "monte_carlo_error",
 ]
+COLUMNS += ["ratio", "monte_carlo_error"]
 CONNECTIVITIES = np.geomspace(1e-3, 0.5, 10)
 FEATURES = 784
 PILOT_PAIRS, PILOT_MASKS = 3, 2**14
 
 
 class Pilot(NamedTuple):
-    """Monte Carlo with one mask: its scaled standard error at each connectivity, and seconds of a pair."""
+    """Monte Carlo with one mask: its scaled standard error at each connectivity, and seconds for a pair."""
 
     deviation: Float64[np.ndarray, " connectivities"]
     seconds: float
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is measured. Raises UserError for numbers out of range."""
-
-    dataset: str | None = setting("Images, or gaussian (default: MNIST if it is there, else gaussian).", None)
-    data_dir: str | None = setting("Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None)
-    pairs: int = setting("Pairs to compute.", 1000, least=1, bytes=inputs.PAIR_BYTES)
-    checked: int = setting("How many of them to compare with the finest setting.", 100, least=1)
-    # The estimate that refinement goes by is up to three times too low on images.
-    tolerance: float = setting("Estimated scaled error to refine to.", 2e-7, above=0, below=1)
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
-
-
 def draw_pairs(name: str | None, count: int, data_dir: str | None = None) -> tuple[str, inputs.Pairs]:
-    """The inputs and what they are; where no name is given MNIST, or else Gaussian vectors of its size."""
+    """(name, pairs) of a data set; without a name MNIST, or Gaussian vectors of its size if it is not available."""
     if name != "gaussian":
         try:
             images = sources.dataset(name or "mnist", data_dir)
         except UserError as error:
             if name is not None:
                 raise
-            print(f"Gaussian inputs, as there is no MNIST here: {error}")
+            print(f"Gaussian inputs, since MNIST is not available: {error}")
         else:
             return name or "mnist", inputs.of_images(images, "scalar", count, seed=0)
     return "gaussian", inputs.gaussian(FEATURES, count, seed=0)
 
 
 def scaled_error(ours: SparseKernels, other: SparseKernels, pairs: inputs.Pairs) -> np.ndarray:
-    """The largest over pairs and l at each connectivity."""
+    """The largest scaled difference over pairs and l, at each connectivity."""
     scale = lengths(pairs)[:, None]
     return np.maximum(abs(ours.k1 - other.k1) / scale, abs(ours.k2 - other.k2) / scale**2).max(axis=0)
 
@@ -96,7 +72,7 @@ def lengths(pairs: inputs.Pairs) -> Float64[np.ndarray, " pairs"]:
 
 
 def pilot(pairs: inputs.Pairs) -> Pilot:
-    """Deviation of the scaled kernels over masks, the larger of both, its median over the first few pairs."""
+    """Standard deviation over masks of the scaled kernels (the larger of the two), median over the first few pairs."""
     few = inputs.Pairs(*(part[:PILOT_PAIRS] for part in pairs))
     sample_masks(few.x[0], few.y[0], 0.5, PILOT_MASKS)  # compiles
     start = time.perf_counter()
@@ -111,8 +87,8 @@ def pilot(pairs: inputs.Pairs) -> Pilot:
     return Pilot(np.median(deviation, axis=0), seconds)
 
 
-def measure(name: str, pairs: inputs.Pairs, checked: int, tolerance: float) -> tuple[list[dict], float]:
-    """A row per connectivity, and the seconds of the whole exact call."""
+def measure_pairs(name: str, pairs: inputs.Pairs, checked: int, tolerance: float) -> tuple[list[dict], float]:
+    """A row per connectivity, and the seconds of the exact call."""
     start = time.perf_counter()
     kernels = inputs.exact_kernels(pairs, CONNECTIVITIES, tolerance)
     total = time.perf_counter() - start
@@ -148,50 +124,40 @@ def draw(rows: Sequence[dict], tolerance: float) -> Figure:
     left, right = figure.subplots(1, 2)
     curves = {
         left: {
-            "error_estimate": ("o-", "exact: its own estimate"),
-            "error": ("s-", "exact: against the finest setting"),
-            "monte_carlo_error": ("^--", "Monte Carlo in the same time"),
+            "error_estimate": ("o-", "exact: estimated error"),
+            "error": ("s-", "exact: error against the finest setting"),
+            "monte_carlo_error": ("^--", "Monte Carlo, same time"),
         },
-        right: {"seconds": ("o-", "exact"), "monte_carlo_seconds": ("^--", "Monte Carlo to the same error")},
+        right: {"seconds": ("o-", "exact"), "monte_carlo_seconds": ("^--", "Monte Carlo, same error")},
     }
     for axes, lines in curves.items():
         for name, (style, label) in lines.items():
             axes.plot([r["connectivity"] for r in rows], [r[name] for r in rows], style, label=label)
-        axes.set(xscale="log", yscale="log", xlabel="connectivity")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
+        axes.set(xscale="log", yscale="log", xlabel="connectivity p")
+        finish(axes)
     left.axhline(tolerance, color="0.5", linewidth=0.8)
     left.set(ylabel="largest scaled error")
-    right.set(ylabel="seconds for one pair at one connectivity")
+    right.set(ylabel="seconds per pair and connectivity")
     for axes in curves:
         axes.legend(frameon=False, fontsize=8)
     figure.suptitle(f"{rows[0]['pairs']} pairs of {rows[0]['inputs']}, {output.machine()}", fontsize=10)
     return figure
 
 
-def main(settings: Settings, run: Output) -> None:
-    count, checked, tolerance = settings.pairs, settings.checked, settings.tolerance
+def measure(settings: Settings) -> Report:
+    count, checked = settings.pairs, min(settings.checked, settings.pairs)
     name, pairs = draw_pairs(settings.dataset, count, settings.data_dir)
-    rows, seconds = measure(name, pairs, checked, tolerance)
-    output.print_table(rows, COLUMNS)
-    print(
-        f"{name}: {count} pairs at {len(CONNECTIVITIES)} connectivities in {seconds:.1f} s, compilation included"
-        f" ({count / seconds:.1f} pairs/s); largest scaled error of {min(checked, count)} of them"
-        f" {max(r['error'] for r in rows):.2g}"
+    rows, seconds = measure_pairs(name, pairs, settings.checked, settings.tolerance)
+    fastest = min(rows, key=lambda row: row["ratio"])
+    return Report(
+        COLUMNS,
+        rows,
+        draw(rows, settings.tolerance),
+        [
+            f"{name}: {count} pairs at {len(CONNECTIVITIES)} connectivities in {seconds:.1f} s including compilation"
+            f" ({count / seconds:.1f} pairs/s); largest scaled error of {checked} of them"
+            f" {max(row['error'] for row in rows):.2g}",
+            f"Monte Carlo takes at least {fastest['ratio']:.2g} times as long (connectivity"
+            f" {fastest['connectivity']:.2g}: {fastest['masks']:.2g} masks)",
+        ],
     )
-    least = min(rows, key=lambda r: r["ratio"])
-    print(
-        f"Monte Carlo takes at least {least['ratio']:.2g} times as long (connectivity {least['connectivity']:.2g}:"
-        f" {least['masks']:.2g} masks)"
-    )
-    launch.wrote(
-        run,
-        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, draw(rows, tolerance)),
-    )
-
-
-COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))
-
-if __name__ == "__main__":
-    launch.run(COMMAND)

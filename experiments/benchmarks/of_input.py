@@ -1,13 +1,10 @@
-"""How many images a second the input of ImageNet decodes: for each core, and beside what decoding alone allows.
+"""Decoding of ImageNet images: images a second and core, and each part alone.
 
-    python -m experiments.benchmark_input            # a minute
-
-The images are noise with the 1/f spectrum of photographs, 500×375 at JPEG quality 90, about the bytes of ImageNet's.
-`stream` reads them from a prepared array_record set, as training does. The rate of a core counts the CPU time of all
-threads, so that other programs on the machine disturb it little. Writes WORKDIR/benchmark_input.csv and .png.
+The images are noise with the 1/f spectrum of photographs, 500 × 375 pixels at JPEG quality 90, about the size of
+ImageNet's files. `stream` reads them from a prepared array_record set, as training does. The rate per core counts the
+CPU time of all threads, so other programs on the machine disturb it little.
 """
 
-import dataclasses
 import io
 import os
 import sys
@@ -23,37 +20,18 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.lab import launch, output
-from experiments.lab.flags import Command
-from experiments.lab.launch import Output
+from experiments.benchmarks.settings import Report, Settings, finish
+from experiments.lab import output
 from wsn.data import crops, stream
 from wsn.machine import usable_cores
-from wsn.spec import check_bounds, setting
 
-EXPERIMENT = "benchmark_input"
 COLUMNS = ["what", "threads", "cpu_milliseconds", "images_per_second_per_core", "images_per_second"]
 WIDTH, HEIGHT, QUALITY, BATCH = 500, 375, 90, 64
 SET = stream.Images("photos:1.0.0", classes=10, test="train")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is measured. Raises UserError for numbers out of range."""
-
-    threads: tuple[int, ...] = setting(
-        "Threads of the stream, comma-separated (default: 1 and all cores).", (), least=1, most=1024
-    )
-    images: int = setting(
-        "How many images to make; a batch at least.", 128, least=BATCH, bytes=3 * HEIGHT * WIDTH / 20
-    )
-    repeats: int = setting("Repeats of each measurement (medians are reported).", 5, least=5)
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
-
-
 def photo(seed: int, width: int = WIDTH, height: int = HEIGHT) -> UInt8[np.ndarray, "height width 3"]:
-    """Noise whose amplitude falls as 1 / frequency, mostly common to the three channels."""
+    """Noise with amplitude 1 / frequency, mostly shared by the three channels."""
     random = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = np.inf
@@ -111,7 +89,7 @@ def prepare(
     tfds.folder_dataset.write_metadata(data_dir=home, features=features, split_infos=infos, check_data=False)
 
 
-def measure(what: str, threads: int, images: int, work: Callable[[], None], repeats: int) -> dict:
+def measure_work(what: str, threads: int, images: int, work: Callable[[], None], repeats: int) -> dict:
     """A row of the table, from the medians over the repeats after one warm-up."""
     cpu, wall = [], []
     for _ in range(repeats + 1):
@@ -130,7 +108,7 @@ def measure(what: str, threads: int, images: int, work: Callable[[], None], repe
 
 
 def measure_parts(encoded: Sequence[bytes], repeats: int) -> list[dict]:
-    """Decoding alone, resizing alone, and both as the stream has them; on one thread, from memory."""
+    """Decoding alone, resizing alone, and both as the stream does them; one thread, from memory."""
     count = len(encoded)
     decoded = [Image.open(io.BytesIO(x)).convert("RGB") for x in encoded]
     numbers = stream.uniforms(0, 0, count)[:, : crops.ATTEMPTS]
@@ -162,56 +140,46 @@ def measure_parts(encoded: Sequence[bytes], repeats: int) -> list[dict]:
         "training image": train,
         "test image": test,
     }
-    return [measure(what, 1, count, work, repeats) for what, work in parts.items()]
+    return [measure_work(what, 1, count, work, repeats) for what, work in parts.items()]
 
 
 def measure_stream(folder: Path, images: int, threads: int, repeats: int) -> dict:
-    """Epochs of the prepared set, start to end, on so many threads."""
+    """Whole epochs of the prepared set."""
     opened = SET.open(str(folder), threads)
 
     def epoch() -> None:
         for _ in opened.train(0, BATCH, seed=0):
             pass
 
-    return measure("stream", threads, images, epoch, repeats)
+    return measure_work("stream", threads, images, epoch, repeats)
 
 
 def draw(rows: Sequence[dict]) -> Figure:
-    """CPU time of an image by what is done with it."""
+    """CPU time per image of each part."""
     figure = Figure(figsize=(7.0, 0.6 + 0.42 * len(rows)), layout="constrained")
     axes = figure.subplots()
     names = [row["what"] + (f", {row['threads']} threads" if row["threads"] > 1 else "") for row in rows]
     bars = axes.barh(names, [row["cpu_milliseconds"] for row in rows], color="#2f6397")
-    labels = [f"{row['images_per_second_per_core']:.0f} images/s a core" for row in rows]
+    labels = [f"{row['images_per_second_per_core']:.0f} images/s per core" for row in rows]
     axes.bar_label(bars, labels, padding=3, fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.28)
-    axes.set(xlabel="CPU time of an image (ms)", title=f"Input of ImageNet, {output.machine()}")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlabel="CPU time per image (ms)", title=f"ImageNet input, {output.machine()}")
+    finish(axes)
     return figure
 
 
-def main(settings: Settings, run: Output) -> None:
-    threads = settings.threads or tuple(sorted({1, usable_cores()}))
+def measure(settings: Settings) -> Report:
     images, repeats = settings.images, settings.repeats
     cv2.setNumThreads(1)
     print(f"making {images} images …", file=sys.stderr, flush=True)
     encoded = [jpeg(photo(seed)) for seed in range(images)]
     rows = measure_parts(encoded, repeats)
     with tempfile.TemporaryDirectory() as folder:
-        examples = [
-            {"image": image, "label": i % 10, "file_name": f"{i}.JPEG"} for i, image in enumerate(encoded)
-        ]
+        examples = [{"image": x, "label": i % 10, "file_name": f"{i}.JPEG"} for i, x in enumerate(encoded)]
         prepare(Path(folder), SET.name, SET.classes, {"train": examples})
-        rows += [measure_stream(Path(folder), images, count, repeats) for count in threads]
-    output.print_table(rows, COLUMNS)
+        for threads in settings.threads or sorted({1, usable_cores()}):
+            rows.append(measure_stream(Path(folder), images, threads, repeats))
     size = np.mean([len(x) for x in encoded]) / 1e3
-    print(f"{usable_cores()} CPU cores; {WIDTH}×{HEIGHT} JPEGs of {size:.0f} kB on average")
-    table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
-    launch.wrote(run, table, output.write_figure(run.folder, EXPERIMENT, draw(rows)))
-
-
-COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))
-
-if __name__ == "__main__":
-    launch.run(COMMAND)
+    line = f"{usable_cores()} CPU cores; {WIDTH}×{HEIGHT} JPEGs of {size:.0f} kB on average"
+    return Report(COLUMNS, rows, draw(rows), [line])
