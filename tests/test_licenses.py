@@ -1,6 +1,6 @@
-"""The licences of all that an installation brings: licences.csv has each once, as its own metadata say it.
+"""The licenses of all that an installation brings: licenses.csv has each once, as its own metadata say it.
 
-python tests/test_licences.py > tests/licences.csv     # after constraints.txt has changed
+python tests/test_licenses.py > tests/licenses.csv     # after constraints.txt has changed
 """
 
 import csv
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LICENCES = Path(__file__).with_name("licences.csv")
+LICENSES = Path(__file__).with_name("licenses.csv")
 
 
 def pinned() -> list[str]:
@@ -20,7 +20,7 @@ def pinned() -> list[str]:
     return [line.partition("==")[0] for line in lines if line and not line.startswith("#")]
 
 
-def licence(name: str) -> str:
+def license(name: str) -> str:
     """By the expression, else by the classifiers, else by the first line of the text. Raises PackageNotFoundError."""
     found = importlib.metadata.metadata(name)
     if expression := found.get("License-Expression"):
@@ -35,31 +35,31 @@ def licence(name: str) -> str:
 
 
 def written() -> dict[str, str]:
-    with open(LICENCES, newline="") as file:
-        return {row["package"]: row["licence"] for row in csv.DictReader(file)}
+    with open(LICENSES, newline="") as file:
+        return {row["package"]: row["license"] for row in csv.DictReader(file)}
 
 
-def test_every_pinned_package_is_listed_once_with_its_licence():
-    names = [line.partition(",")[0] for line in (LICENCES).read_text().splitlines()[1:]]
+def test_every_pinned_package_is_listed_once_with_its_license():
+    names = [line.partition(",")[0] for line in (LICENSES).read_text().splitlines()[1:]]
     assert names == pinned()
     assert all(written().values())
 
 
 @pytest.mark.parametrize("name", pinned())
-def test_a_licence_is_that_of_the_installed_package(name):
+def test_a_license_is_that_of_the_installed_package(name):
     try:
-        found = licence(name)
+        found = license(name)
     except importlib.metadata.PackageNotFoundError:
         pytest.skip(f"{name} is not installed here")
     assert written()[name] == found
 
 
 if __name__ == "__main__":
-    before = written() if (LICENCES).exists() else {}
+    before = written() if (LICENSES).exists() else {}
     table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(["package", "licence"])
+    table.writerow(["package", "license"])
     for package in pinned():
         try:
-            table.writerow([package, licence(package)])
+            table.writerow([package, license(package)])
         except importlib.metadata.PackageNotFoundError:
             table.writerow([package, before[package]])
