@@ -1,5 +1,5 @@
-"""The gallery: committed tables and pictures, what is derived from them, and the numbers of a text that come from them.
+"""The results, written from their tables: templates in prose, and the numbers that fill them in.
 
-In: a folder of CSVs with their commands. Out: the table of derived numbers, the index, and what a text says that no
-table has.
+`results.md` is the template of experiments/RESULTS.md, `glance.md` of the table in README.md. In both, a number that a
+table has is a placeholder (`template`), which names a committed CSV or a table derived from them (`derived`).
 """

@@ -1,31 +1,40 @@
-"""Committed tables: CSV → rows of numbers, as the experiments that wrote them have them."""
+"""The tables that texts draw on: committed CSVs, and tables derived from them."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wsn.stored import replacing
+from wsn.errors import UserError
 
 Row = dict[str, Any]
 
 
-def read(path: Path) -> list[Row]:
-    """The rows of a CSV; what is a number is one."""
-    with path.open(newline="") as file:
-        return [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+class Tables:
+    """Name → rows, read or derived when first used."""
+
+    def __init__(
+        self, folder: Path, derived: Mapping[str, Callable[["Tables"], Sequence[Row]]] | None = None
+    ) -> None:
+        self.folder, self._derived = folder, derived or {}
+        self._rows: dict[str, list[Row]] = {}
+
+    def __getitem__(self, name: str) -> list[Row]:
+        if name not in self._rows:
+            self._rows[name] = list(self._derived[name](self)) if name in self._derived else self._read(name)
+        return self._rows[name]
+
+    def _read(self, name: str) -> list[Row]:
+        path = self.folder / f"{name}.csv"
+        if not path.exists():
+            raise UserError(f"no table {name}: neither {path} nor derived")
+        with path.open(newline="", encoding="utf-8") as file:
+            return [{key: _number(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
 
-def write(path: Path, rows: Sequence[Row]) -> None:
-    with replacing(path) as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _number(text: str) -> Any:
+def _number(text: str) -> int | float | str:
     for kind in (int, float):
         try:
             return kind(text)
@@ -34,20 +43,19 @@ def _number(text: str) -> Any:
     return text
 
 
-def with_seeds(rows: Sequence[Row], mean: str = "best_test_accuracy_mean") -> list[Row]:
-    """The rows with a `test` of as many values as seeds, of their mean and deviation: all that intervals need."""
-    deviation = mean.replace("_mean", "_std")
-    return [row | {"test": values(row[mean], row[deviation], row["seeds"])} for row in rows]
+def one(rows: Sequence[Row], **values: Any) -> Row:
+    """The only row with those values. Raises UserError where there is none, or more than one."""
+    matching = [row for row in rows if all(row[name] == value for name, value in values.items())]
+    if len(matching) != 1:
+        place = " ".join(f"{name}={value}" for name, value in values.items())
+        raise UserError(f"{len(matching)} rows have {place}")
+    return matching[0]
 
 
-def values(mean: float, deviation: float, count: int) -> list[float]:
-    if count == 1:
-        return [mean]
-    spread = np.linspace(-1, 1, count)
-    return (mean + deviation * spread / spread.std(ddof=1)).tolist()
-
-
-def one(rows: Iterable[Row], **told: Any) -> Row:
-    """The only row of those values."""
-    [found] = [row for row in rows if all(row[name] == value for name, value in told.items())]
-    return found
+def seed_values(row: Row, mean: str) -> list[float]:
+    """As many values as the row has seeds, with its mean and deviation: all that intervals by Student's t need."""
+    if row["seeds"] == 1:
+        return [row[mean]]
+    spread = np.linspace(-1, 1, row["seeds"])
+    values = row[mean] + row[mean.replace("_mean", "_std")] * spread / spread.std(ddof=1)
+    return [float(value) for value in values]

@@ -1,0 +1,291 @@
+"""Tables that follow from the committed ones: differences with intervals, best networks, counts, verdicts.
+
+Every interval of a difference between networks is Welch's (Student's t, a deviation for each network over its seeds;
+`intervals.linear`). Where a network is the best of several the interval is Bonferroni's for all of them, so that it
+does not profit from the choice. A verdict says whether the value is positive: `holds`, `fails` or `undecided`.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from scipy import stats
+
+from experiments.lab import intervals
+from experiments.lab.intervals import Estimate
+from experiments.results.tables import Row, Tables, one, seed_values
+from experiments.theory import theorem1
+
+BEST, FINAL = "best_test_accuracy_mean", "test_accuracy_mean"
+TEST_IMAGES = 10_000  # of MNIST
+
+
+def columns(estimate: Estimate) -> Row:
+    return {**estimate._asdict(), "verdict": intervals.sign(estimate)}
+
+
+def contrast(
+    plus: Sequence[Row],
+    minus: Sequence[Row],
+    mean: str = BEST,
+    others: Sequence[Row] = (),
+    comparisons: int = 1,
+) -> Estimate:
+    """Mean accuracy of `plus` less that of `minus`; `others` lend their deviation to networks with one seed."""
+    weights = [1 / len(plus)] * len(plus) + [-1 / len(minus)] * len(minus) + [0.0] * len(others)
+    values = [seed_values(row, mean) for row in (*plus, *minus, *others)]
+    return intervals.linear(np.array(weights), values, comparisons)
+
+
+def best_gain(base: Row, wider: Sequence[Row], mean: str = BEST) -> Row:
+    """The best of the wider networks, its gain over the base network, and of how many it is the best."""
+    best = max(wider, key=lambda row: row[mean])
+    gain = contrast([best], [base], mean, wider, len(wider))
+    return {**best, "base": base["width"], "comparisons": len(wider), **columns(gain)}
+
+
+def share(base: Row, sparse: Row, dense: Row, mean: str, others: Sequence[Row] = ()) -> Estimate:
+    """What the sparse network gains over what the dense one does; Fieller's interval, if the dense one gains surely."""
+    values = [seed_values(row, mean) for row in (base, sparse, dense, *others)]
+
+    def less(fraction: float) -> Estimate:
+        """sparse − base − fraction · (dense − base)"""
+        weights = [fraction - 1, 1, -fraction] + [0.0] * len(others)
+        return intervals.linear(np.array(weights), values)
+
+    value = (sparse[mean] - base[mean]) / (dense[mean] - base[mean])
+    if not contrast([dense], [base], mean, [sparse, *others]).low > 0:
+        return Estimate(value)
+    inside = [f for f in np.linspace(-5, 10, 3001).tolist() if less(f).low <= 0 <= less(f).high]
+    return Estimate(value, min(inside), max(inside))
+
+
+def figure8(tables: Tables) -> Iterator[Row]:
+    """The best sparse network against the dense one of its weight count; what width alone gives of the dense gain."""
+    rows = tables["kernel_distance_mnist"]
+    base, *wider = [row for row in rows if row["kind"] == "sparse"]
+    best = best_gain(base, wider, FINAL)
+    dense = one(rows, kind="dense", width=best["width"])
+    fraction = share(base, one(wider, width=best["width"]), dense, FINAL)
+    widest = rows[-1]
+    yield {
+        **best,
+        "share": fraction.value,
+        "share_low": fraction.low,
+        "share_high": fraction.high,
+        "times": widest["weights"] / base["weights"],
+    }
+
+
+def figure8_distance(tables: Tables) -> Iterator[Row]:
+    """Exact D against measured D, and D against the test error."""
+    rows = tables["kernel_distance_mnist"]
+    sparse = [row for row in rows if row["kind"] == "sparse"]
+    distinct = sparse + [row for row in rows if row["kind"] == "dense"][1:]
+    z = np.array(
+        [(r["distance_empirical"] - r["distance_exact"]) / r["distance_empirical_stderr"] for r in distinct]
+    )
+    measured = np.array([row["distance_empirical"] for row in sparse])
+    error = np.array([1 - row[FINAL] for row in sparse])
+    learns = error < 0.8  # twice the accuracy of chance
+    pearson = stats.pearsonr(measured[learns], error[learns])
+    nearest, best = min(sparse, key=lambda r: r["distance_exact"]), max(sparse, key=lambda r: r[FINAL])
+    yield {
+        "points": len(z),
+        "z_low": float(z.min()),
+        "z_high": float(z.max()),
+        "beyond_two": int((abs(z) > 2).sum()),
+        "expected_beyond_two": float(len(z) * 2 * stats.norm.sf(2)),
+        "chance": float(stats.chi2.sf((z**2).sum(), len(z))),
+        "least_exact": nearest["width"],
+        "least_eq4": min(sparse, key=lambda row: row["distance_eq4"])["width"],
+        "best": best["width"],
+        "spearman": float(stats.spearmanr(measured, error).statistic),
+        "networks": int(learns.sum()),
+        "pearson": float(pearson.statistic),
+        "pearson_low": float(pearson.confidence_interval().low),
+        "pearson_high": float(pearson.confidence_interval().high),
+        **columns(contrast([best], [nearest], FINAL)),
+    }
+
+
+def figure5(tables: Tables) -> Iterator[Row]:
+    """By activation: the best cell against the dense network; one seed, so a binomial interval over test images."""
+    for activation in ("relu", "linear"):
+        cells = [row for row in tables["mlp_grid"] if row["activation"] == activation]
+        accuracy = "final_test_accuracy_mean"
+        best, base = max(cells, key=lambda row: row[accuracy]), one(cells, width=5)
+        gain = best[accuracy] - base[accuracy]
+        half = 1.96 * math.sqrt(sum(r[accuracy] * (1 - r[accuracy]) / TEST_IMAGES for r in (best, base)))
+        tops = [max(r[accuracy] for r in cells if r["width"] == width) for width in (40, 80, 160)]
+        yield {
+            **best,
+            "base": base[accuracy],
+            "spread": max(tops) - min(tops),
+            **columns(Estimate(gain, gain - half, gain + half)),
+        }
+
+
+def figure10(tables: Tables) -> Iterator[Row]:
+    """The share of all weights that is removed, by width."""
+    rows = tables["layer_sparsity"]
+    for width in dict.fromkeys(row["width"] for row in rows):
+        size, kept = (sum(row[name] for row in rows if row["width"] == width) for name in ("size", "kept"))
+        yield {"width": width, "kept": kept, "removed": 1 - kept / size}
+
+
+def resnet(tables: Tables) -> Iterator[Row]:
+    """For each table of ResNets: the best sparse network, and what width alone gives of the widest dense gain."""
+    for table in ("resnet_width", "resnet_width_cifar100", "resnet_width_cifar10"):
+        if not (tables.folder / f"{table}.csv").exists():
+            continue
+        rows = tables[table]
+        base, *wider = [row for row in rows if row["kind"] == "sparse"]
+        dense = [row for row in rows if row["kind"] == "dense"][1:]
+        fraction = Estimate(math.nan)
+        if dense:
+            equal = one(wider, width=dense[-1]["width"])
+            fraction = share(base, equal, dense[-1], BEST, [row for row in wider if row is not equal])
+        top = max([base, *wider], key=lambda row: row["best_train_accuracy_mean"])
+        yield {
+            "table": table,
+            **best_gain(base, wider),
+            "factor": max(wider, key=lambda row: row[BEST])["width"] / base["width"],
+            "share": fraction.value,
+            "share_low": fraction.low,
+            "share_high": fraction.high,
+            "share_width": dense[-1]["width"] if dense else "",
+            "times": dense[-1]["weights"] / base["weights"] if dense else "",
+            "train_width": top["width"],
+        }
+
+
+def figure9(tables: Tables) -> Iterator[Row]:
+    """Single weights less whole kernels, by width."""
+    rows = tables["conv_masks_cifar10"]
+    for row in rows:
+        if row["mask"] == "elementwise" and row["width"] > row["base_width"]:
+            yield {**row, **columns(contrast([row], [one(rows, mask="io", width=row["width"])]))}
+
+
+def figure3(tables: Tables) -> Iterator[Row]:
+    """Bottlenecks: the best wider network over the narrowest, over the untransformed one, and the cost of the split."""
+    rows = tables["bottleneck"]
+    for base in (8, 16):
+        whole = one(rows, base_width=base, width=base, kind="dense")
+        for kind in ("linear", "sparse"):
+            first, *wider = [r for r in rows if (r["base_width"], r["kind"]) == (base, kind)]
+            best = best_gain(first, wider)
+            over = contrast([one(wider, width=best["width"])], [whole], comparisons=len(wider))
+            yield {**best, "quantity": "gain"}
+            yield {**best, "quantity": "over untransformed", **columns(over)}
+            yield {**best, "quantity": "cost of the split", **columns(contrast([whole], [first]))}
+
+
+def pattern_gains(tables: Tables) -> Iterator[Row]:
+    """A pattern's mean over distributions, and a distribution's over patterns, less that of another."""
+    for table in ("patterns", "patterns_mnist"):
+        dense, *rows = tables[table]
+        for by, usual in (("pattern", "elementwise"), ("distribution", "largest_first")):
+            of = {name: [r for r in rows if r[by] == name] for name in dict.fromkeys(r[by] for r in rows)}
+            for name, chosen in of.items():
+                for against, others in (("dense", [dense]), (usual, of[usual])):
+                    if name != against:
+                        gain = columns(contrast(chosen, others))
+                        yield {"table": table, "name": name, "against": against, **gain}
+
+
+def own_network_gains(tables: Tables) -> Iterator[Row]:
+    """Each sparse transformer against the dense one of its weight count."""
+    base, *rows = tables["own_network"]
+    for row in (row for row in rows if row["kind"] == "sparse"):
+        yield {**row, **columns(contrast([row], [base], FINAL))}
+
+
+def theorem1_agreement(tables: Tables) -> Iterator[Row]:
+    """How far simulated networks are from Theorem 1, in standard errors."""
+    rows = tables["theorem1_mnist"]
+    z = np.array([row["z"] for row in rows])
+    yield {
+        "points": len(z),
+        "mean": float(z.mean()),
+        "error": 1 / math.sqrt(len(z)),
+        "deviation": float(z.std()),
+        "largest": float(abs(z).max()),
+        "threshold": theorem1.threshold(len(z), 0.05),
+        "least_networks": min(row["networks"] for row in rows),
+        "eq4_worst": max(max(r["eq4"] / r["exact"], r["exact"] / r["eq4"]) for r in rows),
+    }
+
+
+def optimum_factors(tables: Tables) -> Iterator[Row]:
+    """How far sqrt(np/4d) is from the optimum connectivity, by normalization; and the end of the search."""
+    rows = tables["optimum_mnist"]
+    for normalization in ("none", "scalar", "pixel"):
+        here = [r for r in rows if (r["normalization"], r["d"]) == (normalization, 784)]
+        ratios = [r["p_eq25"] / r["p_exact"] for r in here if r["p_exact"] != ""]
+        inside = [
+            r for r in here if r["p_exact"] != "" and r["p_exact_low"] <= r["p_eq25"] <= r["p_exact_high"]
+        ]
+        yield {
+            "normalization": normalization,
+            "factor": max(max(ratio, 1 / ratio) for ratio in ratios),
+            "least_factor": min(max(ratio, 1 / ratio) for ratio in ratios),
+            "families": len(here),
+            "inside": len(inside),
+        }
+
+
+def letter_errors(tables: Tables) -> Iterator[Row]:
+    """Mean letter error rate over seeds, by table and width."""
+    for table in ("halting_time_spoken_digits", "halting_time_an4"):
+        rows = tables[f"{table}_seeds"]
+        for width in dict.fromkeys(row["width"] for row in rows):
+            rates = [row["letter_error_rate"] for row in rows if row["width"] == width]
+            yield {"table": table, "width": width, "rate": float(np.mean(rates))}
+
+
+def hypotheses(tables: Tables) -> Iterator[Row]:
+    """By table and hypothesis, how many curves of T agree with it and how many contradict it."""
+    for table in ("width_or_weights_mnist", "width_or_weights_text"):
+        own = [r for r in tables[f"{table}_claims"] if r["quantity"] == "steps to its own minimum"]
+        for name in ("weights decide", "width decides", "the effective rate decides"):
+            words = [row[name] for row in own if row[name]]
+            counts = {word: words.count(word) for word in ("agrees", "contradicts", "undecided")}
+            yield {"table": table, "hypothesis": name, "curves": len(words), **counts}
+
+
+def speed(tables: Tables) -> Iterator[Row]:
+    """Ratios of sparse steps at one weight count, and the time of exact kernels."""
+    rows = tables["benchmark_sparse"]
+
+    def step(network: str, width: int) -> float:
+        return one(rows, network=network, width=width, execution="sparse", **{"pass": "step"})["milliseconds"]
+
+    theory = tables["benchmark_theory"]
+    yield {
+        "mlp": step("mlp", 512) / step("mlp", 32),
+        "resnet": step("resnet18", 91) / step("resnet18", 8),
+        "theory_minutes": sum(row["pairs"] * row["seconds"] for row in theory) / 60,
+        "theory_error": max(row["error"] for row in theory),
+        "monte_carlo": min(row["ratio"] for row in theory),
+    }
+
+
+FUNCTIONS = (
+    figure8,
+    figure8_distance,
+    figure5,
+    figure10,
+    resnet,
+    figure9,
+    figure3,
+    pattern_gains,
+    own_network_gains,
+    theorem1_agreement,
+    optimum_factors,
+    letter_errors,
+    hypotheses,
+    speed,
+)
+DERIVED: dict[str, Callable[[Tables], Iterator[Row]]] = {f.__name__: f for f in FUNCTIONS}

@@ -1,0 +1,104 @@
+"""Texts whose numbers come from tables.
+
+    {kernel_distance_mnist: kind=sparse width=128, test_accuracy_mean ± test_accuracy_std, .3f}
+
+is replaced by the cells of the one row of a table with those values: `0.899 ± 0.003`. Columns may stand in any text
+without letters; every name in it is a column. Formats are Python's, and
+
+- `.1%` has a space before the sign, `.1p` is in percentage points (times 100, without a sign);
+- `s` is the text of a cell, `small` and `full` turn the verdict of a cell into one of the five words, at a smaller
+  scale than the paper's and at its full scale; `---` is the rule under the head of a table;
+- a list (`width=8,32`) or `width=*`, all rows, gives one cell each, joined by ` | `, for a row of a markdown table.
+
+Values with spaces stand in quotes. Several rows may match if they all give the same text (`kind=sparse, weights, ,`).
+"""
+
+import math
+import re
+from itertools import product
+
+from experiments.results.tables import Row, Tables
+from wsn.errors import UserError
+
+PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+PARTS = re.compile(r'(\w+)(?::((?:\s+\w+=(?:"[^"]*"|[^\s"]+?))*))?\s*,\s+(.+),\s*(\S+)', re.DOTALL)
+CONDITION = re.compile(r'(\w+)=(?:"([^"]*)"|(\S+))')
+VERDICTS = {"holds": "consistent", "fails": "contradicted", "undecided": "inconclusive"}
+
+
+def fill(text: str, tables: Tables) -> str:
+    """The text with every placeholder replaced. Raises UserError, which names the placeholder."""
+
+    def replaced(match: re.Match[str]) -> str:
+        try:
+            return cells(match[1], tables)
+        except UserError as error:
+            raise UserError(f"{match[0]}: {error}") from error
+
+    return PLACEHOLDER.sub(replaced, text)
+
+
+def cells(placeholder: str, tables: Tables) -> str:
+    """What replaces a placeholder. Raises UserError."""
+    parts = PARTS.fullmatch(placeholder)
+    if not parts:
+        raise UserError("write {table: key=value, columns, format}")
+    rows, conditions = tables[parts[1]], CONDITION.findall(parts[2] or "")
+    names: list[str] = [name for name, _, _ in conditions]
+    for name in names:
+        if name not in rows[0]:
+            raise UserError(f"{parts[1]} has no column {name}, but {', '.join(rows[0])}")
+    choices = [
+        [quoted]
+        if quoted
+        else list(dict.fromkeys(str(row[name]) for row in rows))
+        if bare == "*"
+        else bare.split(",")
+        for name, quoted, bare in conditions
+    ]
+    texts = []
+    for values in product(*choices):
+        matching = [row for row in rows if all(map(_equal, (row[name] for name in names), values))]
+        shown = {_show(row, parts[3], parts[4]) for row in matching}
+        if len(shown) > 1 or (not shown and not any(bare == "*" for _, _, bare in conditions)):
+            place = " ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+            raise UserError(f"{len(matching) or 'no'} rows of {parts[1]} have {place or 'no condition'}")
+        texts += shown
+    return " | ".join(texts)
+
+
+def _equal(cell: object, value: str) -> bool:
+    if isinstance(cell, int | float):
+        try:
+            return cell == float(value)
+        except ValueError:
+            return False
+    return cell == value
+
+
+def _show(row: Row, columns: str, form: str) -> str:
+    def shown(match: re.Match[str]) -> str:
+        if match[0] not in row:
+            raise UserError(f"no column {match[0]}, but {', '.join(row)}")
+        return formatted(row[match[0]], form)
+
+    return re.sub(r"[A-Za-z]\w*", shown, " ".join(columns.split()))
+
+
+def formatted(value: object, form: str) -> str:
+    """A cell in a format. Raises UserError for an empty cell and a format that does not fit."""
+    if value == "" or (isinstance(value, float) and math.isnan(value)):
+        raise UserError("the cell is empty")
+    if form in ("small", "full"):
+        word = VERDICTS[str(value)]
+        return "reproduced" if form == "full" and word == "consistent" else word
+    if form == "---":
+        return form
+    try:
+        if form.endswith("p"):
+            text = f"{100 * float(str(value)):{form[:-1]}f}"
+        else:
+            text = f"{value:{form}}"
+    except ValueError as error:
+        raise UserError(f"{value!r} has no format {form}") from error
+    return re.sub(r"^-(?=[0.]*$)", "", text).replace("-", "−").replace("%", " %") if form != "s" else text
