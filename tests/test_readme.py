@@ -1,5 +1,7 @@
-"""What README.md tells a reader to type works."""
+"""README.md, experiments/RESULTS.md and experiments/README.md: current, complete, and their code runs."""
 
+import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -7,107 +9,157 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given
-from hypothesis import strategies as st
 
-from experiments.results import __main__ as gallery
-from experiments.results import index, tables, text
+from experiments.results import __main__ as results
+from experiments.results import commands, records, tables, template
+from wsn.errors import UserError
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README, RESULTS = (ROOT / name for name in ("README.md", "experiments/RESULTS.md"))
 
 
-def test_every_number_of_a_result_is_in_the_table_that_it_names():
-    assert gallery.problems(README, gallery.FIGURES, tables.read(gallery.FIGURES / gallery.CLAIMS)) == []
+def test_generated_texts_are_current():
+    """Run python -m experiments.results after a table, a template or a docstring has changed."""
+    for path, text in results.texts().items():
+        assert path.read_text(encoding="utf-8") == text, path
 
 
 @pytest.mark.parametrize(
-    ("stated", "changed"),
-    [("0.899 ± 0.003", "0.998 ± 0.003"), ("+2.3 points", "+2.9 points"), ("504,190", "504,191")],
+    ("table", "old", "new", "shown"),
+    [
+        ("kernel_distance_mnist", "sparse,128,0.0625,6352,10,0,300,260,0.89863", None, "0.950 ± 0.003"),
+        ("halting_time_words_claims", "-0.333447", "-0.433447", "−0.43 [−0.52, −0.15]"),
+    ],
 )
-def test_a_number_that_drifts_is_found(stated, changed):
-    assert stated in README
-    drifted = README.replace(stated, changed)
-    found = gallery.problems(drifted, gallery.FIGURES, tables.read(gallery.FIGURES / gallery.CLAIMS))
-    assert len(found) == 1 and changed.split()[0] in found[0]
+def test_a_changed_table_changes_the_text(tmp_path, table, old, new, shown):
+    shutil.copytree(results.FIGURES, tmp_path / "figures")
+    path = tmp_path / "figures" / f"{table}.csv"
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new or old.replace("0.89863", "0.95")))
+    text = results.results(tmp_path / "figures")
+    assert shown in text and text != RESULTS.read_text()
+    assert results.glance(tmp_path / "figures") not in README.read_text()
 
 
-def test_a_result_without_a_table_and_an_exception_without_a_number_are_found():
-    [block] = text.blocks("Width 8 has 0.93.\n")
-    assert text.wrong(block, {}) == [
-        "8 is not in a table that is named",
-        "0.93 is not in a table that is named",
-    ]
-    [block] = text.blocks("Width 8.\n<!-- numbers: a.csv; not: 8 (a setting), 9 (none) -->\n")
-    assert text.wrong(block, {"a.csv": []}) == ["9 is an exception, and not in the text"]
-    [block] = text.blocks("Width 8.\n<!-- numbers: b.csv -->\n")
-    assert text.wrong(block, {"a.csv": [8]}) == ["there is no b.csv", "8 is not in b.csv"]
+def test_every_figure_and_table_is_linked_and_every_link_leads_somewhere():
+    text = RESULTS.read_text()
+    for path in [*results.FIGURES.glob("*.png"), *results.FIGURES.glob("*.csv")]:
+        assert f"(figures/{path.name})" in text, path
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    links = re.findall(r"\]\((?:experiments/RESULTS\.md)?#([^)]*)\)", text + results.glance())
+    assert set(links) <= anchors
+    for link in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+        assert (RESULTS.parent / link).exists(), link
 
 
-@given(st.floats(-1e6, 1e6), st.integers(0, 4))
-def test_a_number_is_found_as_it_is_printed(value, digits):
-    printed = f"{value:,.{digits}f}".replace("-", "−")
-    assert text.is_in(printed, [value]) and text.is_in(printed.lstrip("−"), [value])
-    assert text.is_in(f"{100 * value:.{digits}f}".replace("-", "−"), [value], (1, 100))
-    assert not text.is_in(f"+{abs(value):.{digits}f}", [abs(value) + 2])
+@pytest.mark.parametrize("figure", records.figures())
+def test_a_figure_is_drawn_again_from_its_records(figure, tmp_path):
+    drawn = records.redraw(figure, tmp_path / figure)
+    assert drawn.read_text() == (records.FIGURES / f"{figure}.csv").read_text()
 
 
-def test_names_and_code_are_no_numbers():
-    said = (
-        "Figures 6, 7, 12 to 14 of ResNet-18 on CIFAR-100 (`--seeds=3`), Theorem 1, 2^784, 1.5 and −2 × 10¹¹"
+def test_records_that_are_missing_are_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RECORDS", tmp_path)
+    (figure := tmp_path / "resnet_width_short").mkdir()
+    shutil.copytree(
+        next((records.EXPERIMENTS / "records" / figure.name / "runs").iterdir()), figure / "runs" / "x"
     )
-    [block] = text.blocks(said)
-    assert block.numbers == ["1.5", "−2"]
+    with pytest.raises(UserError, match="no record"):
+        records.redraw(figure.name, tmp_path / "drawn")
 
 
-def test_the_gallery_is_up_to_date():
-    """Run python -m experiments.gallery after a table has changed."""
-    derived = gallery.claims(gallery.FIGURES)
-    assert derived == tables.read(gallery.FIGURES / gallery.CLAIMS)
-    listed = (gallery.FIGURES / "index.md").read_text()
-    assert listed == index.drawn(gallery.FIGURES)
-    for picture in gallery.FIGURES.glob("*.png"):
-        assert f"({picture.name})" in listed
+class Small(tables.Tables):
+    """Two tables."""
+
+    def __init__(self):
+        super().__init__(Path("nowhere"), {"t": self.rows, "big": lambda _: [{"n": 6352, "m": ""}]})
+
+    def rows(self, _):
+        for width, value in ((8, -0.004), (32, 0.8949)):
+            yield {"width": width, "curve": "all, 1 %", "x": value, "low": -0.1, "verdict": "holds"}
+
+
+@pytest.mark.parametrize(
+    ("placeholder", "text"),
+    [
+        ("{t: width=32, x, .1%}", "89.5 %"),
+        ("{t: width=32, x, .3g%}", "89.5 %"),
+        ("{t: width=8, x [low], +.1p}", "−0.4 [−10.0]"),
+        ("{t: width=8, x, .2f}", "0.00"),
+        ('{t: curve="all, 1 %" width=8, width, d}', "8"),
+        ("{t: width=32,8, x, .2f}", "0.89 | 0.00"),
+        ("{t: width=*, width, d}", "8 | 32"),
+        ("{t: width=*, width, ---}", "--- | ---"),
+        ("{t, verdict, small} {t, verdict, full}", "consistent reproduced"),
+        ("{big, n, ,} weights", "6,352 weights"),
+    ],
+)
+def test_placeholders(placeholder, text):
+    assert template.fill(placeholder, Small()) == text
+
+
+@pytest.mark.parametrize(
+    ("placeholder", "message"),
+    [
+        ("{u, x, d}", "no table u"),
+        ("{t: height=8, x, d}", "t has no column height, but width, curve"),
+        ("{t: width=8, y, d}", "no column y, but width, curve"),
+        ("{t: width=9, x, d}", "no rows of t have width=9"),
+        ("{t, x, .2f}", "2 rows of t have no condition"),
+        ("{t: width=8, x, d}", "-0.004 has no format d"),
+        ("{big, m, d}", "the cell is empty"),
+        ("{t x}", "write {table: key=value, columns, format}"),
+    ],
+)
+def test_errors_name_the_placeholder(placeholder, message):
+    with pytest.raises(UserError, match=re.escape(f"{placeholder}: ")) as error:
+        template.fill(f"Some text {placeholder}.", Small())
+    assert message in str(error.value)
 
 
 def test_seeds_are_given_back_by_their_mean_and_deviation():
-    found = tables.values(0.5, 0.1, 7)
-    assert np.mean(found) == pytest.approx(0.5) and np.std(found, ddof=1) == pytest.approx(0.1)
-    assert tables.values(0.5, 0.0, 1) == [0.5]
+    values = tables.seed_values({"a_mean": 0.5, "a_std": 0.1, "seeds": 7}, "a_mean")
+    assert np.mean(values) == pytest.approx(0.5) and np.std(values, ddof=1) == pytest.approx(0.1)
+    assert tables.seed_values({"a_mean": 0.5, "a_std": 0.0, "seeds": 1}, "a_mean") == [0.5]
 
 
-def code(heading):
-    """The block of Python under a heading."""
-    section = README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    return section.partition("```python\n")[2].partition("```")[0]
+def test_the_table_of_readme_is_replaced_alone():
+    readme = "# x\n\n## Results at a glance\n\nWords.\n\n| a |\n|---|\n| 1 |\n\nMore.\n\n| b |\n"
+    assert results.with_glance(readme, "| new |\n") == readme.replace("| a |\n|---|\n| 1 |\n", "| new |\n")
+    with pytest.raises(UserError, match="no section"):
+        results.with_glance("# x\n\n| a |\n", "| new |\n")
+
+
+def test_commands_are_read_with_what_they_need():
+    text = (
+        "One.\n\n    python -m experiments.x --a=1 \\\n        --b    # digits, a minute\n    other   # no\n"
+    )
+    assert commands.lines(text) == [("python -m experiments.x --a=1 --b", "digits, a minute")]
+
+
+def blocks(path):
+    return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("code", [*blocks(README), *blocks(RESULTS)])
+def test_code_runs(code, capsys):
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    assert capsys.readouterr().out
 
 
 def test_your_own_network_has_the_weights_of_the_narrow_one_and_keeps_them(capsys):
-    block = code("Your own network")
-    assert 0 < sum(map(bool, block.splitlines())) <= 15
+    [code] = [code for code in blocks(README) if "nnx.Optimizer" in code]
+    assert sum(map(bool, code.splitlines())) <= 15
     names = {"__name__": "readme"}
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(code, "README.md", "exec"), names)
     assert capsys.readouterr().out == "592\n"
-    model, optimizer, mask = names["model"], names["optimizer"], names["mask"]
+    model, optimizer = names["model"], names["optimizer"]
+    [mask] = [value for name, value in names.items() if name in ("mask", "keep")]
     images = jax.random.normal(jax.random.key(0), (4, 64))
     before = model.hidden.kernel[...]
     optimizer.update(model, nnx.grad(lambda model: jnp.mean((model(images) - 1) ** 2))(model))
     for name in ("hidden", "output"):
-        kept = mask[name]["kernel"][...]
-        assert np.array_equal(getattr(model, name).kernel[...] != 0, kept)
+        assert np.array_equal(getattr(model, name).kernel[...] != 0, mask[name]["kernel"][...])
     assert not np.array_equal(model.hidden.kernel[...], before)
-
-
-def test_the_notebook_trains_a_family(capsys):
-    """Each width with its accuracies of three seeds; wider is better with 222 weights each."""
-    exec(compile(code("Read it"), "README.md", "exec"), {"__name__": "readme"})
-    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
-    accuracy = {int(width): np.fromstring(values.strip("[]"), sep=" ") for width, values in lines}
-    assert list(accuracy) == [3, 6, 12] and all(len(values) == 3 for values in accuracy.values())
-    assert accuracy[12].mean() > accuracy[3].mean()
-
-
-def test_the_theory_is_three_lines(capsys):
-    exec(compile(code("Results"), "README.md", "exec"), {"__name__": "readme"})
-    distances, errors = capsys.readouterr().out.split("] [")
-    values = np.fromstring(distances.strip("[]"), sep=" ")
-    assert len(values) == 3 and (values > 0).all() and errors

@@ -1,8 +1,8 @@
 """Tables that follow from the committed ones: differences with intervals, best networks, counts, verdicts.
 
-Every interval of a difference between networks is Welch's (Student's t, a deviation for each network over its seeds;
-`intervals.linear`). Where a network is the best of several the interval is Bonferroni's for all of them, so that it
-does not profit from the choice. A verdict says whether the value is positive: `holds`, `fails` or `undecided`.
+An interval of a difference between networks is Welch's over seeds (`intervals.linear`), or binomial over test images if
+no network has two seeds. Where a network is the best of several it is Bonferroni's for all of them, so that it does not
+profit from the choice. A verdict says whether the value is positive: `holds`, `fails` or `undecided`.
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import brentq
 
 from experiments.lab import intervals
 from experiments.lab.intervals import Estimate
@@ -17,11 +18,29 @@ from experiments.results.tables import Row, Tables, one, seed_values
 from experiments.theory import theorem1
 
 BEST, FINAL = "best_test_accuracy_mean", "test_accuracy_mean"
-TEST_IMAGES = 10_000  # of MNIST
+TEST_IMAGES = 10_000  # of MNIST and of CIFAR
 
 
 def columns(estimate: Estimate) -> Row:
     return {**estimate._asdict(), "verdict": intervals.sign(estimate)}
+
+
+def combination(weighted: Sequence[tuple[float, Row]], mean: str, comparisons: int = 1) -> Estimate:
+    """Σ weight · mean accuracy. Rows of one network (a base of two kinds) are one; weight 0 only lends deviation."""
+    weights: dict[tuple, float] = {}
+    values: dict[tuple, list[float]] = {}
+    for weight, row in weighted:
+        network = tuple(row[name] for name in ("width", "seeds", mean, mean.replace("_mean", "_std")))
+        weights[network] = weights.get(network, 0.0) + weight
+        values[network] = seed_values(row, mean)
+    coefficients = np.array(list(weights.values()))
+    estimate = intervals.linear(coefficients, list(values.values()), comparisons)
+    if not math.isnan(estimate.low):
+        return estimate
+    mean_accuracy = np.array([value for [value] in values.values()])
+    error = math.sqrt(coefficients**2 @ (mean_accuracy * (1 - mean_accuracy) / TEST_IMAGES))
+    half = float(stats.norm.isf(0.025 / comparisons)) * error
+    return Estimate(estimate.value, estimate.value - half, estimate.value + half)
 
 
 def contrast(
@@ -31,10 +50,9 @@ def contrast(
     others: Sequence[Row] = (),
     comparisons: int = 1,
 ) -> Estimate:
-    """Mean accuracy of `plus` less that of `minus`; `others` lend their deviation to networks with one seed."""
-    weights = [1 / len(plus)] * len(plus) + [-1 / len(minus)] * len(minus) + [0.0] * len(others)
-    values = [seed_values(row, mean) for row in (*plus, *minus, *others)]
-    return intervals.linear(np.array(weights), values, comparisons)
+    """Mean accuracy of `plus` less that of `minus`; `others` are the rest of the family."""
+    weighted = [(1 / len(plus), row) for row in plus] + [(-1 / len(minus), row) for row in minus]
+    return combination([*weighted, *((0.0, row) for row in others)], mean, comparisons)
 
 
 def best_gain(base: Row, wider: Sequence[Row], mean: str = BEST) -> Row:
@@ -46,18 +64,17 @@ def best_gain(base: Row, wider: Sequence[Row], mean: str = BEST) -> Row:
 
 def share(base: Row, sparse: Row, dense: Row, mean: str, others: Sequence[Row] = ()) -> Estimate:
     """What the sparse network gains over what the dense one does; Fieller's interval, if the dense one gains surely."""
-    values = [seed_values(row, mean) for row in (base, sparse, dense, *others)]
+    rest = [(0.0, row) for row in others]
 
-    def less(fraction: float) -> Estimate:
+    def excess(fraction: float) -> Estimate:
         """sparse − base − fraction · (dense − base)"""
-        weights = [fraction - 1, 1, -fraction] + [0.0] * len(others)
-        return intervals.linear(np.array(weights), values)
+        return combination([(fraction - 1, base), (1, sparse), (-fraction, dense), *rest], mean)
 
     value = (sparse[mean] - base[mean]) / (dense[mean] - base[mean])
     if not contrast([dense], [base], mean, [sparse, *others]).low > 0:
         return Estimate(value)
-    inside = [f for f in np.linspace(-5, 10, 3001).tolist() if less(f).low <= 0 <= less(f).high]
-    return Estimate(value, min(inside), max(inside))
+    low, high = (brentq(lambda f, end=end: getattr(excess(f), end), -9, 9) for end in ("low", "high"))
+    return Estimate(value, low, high)
 
 
 def figure8(tables: Tables) -> Iterator[Row]:
@@ -110,19 +127,15 @@ def figure8_distance(tables: Tables) -> Iterator[Row]:
 
 
 def figure5(tables: Tables) -> Iterator[Row]:
-    """By activation: the best cell against the dense network; one seed, so a binomial interval over test images."""
+    """By activation: the best cell against the dense network, and how far apart the best of three widths are."""
+    accuracy = "final_test_accuracy_mean"
     for activation in ("relu", "linear"):
-        cells = [row for row in tables["mlp_grid"] if row["activation"] == activation]
-        accuracy = "final_test_accuracy_mean"
-        best, base = max(cells, key=lambda row: row[accuracy]), one(cells, width=5)
-        gain = best[accuracy] - base[accuracy]
-        half = 1.96 * math.sqrt(sum(r[accuracy] * (1 - r[accuracy]) / TEST_IMAGES for r in (best, base)))
-        tops = [max(r[accuracy] for r in cells if r["width"] == width) for width in (40, 80, 160)]
+        base, *cells = [row for row in tables["mlp_grid"] if row["activation"] == activation]
+        tops = [max(row[accuracy] for row in cells if row["width"] == width) for width in (40, 80, 160)]
         yield {
-            **best,
-            "base": base[accuracy],
+            **best_gain(base, cells, accuracy),
+            "base_accuracy": base[accuracy],
             "spread": max(tops) - min(tops),
-            **columns(Estimate(gain, gain - half, gain + half)),
         }
 
 
@@ -136,9 +149,7 @@ def figure10(tables: Tables) -> Iterator[Row]:
 
 def resnet(tables: Tables) -> Iterator[Row]:
     """For each table of ResNets: the best sparse network, and what width alone gives of the widest dense gain."""
-    for table in ("resnet_width", "resnet_width_cifar100", "resnet_width_cifar10"):
-        if not (tables.folder / f"{table}.csv").exists():
-            continue
+    for table in ("resnet_width_short", "resnet_width", "resnet_width_cifar10"):
         rows = tables[table]
         base, *wider = [row for row in rows if row["kind"] == "sparse"]
         dense = [row for row in rows if row["kind"] == "dense"][1:]
@@ -165,7 +176,8 @@ def figure9(tables: Tables) -> Iterator[Row]:
     rows = tables["conv_masks_cifar10"]
     for row in rows:
         if row["mask"] == "elementwise" and row["width"] > row["base_width"]:
-            yield {**row, **columns(contrast([row], [one(rows, mask="io", width=row["width"])]))}
+            whole = one(rows, mask="io", width=row["width"])
+            yield {**row, **columns(contrast([row], [whole], others=rows))}
 
 
 def figure3(tables: Tables) -> Iterator[Row]:
@@ -236,6 +248,23 @@ def optimum_factors(tables: Tables) -> Iterator[Row]:
         }
 
 
+def runs(tables: Tables) -> Iterator[Row]:
+    """By table of halting times: its widths, its weights in millions, its runs, and how many of them are censored."""
+    names = ("halting_time_small", "halting_time_words", "halting_time_spoken_digits", "halting_time_an4")
+    for table in (*names, "width_or_weights_mnist", "width_or_weights_text"):
+        rows = tables[table]
+        widths, millions = [row["width"] for row in rows], [row["weights"] / 1e6 for row in rows]
+        yield {
+            "table": table,
+            "narrowest": min(widths),
+            "widest": max(widths),
+            "fewest": min(millions),
+            "most": max(millions),
+            "runs": sum(row["seeds"] for row in rows),
+            "censored": sum(row["censored"] for row in rows),
+        }
+
+
 def letter_errors(tables: Tables) -> Iterator[Row]:
     """Mean letter error rate over seeds, by table and width."""
     for table in ("halting_time_spoken_digits", "halting_time_an4"):
@@ -249,10 +278,12 @@ def hypotheses(tables: Tables) -> Iterator[Row]:
     """By table and hypothesis, how many curves of T agree with it and how many contradict it."""
     for table in ("width_or_weights_mnist", "width_or_weights_text"):
         own = [r for r in tables[f"{table}_claims"] if r["quantity"] == "steps to its own minimum"]
+        fixed = [row for row in own if row["family"] != "dense"]
+        slower = {"fixed": len(fixed), "slower": sum(row["low"] > 0 for row in fixed)}
         for name in ("weights decide", "width decides", "the effective rate decides"):
             words = [row[name] for row in own if row[name]]
             counts = {word: words.count(word) for word in ("agrees", "contradicts", "undecided")}
-            yield {"table": table, "hypothesis": name, "curves": len(words), **counts}
+            yield {"table": table, "hypothesis": name, "curves": len(words), **counts, **slower}
 
 
 def speed(tables: Tables) -> Iterator[Row]:
@@ -284,6 +315,7 @@ FUNCTIONS = (
     own_network_gains,
     theorem1_agreement,
     optimum_factors,
+    runs,
     letter_errors,
     hypotheses,
     speed,

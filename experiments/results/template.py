@@ -5,12 +5,13 @@
 is replaced by the cells of the one row of a table with those values: `0.899 ± 0.003`. Columns may stand in any text
 without letters; every name in it is a column. Formats are Python's, and
 
-- `.1%` has a space before the sign, `.1p` is in percentage points (times 100, without a sign);
+- `.1%` and `.3g%` have a space before the sign, `.1p` is in percentage points (times 100, no sign);
 - `s` is the text of a cell, `small` and `full` turn the verdict of a cell into one of the five words, at a smaller
   scale than the paper's and at its full scale; `---` is the rule under the head of a table;
 - a list (`width=8,32`) or `width=*`, all rows, gives one cell each, joined by ` | `, for a row of a markdown table.
 
-Values with spaces stand in quotes. Several rows may match if they all give the same text (`kind=sparse, weights, ,`).
+Values with spaces stand in quotes. Several rows may match if they all give the same text, as in
+`{resnet_width: kind=sparse, weights, ,}`.
 """
 
 import math
@@ -95,8 +96,10 @@ def formatted(value: object, form: str) -> str:
     if form == "---":
         return form
     try:
-        if form.endswith("p"):
-            text = f"{100 * float(str(value)):{form[:-1]}f}"
+        if form.endswith(("p", "g%")):
+            text = f"{100 * float(str(value)):{form.replace('p', 'f').replace('%', '')}}" + form[-1].strip(
+                "p"
+            )
         else:
             text = f"{value:{form}}"
     except ValueError as error:
