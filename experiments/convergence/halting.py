@@ -15,7 +15,7 @@ from experiments.lab import intervals
 from experiments.lab.families import Row
 from experiments.lab.intervals import Estimate
 from wsn.records.record import Result
-from wsn.training.halting import Halting, Steps, halting, reached
+from wsn.training.halting import Halting, Steps, halting, steps_to_loss
 
 COMMON = (1.05, 1.15)  # common losses, over the largest minimum of a curve
 LOSS = "validation_loss"
@@ -91,7 +91,7 @@ def halted(results: Sequence[Result], ceiling: float) -> list[Halted]:
 
     def time(result: Result, level: float) -> float:
         losses = result.curves[LOSS]
-        return np.nan if losses[0] <= level else reached(evaluations(result), losses, level)
+        return np.nan if losses[0] <= level else steps_to_loss(evaluations(result), losses, level)
 
     return [
         Halted(r, h, tuple(time(r, factor * largest) for factor in COMMON))

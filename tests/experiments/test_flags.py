@@ -102,7 +102,7 @@ def test_another_optimizer_or_schedule_drops_the_settings_of_the_recipes():
     registries.check(adam)
     assert resnet_width.template(paper.replace(schedule="cosine")).decay_epochs == ()
     assert resnet_width.template(paper.replace(decay_epochs=(3,))).decay_epochs == (3,)
-    with pytest.raises(UserError, match="^`momentum=0.9`: adam has none"):
+    with pytest.raises(UserError, match="^`momentum=0.9`: `optimizer=adam` does not read it"):
         registries.check(resnet_width.template(paper.replace(optimizer="adam", momentum=0.9)))
 
 

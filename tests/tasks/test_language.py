@@ -17,7 +17,7 @@ from wsn.sparsity import family
 from wsn.spec import Group, Spec
 from wsn.tasks import TASKS
 from wsn.tasks.language import perplexity
-from wsn.training import programs, strategy, train
+from wsn.training import strategy, train
 
 DEVICES = tuple(jax.local_devices())
 SINGLE = Placement("single", DEVICES[:1])
@@ -169,7 +169,7 @@ def test_members_train_as_they_do_alone(order, monkeypatch):
     alone, _ = fit(Group((specs[1],), (1,)))
     assert_equal({name: x[:, [3]] for name, x in in_turn.items()}, alone, **OTHER_PROGRAM)
     module, way = {
-        "shared": (programs, "goes_step_by_step"),
+        "shared": (strategy, "goes_step_by_step"),
         "seed": (strategy, "trains_together"),
     }[order]
     monkeypatch.setattr(module, way, lambda *_: True)

@@ -17,7 +17,7 @@ from wsn.records import checkpoints
 from wsn.spec import ORDER, Group, Spec
 from wsn.tasks import TASKS, Task
 from wsn.tasks.task import LOSS
-from wsn.training import programs, train
+from wsn.training import strategy, train
 from wsn.training.history import Snapshot
 
 DEVICES = tuple(jax.local_devices())
@@ -60,7 +60,7 @@ def registered(monkeypatch):
 @pytest.fixture(params=["scan", "step by step"])
 def way(request, monkeypatch) -> str:
     if request.param == "step by step":
-        monkeypatch.setattr(programs, "goes_step_by_step", lambda model: True)
+        monkeypatch.setattr(strategy, "goes_step_by_step", lambda model: True)
     return request.param
 
 

@@ -12,7 +12,7 @@ from wsn.errors import UserError
 from wsn.records import checkpoints, record, runs
 from wsn.spec import Group
 from wsn.training import train
-from wsn.training.halting import BEYOND, EVALUATIONS, TOLERANCE, halting, over, reached
+from wsn.training.halting import MORE_EVALUATIONS, MORE_STEPS, TOLERANCE, halting, past_minimum, steps_to_loss
 from wsn.training.registries import check
 
 
@@ -26,7 +26,7 @@ def test_it_is_interpolated_between_the_evaluations_that_straddle_the_threshold(
 def test_a_run_that_only_falls_is_censored_and_goes_on():
     steps = np.arange(1, 101)
     losses = 1 + 1 / steps
-    assert halting(steps, losses).censored and not over(steps, losses)
+    assert halting(steps, losses).censored and not past_minimum(steps, losses)
 
 
 def test_a_plateau_is_no_minimum():
@@ -38,12 +38,16 @@ def test_a_plateau_is_no_minimum():
 
 def test_a_run_that_diverged_has_no_time_and_is_over():
     steps, losses = np.arange(3), np.array([1.0, np.nan, np.nan])
-    assert np.isnan(halting(steps, losses).step) and halting(steps, losses).censored and over(steps, losses)
+    assert (
+        np.isnan(halting(steps, losses).step)
+        and halting(steps, losses).censored
+        and past_minimum(steps, losses)
+    )
 
 
 def test_a_level_that_is_never_reached_has_no_time():
-    assert np.isnan(reached(np.arange(3), np.array([3.0, 2.0, 2.5]), 1.9))
-    assert reached(np.arange(5, 8), np.array([3.0, 2.0, 2.5]), 4.0) == 5
+    assert np.isnan(steps_to_loss(np.arange(3), np.array([3.0, 2.0, 2.5]), 1.9))
+    assert steps_to_loss(np.arange(5, 8), np.array([3.0, 2.0, 2.5]), 4.0) == 5
 
 
 curves = st.lists(st.floats(0.1, 10), min_size=2, max_size=60).map(np.array)
@@ -57,15 +61,19 @@ def test_laws(losses, every, unit):
     assert steps[0] <= found.step <= found.minimum_step <= steps[-1]
     assert np.interp(found.step, steps, losses) <= (1 + TOLERANCE) * found.minimum * (1 + 1e-9)
     assert halting(steps, unit * losses).step == pytest.approx(found.step, rel=1e-6)
-    if over(steps, losses):
-        assert not found.censored and len(losses) > EVALUATIONS and steps[-1] >= BEYOND * found.minimum_step
+    if past_minimum(steps, losses):
+        assert (
+            not found.censored
+            and len(losses) > MORE_EVALUATIONS
+            and steps[-1] >= MORE_STEPS * found.minimum_step
+        )
 
 
 @given(curves, st.floats(1.0, 3.0))
 def test_a_higher_level_is_reached_earlier(losses, factor):
     steps = np.arange(1, len(losses) + 1)
     level = losses.min()
-    assert reached(steps, losses, factor * level) <= reached(steps, losses, level)
+    assert steps_to_loss(steps, losses, factor * level) <= steps_to_loss(steps, losses, level)
 
 
 # Stopping: 23 examples with random labels are learned by heart, and the loss of the 5 held out rises.
@@ -87,10 +95,10 @@ def stopped():
 
 def test_training_ends_when_the_last_member_is_past_its_minimum(stopped):
     def done(moment) -> list[bool]:
-        return [over(moment.history.step, x) for x in moment.history.curves["validation_loss"].T]
+        return [past_minimum(moment.history.step, x) for x in moment.history.curves["validation_loss"].T]
 
     *earlier, (last, _) = stopped
-    assert last.last and last.share == 1.0 and last.step < last.steps and all(done(last))
+    assert last.last and last.fraction_done == 1.0 and last.step < last.steps and all(done(last))
     for moment, _ in earlier:
         assert (
             not moment.last

@@ -6,7 +6,7 @@ import tiny
 
 from wsn import devices
 from wsn.spec import Group
-from wsn.training import programs, train
+from wsn.training import strategy, train
 
 NETWORKS = {
     "mlp": tiny.spec(kept=tiny.kept(20, 15), momentum=0.9, probes=("path",)),
@@ -21,7 +21,7 @@ DEVICES = tuple(jax.local_devices())
 )
 def test_steps_and_evaluation_lower_for_gpus_and_tpus(name, kind, monkeypatch):
     """In one program each, as on those devices; by `pmap` over members or over the batch."""
-    monkeypatch.setattr(programs, "goes_step_by_step", lambda model: False)
+    monkeypatch.setattr(strategy, "goes_step_by_step", lambda model: False)
     placement = devices.Placement(kind, DEVICES if kind != "single" else DEVICES[:1])
     ready = train.prepare(Group((NETWORKS[name],), (0, 1, 2, 3)), tiny.SPLITS, placement)
     members, feed = train.scattered(placement, ready.members), ready.feed

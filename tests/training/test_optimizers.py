@@ -1,7 +1,8 @@
-"""Every optimiser and schedule: removed weights stay 0, each field matters, updates are those of the papers."""
+"""Every optimizer and schedule: removed weights stay 0, each field matters, updates are those of the papers."""
 
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,16 @@ import pytest
 import tiny
 
 from wsn.errors import UserError
-from wsn.spec import Group, Spec, Training
-from wsn.training.optimizers import OPTIMIZERS, SCHEDULES, Horizon, build
+from wsn.spec import Group, Spec, Training, changed_fields
+from wsn.training.optimizers import (
+    OPTIMIZERS,
+    SCHEDULE_FIELDS,
+    SCHEDULES,
+    Horizon,
+    build,
+    check,
+    learning_rate_schedule,
+)
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Training)}
 HORIZON = Horizon(epoch=3, total=9)
@@ -91,18 +100,31 @@ def test_every_field_that_an_optimizer_names_changes_its_updates(name):
         assert np.abs(other - plain).max() > 1e-3, field
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_fields_of_other_optimizers_are_refused_in_one_line(name):
-    others = {field for optimizer in OPTIMIZERS.values() for field in optimizer.fields}
-    for field in others - set(OPTIMIZERS[name].fields):
-        spec = tiny.spec(optimizer=name, **{field: changed(field)})
-        with pytest.raises(UserError, match=f"^`{field}={changed(field)}`: {name} has none; [^\n]*$"):
-            build(spec, HORIZON)
+FIELDS = {"optimizer": {name: rule.fields for name, rule in OPTIMIZERS.items()}, "schedule": SCHEDULE_FIELDS}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in FIELDS for name in FIELDS[kind]])
+def test_fields_of_other_optimizers_and_schedules_are_refused_in_one_line(kind, name):
+    for field in set().union(*FIELDS[kind].values()) - set(FIELDS[kind][name]):
+        value = (1,) if field == "decay_epochs" else changed(field)
+        line = re.escape(f"`{field}={value}`: `{kind}={name}` does not read it; it reads ") + "[^\n]*$"
+        with pytest.raises(UserError, match=line):
+            build(tiny.spec(**{kind: name, field: value}), HORIZON)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("epsilon", [0.0, 1e-46])
+def test_an_epsilon_of_0_is_refused_since_it_divides_0_by_0(name, epsilon):
+    with pytest.raises(
+        UserError, match=f"^`epsilon={epsilon}` is 0 in float32: {name} would divide 0 by 0[^\n]*$"
+    ):
+        check(tiny.spec(optimizer=name, epsilon=epsilon))
+    check(tiny.spec(optimizer=name, epsilon=1e-30))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_removed_weights_stay_exactly_0(name):
-    """With all that an optimiser has; its own state forgets them too, and every kept weight moves."""
+    """With every setting of the optimizer; its state is 0 there too, and every kept weight moves."""
     own = {field: changed(field) for field in OPTIMIZERS[name].fields}
     kept = {"kept": tiny.kept(20, 7), "activation": "linear", "learning_rate": 0.01}
     group = Group((tiny.spec(optimizer=name, **kept, **own),), (0, 1))
@@ -116,11 +138,38 @@ def test_removed_weights_stay_exactly_0(name):
         assert kernels and all(np.all(x[removed] == 0) for x in kernels.values())
 
 
+def scheduled(name: str, **changes) -> Spec:
+    return tiny.spec(schedule=name, **({"decay_epochs": (1,)} if name == "steps" else {}), **changes)
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_start_at_1_and_scale_the_updates(name):
-    spec = tiny.spec(schedule=name, decay_epochs=(1,))
-    schedule = SCHEDULES[name](spec, HORIZON)
+    spec = scheduled(name)
+    schedule = learning_rate_schedule(spec, HORIZON)
     factors = np.array([schedule(t) for t in range(HORIZON.total)])
     assert factors[0] == 1 and np.isfinite(factors).all() and (factors >= 0).all()
     steps = np.diff(np.vstack([START, walked(spec)]), axis=0)
     np.testing.assert_allclose(steps, -RATE * factors[:5, None] * GRADIENTS, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1.0, 4), (0.5, 2), (2.5, 10), (0.1, 0)])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_linear_warmup_comes_before_the_schedule(name, epochs, warmup):
+    """Steps of decay are counted from the start; the cosine is over the steps that are left."""
+    horizon, t = Horizon(epoch=4, total=12), np.arange(12)
+    ramp = (np.arange(warmup) + 1) / max(warmup, 1)
+    after = {
+        "constant": np.ones(12),
+        "steps": np.where(t >= 4, 0.1, 1.0),
+        "cosine": (1 + np.cos(np.pi * (t - warmup) / (12 - warmup))) / 2,
+    }[name]
+    spec = scheduled(name, warmup_epochs=epochs)
+    factors = [learning_rate_schedule(spec, horizon)(jnp.int32(step)) for step in t]
+    np.testing.assert_allclose(factors, np.concatenate([ramp, after[warmup:]]), rtol=1e-6, atol=1e-7)
+
+
+def test_a_warmup_is_shorter_than_training_and_0_renames_no_group():
+    with pytest.raises(UserError, match="^`warmup_epochs=3.0` is too large: give less than `epochs=3`$"):
+        check(tiny.spec(warmup_epochs=3.0))
+    assert "warmup_epochs" not in changed_fields(tiny.spec(warmup_epochs=0))
+    assert Group((tiny.spec(warmup_epochs=0.0),), (0,)).name == Group((tiny.spec(),), (0,)).name

@@ -61,7 +61,7 @@ def test_groups_partition_the_layers(name):
     model = models.build(tiny.spec(model=name, hidden_layers=3), tiny.input_shape(name), tiny.CLASSES)
     shapes, _ = jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
-    parts = probes.parts(params, model.groups)
+    parts = probes.split_groups(params, model.groups)
     everything = parts.pop("all")
     assert everything.keys() == flatten_dict(params, sep="/").keys()
     paths = [path for part in parts.values() for path in part]

@@ -1,6 +1,7 @@
-"""Every noun of a spec has one registry: its default is in it, and an unknown name is told in one line."""
+"""Every name in a spec has one registry, which has its default; an unknown name is refused in one line."""
 
 import dataclasses
+import re
 
 import pytest
 import tiny
@@ -18,7 +19,7 @@ from wsn.training.registries import REGISTRIES, check, unread
 
 FIELDS = {field.name: field for field in dataclasses.fields(Spec)}
 
-# What a name asks of the rest of its spec.
+# What a name needs in the rest of its spec.
 NEEDS = {
     **dict.fromkeys(LANGUAGE, {"model": "lstm"}),
     **dict.fromkeys(TOKEN_MODELS, {"task": "characters"}),
@@ -35,32 +36,33 @@ def of(field: str, name: str) -> Spec:
 
 
 @pytest.mark.parametrize("field", REGISTRIES)
-def test_a_registry_is_that_of_a_field_whose_default_it_has(field):
+def test_the_registry_of_a_field_has_its_default(field):
     default = FIELDS[field].default
     assert set(default if isinstance(default, tuple) else (default,)) <= set(REGISTRIES[field])
     for name in REGISTRIES[field]:
         check(of(field, name))
 
 
-@pytest.mark.parametrize("field", REGISTRIES)
-def test_an_unknown_name_is_told_in_one_line_before_anything_is_done(field):
-    spec = of(field, "nonsense")
-    for refused in (
+def refused(spec: Spec, message: str) -> None:
+    """Training, a plan and the check itself raise the same line."""
+    group = Group((spec,), (0,))
+    for call in (
         lambda: check(spec),
-        lambda: next(train.train(Group((spec,), (0,)), tiny.SPLITS)),
-        lambda: plan.cost(Group((spec,), (0,)), tiny.SPLITS),
+        lambda: next(train.train(group, tiny.SPLITS)),
+        lambda: plan.cost(group, tiny.SPLITS),
     ):
-        with pytest.raises(UserError) as error:
-            refused()
-        known = ", ".join(REGISTRIES[field])
-        assert str(error.value) == f"--{field}=nonsense is unknown: choose one of {known}"
+        with pytest.raises(UserError, match=f"^{re.escape(message)}[^\n]*$"):
+            call()
 
 
-def test_a_setting_of_another_optimizer_is_told_before_anything_is_done():
-    group = Group((tiny.spec(optimizer="adam", momentum=0.9),), (0,))
-    for refused in (lambda: next(train.train(group, tiny.SPLITS)), lambda: plan.cost(group, tiny.SPLITS)):
-        with pytest.raises(UserError, match="^`momentum=0.9`: adam has none[^\n]*$"):
-            refused()
+@pytest.mark.parametrize("field", REGISTRIES)
+def test_an_unknown_name_is_refused_in_one_line(field):
+    known = ", ".join(REGISTRIES[field])
+    refused(of(field, "nonsense"), f"`{field}=nonsense` is unknown: choose one of {known}")
+
+
+def test_a_setting_of_another_optimizer_is_refused_in_one_line():
+    refused(tiny.spec(optimizer="adam", momentum=0.9), "`momentum=0.9`: `optimizer=adam` does not read it")
 
 
 OTHER = {
@@ -77,18 +79,20 @@ def other(field: str):
     return OTHER[field] if field in OTHER else FIELDS[field].default + 8
 
 
-@pytest.mark.parametrize(("flag", "name"), [*(("model", n) for n in MODELS), *(("task", n) for n in TASKS)])
-def test_a_setting_that_network_or_task_does_not_read_is_told_in_one_line(flag, name):
-    spec = of(flag, name)
-    fields = {field for field, chosen in unread(spec.model, spec.task).items() if chosen == flag}
-    assert fields.isdisjoint(MODELS[spec.model].fields if flag == "model" else ())
+@pytest.mark.parametrize(
+    ("chooser", "name"), [*(("model", n) for n in MODELS), *(("task", n) for n in TASKS)]
+)
+def test_a_setting_that_network_or_task_does_not_read_is_refused_in_one_line(chooser, name):
+    spec = of(chooser, name)
+    fields = {field for field, by in unread(spec.model, spec.task).items() if by == chooser}
+    assert fields.isdisjoint(MODELS[spec.model].fields if chooser == "model" else ())
     for field in fields:
-        with pytest.raises(UserError) as error:
+        message = re.escape(f"`{field}={other(field)}`: `{chooser}={name}` does not read it: leave it out")
+        with pytest.raises(UserError, match=f"^{message}$"):
             check(dataclasses.replace(spec, **{field: other(field)}))
-        assert str(error.value) == f"--{field}={other(field)}: --{flag}={name} does not read it: leave it out"
 
 
-def test_networks_and_tasks_take_the_fields_that_are_their_own():
+def test_networks_and_tasks_take_the_fields_that_they_read():
     for name, network in MODELS.items():
         assert set(network.fields) <= FIELDS.keys()
         for field in network.fields:
@@ -99,6 +103,6 @@ def test_networks_and_tasks_take_the_fields_that_are_their_own():
 
 
 def test_a_spec_takes_any_name():
-    """So records of later versions can be read, and listed, by earlier ones."""
+    """So that earlier versions can read and list records of later ones."""
     for field in REGISTRIES:
         assert getattr(of(field, "later"), field) in ("later", ("later",))

@@ -1,5 +1,5 @@
 """Training: one small pure step, mapped over the networks of a group.
 
-In: a group, a source. Out: an iterator over its evaluations, with the history so far and a snapshot to go on from.
-Nothing here touches the disk.
+In: a group and a source of data. Out: an iterator over evaluations, each with the history so far and a snapshot from
+which to resume. Nothing here writes to disk.
 """

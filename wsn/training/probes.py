@@ -1,13 +1,14 @@
-"""Probes: what is measured inside every step, per group of layers, beside what the task measures.
+"""Probes: quantities measured inside every step, per group of layers, besides the metrics of the task.
 
-A probe is two pure functions: numbers of one step, which are summed over the steps between two evaluations (in
-float32 on the device, over evaluations in float64 on the host), and numbers of the parameters at an evaluation. So it
-has no state of its own: a resumed run goes on from the sums in its history, bit for bit. Both are mapped over members.
+A probe is two pure functions: numbers of a step, which are summed over the steps between two evaluations (in float32 on
+the device, over evaluations in float64 on the host), and numbers of the parameters at an evaluation. It has no state:
+a resumed run continues from the sums in its history, bit for bit. Both are mapped over members.
 
-Columns are `<group>/<quantity>`; the groups are those that the network gives its layers, and `all`.
+Columns are `<group>/<quantity>`: the groups that the network assigns to its layers, and `all`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ Numbers = dict[str, Float[Array, "..."]]
 
 
 class Step(NamedTuple):
-    """One update: `params` and `gradient` before it, `start` the parameters that training started from."""
+    """One update: `params` and `gradient` before it, and the parameters at the `start` of training."""
 
     params: Params
     updates: Params
@@ -32,18 +33,18 @@ class Step(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """Numbers of a part of the parameters; `sums` are added up over the steps, `reads` are of the moment."""
+    """Functions of one group's parameters: `sums` are summed over the steps, `reads` are of an evaluation."""
 
     sums: Callable[[Step], Numbers]
     reads: Callable[[Params, Params], Numbers]  # (params, start)
 
 
 def path_sums(step: Step) -> Numbers:
-    """The way through weight space ("Empirically Characterizing Overparameterization Impact on Convergence", 4.3).
+    """The optimization path ("Empirically Characterizing Overparameterization Impact on Convergence", 4.3).
 
     With s the update and W(0) the start: Σ‖s‖, Σ‖s‖², Σ‖gradient‖ and Σ⟨W(t) − W(0), s⟩, for which
     2·projection_start = distance² − squared_steps exactly. Σ cosine and Σ angle (radians) between W(t) − W(0) and the
-    gradient are over the `angles` steps at which there is one: not at the start, nor where the gradient is 0.
+    gradient are over the `angles` steps at which it is defined: W(t) ≠ W(0), and the gradient is not 0.
     """
     moved = optax.tree.sub(step.params, step.start)
     squared = optax.tree.norm(step.updates, squared=True)
@@ -77,44 +78,36 @@ PROBES: dict[str, Probe] = {
 }
 
 
-def parts(params: Params, groups: Groups) -> dict[str, dict[str, Array]]:
-    """The parameters of every group by path, and of all; those of no layer (normalisation) are in `all` alone."""
-    leaves = flatten_dict(params, sep="/")
-    found: dict[str, dict[str, Array]] = {group: {} for group in (*dict.fromkeys(groups.values()), "all")}
-    for path, leaf in leaves.items():
-        layer = path.rpartition("/")[0]
-        if layer in groups:
-            found[groups[layer]][path] = leaf
-        found["all"][path] = leaf
-    return found
+def split_groups(params: Params, groups: Groups) -> dict[str, dict[str, Array]]:
+    """Group → its parameters by path. Parameters of no layer (normalization) are in `all` only."""
+    parts: dict[str, dict[str, Array]] = {group: {} for group in (*dict.fromkeys(groups.values()), "all")}
+    for path, leaf in flatten_dict(params, sep="/").items():
+        for group in {groups.get(path.rpartition("/")[0], "all"), "all"}:
+            parts[group][path] = leaf
+    return parts
 
 
-def over_groups(function: Callable[..., Numbers], groups: Groups, *trees: Params) -> Numbers:
-    """The numbers of a function of trees, part by part."""
-    cut = [parts(tree, groups) for tree in trees]
+def over_groups(functions: Iterable[Callable[..., Numbers]], groups: Groups, *trees: Params) -> Numbers:
+    """The numbers of functions of trees, group by group."""
+    parts = [split_groups(tree, groups) for tree in trees]
     return {
         f"{group}/{name}": value
-        for group in cut[0]
-        for name, value in function(*(tree[group] for tree in cut)).items()
+        for group in parts[0]
+        for function in functions
+        for name, value in function(*(tree[group] for tree in parts)).items()
     }
 
 
 def measured(
     names: Iterable[str], groups: Groups
 ) -> tuple[Callable[[Step], Numbers], Callable[..., Numbers]]:
-    """The sums of a step and the reads of (params, start) of those probes. Raises UserError for an unknown one."""
+    """Functions of all probes in `names`: sums of a step, and reads of (params, start).
+
+    Raises UserError for an unknown probe.
+    """
     probes = [choose(PROBES, "probes", name) for name in names]
-
-    def sums_of_part(*trees: Params) -> Numbers:
-        return {name: x for probe in probes for name, x in probe.sums(Step(*trees)).items()}
-
-    def reads_of_part(*trees: Params) -> Numbers:
-        return {name: x for probe in probes for name, x in probe.reads(*trees).items()}
-
-    def sums(step: Step) -> Numbers:
-        return over_groups(sums_of_part, groups, *step) if probes else {}
-
-    def reads(params: Params, start: Params) -> Numbers:
-        return over_groups(reads_of_part, groups, params, start) if probes else {}
-
-    return sums, reads
+    if not probes:
+        return (lambda step: {}), (lambda params, start: {})
+    sums = [lambda *trees, probe=probe: probe.sums(Step(*trees)) for probe in probes]
+    reads = [probe.reads for probe in probes]
+    return (lambda step: over_groups(sums, groups, *step)), partial(over_groups, reads, groups)

@@ -1,4 +1,8 @@
-"""Every noun that a spec names, and what it may be: the one list that flags, errors and tests are made from."""
+"""The registry of every field of a spec that holds a name; flags, errors and tests are made from this list.
+
+Names are checked here, where training starts, so that a registry may be in a module that imports the spec. A setting
+that the chosen optimizer, schedule, network or task does not read is an error, since the record would claim it.
+"""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -24,7 +28,7 @@ from wsn.training.optimizers import OPTIMIZERS, SCHEDULES
 from wsn.training.optimizers import check as check_optimizer
 from wsn.training.probes import PROBES
 
-# Field of a spec → its registry. Data sets are missing: a source may be anybody's.
+# Data sets are missing: any object may be a source.
 REGISTRIES: Mapping[str, Collection[str]] = {
     "normalization": NORMALIZATIONS,
     "augmentation": AUGMENTATIONS,
@@ -45,7 +49,7 @@ REGISTRIES: Mapping[str, Collection[str]] = {
 
 
 def unread(model: str, task: str) -> dict[str, str]:
-    """The fields of a spec that a network or a task does not read → the flag that chose it."""
+    """Fields of a spec that its network or its task does not read → "model" or "task"."""
     networks = {field for network in MODELS.values() for field in network.fields} - {*MODELS[model].fields}
     tasks = {"normalization", "augmentation"} if task in LANGUAGE else {"sequence"}
     tasks.add("augmentation" if task in SPEECH else "bands")
@@ -55,7 +59,7 @@ def unread(model: str, task: str) -> dict[str, str]:
 
 
 def check(spec: Spec) -> None:
-    """Raises UserError for a name that no registry has, and for settings that do not go together."""
+    """Raises UserError for unknown names, and for settings that do not go together."""
     for field, registry in REGISTRIES.items():
         value = getattr(spec, field)
         for name in value if isinstance(value, tuple) else (value,):
@@ -63,19 +67,19 @@ def check(spec: Spec) -> None:
     check_optimizer(spec)
     if spec.stop != "epochs" and not spec.validation_samples:
         raise UserError(
-            f"`stop={spec.stop}` looks at the validation loss, since test data may not choose:"
+            f"`stop={spec.stop}` needs the validation loss, since test data must not decide when to stop:"
             " give `validation_samples` of at least 1"
         )
-    fitting: Collection[str] = MODELS.keys() - TOKEN_MODELS.keys() - SPEECH_MODELS.keys()
-    for tasks, networks in ((LANGUAGE, TOKEN_MODELS), (SPEECH, SPEECH_MODELS)):
-        fitting = networks.keys() if spec.task in tasks else fitting
-    if spec.model not in fitting:
+    networks: Collection[str] = MODELS.keys() - TOKEN_MODELS.keys() - SPEECH_MODELS.keys()
+    for tasks, models in ((LANGUAGE, TOKEN_MODELS), (SPEECH, SPEECH_MODELS)):
+        networks = models.keys() if spec.task in tasks else networks
+    if spec.model not in networks:
         raise UserError(
-            f"`task={spec.task}`: `model={spec.model}` cannot: choose one of {', '.join(sorted(fitting))}"
+            f"`task={spec.task}`: `model={spec.model}` cannot: choose one of {', '.join(sorted(networks))}"
         )
-    defaults = {field.name: field.default for field in dataclasses.fields(Spec)}
-    for field, flag in unread(spec.model, spec.task).items():
-        if (value := getattr(spec, field)) != defaults[field]:
+    for field in dataclasses.fields(Spec):
+        chooser, value = unread(spec.model, spec.task).get(field.name), getattr(spec, field.name)
+        if chooser and value != field.default:
             raise UserError(
-                f"`{field}={value}`: `{flag}={getattr(spec, flag)}` does not read it: leave it out"
+                f"`{field.name}={value}`: `{chooser}={getattr(spec, chooser)}` does not read it: leave it out"
             )

@@ -1,4 +1,8 @@
-"""The state of training: what a step changes, what it leaves, and how both begin."""
+"""The state of training, its constants, and how both are initialized.
+
+Parameters are stored masked, and multiplied by the mask in every step: by the chain rule the gradient of mask ⊙ params
+is masked too, so neither momentum nor weight decay can revive a removed weight, which stays exactly 0.
+"""
 
 import math
 from collections.abc import Collection, Iterator, Sequence
@@ -22,30 +26,28 @@ from wsn.training.strategy import goes_step_by_step
 
 
 class State(NamedTuple):
-    """What a step changes: nothing else needs to be saved to resume."""
+    """Everything that a step changes, hence all that a resumed run needs."""
 
     params: Params
     stats: Stats
     optimizer: optax.OptState
     step: Any  # steps taken
-    carry: Carry  # of the task, with the lanes of a batch on the first axis; cut over devices with the batch
+    carry: Carry  # of the task, lanes of the batch first; cut over devices with the batch
 
 
 class Members(NamedTuple):
-    """The networks of a group; every leaf has the leading axis of members."""
+    """The networks of a group; every leaf has a leading axis of members."""
 
     state: State
-    mask: dict[
-        str, Shaped[Array, "..."] | SparseIndex
-    ]  # parameter path → 1 = kept, 0 = removed; or the lists of a sparse kernel, whose parameter is its values
+    # Parameter path → 1 = kept, 0 = removed; for a kernel that runs sparse its index, and the parameter is its values.
+    mask: dict[str, Shaped[Array, "..."] | SparseIndex]
     rates: Params  # learning rate of each parameter, scalars
-    key: Any  # raw key of the randomness of steps
-    start: Params  # the parameters that probes compare with, where there are any: usually those at step 0
+    key: Any  # raw random key of the steps
+    start: Params  # parameters that probes compare with, usually the initial ones; {} without probes
 
 
-# Which parts are cut over devices with the batch, for `devices.compile_program`.
-_WHOLE: Any = None
-LANES: Any = Members(State(_WHOLE, _WHOLE, _WHOLE, _WHOLE, 0), _WHOLE, _WHOLE, _WHOLE, _WHOLE)
+# The leaves that are cut over devices with the batch (0), for `devices.compile_program`.
+LANES: Any = Members(State(None, None, None, None, 0), None, None, None, None)
 
 
 def initial_members(
@@ -55,10 +57,10 @@ def initial_members(
     carry: Carry = (),
     sparse: Collection[str] = (),
 ) -> Members:
-    """Draw masks and weights of every member; removed weights start at 0, and stay there.
+    """Draw the masks and weights of every member; removed weights are 0.
 
-    `carry` is that of one member, with all lanes of the batch. Layers of `sparse` are stored as the values at their
-    kept positions: the same numbers.
+    `carry`: of one member, for all lanes of the batch. Layers in `sparse` store only the values at their kept
+    positions, which are the same numbers.
     """
     keys = {seed: jax.random.key(seed) for seed in group.seeds}
     positions = drawn_positions(group, model, keys, sparse)
@@ -66,10 +68,11 @@ def initial_members(
     units = unit_weights(model, [keys[seed] for _, seed in group.members], positions, mask)
     params, stats, rates = [], [], []
     for member, (unit_params, unit_stats) in enumerate(units):
-        own = stored_weights(unit_params, positions[member], mask, member)
-        scaled, own_rates = scaled_weights(group.members[member][0], model, own)
-        params.append(scaled)
-        rates.append(own_rates)
+        stored = stored_weights(unit_params, positions[member], mask, member)
+        for values, x in zip(
+            (params, rates), scaled_weights(group.members[member][0], model, stored), strict=True
+        ):
+            values.append(x)
         stats.append(unit_stats)
     stacked_params, count = stack(params), len(group.members)
     state = State(
@@ -79,27 +82,29 @@ def initial_members(
         np.zeros(count, np.int32),
         jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], count, axis=0), carry),
     )
-    steps = [np.asarray(jax.random.key_data(jax.random.fold_in(keys[s], STEPS))) for _, s in group.members]
+    step_keys = [
+        np.asarray(jax.random.key_data(jax.random.fold_in(keys[s], STEPS))) for _, s in group.members
+    ]
     start = stacked_params if group.specs[0].probes else {}
-    return Members(state, mask, stack(rates), np.stack(steps), start)
+    return Members(state, mask, stack(rates), np.stack(step_keys), start)
 
 
 def unit_weights(
     model: Model, keys: Sequence[Any], positions: Sequence[dict[str, Positions]], mask: dict[str, Any]
 ) -> Iterator[tuple[Params, Stats]]:
-    """Of every member weights of unit scale; of a sparse kernel those at its positions alone, filled up by others.
+    """The weights of every member at unit scale; of a sparse kernel the values at its positions, then padding.
 
-    A loop, since a mapped draw takes XLA five times as long to compile; and on a CPU the many draws of a ResNet
-    without optimisation (2 s instead of 30), which keeps the bits of uniform draws, but not those of normal ones.
+    A loop, since `vmap` of the draws takes XLA five times as long to compile. On a CPU the many draws of a ResNet are
+    compiled without optimization (2 s instead of 30), which keeps the bits of uniform draws but not of normal ones.
     """
-    quickly = {"xla_backend_optimization_level": 0} if goes_step_by_step(model) else None
-    init = jax.jit(model.init, compiler_options=quickly)
-    sizes = {path: kept.values for path, kept in mask.items() if isinstance(kept, SparseIndex)}
-    dense: dict[Any, tuple[Params, Stats]] = {}  # members of one seed share them
-    for key, own in zip(keys, positions, strict=True):
+    options = {"xla_backend_optimization_level": 0} if goes_step_by_step(model) else None
+    init = jax.jit(model.init, compiler_options=options)
+    sizes = {path: index.values for path, index in mask.items() if isinstance(index, SparseIndex)}
+    dense: dict[Any, tuple[Params, Stats]] = {}  # members with the same seed share them
+    for key, kept in zip(keys, positions, strict=True):
         seed = jax.random.key_data(key).tobytes()
         if sizes or seed not in dense:
-            places = {path: uint32_pairs(np.resize(own[path], size)) for path, size in sizes.items()}
+            places = {path: uint32_pairs(np.resize(kept[path], size)) for path, size in sizes.items()}
             dense[seed] = jax.tree.map(np.asarray, init(jax.random.fold_in(key, WEIGHTS), places))
         yield dense[seed]
 
@@ -107,34 +112,28 @@ def unit_weights(
 def drawn_positions(
     group: Group, model: Model, keys: dict[int, Any], sparse: Collection[str] = ()
 ) -> list[dict[str, Positions]]:
-    """What every member keeps, for the layers in which any of them loses weights and for those of `sparse`."""
+    """The kept positions of every member, in layers where any member loses weights and in those of `sparse`."""
     shapes = {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
     drawn = []
     for spec, seed in group.members:
         counts = {models.kernel_path(layer): kept for layer, kept in spec.kept}
         key = jax.random.fold_in(keys[seed], MASKS)
         drawn.append(patterns.draw(key, shapes, counts, spec.mask) if counts else {})
-    listed = {*map(models.kernel_path, sparse)}.union(*drawn)
-    return [
-        {
-            path: own[path] if path in own else np.arange(math.prod(shape))
-            for path, shape in shapes.items()
-            if path in listed
-        }
-        for own in drawn
-    ]
+    needed = {*map(models.kernel_path, sparse)}.union(*drawn)
+    everything = {path: np.arange(math.prod(shape)) for path, shape in shapes.items() if path in needed}
+    return [{path: positions.get(path, every) for path, every in everything.items()} for positions in drawn]
 
 
 def stored_masks(
     positions: Sequence[dict[str, Positions]], model: Model, sparse: Collection[str]
 ) -> dict[str, Any]:
-    """The masks of all members, stacked; lists instead for the layers of `sparse`."""
+    """The masks of all members, stacked; the index of kept weights for the layers of `sparse`."""
     shapes = {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
     paths = set(map(models.kernel_path, sparse))
     return {
-        path: storage.stacked([storage.sparse_index(shapes[path], own[path]) for own in positions])
+        path: storage.stacked([storage.sparse_index(shapes[path], kept[path]) for kept in positions])
         if path in paths
-        else np.stack([mask_array(own[path], shapes[path]) for own in positions])
+        else np.stack([mask_array(kept[path], shapes[path]) for kept in positions])
         for path in positions[0]
     }
 
@@ -142,19 +141,19 @@ def stored_masks(
 def stored_weights(
     drawn: Params, positions: dict[str, Positions], mask: dict[str, Any], member: int
 ) -> Params:
-    """The weights of a member as `mask` stores them: times its mask, or the values at its positions alone."""
+    """The drawn weights of a member: multiplied by the mask, or the values at kept positions, padded with 0."""
     leaves = flatten_dict(drawn, sep="/")
-    for path, kept in mask.items():
-        if isinstance(kept, SparseIndex):
-            own = leaves[path][: positions[path].size]
-            leaves[path] = np.pad(own, (0, kept.values - own.size))
+    for path, stored in mask.items():
+        if isinstance(stored, SparseIndex):
+            values = leaves[path][: positions[path].size]
+            leaves[path] = np.pad(values, (0, stored.values - values.size))
         else:
-            leaves[path] = leaves[path] * kept[member]
+            leaves[path] = leaves[path] * stored[member]
     return unflatten_dict(leaves, sep="/")
 
 
 def stored_as(saved: np.ndarray, shape: tuple[int, ...], mask: Any) -> np.ndarray:
-    """What is saved of a kernel, dense or values, as members of `mask` store it: of `shape`, members first."""
+    """A saved kernel, dense or values, in the other storage, of `shape` with members first."""
 
     def kept(member: int) -> Positions:
         if isinstance(mask, SparseIndex):

@@ -1,4 +1,4 @@
-"""One step and one evaluation of one member: the whole of training, on a screen."""
+"""One step and one evaluation of one member: all of training, on one screen."""
 
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +48,7 @@ def make_step(
 def make_evaluation(
     task: Task, axis: str | None = None
 ) -> Callable[[Members, Carry, Any], tuple[Carry, Totals]]:
-    """One batch of one member, evaluated; summed across `axis`."""
+    """One evaluation batch of one member; totals are summed across `axis`."""
 
     def evaluate(member: Members, carry: Carry, batch: Any) -> tuple[Carry, Totals]:
         masked = apply_mask(member.state.params, member.mask)
@@ -59,5 +59,5 @@ def make_evaluation(
 
 
 def step_context(member: Members, axis: str | None) -> Context:
-    """The context of a member's next step: its randomness is a function of (seed, step)."""
+    """The context of a member's next step. Its random key depends only on seed and step, so a resume repeats it."""
     return Context(jax.random.fold_in(jax.random.wrap_key_data(member.key), member.state.step), axis)
