@@ -75,7 +75,7 @@ def usable_cores(root: Path = ROOT) -> int:
 def _control_groups(controller: str, root: Path) -> Iterator[Path]:
     """Folders of the control groups that this process is in, of version 1 or 2, each with those that enclose it."""
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for controllers, place in (line.split(":", 2)[1:] for line in lines if line.count(":") > 1):
@@ -93,6 +93,8 @@ def _control_groups(controller: str, root: Path) -> Iterator[Path]:
 def _numbers(path: Path) -> list[float]:
     """The numbers in a file, "max" as infinity; none if it cannot be read."""
     try:
-        return [math.inf if word == "max" else float(word) for word in path.read_text().split()]
+        return [
+            math.inf if word == "max" else float(word) for word in path.read_text(encoding="utf-8").split()
+        ]
     except (OSError, ValueError):
         return []

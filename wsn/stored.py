@@ -97,9 +97,10 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
 
     Text is UTF-8, with `\\n` and, for file names that are not text, backslash escapes.
     """
-    text: Any = {} if "b" in mode else {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    text: Any = {} if "b" in mode else {"newline": "", "errors": "backslashreplace"}
+    encoding = None if "b" in mode else "utf-8"
     try:
-        with staged(path) as place, open(place, mode, **text) as file:
+        with staged(path) as place, open(place, mode, encoding=encoding, **text) as file:
             yield file
     except OSError as error:
         raise cannot_write(path, error) from error

@@ -85,7 +85,8 @@ def write_figure(folder: Path, name: str, figure: Figure) -> Path:
 def command() -> str:
     """The command line of this process, as one would type it."""
     text = shlex.join(["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
-    return text.encode(errors="backslashreplace").decode()  # file names need not be text
+    # File names need not be text, and in an ASCII locale Python escapes the bytes of those that are.
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ def redraw(figure: str, workdir: Path) -> Path:
     shutil.copytree(RECORDS / figure, workdir)
     command = shlex.split((FIGURES / f"{figure}.command").read_text(encoding="utf-8"))
     drawing = [sys.executable, *command[1:], f"--workdir={workdir}", "--draw_only"]
-    done = subprocess.run(drawing, capture_output=True, text=True, cwd=EXPERIMENTS.parent)
+    done = subprocess.run(drawing, capture_output=True, encoding="utf-8", cwd=EXPERIMENTS.parent)
     if done.returncode or "no record" in done.stdout:
         raise UserError(f"{shlex.join(drawing)} (exit code {done.returncode}): {done.stdout}{done.stderr}")
     return workdir / f"{command[2].rpartition('.')[2]}.csv"

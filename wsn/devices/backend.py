@@ -44,7 +44,13 @@ def check_xla_flags(flags: str) -> None:
     if all(flag.startswith(KNOWN_FLAGS) and flag.partition("=")[2].isdecimal() for flag in flags.split()):
         return
     command = [sys.executable, "-c", "import jax; jax.config.update('jax_platforms', 'cpu'); jax.devices()"]
-    started = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": flags})
+    started = subprocess.run(
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=os.environ | {"XLA_FLAGS": flags},
+    )
     if started.returncode < 0 or "XLA_FLAGS" in started.stderr:
         lines = [line.rpartition("] ")[2] for line in started.stderr.splitlines() if "XLA_FLAGS" in line]
         raise UserError(f"XLA_FLAGS={flags}: {lines[0] if lines else 'XLA aborts'}: mend or unset it")

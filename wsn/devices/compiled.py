@@ -84,7 +84,7 @@ def cpu() -> list[str]:
     """Lines that describe the model of the CPU and its instruction sets."""
     lines = [platform.machine(), platform.processor()]
     with contextlib.suppress(OSError):
-        first_core = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        first_core = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
         lines += [line for line in first_core if line.startswith(_KIND)]
     return lines
 

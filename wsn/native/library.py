@@ -85,9 +85,15 @@ def load(compiler: str, folder: Path) -> ctypes.CDLL:
 
 def key(compiler: str) -> str:
     """The name of the library compiled here. Raises OSError and TimeoutExpired if the compiler does not run."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+    version = subprocess.run(
+        [compiler, "--version"],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=TIMEOUT_SECONDS,
+    )
     parts = [jaxlib.__version__, *compiled.cpu(), compiler, version.stdout, *FLAGS]
-    parts += [file.read_text() for file in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
+    parts += [file.read_text(encoding="utf-8") for file in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -95,7 +101,14 @@ def compile_into(path: Path, compiler: str) -> None:
     """Compile the library to `path`, atomically. Raises CalledProcessError, TimeoutExpired, OSError."""
     with stored.staged(path) as place:
         command = [compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), str(SOURCE), "-o", str(place)]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+        subprocess.run(
+            command,
+            check=True,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=TIMEOUT_SECONDS,
+        )
 
 
 @contextlib.contextmanager
