@@ -13,6 +13,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from experiments.lab import endings
@@ -81,12 +82,9 @@ def wrapped(text: str) -> str:
 
 
 def _lines(block: str) -> str:
+    fill = partial(textwrap.fill, width=120, break_long_words=False, break_on_hyphens=False)
     items = [" ".join(item.split()) for item in re.split(r"\n(?=- )", block)]
-    style = {"width": 120, "break_long_words": False, "break_on_hyphens": False}
-    end = "\n" * block.endswith("\n")
-    return (
-        "\n".join(textwrap.fill(i, subsequent_indent="  " * i.startswith("- "), **style) for i in items) + end
-    )
+    return "\n".join(fill(item, subsequent_indent="  " * item.startswith("- ")) for item in items)
 
 
 def main(arguments: Sequence[str]) -> int:

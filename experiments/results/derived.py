@@ -62,7 +62,7 @@ def best_gain(base: Row, wider: Sequence[Row], mean: str = BEST) -> Row:
     return {**best, "base": base["width"], "comparisons": len(wider), **columns(gain)}
 
 
-def share(base: Row, sparse: Row, dense: Row, mean: str, others: Sequence[Row] = ()) -> Estimate:
+def share(base: Row, sparse: Row, dense: Row, mean: str, others: Sequence[Row] = ()) -> Row:
     """What the sparse network gains over what the dense one does; Fieller's interval, if the dense one gains surely."""
     rest = [(0.0, row) for row in others]
 
@@ -70,11 +70,11 @@ def share(base: Row, sparse: Row, dense: Row, mean: str, others: Sequence[Row] =
         """sparse − base − fraction · (dense − base)"""
         return combination([(fraction - 1, base), (1, sparse), (-fraction, dense), *rest], mean)
 
+    low, high = math.nan, math.nan
+    if contrast([dense], [base], mean, [sparse, *others]).low > 0:
+        low, high = brentq(lambda f: excess(f).low, -1e3, 1e3), brentq(lambda f: excess(f).high, -1e3, 1e3)
     value = (sparse[mean] - base[mean]) / (dense[mean] - base[mean])
-    if not contrast([dense], [base], mean, [sparse, *others]).low > 0:
-        return Estimate(value)
-    low, high = (brentq(lambda f, end=end: getattr(excess(f), end), -9, 9) for end in ("low", "high"))
-    return Estimate(value, low, high)
+    return {"share": value, "share_low": low, "share_high": high}
 
 
 def figure8(tables: Tables) -> Iterator[Row]:
@@ -83,15 +83,8 @@ def figure8(tables: Tables) -> Iterator[Row]:
     base, *wider = [row for row in rows if row["kind"] == "sparse"]
     best = best_gain(base, wider, FINAL)
     dense = one(rows, kind="dense", width=best["width"])
-    fraction = share(base, one(wider, width=best["width"]), dense, FINAL)
-    widest = rows[-1]
-    yield {
-        **best,
-        "share": fraction.value,
-        "share_low": fraction.low,
-        "share_high": fraction.high,
-        "times": widest["weights"] / base["weights"],
-    }
+    times = max(row["weights"] for row in rows) / base["weights"]
+    yield {**best, **share(base, one(wider, width=best["width"]), dense, FINAL), "times": times}
 
 
 def figure8_distance(tables: Tables) -> Iterator[Row]:
@@ -152,23 +145,13 @@ def resnet(tables: Tables) -> Iterator[Row]:
     for table in ("resnet_width_short", "resnet_width", "resnet_width_cifar10"):
         rows = tables[table]
         base, *wider = [row for row in rows if row["kind"] == "sparse"]
-        dense = [row for row in rows if row["kind"] == "dense"][1:]
-        fraction = Estimate(math.nan)
-        if dense:
-            equal = one(wider, width=dense[-1]["width"])
-            fraction = share(base, equal, dense[-1], BEST, [row for row in wider if row is not equal])
-        top = max([base, *wider], key=lambda row: row["best_train_accuracy_mean"])
-        yield {
-            "table": table,
-            **best_gain(base, wider),
-            "factor": max(wider, key=lambda row: row[BEST])["width"] / base["width"],
-            "share": fraction.value,
-            "share_low": fraction.low,
-            "share_high": fraction.high,
-            "share_width": dense[-1]["width"] if dense else "",
-            "times": dense[-1]["weights"] / base["weights"] if dense else "",
-            "train_width": top["width"],
-        }
+        best = best_gain(base, wider)
+        row: Row = {"table": table, **best, "factor": best["width"] / base["width"]}
+        for dense in [row for row in rows if row["kind"] == "dense"][1:][-1:]:
+            equal = one(wider, width=dense["width"])
+            row |= share(base, equal, dense, BEST, [row for row in wider if row is not equal])
+            row |= {"share_width": dense["width"], "times": dense["weights"] / base["weights"]}
+        yield row
 
 
 def figure9(tables: Tables) -> Iterator[Row]:
@@ -225,7 +208,6 @@ def theorem1_agreement(tables: Tables) -> Iterator[Row]:
         "deviation": float(z.std()),
         "largest": float(abs(z).max()),
         "threshold": theorem1.threshold(len(z), 0.05),
-        "least_networks": min(row["networks"] for row in rows),
         "eq4_worst": max(max(r["eq4"] / r["exact"], r["exact"] / r["eq4"]) for r in rows),
     }
 
@@ -248,32 +230,6 @@ def optimum_factors(tables: Tables) -> Iterator[Row]:
         }
 
 
-def runs(tables: Tables) -> Iterator[Row]:
-    """By table of halting times: its widths, its weights in millions, its runs, and how many of them are censored."""
-    names = ("halting_time_small", "halting_time_words", "halting_time_spoken_digits", "halting_time_an4")
-    for table in (*names, "width_or_weights_mnist", "width_or_weights_text"):
-        rows = tables[table]
-        widths, millions = [row["width"] for row in rows], [row["weights"] / 1e6 for row in rows]
-        yield {
-            "table": table,
-            "narrowest": min(widths),
-            "widest": max(widths),
-            "fewest": min(millions),
-            "most": max(millions),
-            "runs": sum(row["seeds"] for row in rows),
-            "censored": sum(row["censored"] for row in rows),
-        }
-
-
-def letter_errors(tables: Tables) -> Iterator[Row]:
-    """Mean letter error rate over seeds, by table and width."""
-    for table in ("halting_time_spoken_digits", "halting_time_an4"):
-        rows = tables[f"{table}_seeds"]
-        for width in dict.fromkeys(row["width"] for row in rows):
-            rates = [row["letter_error_rate"] for row in rows if row["width"] == width]
-            yield {"table": table, "width": width, "rate": float(np.mean(rates))}
-
-
 def hypotheses(tables: Tables) -> Iterator[Row]:
     """By table and hypothesis, how many curves of T agree with it and how many contradict it."""
     for table in ("width_or_weights_mnist", "width_or_weights_text"):
@@ -287,19 +243,13 @@ def hypotheses(tables: Tables) -> Iterator[Row]:
 
 
 def speed(tables: Tables) -> Iterator[Row]:
-    """Ratios of sparse steps at one weight count, and the time of exact kernels."""
-    rows = tables["benchmark_sparse"]
-
-    def step(network: str, width: int) -> float:
-        return one(rows, network=network, width=width, execution="sparse", **{"pass": "step"})["milliseconds"]
-
-    theory = tables["benchmark_theory"]
+    """Sparse steps at one weight count relative to narrow ones, and the time of exact kernels."""
+    rows = [r for r in tables["benchmark_sparse"] if (r["pass"], r["execution"]) == ("step", "sparse")]
+    step = {(row["network"], row["width"]): row["milliseconds"] for row in rows}
     yield {
-        "mlp": step("mlp", 512) / step("mlp", 32),
-        "resnet": step("resnet18", 91) / step("resnet18", 8),
-        "theory_minutes": sum(row["pairs"] * row["seconds"] for row in theory) / 60,
-        "theory_error": max(row["error"] for row in theory),
-        "monte_carlo": min(row["ratio"] for row in theory),
+        "mlp": step["mlp", 512] / step["mlp", 32],
+        "resnet": step["resnet18", 91] / step["resnet18", 8],
+        "theory_minutes": sum(row["pairs"] * row["seconds"] for row in tables["benchmark_theory"]) / 60,
     }
 
 
@@ -315,8 +265,6 @@ FUNCTIONS = (
     own_network_gains,
     theorem1_agreement,
     optimum_factors,
-    runs,
-    letter_errors,
     hypotheses,
     speed,
 )

@@ -1,7 +1,7 @@
 """The tables that texts draw on: committed CSVs, and tables derived from them."""
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ class Tables:
     """Name → rows, read or derived when first used."""
 
     def __init__(
-        self, folder: Path, derived: Mapping[str, Callable[["Tables"], Sequence[Row]]] | None = None
+        self, folder: Path, derived: Mapping[str, Callable[["Tables"], Iterable[Row]]] | None = None
     ) -> None:
         self.folder, self._derived = folder, derived or {}
         self._rows: dict[str, list[Row]] = {}

@@ -10,13 +10,17 @@ without letters; every name in it is a column. Formats are Python's, and
   scale than the paper's and at its full scale; `---` is the rule under the head of a table;
 - a list (`width=8,32`) or `width=*`, all rows, gives one cell each, joined by ` | `, for a row of a markdown table.
 
-Values with spaces stand in quotes. Several rows may match if they all give the same text, as in
-`{resnet_width: kind=sparse, weights, ,}`.
+A column after `mean`, `min`, `max`, `sum` or `count` (of distinct values) is that of all rows with those values:
+`{halting_time_an4_seeds: width=8, mean letter_error_rate, .0%}`. Values with spaces stand in quotes. Several rows may
+match if they all give the same text, as in `{resnet_width: kind=sparse, weights, ,}`.
 """
 
 import math
 import re
+from collections.abc import Callable
 from itertools import product
+from statistics import mean
+from typing import Any
 
 from experiments.results.tables import Row, Tables
 from wsn.errors import UserError
@@ -24,6 +28,14 @@ from wsn.errors import UserError
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 PARTS = re.compile(r'(\w+)(?::((?:\s+\w+=(?:"[^"]*"|[^\s"]+?))*))?\s*,\s+(.+),\s*(\S+)', re.DOTALL)
 CONDITION = re.compile(r'(\w+)=(?:"([^"]*)"|(\S+))')
+AGGREGATE = re.compile(r"(mean|min|max|sum|count)\s+(\w+)")
+AGGREGATES: dict[str, Callable[[list[Any]], Any]] = {
+    "mean": mean,
+    "min": min,
+    "max": max,
+    "sum": sum,
+    "count": lambda values: len(set(values)),
+}
 VERDICTS = {"holds": "consistent", "fails": "contradicted", "undecided": "inconclusive"}
 
 
@@ -57,10 +69,15 @@ def cells(placeholder: str, tables: Tables) -> str:
         else bare.split(",")
         for name, quoted, bare in conditions
     ]
-    texts = []
+    texts: list[str] = []
     for values in product(*choices):
         matching = [row for row in rows if all(map(_equal, (row[name] for name in names), values))]
-        shown = {_show(row, parts[3], parts[4]) for row in matching}
+        columns, aggregate = parts[3], AGGREGATE.fullmatch(parts[3])
+        if aggregate and matching:
+            columns = aggregate[2]
+            value = AGGREGATES[aggregate[1]]([_cell(row, columns) for row in matching])
+            matching = [{columns: value}]
+        shown = {_show(row, columns, parts[4]) for row in matching}
         if len(shown) > 1 or (not shown and not any(bare == "*" for _, _, bare in conditions)):
             place = " ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
             raise UserError(f"{len(matching) or 'no'} rows of {parts[1]} have {place or 'no condition'}")
@@ -78,12 +95,15 @@ def _equal(cell: object, value: str) -> bool:
 
 
 def _show(row: Row, columns: str, form: str) -> str:
-    def shown(match: re.Match[str]) -> str:
-        if match[0] not in row:
-            raise UserError(f"no column {match[0]}, but {', '.join(row)}")
-        return formatted(row[match[0]], form)
+    return re.sub(
+        r"[A-Za-z]\w*", lambda name: formatted(_cell(row, name[0]), form), " ".join(columns.split())
+    )
 
-    return re.sub(r"[A-Za-z]\w*", shown, " ".join(columns.split()))
+
+def _cell(row: Row, column: str) -> Any:
+    if column not in row:
+        raise UserError(f"no column {column}, but {', '.join(row)}")
+    return row[column]
 
 
 def formatted(value: object, form: str) -> str:
