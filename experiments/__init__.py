@@ -18,3 +18,8 @@ if sys.argv[:1] == [
     from experiments.lab import contents
 
     contents.check_name(sys.orig_argv)
+
+    try:
+        import jax  # noqa: F401 - reads its environment variables
+    except ValueError as error:
+        sys.exit(f"error: {error}: correct or unset the environment variable")

@@ -19,7 +19,7 @@ from absl import flags as absl
 
 from experiments.lab import endings, flags, output, usage
 from experiments.lab.flags import Command
-from wsn import folders
+from wsn import devices, folders
 from wsn.data import sources
 from wsn.data.feeds import Source
 from wsn.devices import compiled, hosts
@@ -168,6 +168,7 @@ def _begin(command: Command, argv: Sequence[str]) -> tuple[Any, Any]:
         workers.prepare(how.workers, several_hosts=several)
         hosts.join(how.distributed, how.coordinator, how.process_id, how.num_processes)
     compiled.keep(folders.cache() / "compiled")
+    devices.initialize()
     return settings, how
 
 

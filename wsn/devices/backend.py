@@ -1,6 +1,7 @@
 """The first use of JAX's devices: errors of the environment in one line, and threads within a CPU quota."""
 
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -10,47 +11,42 @@ import jax
 from wsn.errors import UserError
 from wsn.machine import affinity, usable_cores
 
-# Nothing needs to be checked of these flags, which tests and job scripts set.
-KNOWN_FLAGS = ("--xla_force_host_platform_device_count=",)
+# Not checked, since it is common in tests and job scripts.
+DEVICE_COUNT = r"--xla_force_host_platform_device_count=\d+"
 
 
 def initialize() -> tuple[jax.Device, ...]:
-    """All devices of the run. Raises UserError for variables that JAX or XLA cannot use.
+    """All devices of the run. Raises UserError for environment variables that JAX or XLA cannot use.
 
-    XLA starts a thread for each core that the process may run on, which a container's CPU quota would make wait for
-    each other; PJRT_NPROC is their number.
+    XLA starts a thread per core of the affinity. Under a lower CPU quota they would wait for each other, so their
+    number (PJRT_NPROC) becomes the number of usable cores.
     """
     if usable_cores() < len(affinity()) and "NPROC" not in os.environ:
         os.environ.setdefault("PJRT_NPROC", str(usable_cores()))
     check_xla_flags(os.environ.get("XLA_FLAGS", ""))
     try:
         return tuple(jax.devices())
-    except (
-        RuntimeError,
-        AssertionError,
-        ValueError,
-    ) as error:  # AssertionError: a platform that finds no device
-        platforms = jax.config.values["jax_platforms"]
-        reason = " ".join(str(error).split(" (set JAX_PLATFORMS", 1)[0].split()) or "it finds no device"
-        variable = f"JAX_PLATFORMS={platforms}" if platforms else "JAX's devices"
-        raise UserError(
-            f"{variable} cannot be used ({reason}): set JAX_PLATFORMS=cpu, or unset it"
-        ) from error
+    except (RuntimeError, AssertionError, ValueError) as error:  # AssertionError: a platform without a device
+        reason = " ".join(str(error).split(" (set JAX_PLATFORMS")[0].split()) or "it has no device"
+        if platforms := jax.config.values["jax_platforms"]:
+            message = (
+                f"JAX_PLATFORMS={platforms} cannot be used ({reason}): set JAX_PLATFORMS=cpu, or unset it"
+            )
+        else:
+            message = (
+                f"JAX cannot initialize its devices ({reason}): correct the variables JAX_… and XLA_FLAGS"
+            )
+        raise UserError(message) from error
 
 
 @cache
 def check_xla_flags(flags: str) -> None:
-    """Raises UserError for XLA_FLAGS that would abort the process, found by another process that starts with them."""
-    if all(flag.startswith(KNOWN_FLAGS) and flag.partition("=")[2].isdecimal() for flag in flags.split()):
+    """Raises UserError for XLA_FLAGS that would abort this process, by starting XLA with them in another one."""
+    if not flags.strip() or re.fullmatch(DEVICE_COUNT, flags.strip()):
         return
-    command = [sys.executable, "-c", "import jax; jax.config.update('jax_platforms', 'cpu'); jax.devices()"]
-    started = subprocess.run(
-        command,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        env=os.environ | {"XLA_FLAGS": flags},
-    )
-    if started.returncode < 0 or "XLA_FLAGS" in started.stderr:
-        lines = [line.rpartition("] ")[2] for line in started.stderr.splitlines() if "XLA_FLAGS" in line]
-        raise UserError(f"XLA_FLAGS={flags}: {lines[0] if lines else 'XLA aborts'}: mend or unset it")
+    command = [sys.executable, "-c", "from jaxlib import xla_client; xla_client.make_cpu_client()"]
+    environment = os.environ | {"XLA_FLAGS": flags}
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=environment)
+    reasons = re.findall(r"^[EF]\d{4} .*?\] (.*?)(?: \(.*)?$", ended.stderr, re.MULTILINE)
+    if ended.returncode and reasons:
+        raise UserError(f"XLA_FLAGS={flags} cannot be used ({reasons[0].rstrip('.')}): correct or unset it")

@@ -116,6 +116,7 @@ def prepare(
     """Initialize and compile everything. Raises UserError as `train` does."""
     spec = group.specs[0]
     registries.check(spec)
+    devices.initialize()
     model = models.build(spec, source.input_shape, source.classes)
     task = choose(TASKS, "task", spec.task)(model)
     step_by_step = source.streamed or strategy.goes_step_by_step(model)
