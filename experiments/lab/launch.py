@@ -44,21 +44,11 @@ class Output:
         check_bounds(self)
         for name in ("workdir", "data_dir"):
             if getattr(self, name, None) is not None:
-                object.__setattr__(self, name, _local(name, getattr(self, name)))
+                object.__setattr__(self, name, str(folders.local(name, getattr(self, name))))
 
     @property
     def folder(self) -> Path:
         return Path(self.workdir)
-
-
-def _local(name: str, path: str | Path) -> str:
-    """A folder as text, `~` expanded. Raises UserError for addresses and unknown homes."""
-    text = os.path.expanduser(path)
-    if re.match(r"[a-z][a-z0-9+.-]+:/", text):
-        raise UserError(f"`{name}={path}`: give a folder of this machine; mount a bucket to use it")
-    if text.startswith("~"):
-        raise UserError(f"`{name}={path}`: there is no home folder of that name")
-    return text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,7 +40,7 @@ from kernels.approximations import eq4
 from kernels.closed_forms import arc_cosine
 from kernels.empirical import MeanDistance, simulated_distance
 from kernels.theorem1 import sparse_kernels, squared_distance
-from wsn import stored
+from wsn import folders, stored
 from wsn.errors import UserError
 from wsn.machine import usable_cores
 from wsn.spec import WIDEST, setting
@@ -132,7 +132,7 @@ def evaluate(case: dict[str, Any]) -> dict[str, Any]:
 
 def check_cases(settings: Settings, cases: str, run: Output) -> bool:
     """Whether all cases of a file are within the tolerance."""
-    rows = [evaluate(case) for case in read_cases(Path(cases))]
+    rows = [evaluate(case) for case in read_cases(folders.local("cases", cases))]
     output.write_table(run.folder, "theorem1_cases", rows, COLUMNS, digits=17)
     largest = max(row[error] for row in rows for error in ERRORS if row[error] != "")
     within = largest <= settings.tolerance

@@ -482,5 +482,5 @@ def test_without_a_home_the_folder_of_the_cache_is_asked_for(monkeypatch):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "expanduser", nobody)
-    with pytest.raises(UserError, match="^WSN_CACHE_DIR: there is no home"):
+    with pytest.raises(UserError, match="^`WSN_CACHE_DIR=[^`]*`: there is no such home"):
         folders.cache()

@@ -63,8 +63,11 @@ def test_more_than_the_memory_of_the_machine_is_refused(line):
         ("kernel_distance --decay_epochs=3", "--schedule: give --decay_epochs with --schedule=steps"),
         ("resnet_width --compare=nosuch", "--compare=nosuch is unknown"),
         ("kernel_distance --workdir --dry_run", "--workdir=--dry_run: a flag in the place"),
-        ("kernel_distance --workdir=gs://bucket/x", "--workdir=gs://bucket/x: give a folder of this machine"),
-        ("kernel_distance --data_dir=~nosuchuser/x", "--data_dir=~nosuchuser/x: there is no home folder"),
+        ("kernel_distance --workdir=gs://bucket/x", "--workdir=gs://bucket/x: folders and files are local"),
+        (
+            "kernel_distance --data_dir=~nosuchuser/x",
+            "--data_dir=~nosuchuser/x: there is no such home folder",
+        ),
         ("benchmark --of=sparse --networks=", "--networks: give at least one"),
         ("benchmark --of=theory --members=3", "--members does not apply to --of=theory: only to mlp"),
         ("benchmark --of=resnet --dtypes=nan", "--dtypes=nan is unknown: choose one of float32"),

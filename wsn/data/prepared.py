@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from wsn import folders
 from wsn.data import untrusted
 from wsn.errors import UserError, one_line
 
@@ -19,7 +20,8 @@ DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 
 def data_folder(data_dir: str | None) -> str:
     """`data_dir`, else `$TFDS_DATA_DIR`, else the folder that tensorflow-datasets uses by itself; `~` is the home."""
-    return os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DATA_DIR)
+    name = "data_dir" if data_dir else "TFDS_DATA_DIR"
+    return str(folders.local(name, data_dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DATA_DIR))
 
 
 def located(name: str, data_dir: str | None, what: Any, instead: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from absl import logging
 
+from wsn import folders
 from wsn.data.feeds import Source
 from wsn.devices import hosts
 from wsn.devices.hosts import Action
@@ -37,7 +38,7 @@ Watch = Callable[[Group, float, History | None], None]
 
 def run(
     groups: Iterable[Group],
-    workdir: Path,
+    workdir: Path | str,
     source_of: Callable[[Spec], Source],
     *,
     labels: Labels | None = None,
@@ -76,7 +77,7 @@ def run(
 
 def _train(
     group: Group,
-    workdir: Path,
+    workdir: Path | str,
     source: Source,
     labels: Labels | None,
     checkpoint_seconds: float,
@@ -146,19 +147,19 @@ def follow(source_of: Callable[[Spec], Source], stop: Callable[[], bool]) -> int
     return message
 
 
-def _remove_checkpoints(workdir: Path, group: Group) -> None:
+def _remove_checkpoints(workdir: Path | str, group: Group) -> None:
     """Remove what a finished group needs no more."""
     shutil.rmtree(directory(workdir, group) / "checkpoints", ignore_errors=True)
     (directory(workdir, group) / PARTIAL).unlink(missing_ok=True)
 
 
-def plan_groups(workdir: Path, families: Iterable[Sequence[Spec]], seeds: Iterable[int]) -> list[Group]:
+def plan_groups(workdir: Path | str, families: Iterable[Sequence[Spec]], seeds: Iterable[int]) -> list[Group]:
     """The groups whose records together hold those seeds of those families (lists of specs of one program).
 
     Seeds that have a record in `workdir` are taken from there; all missing seeds of a family are one new group.
     """
     recorded: dict[tuple[Spec, ...], list[Group]] = {}
-    for path in sorted(workdir.glob("runs/*/record.jsonl")):
+    for path in sorted(_folder(workdir).glob("*/record.jsonl")):
         group = record.group_of(path)
         if group is not None and path == record_path(workdir, group):
             recorded.setdefault(group.specs, []).append(group)
@@ -174,7 +175,7 @@ def plan_groups(workdir: Path, families: Iterable[Sequence[Spec]], seeds: Iterab
     return groups
 
 
-def archive(workdir: Path, group: Group) -> None:
+def archive(workdir: Path | str, group: Group) -> None:
     """Rename a group's folder to NAME.aside-N, so that it starts afresh; tables ignore it. Raises UserError."""
     folder = directory(workdir, group)
     with try_lock(_lock_path(workdir, group)) as ours:
@@ -189,7 +190,7 @@ def archive(workdir: Path, group: Group) -> None:
             os.rename(folder, archived)
 
 
-def results(groups: Iterable[Group], workdir: Path) -> list[Result]:
+def results(groups: Iterable[Group], workdir: Path | str) -> list[Result]:
     """The networks of the groups that have a record, in order; each (spec, seed) once. Raises UserError."""
     networks: dict[tuple[Spec, int], Result] = {}
     for group in groups:
@@ -205,7 +206,7 @@ def checksum_of(source: Source) -> str | None:
 
 
 def check(
-    groups: Iterable[Group], workdir: Path, source_of: Callable[[Spec], Source], *, repair: bool = True
+    groups: Iterable[Group], workdir: Path | str, source_of: Callable[[Spec], Source], *, repair: bool = True
 ) -> None:
     """Check the folder of those groups before anything in it is used.
 
@@ -245,20 +246,24 @@ def _repair(path: Path, group: Group, header: dict | None, data: str | None, err
             shutil.rmtree(path.parent / "checkpoints")
 
 
-def directory(workdir: Path, group: Group) -> Path:
+def directory(workdir: Path | str, group: Group) -> Path:
     """The folder of a group."""
-    return workdir / "runs" / group.name
+    return _folder(workdir) / group.name
 
 
-def record_path(workdir: Path, group: Group) -> Path:
+def record_path(workdir: Path | str, group: Group) -> Path:
     """The path of a group's record, which need not exist."""
     return directory(workdir, group) / "record.jsonl"
 
 
-def has_record(workdir: Path, group: Group) -> bool:
+def has_record(workdir: Path | str, group: Group) -> bool:
     """Whether the path of its record exists; `record.read` checks whether it is one."""
     return os.path.lexists(record_path(workdir, group))
 
 
-def _lock_path(workdir: Path, group: Group) -> Path:
-    return workdir / "runs" / f"{group.name}.lock"
+def _lock_path(workdir: Path | str, group: Group) -> Path:
+    return _folder(workdir) / f"{group.name}.lock"
+
+
+def _folder(workdir: Path | str) -> Path:
+    return folders.local("workdir", workdir) / "runs"

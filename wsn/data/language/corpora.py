@@ -152,7 +152,7 @@ class Folder:
             raise UserError(
                 f"`dataset=text`: give the folder of {self.train}, {self.validation} and {self.test} in `data_dir`"
             )
-        return Path(data_dir).expanduser() / getattr(self, split)
+        return folders.local("data_dir", data_dir) / getattr(self, split)
 
 
 TEXTS: dict[str, Texts] = {

@@ -199,7 +199,7 @@ class Packed:
     def _path(self, data_dir: str | None) -> Path:
         if data_dir is None:
             raise UserError("`dataset=packed`: give an .npz file, or a folder that has one, in `data_dir`")
-        path = Path(data_dir).expanduser()
+        path = folders.local("data_dir", data_dir)
         files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
         if len(files) != 1 or not files[0].is_file():
             raise UserError(f"`data_dir={data_dir}`: no .npz file there, or several; name the one to read")
