@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from experiments.lab import contents
 from experiments.results import __main__ as results
 from experiments.results import commands, records, tables, template
 from wsn.errors import UserError
@@ -139,6 +140,19 @@ def test_commands_are_read_with_what_they_need():
         "One.\n\n    python -m experiments.x --a=1 \\\n        --b    # digits, a minute\n    other   # no\n"
     )
     assert commands.lines(text) == [("python -m experiments.x --a=1 --b", "digits, a minute")]
+
+
+def test_every_command_says_which_data_and_time_it_needs():
+    for path in contents.files().values():
+        for line in commands.lines(contents.docstring(path)):
+            assert line.needs, line.command
+
+
+def test_every_command_of_a_figure_has_its_preset():
+    for path in results.FIGURES.glob("*.command"):
+        command = path.read_text()
+        known = contents.command(command.split()[2].rpartition(".")[2]).presets
+        assert set(re.findall(r"--preset=(\w+)", command)) <= set(known), command
 
 
 def blocks(path):

@@ -1,6 +1,6 @@
 """A transformer of one's own, not one of wsn's: wide and sparse against narrow and dense, at equal weights.
 
-    python -m experiments.own_network                                      # a minute and a half on 2 cores
+    python -m experiments.own_network  # digits, a minute and a half on 2 cores
 
 The network is a transformer block on scikit-learn's digits (an image is 16 patches of 2 × 2 pixels), trained by
 AdamW at one learning rate for all. It has no parameters but weights, so nothing else grows with the width. What wsn

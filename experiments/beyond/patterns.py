@@ -1,9 +1,9 @@
 """Which weights to keep: accuracy at one budget over patterns of masks and distributions over layers.
 
-    python -m experiments.patterns                                       # an MLP on digits, a minute on 2 cores
-    python -m experiments.patterns --preset=mnist                        # an MLP on MNIST
-    python -m experiments.patterns --preset=million                      # widths up to 1,000,000, half an hour
-    python -m experiments.patterns --preset=cifar --dataset=cifar100     # ResNet-18, 10,000 images, hours on 2 cores
+    python -m experiments.patterns                                    # an MLP on digits, a minute on 2 cores
+    python -m experiments.patterns --preset=mnist                     # an MLP on MNIST, minutes
+    python -m experiments.patterns --preset=million                   # MNIST, widths up to 1,000,000, half an hour
+    python -m experiments.patterns --preset=cifar --dataset=cifar100  # ResNet-18 on 10,000 images, hours on 2 cores
 
 Networks of one width with the weight count of the dense network of the base width, which stands beside them. A pattern
 says which weights a layer keeps (single ones, as many inputs of every unit, N of every four inputs, blocks, whole

@@ -1,7 +1,7 @@
 """Does one learning rate serve all widths? Learning-rate curves over width, by parameterisation.
 
-    python -m experiments.rate_transfer                                     # digits, a minute on 2 cores
-    python -m experiments.rate_transfer --preset=mnist      # the sizes of Figure 8
+    python -m experiments.rate_transfer                 # digits, a minute on 2 cores
+    python -m experiments.rate_transfer --preset=mnist  # MNIST at the sizes of Figure 8, half an hour (estimated)
 
 MLPs with one hidden layer and one weight count, however wide (the last layer stays dense), as in Figure 8, trained with
 a grid of learning rates in each parameterisation: standard, NTK, and SμPar from the base width. Loss and accuracy are

@@ -1,11 +1,11 @@
 """Does width itself make learning faster? Halting times with weights growing and with weights fixed, in three arms.
 
-    python -m experiments.width_or_weights                          # MLPs on digits, two minutes on 2 cores
-    python -m experiments.width_or_weights --preset=small           # MLPs on MNIST, half an hour
-    python -m experiments.width_or_weights --preset=text            # recurrent highway networks, an hour or two
-    python -m experiments.width_or_weights --preset=lstm            # LSTMs on the same text
-    python -m experiments.width_or_weights --preset=resnet          # ResNet-18 on CIFAR-10 in small, hours
-    python -m experiments.width_or_weights --preset=paper --data_dir=FOLDER_OF_TEXT      # a GPU
+    python -m experiments.width_or_weights  # MLPs on digits, two minutes on 2 cores
+    python -m experiments.width_or_weights --preset=small  # MLPs on MNIST, half an hour
+    python -m experiments.width_or_weights --preset=text  # highway networks on tiny_shakespeare, an hour or two
+    python -m experiments.width_or_weights --preset=lstm  # LSTMs on tiny_shakespeare, hours (estimated)
+    python -m experiments.width_or_weights --preset=resnet  # ResNet-18 on a part of CIFAR-10, hours
+    python -m experiments.width_or_weights --preset=paper --data_dir=FOLDER_OF_TEXT  # a folder of text, a GPU
 
 The convergence paper lets width and weights grow together at one learning rate and sees training get shorter; the
 paper of this laboratory fixes the weights. Here are both: dense networks, and families of fixed weights (a width is in

@@ -1,9 +1,9 @@
 """Halting time over the number of weights: Figures 1 to 5 of the convergence paper.
 
-    python -m experiments.halting_time                        # Python's own reference, two minutes on 2 quiet cores
-    python -m experiments.halting_time --preset=small         # tiny_shakespeare, an hour of one core
-    python -m experiments.halting_time --preset=words --data_dir=FOLDER_OF_TEXT      # an hour
-    python -m experiments.halting_time --preset=paper --data_dir=FOLDER_OF_TEXT      # a GPU
+    python -m experiments.halting_time  # Python's own reference, two minutes on 2 quiet cores
+    python -m experiments.halting_time --preset=small  # tiny_shakespeare, an hour of one core
+    python -m experiments.halting_time --preset=words --data_dir=FOLDER_OF_TEXT  # a folder of text, an hour
+    python -m experiments.halting_time --preset=paper --data_dir=FOLDER_OF_TEXT  # a folder of text, a GPU
 
 "Empirically Characterizing Overparameterization Impact on Convergence" trains recurrent networks of growing width at
 one learning rate, and counts the steps T until the validation loss is within 1 % of its minimum: T = a·M^-k + b in the

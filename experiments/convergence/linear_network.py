@@ -1,6 +1,6 @@
 """Does width bring the solutions nearer, and training to an end sooner? A linear network, exactly.
 
-    python -m experiments.linear_network             # seconds
+    python -m experiments.linear_network  # no data, seconds
 
 Appendix B of "Empirically Characterizing Overparameterization Impact on Convergence" answers yes for f(x) = sum_k w_k x
 with K weights: the mean distance from a random start to the solutions sum w = C is C / sqrt K. Here it is exact and

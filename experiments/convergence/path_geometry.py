@@ -1,7 +1,7 @@
 """The way through weight space over the number of weights: Figures 6, 7 and 8 of the convergence paper, and a split.
 
-    python -m experiments.path_geometry --workdir=results/halting_time      # on its records, seconds
-    python -m experiments.path_geometry --preset=small                      # ten seeds, on records of its own
+    python -m experiments.path_geometry --workdir=results/halting_time  # records of halting_time, seconds
+    python -m experiments.path_geometry --preset=small  # tiny_shakespeare, ten seeds, hours (estimated)
 
 Per group of layers (embedding, hidden, softmax, all), up to the halting time T: the direct distance from start to end;
 the length of the path, which the paper speaks of and does not show; the mean step; the mean angle between the gradient

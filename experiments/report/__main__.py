@@ -1,7 +1,7 @@
 """One page of everything in a folder: figures to hover over, tables to sort, curves of every run, finished or not.
 
     python -m experiments.report                                   # results/report.html, seconds
-    python -m experiments.report --workdir=results/kernel_distance --watch
+    python -m experiments.report --workdir=results/kernel_distance --watch    # the same, until Ctrl-C
 
 Reads every record, table and figure of WORKDIR and of the folders in it, trains nothing, and writes
 WORKDIR/report.html, one file that needs no network and nothing beside it: open it in a browser, send it to a colleague.

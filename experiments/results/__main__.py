@@ -88,8 +88,11 @@ def _lines(block: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    if set(arguments) - {"--redraw"}:
+        print(f"error: no argument but --redraw, not {' '.join(arguments)}", file=sys.stderr)
+        return 1
     try:
-        for figure in records.figures() if "--redraw" in arguments else []:
+        for figure in records.figures() if arguments else []:
             with tempfile.TemporaryDirectory() as folder:
                 records.update(figure, Path(folder, figure))
             print(f"drew {figure}")

@@ -1,7 +1,7 @@
 """The optimum connectivity at fixed n p: where exact D is least, and where equation (25) has it.
 
-    python -m experiments.optimum                              # Gaussian inputs and digits, a minute on 2 cores
-    python -m experiments.optimum --dataset=mnist              # 10,000 pairs of MNIST
+    python -m experiments.optimum                  # Gaussian inputs and digits, a minute on 2 cores
+    python -m experiments.optimum --dataset=mnist  # 10,000 pairs of MNIST, minutes
 
 With n p fixed, a hidden unit more costs the connectivity of all. Exact D (Theorem 1, Bernoulli masks) is averaged
 over fixed pairs of test images, pixel statistics from the full training split, and its minimiser over p is sought

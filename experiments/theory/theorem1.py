@@ -1,8 +1,8 @@
 """Theorem 1 against simulated networks, and against a file of cases.
 
-    python -m experiments.theorem1                              # Gaussian inputs and digits, a minute on 2 cores
-    python -m experiments.theorem1 --dataset=mnist              # Gaussian inputs and MNIST, some minutes
-    python -m experiments.theorem1 --cases=FILE.json            # seconds to a minute
+    python -m experiments.theorem1                    # Gaussian inputs and digits, a minute on 2 cores
+    python -m experiments.theorem1 --dataset=mnist    # Gaussian inputs and MNIST, some minutes
+    python -m experiments.theorem1 --cases=FILE.json  # a file of cases, seconds to a minute
 
 For each input, connectivity and width: D of independently drawn networks, exact D with Bernoulli masks and
 equation (4), each a mean over the same pairs. z is the difference of the first two in standard errors over networks

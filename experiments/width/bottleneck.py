@@ -1,9 +1,9 @@
 """Figure 3: networks widened by linear and non-linear bottlenecks at a fixed number of weights.
 
-    python -m experiments.bottleneck                                       # an MLP on digits, a minute on 2 cores
-    python -m experiments.bottleneck --model=resnet18 --base_width=2 --widths=2,3,4 --epochs=8    # a tiny ResNet-18
-    python -m experiments.bottleneck --preset=short                         # all of CIFAR-100, half a day on 2 cores
-    python -m experiments.bottleneck --preset=paper --dataset=cifar100     # one data set of Figure 3: a GPU
+    python -m experiments.bottleneck  # an MLP on digits, a minute on 2 cores
+    python -m experiments.bottleneck --model=resnet18 --base_width=2 --widths=2,3,4 --epochs=8  # digits, minutes
+    python -m experiments.bottleneck --preset=short  # all of CIFAR-100, half a day on 2 cores
+    python -m experiments.bottleneck --preset=paper --dataset=cifar100  # one data set of Figure 3, a GPU
 
 Linear: every layer is two, inputs → inner → outputs, with nothing between; at widening factor 1 the inner dimension is
 min(inputs, outputs), and the weights of that network are the budget of the wider ones. Non-linear: of two layers (the

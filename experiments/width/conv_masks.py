@@ -1,8 +1,8 @@
 """Figure 9: removing single weights of a convolution against whole kernels (masks over input × output alone).
 
-    python -m experiments.conv_masks                                       # digits, two minutes on 2 cores
-    python -m experiments.conv_masks --preset=short                         # all of CIFAR-100, half a day on 2 cores
-    python -m experiments.conv_masks --preset=paper --dataset=cifar100     # Figure 9: a GPU
+    python -m experiments.conv_masks                                    # digits, two minutes on 2 cores
+    python -m experiments.conv_masks --preset=short                     # all of CIFAR-100, half a day on 2 cores
+    python -m experiments.conv_masks --preset=paper --dataset=cifar100  # CIFAR-100, a GPU
 
 ResNet-18 by the recipe of Appendix A; families of base widths 8, 12 and 18. A whole k × k kernel is kept or removed
 (Appendix C), so that fewer weights than a kernel has may find no place. Writes WORKDIR/conv_masks.csv, a row per

@@ -1,13 +1,13 @@
 """Layer-wise sparsity by width at a fixed number of weights (Figures 4 and 10); trains nothing.
 
-    python -m experiments.layer_sparsity             # seconds
+    python -m experiments.layer_sparsity                             # no data, seconds
 
 The defaults are Figure 10's: ResNet-18 with 100 classes and the 180,952 weights of base width 8. Expect total
 sparsities of 79.84, 90.99, 95.88, 98.16 and 99.20 % at widths 18, 27, 40, 60 and 91, as printed in the paper.
 Figure 8's networks:
 
     python -m experiments.layer_sparsity --workdir=results/figure8_layers --model=mlp --num_classes=10 \\
-        --distribution=dense_last --widths=8,32,128,216,328,512,635
+        --distribution=dense_last --widths=8,32,128,216,328,512,635  # no data, seconds
 
 Writes WORKDIR/layer_sparsity.csv (`width,layer,size,kept,sparsity_percent`) and WORKDIR/layer_sparsity.png:
 the layers of one width before and after the cut as in Figure 4, and the sparsity of every layer at every

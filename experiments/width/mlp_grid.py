@@ -1,8 +1,8 @@
 """Figure 5: where to remove weights in an MLP with one hidden layer, by width and connectivity of the last layer.
 
-    python -m experiments.mlp_grid                                                # digits, a minute on 2 cores
-    python -m experiments.mlp_grid --preset=paper --dataset=mnist --epochs=30     # MNIST, about 25 minutes on 2 cores
-    python -m experiments.mlp_grid --preset=paper --dataset=mnist                 # the paper's 300 epochs
+    python -m experiments.mlp_grid  # digits, a minute on 2 cores
+    python -m experiments.mlp_grid --preset=paper --dataset=mnist --epochs=30  # MNIST, about 25 minutes on 2 cores
+    python -m experiments.mlp_grid --preset=paper --dataset=mnist  # MNIST, the paper's 300 epochs, 4 hours (estimated)
 
 Every cell has the weight count of the dense network of base width (3970 in the paper); the last layer keeps the given
 fraction of its weights, the first layer the rest of the budget. ReLU and linear, biases, PyTorch's initialisation,

@@ -1,11 +1,11 @@
 """Accuracy over width at a fixed number of weights, ResNet-18: sparse networks, and dense ones of the same widths.
 
-    python -m experiments.resnet_width                                        # digits, two minutes on 2 cores
-    python -m experiments.resnet_width --preset=short                            # all of CIFAR-100, a day on 2 cores
-    python -m experiments.resnet_width --preset=paper --dataset=cifar100      # one family of Figure 6: a GPU
+    python -m experiments.resnet_width                                    # digits, two minutes on 2 cores
+    python -m experiments.resnet_width --preset=short                     # all of CIFAR-100, a day on 2 cores
+    python -m experiments.resnet_width --preset=paper --dataset=cifar100  # one family of Figure 6, a GPU
     python -m experiments.resnet_width --preset=paper --dataset=svhn_cropped --base_widths=8,12,18,40,64 \\
-        --widths=8,12,18,27,40,60,64,91,128,181,256                           # all families
-    python -m experiments.resnet_width --preset=imagenet                      # Table 1
+        --widths=8,12,18,27,40,60,64,91,128,181,256                       # SVHN, all families, several GPUs
+    python -m experiments.resnet_width --preset=imagenet                  # ImageNet (Table 1), a pod
 
 The sparse networks of a family have the weight count of the dense network of its base width. Writes
 WORKDIR/resnet_width.csv, a row per network, and WORKDIR/resnet_width.png: best test accuracy over width (Figures 1, 6
