@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import re
 import shlex
 import signal
@@ -23,7 +22,7 @@ from wsn import devices, folders
 from wsn.data import sources
 from wsn.data.feeds import Source
 from wsn.devices import compiled, hosts
-from wsn.errors import Preempted, UserError, of_system, one_line
+from wsn.errors import TRY_AGAIN, Preempted, UserError, of_system, one_line
 from wsn.records import events, plan, record, runs, workers
 from wsn.records.progress import Progress
 from wsn.spec import Group, Spec, check_bounds, setting
@@ -176,7 +175,7 @@ def _lead(main: Callable[[], None]) -> int:
         code = _error(f"not enough memory ({one_line(error)}): reduce the largest setting")
     except Preempted:
         print(endings.STOPPED, file=sys.stderr)
-        code = os.EX_TEMPFAIL
+        code = TRY_AGAIN
     except SystemExit as ended:
         if ended.code == endings.INTERRUPTED:
             raise  # at once, as after a kill

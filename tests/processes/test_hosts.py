@@ -249,8 +249,33 @@ def test_a_process_that_finds_no_others_says_so(monkeypatch):
         hosts.join("on", None, None, None)
 
 
-def test_one_process_is_left_alone(monkeypatch):
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            (f"SLURM_{name}", value)
+            for name in ("JOB_ID", "NTASKS", "PROCID", "LOCALID")
+            for value in ("", "x", "-1")
+        ),
+        ("SLURM_PROCID", "2"),
+        ("SLURM_PROCID", None),
+        ("SLURM_STEP_NODELIST", " "),
+    ],
+)
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_nonsense_in_the_variables_of_slurm_is_one_line(monkeypatch, mode, name, value):
+    _, variables = slurm(61441, 0)
+    for variable, text in (variables | {name: value}).items():
+        monkeypatch.delenv(variable, raising=False)
+        if text is not None:
+            monkeypatch.setenv(variable, text)
+    with pytest.raises(UserError, match=f"^{name}[^\n]*`distributed=off`[^\n]*$"):
+        hosts.join(mode, None, None, None)
+
+
+@pytest.mark.parametrize("tasks", ["", "1", "0", "x", "-2", "²"])
+def test_one_process_is_left_alone(monkeypatch, tasks):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
     hosts.join("auto", None, None, None)
     hosts.join("off", "localhost:1", 0, 2)
     assert hosts.is_leader() and hosts.broadcast({"a": 1}) == {"a": 1}

@@ -42,17 +42,35 @@ def join(mode: str, coordinator: str | None, process_id: int | None, num_process
             )
     elif mode == "auto" and not started_as_several():
         return
+    else:
+        _check_slurm(mode)
     try:
         jax.distributed.initialize(
             *given,
             cluster_detection_method="deactivate" if coordinator else None,
             shutdown_timeout_seconds=60,
         )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, LookupError, OSError) as error:
         raise UserError(
             f"`distributed={mode}`: cannot join the other processes ({str(error).splitlines()[0]}):"
             " give `coordinator=HOST:PORT`, `process_id` and `num_processes`, or `distributed=off`"
         ) from error
+
+
+def _check_slurm(mode: str) -> None:
+    """Raises UserError for variables of Slurm that `jax.distributed` would fail on, or wait for ever."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return
+    remedy = f"start it by `srun`, or give `distributed=off` in place of `distributed={mode}`"
+    numbers = {}
+    for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"):
+        numbers[name] = os.environ.get(name, "")
+        if not numbers[name].isdecimal():
+            raise UserError(f"{name}={numbers[name]} is not a number: {remedy}")
+    if not int(numbers["SLURM_PROCID"]) < int(numbers["SLURM_NTASKS"]):
+        raise UserError(f"SLURM_PROCID={numbers['SLURM_PROCID']} is not below SLURM_NTASKS: {remedy}")
+    if not os.environ.get("SLURM_STEP_NODELIST", "").strip():
+        raise UserError(f"SLURM_STEP_NODELIST is empty: {remedy}")
 
 
 def is_address(coordinator: str) -> bool:
