@@ -1,8 +1,7 @@
-"""Approximations to Theorem 1: the paper's, and the leading terms that the exact theorem really has.
+"""Approximations to Theorem 1: the paper's, and the leading terms of the exact theorem.
 
-In: connectivity p, width n, number of features d, and for the corrections the inputs; p and n are numbers or
-arrays that broadcast. Out: D, or the connectivity that minimises it. All assume p d >> 1: below p d of about
-40 use `kernels.theorem1`.
+Connectivity p and width n are numbers or arrays that broadcast, d is the number of features. All assume p d >> 1:
+below p d of about 40 use `kernels.theorem1`.
 """
 
 import numpy as np
@@ -18,8 +17,8 @@ Numbers = Float64[np.ndarray | np.float64, "..."]
 def eq4(connectivity: npt.ArrayLike, width: npt.ArrayLike, features: int) -> Numbers:
     """D ~ (p^-1/2 - 1)^2 / (16 d) + (1 - 1/pi^2) / (4 n): equations (4) and (23), independent N(0,1) inputs.
 
-    The variance term holds for p d > 40. The bias term is *not* that of Theorem 1: it keeps one sign for all
-    masks, where the mean over masks cancels; at d = 784 the exact bias^2 is 10^3 to 10^5 times smaller.
+    The variance term holds for p d > 40. The bias term is *not* that of Theorem 1, where contributions of
+    different masks cancel: at d = 784 the exact bias^2 is 10^3 to 10^5 times smaller.
     """
     p, n = checked_connectivity(connectivity), checked_width(width)
     return (p**-0.5 - 1) ** 2 / (16 * features) + (1 - 1 / np.pi**2) / (4 * n)
@@ -28,7 +27,7 @@ def eq4(connectivity: npt.ArrayLike, width: npt.ArrayLike, features: int) -> Num
 def eq24(connectivity: npt.ArrayLike, width: npt.ArrayLike, features: int) -> Numbers:
     """D(x, x) ~ (5 + 12 / (d p)) / (4 n): equation (24).
 
-    It leaves out the variance of the number of survivors; `gaussian_diagonal` has it.
+    It neglects the variance of the number of kept weights, which `gaussian_diagonal` includes.
     """
     return (5 + 12 / (features * checked_connectivity(connectivity))) / (4 * checked_width(width))
 
@@ -37,14 +36,14 @@ def _share(weights_per_input: npt.ArrayLike, features: int) -> Numbers:
     """n p / (4 d)."""
     weights = np.asarray(weights_per_input, np.float64)
     if not ((weights > 0) & np.isfinite(weights)).all() or not features >= 1:
-        raise UserError(f"weights per input and features must be positive, not {weights} and {features}")
+        raise UserError(f"`weights_per_input` and `features` must be positive, not {weights} and {features}")
     return weights / (4 * features)
 
 
 def eq25(weights_per_input: npt.ArrayLike, features: int) -> Numbers:
-    """p* ~ sqrt(n p / (4 d)) at fixed n p = `weights_per_input`: equation (25), the least (4) for p* << 1.
+    """p* ~ sqrt(n p / (4 d)) at fixed n p = `weights_per_input`: equation (25), the minimum of (4) for p* << 1.
 
-    It inherits the bias of (4): exact D of Gaussian inputs has no minimum there.
+    It inherits the bias of (4): the exact D of Gaussian inputs has no minimum there.
     """
     return np.sqrt(_share(weights_per_input, features))
 
@@ -52,7 +51,7 @@ def eq25(weights_per_input: npt.ArrayLike, features: int) -> Numbers:
 def eq25_exact(weights_per_input: float, features: int) -> float:
     """The p in (0, 1) that minimises (4) at fixed n p: p^2 / (1 - sqrt p) = n p / (4 d (1 - 1/pi^2)).
 
-    By bisection. Valid wherever (4) is; 0.0471 where `eq25` gives 0.0505 (n p = 8, d = 784).
+    By bisection; 0.0471 where `eq25` gives 0.0505 (n p = 8, d = 784).
     """
     target = _share(weights_per_input, features) / (1 - 1 / np.pi**2)
     low, high = 0.0, 1.0
@@ -67,10 +66,9 @@ def leading_bias(
     y: Float[ArrayLike, "*pairs features"],
     connectivity: npt.ArrayLike,
 ) -> Numbers:
-    """K_{1,p} - K_1 to first order in (1 - p)/p sum x_i^j y_i^(4-j), j = 0..4: the bias (4) should have had.
+    """K_{1,p} - K_1 to first order in (1 - p)/p sum x_i^j y_i^(4-j), j = 0..4: the correct leading bias.
 
-    Of shape (*pairs, *connectivities). Valid for p d >> 1 and bounded inputs. 0 where x and y lie on
-    one line or one of them is zero, as K_{1,p} - K_1 is.
+    Shape (*pairs, *connectivities). For bounded inputs. 0, as K_{1,p} - K_1, where x and y are parallel or one is zero.
     """
     x, y = checked_pairs(x, y)
     p = checked_connectivity(connectivity)
@@ -100,7 +98,7 @@ def gaussian_diagonal(connectivity: npt.ArrayLike, width: npt.ArrayLike, feature
 def exact_count_correction(
     k1: npt.ArrayLike, connectivity: npt.ArrayLike, width: npt.ArrayLike, features: int
 ) -> Numbers:
-    """What D changes by when masks keep an exact number of weights, not a Bernoulli one.
+    """The change of D when masks keep an exact number of weights instead of a Bernoulli one.
 
     -(K/d)^2 (1 - p) / (n d p): leading order in 1/(n d p), the relative variance of that number; `k1` is
     K_{1,p}. For n >> K_2/K_1^2, about 10: the next term is that much smaller over n.

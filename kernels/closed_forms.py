@@ -1,9 +1,8 @@
-"""Closed forms: arc-cosine kernels, and the infinite-width dense GP kernel and NTK of the ReLU network.
+"""Closed forms: arc-cosine kernels, and NNGP and NTK of the infinitely wide dense ReLU network, in float64.
 
-In: inputs as rows; two arrays pair by pair, or every row of one against every row of the other (`gram`).
-Out: kernels in float64. Sources: Cho & Saul 2009 for the arc-cosine kernels (in the scaling of Theorem 1),
-Jacot et al. 2018 for the NTK in its own parameterisation. All angles come from the lengths of x/|x| - y/|y|
-and x/|x| + y/|y| (Kahan), never from arccos, so nothing is lost at 0 and at pi.
+Sources: Cho & Saul 2009 for the arc-cosine kernels (in the scaling of Theorem 1), Jacot et al. 2018 for the NTK.
+Angles come from the lengths of x/|x| - y/|y| and x/|x| + y/|y| (Kahan), not from arccos, which loses digits near 0
+and pi.
 """
 
 import math
@@ -25,7 +24,7 @@ _TERMS = 12  # of the power series below; the first one left out is 1e-17 of the
 
 
 def _sine_minus_chord(angle: Array) -> Array:
-    """sin a - a cos a, to full relative precision also where it is a^3/3."""
+    """sin a - a cos a, to full relative precision, also for small a, where it is a^3/3."""
     series = sum(
         (-1) ** (k + 1) * 2 * k / math.factorial(2 * k + 1) * angle ** (2 * k + 1) for k in range(1, _TERMS)
     )
@@ -33,7 +32,7 @@ def _sine_minus_chord(angle: Array) -> Array:
 
 
 def _second_order(angle: Array) -> Array:
-    """a (2 + cos 2a) - (3/2) sin 2a, to full relative precision also where it is (4/15) a^5."""
+    """a (2 + cos 2a) - (3/2) sin 2a, to full relative precision, also for small a, where it is (4/15) a^5."""
     double = 2 * angle
     series = sum(
         (-1) ** k * (k - 1) / math.factorial(2 * k + 1) * double ** (2 * k + 1) for k in range(2, _TERMS + 4)
@@ -44,7 +43,7 @@ def _second_order(angle: Array) -> Array:
 def angular_factor(order: int, supplement: Array) -> Array:
     """J_0 = pi - t, J_1 = sin t + (pi - t) cos t, J_2 = 3 sin t cos t + (pi - t)(1 + 2 cos^2 t); in pi - t.
 
-    The supplement pi - t is the argument because all three vanish with it, like its powers 1, 3 and 5.
+    The argument is the supplement pi - t: all three vanish with it, as its powers 1, 3 and 5.
     """
     return (lambda angle: angle, _sine_minus_chord, _second_order)[order](supplement)
 
@@ -58,7 +57,7 @@ def _unit_vector(x: Array) -> tuple[Array, Array]:
 
 
 def lengths_and_supplement(x: Array, y: Array) -> tuple[Array, Array, Array]:
-    """|x|, |y| and pi minus the angle between them, over the last axis. A zero vector is orthogonal."""
+    """|x|, |y| and pi minus the angle between them, over the last axis. A zero vector counts as orthogonal."""
     (x, x_norm), (y, y_norm) = _unit_vector(x), _unit_vector(y)
     supplement = 2 * jnp.arctan2(jnp.linalg.norm(x + y, axis=-1), jnp.linalg.norm(x - y, axis=-1))
     return x_norm, y_norm, jnp.where((x_norm > 0) & (y_norm > 0), supplement, jnp.pi / 2)
@@ -73,7 +72,7 @@ def _arc_cosine(x: Array, y: Array, order: int) -> Array:
 def _network(x: Array, y: Array, depth: int, weight_std: float) -> tuple[Array, Array]:
     """GP kernel and NTK, by recursion on the two variances and the angle.
 
-    1 - cos of the next angle is (1 - cos t) - (sin t - t cos t) / pi, which keeps its digits as t -> 0.
+    1 - cos of the next angle is (1 - cos t) - (sin t - t cos t) / pi, which keeps its precision as t -> 0.
     """
     inputs = x.shape[-1]
     x_norm, y_norm, supplement = lengths_and_supplement(x, y)
@@ -92,7 +91,7 @@ def _network(x: Array, y: Array, depth: int, weight_std: float) -> tuple[Array, 
 
 @partial(jax.jit, static_argnames=("rule", "settings", "gram"))
 def _evaluate(x: Array, y: Array, *, rule: Callable[..., Any], settings: tuple, gram: bool) -> Any:
-    """A Gram matrix row by row and from differences, not inner products: stable, one row of them in memory."""
+    """A Gram matrix is computed row by row from differences, not inner products: stable, and one row in memory."""
     if gram:
         return jax.lax.map(lambda row: rule(jnp.broadcast_to(row, y.shape), y, *settings), x)
     return rule(x, y, *settings)
@@ -104,7 +103,7 @@ _evaluate64 = in_float64(_evaluate)
 def _kernels(x: npt.ArrayLike, y: npt.ArrayLike, gram: bool, rule: Callable[..., Any], *settings: Any) -> Any:
     result = _evaluate64(*checked_pairs(x, y, gram), rule=rule, settings=settings, gram=gram)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result)):
-        raise UserError("a kernel of these inputs is out of float64's range: rescale them")
+        raise UserError("a kernel of `x` and `y` overflows float64: rescale them")
     return result
 
 
@@ -113,13 +112,12 @@ def arc_cosine(
 ) -> Float64[np.ndarray, "..."]:
     """K_l(x, y) = E_w[(w.x)^l (w.y)^l H(w.x) H(w.y)], w standard normal, l = `order` 0, 1 or 2: equation (3).
 
-    x and y, arrays or lists, are (*pairs, features) alike, and the result is (*pairs); with `gram` they are
-    matrices, and the result is (rows of x, rows of y). A zero vector has no side of H to be on: its kernels are
-    0 at every order. Raises UserError where x and y do not fit or are not finite, for another order, and where
-    (|x||y|)^l is out of float64's range.
+    x and y are (*pairs, features), the result is (*pairs); with `gram` they are matrices and the result is (rows of x,
+    rows of y). Kernels of a zero vector are 0 at every order. Raises UserError where shapes differ, values are not
+    finite, the order is another, or (|x||y|)^l overflows float64.
     """
     if order not in (0, 1, 2):
-        raise UserError(f"order must be 0, 1 or 2, not {order}")
+        raise UserError(f"`order={order}`: give 0, 1 or 2")
     return _kernels(x, y, gram, _arc_cosine, order)
 
 
@@ -134,9 +132,11 @@ def dense_kernels(
     """(NNGP, NTK) of the infinitely wide ReLU network: `depth` hidden layers, a linear readout, no biases.
 
     Weights are N(0, weight_std^2) and each layer is divided by the square root of its fan-in (the NTK
-    parameterisation): stax.serial(Dense, Relu, ..., Dense) with W_std = weight_std, b_std = 0. Shapes, `gram`
+    parameterization): stax.serial(Dense, Relu, ..., Dense) with W_std = weight_std, b_std = 0. Shapes, `gram`
     and errors are those of `arc_cosine`; the depth is at least 0.
     """
     if not (isinstance(depth, int) and depth >= 0 and np.isfinite(weight_std)):
-        raise UserError(f"depth must be an integer >= 0, and weight_std finite, not {depth} and {weight_std}")
+        raise UserError(
+            f"`depth={depth}`, `weight_std={weight_std}`: give an integer >= 0 and a finite number"
+        )
     return _kernels(x, y, gram, _network, depth, float(weight_std))

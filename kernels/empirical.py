@@ -1,9 +1,8 @@
-"""Kernels of finite networks, and the distance of their GP kernel to a reference.
+"""Kernels of finite networks, and the mean squared distance of their GP kernel to a reference.
 
-In: a network and pairs of inputs. Out: GP kernel and NTK of any architecture, through neural-tangents; faster,
-and equal to it, Theta = (1/(n d)) sum_j [u_j.x]_+ [u_j.y]_+ of one hidden layer from its weights u (masks
-applied); and the mean of (Theta - reference)^2 over pairs, network by network. In a GP kernel every hidden unit
-counts: the gradient with respect to v is taken before any mask on v.
+GP kernel and NTK of any architecture through neural-tangents, and a fast path for the GP kernel of one hidden layer,
+Theta = (1/(n d)) sum_j [u_j.x]_+ [u_j.y]_+ with masked weights u. In a GP kernel every hidden unit counts: the
+gradient with respect to the last layer v is taken without any mask on v.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -44,23 +43,23 @@ def network_kernels(
     gram: bool = False,
     block: int = 64,
 ) -> NetworkKernels:
-    """GP kernel and NTK of one network of any architecture, masks as trained, through neural-tangents.
+    """GP kernel and NTK of one masked network of any architecture, through neural-tangents.
 
-    `apply(params, x)` -> (examples, classes) must see each example by itself: with a `model` of `wsn.models` and
-    its running statistics, `lambda params, x: model.apply(params, stats, x)`. Make it once: each new function
-    compiles anew. `mask` has the masks by parameter path, {} for a dense network; `readout` is the path of v, the
-    last kernel (`output/kernel`). NNGP is grad_v f . grad_v f of a single output, the same for each, with v
+    `apply(params, x)` -> (examples, classes) must treat examples independently: with a `model` of `wsn.networks`
+    and its running statistics, `lambda params, x: model.apply(params, stats, x)`. Define it once: each new function
+    compiles again. `mask` has the masks by parameter path, {} for a dense network; `readout` is the path of v, the
+    last kernel (`output/kernel`). NNGP is grad_v f . grad_v f of a single output (all are equal), with v
     unmasked. NTK sums over all parameters, masked, and is a mean over outputs. Both scale as the model does: a
     network of one hidden layer without biases has nngp = Theta in the NTK parameterisation, n d Theta in the
     standard one.
 
-    Pair by pair, `block` pairs at a time: memory is block * outputs * parameters; with `gram` every row of x
-    with every row of y at once. Raises UserError for an unknown path or shapes that do not fit, ImportError
+    `block` pairs at a time: memory is block * outputs * parameters; with `gram` all rows of x with all rows of y at
+    once. Raises UserError for an unknown path or shapes that do not fit, ImportError
     without neural-tangents.
     """
     x, y = jnp.asarray(x), jnp.asarray(y)
     if x.shape[gram:] != y.shape[gram:]:
-        raise UserError(f"x {x.shape} and y {y.shape} must be inputs of one shape: pair them up first")
+        raise UserError(f"`x` {x.shape} and `y` {y.shape} must be inputs of one shape: pair them up first")
     leaves = flatten_dict(params, sep="/")
     if unknown := {readout, *mask} - leaves.keys():
         raise UserError(f"no parameter at {', '.join(sorted(unknown))}: choose from {', '.join(leaves)}")
@@ -78,12 +77,12 @@ def network_kernels(
             return ntk(x, y, about)
         return jax.lax.map(lambda pair: ntk(*(z[None] for z in pair), about)[0, 0], (x, y), batch_size=block)
 
-    with jax.default_matmul_precision("highest"):  # a GPU's default has three digits
+    with jax.default_matmul_precision("highest"):  # the default on a GPU has three digits
         return NetworkKernels(kernel(first_output, leaves[readout]), kernel(network, params))
 
 
 class MeanDistance(NamedTuple):
-    """Mean over networks and pairs, its standard error over networks (pairs share one), and the parts."""
+    """Mean over networks and pairs, its standard error over networks (pairs share one), by network and by pair."""
 
     mean: float
     stderr: float
@@ -101,7 +100,7 @@ def gp_kernel(
     """Theta(x, y) of each pair; `block` hidden units at a time, so memory is pairs * (block + features)."""
     width, features = u.shape
     block = min(block, width)
-    u = jnp.pad(u, ((0, -width % block), (0, 0))).reshape(-1, block, features)  # an absent unit adds nothing
+    u = jnp.pad(u, ((0, -width % block), (0, 0))).reshape(-1, block, features)  # padding units add nothing
 
     def add(total: Array, units: Array) -> tuple[Array, None]:
         of_x, of_y = (jax.nn.relu(jnp.dot(z, units.T, precision="highest")) for z in (x, y))
@@ -111,7 +110,7 @@ def gp_kernel(
 
 
 def survives(words: UInt32[ArrayLike, "..."], connectivity: Float[ArrayLike, ""]) -> Bool[Array, "..."]:
-    """True for round(2^32 p) of all 32-bit words, for a float32 p in (0, 1]; for all of them at p = 1."""
+    """True for round(2^32 p) of all 32-bit words, p a float32 in (0, 1]; for all of them at p = 1."""
     threshold = jnp.round(jnp.float32(connectivity) * 2.0**32).astype(jnp.uint32)
     return (jnp.asarray(words) < threshold) | (jnp.asarray(connectivity) >= 1)
 
@@ -132,7 +131,7 @@ def _checked(x: Any, y: Any, reference: Any) -> tuple[Array, Array, np.ndarray]:
     """Pairs in JAX's precision, for `gp_kernel`, and their reference in float64."""
     x, y = checked_pairs(x, y)
     if x.ndim != 2:
-        raise UserError(f"x and y {x.shape} must be matrices, (pairs, features): give pairs as rows")
+        raise UserError(f"`x` and `y` {x.shape} must be matrices, (pairs, features): give pairs as rows")
     return jnp.asarray(x), jnp.asarray(y), checked_reference(reference, x.shape[:-1])
 
 
@@ -144,8 +143,8 @@ def mean_squared_distance(
 ) -> MeanDistance:
     """Mean of (Theta - reference)^2 over pairs and at least two networks, one network in memory at a time.
 
-    x and y are (pairs, features), the reference is (pairs,). Raises UserError where they do not fit or are not
-    finite, and for a single network.
+    x and y are (pairs, features), the reference is (pairs,). Raises UserError where shapes differ,
+    values are not finite, or there is a single network.
     """
     x, y, reference = _checked(x, y, reference)
     per_network, per_pair = [], np.zeros(len(reference))
@@ -159,7 +158,7 @@ def mean_squared_distance(
 def _over_networks(per_network: np.ndarray, sum_per_pair: np.ndarray) -> MeanDistance:
     networks = len(per_network)
     if networks < 2:
-        raise UserError("an error bar needs at least two networks: give more seeds")
+        raise UserError("`networks`: an error bar needs at least two networks")
     stderr = per_network.std(ddof=1) / np.sqrt(networks)
     return MeanDistance(float(per_network.mean()), float(stderr), per_network, sum_per_pair / networks)
 
@@ -197,8 +196,8 @@ def simulated_distance(
 ) -> MeanDistance:
     """`mean_squared_distance` of `sampled_networks` as one compiled program, in float32.
 
-    For many small networks, where a call for each would take longer than its arithmetic. Shapes and errors are
-    those of `mean_squared_distance`; the connectivity is one number.
+    For many small networks, where one call per network costs more than its arithmetic. Shapes and errors are those
+    of `mean_squared_distance`; the connectivity is one number.
     """
     p = jnp.float32(one_connectivity(connectivity))
     arrays = (jnp.asarray(array, jnp.float32) for array in _checked(x, y, reference))

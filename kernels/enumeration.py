@@ -1,7 +1,7 @@
-"""Theorem 1 by the sum over all masks, for few coordinates. In: unit vectors. Out: K_{1,p}, K_{2,p}.
+"""Theorem 1 by the sum over all masks, equation (2), for few coordinates.
 
-Source: equation (2). The angle of a masked pair is atan2(sqrt(det), x_s.y_s), with the Gram determinant as a
-sum of squares (Cauchy-Binet), so that it is exact also where the mask leaves two nearly parallel vectors.
+The angle of a masked pair is atan2(sqrt(det), x_s.y_s), with the Gram determinant as a sum of squares (Cauchy-Binet):
+exact also where the masked vectors are nearly parallel.
 """
 
 import jax
@@ -27,7 +27,7 @@ def _one_pair(x: Array, y: Array, connectivity: Array) -> tuple[Array, Array]:
         values = (x2 * y2) ** (order / 2) * angular_factor(order, supplement) / (2 * jnp.pi)
         return weights @ jnp.where(present, values, 0) / connectivity**order
 
-    # A padded coordinate is zero: its two states are the same mask, and their weights add up to one.
+    # A padded coordinate is zero in both vectors: its two states give the same value, and their weights sum to one.
     survivors = masks.sum(axis=1)
     p = connectivity[:, None]
     weights = p**survivors * (1 - p) ** (MOST_COORDINATES - survivors)

@@ -1,14 +1,13 @@
-"""How far a linear network starts from its solutions, and how many steps it takes, by width.
+"""Distance from initial weights to solutions, and steps of gradient descent, of linear networks by width.
 
-In: width, where the solutions lie, how the start is drawn, a parameterisation. Out: mean distances and steps in closed
-form, the same by simulation, and the paths of networks of two trained layers. Source: Appendix B of "Empirically
-Characterizing Overparameterization Impact on Convergence" (ICLR 2019 submission), whose network is f(x) = s sum_k w_k x
-with scalar x, K weights w and the fixed output weight s = 1; its loss is F = mean (f(x) - y)^2. Solutions are the
-plane s sum w = C, C = mean xy / mean x^2, at distance h = C / (s sqrt K) from the origin.
+Closed forms, checks by simulation, and the optimization paths of networks with two trained layers. Source: Appendix B
+of "Empirically Characterizing Overparameterization Impact on Convergence" (ICLR 2019 submission). Its network is
+f(x) = s sum_k w_k x with scalar x, K weights w and a fixed output weight s = 1; its loss is F = mean (f(x) - y)^2.
+Solutions are the plane s sum w = C, C = mean xy / mean x^2, at distance h = C / (s sqrt K) from the origin.
 
-The appendix finds the mean distance C / sqrt K. That is h, and right where no start lies beyond the plane. But h
-falls with K because s does not: under s = 1 / sqrt K (the NTK parameterisation) it is C at every K. Both are one
-network in two units of weight.
+The appendix derives a mean distance of C / sqrt K, which is h: right if no initial weights lie beyond the plane. But h
+falls with K only because s does not: for s = 1 / sqrt K (the NTK parameterization) it is C at every K. The two are
+one network in different units of weight.
 """
 
 from collections.abc import Callable
@@ -28,17 +27,17 @@ from wsn.networks.parameterization import parameterization
 
 Numbers = Float64[np.ndarray | np.float64, "..."]
 Draws = Float64[np.ndarray, "draws width"]
-FOURIER_TERMS = 2**15  # of |x|, odd ones: an error of 3e-11 radii at K = 1, nothing above
-ENTRIES_AT_ONCE = 2**22  # of the starts that are drawn together
+FOURIER_TERMS = 2**15  # of |x|, odd ones: an error of 3e-11 radii at K = 1, none for larger K
+ENTRIES_AT_ONCE = 2**22  # of initial weights drawn together
 LAYERS = ("first", "last", "all")
-DIVERGED, MOST_STEPS = 1e12, 10**6  # times the initial loss; of two layers
+DIVERGED, MOST_STEPS = 1e12, 10**6  # times the initial loss; for two layers
 
 
 # Distance.
 
 
 def output_weight(name: str, width: npt.ArrayLike) -> Numbers:
-    """s by parameterisation: 1 in the standard one, as in the appendix, and 1 / sqrt K in the NTK one."""
+    """s: 1 in the standard parameterization, as in the appendix, and 1 / sqrt K in the NTK one."""
     scaling = parameterization(name).scaling
     return np.vectorize(lambda k: scaling(int(k), 1, 1.0, "kernel").forward, otypes=[float])(
         checked_width(width)
@@ -64,21 +63,21 @@ def _ball(width: Array, plane: Array, radius: Array) -> Array:
 
 
 def ball_distance(width: npt.ArrayLike, plane: npt.ArrayLike, radius: npt.ArrayLike) -> Numbers:
-    """Mean distance to a plane at `plane` from a start uniform in a ball of K dimensions around the origin.
+    """Mean distance to a plane at distance `plane` from weights uniform in a K-dimensional ball of radius R.
 
     A ball's coordinate u has the density c (1 - u^2/R^2)^((K-1)/2) / R, c = Gamma(K/2+1) / (sqrt pi Gamma((K+1)/2)),
     and the distance is |h - u|. With z = min(h/R, 1) its mean is
 
         h I(z^2; 1/2, (K+1)/2) + 2 R c / (K+1) (1 - z^2)^((K+1)/2),
 
-    I the regularised incomplete beta function: h where R <= h (the condition that the appendix does not print),
-    more beyond it, since starts on the far side count as negative in the appendix's integral.
+    I the regularized incomplete beta function: h for R <= h (a condition that the appendix omits), and larger for
+    R > h, since the appendix's integral counts distances beyond the plane as negative.
     """
     return _ball(checked_width(width), checked_positive("plane", plane), checked_positive("radius", radius))
 
 
 def ball_excess(width: npt.ArrayLike, plane: npt.ArrayLike, radius: npt.ArrayLike) -> Numbers:
-    """Exact mean distance over the printed one, C / sqrt K: 1 where R <= h."""
+    """Exact mean distance relative to the printed one, C / sqrt K: 1 for R <= h."""
     return ball_distance(width, plane, radius) / np.asarray(plane, np.float64)
 
 
@@ -89,16 +88,16 @@ def _folded(ratio: Array) -> Array:
 
 
 def ball_excess_limit(ratio: npt.ArrayLike) -> Numbers:
-    """`ball_excess` of infinitely many weights, s = 1, by C/R = `ratio`: what it grows to with the width.
+    """Limit of `ball_excess` for infinitely many weights at s = 1, with C/R = `ratio`.
 
-    A coordinate of the ball is N(0, R^2/K) then, so the distance is that of a folded normal variable: the condition
-    fails for every R in the end, K > (C/R)^2, yet costs less than 1 % where R <= C/2.
+    A coordinate of the ball is N(0, R^2/K) then, and the distance a folded normal variable: the condition R <= h
+    fails for every R once K > (C/R)^2, but costs less than 1 % if R <= C/2.
     """
     return _folded(checked_positive("ratio", ratio))
 
 
 def cube_distance(width: npt.ArrayLike, plane: npt.ArrayLike, radius: npt.ArrayLike) -> Numbers:
-    """The same for independent weights, uniform on [-R, R]: h where R sqrt K <= h.
+    """The same for independent weights, uniform on [-R, R]: h for R sqrt K <= h.
 
     With X = h - u, |X| <= P = h + R sqrt K, the Fourier series of |x| on [-P, P] takes expectations term by term:
     E|X| = P/2 - (4P/pi^2) sum over odd j of cos(j pi h/P) sinc(j pi R/(P sqrt K))^K / j^2.
@@ -115,7 +114,7 @@ def cube_distance(width: npt.ArrayLike, plane: npt.ArrayLike, radius: npt.ArrayL
 
 
 def cube_floor(radius: npt.ArrayLike) -> Numbers:
-    """What `cube_distance` falls to with many weights and s = 1: R sqrt(2/(3 pi)), all of it the start's own spread."""
+    """Limit of `cube_distance` for many weights at s = 1: R sqrt(2/(3 pi)), from the spread of the initial weights."""
     return checked_positive("radius", radius) * (2 / (3 * np.pi)) ** 0.5
 
 
@@ -127,12 +126,12 @@ def draw_ball(random: np.random.Generator, draws: int, width: int, radius: float
 
 
 def draw_cube(random: np.random.Generator, draws: int, width: int, radius: float) -> Draws:
-    """Independent coordinates."""
+    """Uniform in the cube."""
     return random.uniform(-radius, radius, (draws, width))
 
 
 class Start(NamedTuple):
-    """A distribution of initial weights: how to draw from it, and the mean distance from it to a plane."""
+    """A distribution of initial weights: a sampler, and the mean distance to a plane."""
 
     draw: Callable[[np.random.Generator, int, int, float], Draws]
     mean_distance: Callable[[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike], Numbers]
@@ -149,7 +148,7 @@ class Sampled(NamedTuple):
 def sampled_distance(
     start: Start, draws: int, width: int, plane: float, radius: float, seed: int = 0
 ) -> Sampled:
-    """The mean distance by Monte Carlo, an independent check; at least two draws."""
+    """The mean distance by Monte Carlo, from at least two draws."""
     random = np.random.default_rng([seed, width])
     block = max(1, ENTRIES_AT_ONCE // width)
     sizes = [min(block, draws - first) for first in range(0, draws, block)]
@@ -162,10 +161,10 @@ def sampled_distance(
 
 
 def largest_width(rate: float, mean_square: float) -> float:
-    """K = 1 / (rate mean x^2), the edge of stability of s = 1: no wider network converges; from K/2 on they oscillate.
+    """K = 1 / (rate mean x^2), the edge of stability at s = 1: wider networks diverge; from K/2 on they oscillate.
 
-    A step multiplies the error C - s sum w by 1 - rate λ, λ = 2 s^2 K mean x^2 the one curvature that is not 0:
-    negative beyond rate λ = 1, of size 1 at rate λ = 2. (With a loss of half the mean square both widths double.)
+    A step multiplies the error C - s sum w by 1 - rate λ, λ = 2 s^2 K mean x^2 the only non-zero curvature:
+    negative for rate λ > 1, and -1 at rate λ = 2. (With a loss of half the mean square both widths double.)
     """
     return float(1 / (checked_positive("rate", rate) * checked_positive("mean_square", mean_square)))
 
@@ -173,33 +172,33 @@ def largest_width(rate: float, mean_square: float) -> float:
 def error_factor(
     width: npt.ArrayLike, rate: npt.ArrayLike, mean_square: float, output: npt.ArrayLike = 1.0
 ) -> Numbers:
-    """What a step multiplies the error by: 1 - 2 rate s^2 K mean x^2."""
+    """The factor of the error in one step: 1 - 2 rate s^2 K mean x^2."""
     curvature = 2 * np.asarray(output, np.float64) ** 2 * checked_width(width) * mean_square
     return 1 - checked_positive("rate", rate) * curvature
 
 
 def steps_to(tolerance: float, factor: npt.ArrayLike) -> Numbers:
-    """Steps until the loss, less its least value, is `tolerance` of the initial one; inf where |factor| >= 1.
+    """Steps until the excess loss is `tolerance` times the initial one; inf where |factor| >= 1.
 
-    A step multiplies the loss by factor^2, whatever the start. Where steps are many, they are log(1/tolerance) /
-    (4 rate s^2 K mean x^2): ~ 1/K at one rate and s = 1, the same at every K for a rate over K or s = 1 / sqrt K.
+    A step multiplies the excess loss by factor^2. Many steps are log(1/tolerance) / (4 rate s^2 K mean x^2): ~ 1/K at
+    one rate and s = 1, independent of K for a rate ∝ 1/K or s = 1 / sqrt K.
     """
     if not 0 < tolerance < 1:
-        raise UserError(f"tolerance must be between 0 and 1, not {tolerance:g}")
+        raise UserError(f"`tolerance={tolerance:g}`: give a number between 0 and 1")
     with np.errstate(divide="ignore"):
         each = 2 * np.log(abs(np.asarray(factor, np.float64)))
-        # A step too few by rounding would be a wrong answer where tolerance is a power of the factor.
+        # Rounding must not add a step where tolerance is a power of the factor.
         return np.where(each < 0, np.maximum(np.ceil(np.log(tolerance) / each - 1e-9), 1), np.inf)
 
 
 def tortuosity(factor: npt.ArrayLike) -> Numbers:
-    """Path length over distance in the limit of many steps, (1 - f) / (1 - |f|): 1 until the network oscillates."""
+    """Path length / distance for many steps, (1 - f) / (1 - |f|): 1 until the network oscillates."""
     factor = np.asarray(factor, np.float64)
     return np.where(abs(factor) < 1, (1 - factor) / np.where(abs(factor) < 1, 1 - abs(factor), 1), np.inf)
 
 
 class Descent(NamedTuple):
-    """Steps (inf: diverged), distance from the first weights to the last, and length of the path between them."""
+    """Steps (inf: diverged), distance from initial to final weights, and path length."""
 
     steps: float
     distance: float
@@ -214,12 +213,12 @@ def descend(
     rate: float,
     tolerance: float,
 ) -> Descent:
-    """Gradient descent as it is, from these weights: the check of `steps_to`, `error_factor` and `tortuosity`."""
+    """Plain gradient descent: the check of `steps_to`, `error_factor` and `tortuosity`."""
     least = np.mean((y - x * (x @ y) / (x @ x)) ** 2)
     at, length, steps, before = weights, 0.0, 0, np.inf
     initial = np.mean((output * at.sum() * x - y) ** 2) - least
     while (excess := np.mean((output * at.sum() * x - y) ** 2) - least) > tolerance * initial:
-        if excess >= before:  # every step multiplies it by the same factor
+        if excess >= before:  # the factor of a step is constant
             return Descent(np.inf, np.inf, np.inf)
         before = excess
         step = -rate * 2 * output * np.mean((output * at.sum() * x - y) * x) * np.ones_like(at)
@@ -231,18 +230,18 @@ def descend(
 
 
 class Path(NamedTuple):
-    """Of one network until it stops: steps, and of LAYERS the distance from the first weights and the path length."""
+    """Steps of one network until it stops, and for LAYERS the distance from the initial weights and the path length."""
 
     steps: float
     distance: Float64[np.ndarray, "3"]
     length: Float64[np.ndarray, "3"]
 
     def measures(self) -> dict[str, float]:
-        """By name: `steps`, and of each layer `distance, last`, `path, last` and `mean step, last`."""
-        of = {"distance": self.distance, "path": self.length, "mean step": self.length / self.steps}
+        """By name: `steps`, and for each layer `distance, last`, `path, last` and `mean step, last`."""
+        quantities = {"distance": self.distance, "path": self.length, "mean step": self.length / self.steps}
         return {"steps": self.steps} | {
             f"{name}, {layer}": float(value)
-            for name, values in of.items()
+            for name, values in quantities.items()
             for layer, value in zip(LAYERS, values, strict=True)
         }
 
@@ -261,11 +260,11 @@ def train_two_layers(
     tolerance: float = 0.01,
     seed: int = 0,
 ) -> Path:
-    """Gradient descent on both layers of a linear network, y = `teacher` x, until the loss is `tolerance` of the first.
+    """Gradient descent on both layers of a linear network, y = `teacher` x, to `tolerance` times the initial loss.
 
-    The loss is the mean over samples of the squared error, summed over outputs. Weights are normal with the scales of
-    the parameterisation `name`; one seed starts as one function in each of them. Raises UserError where the loss does
-    not come down.
+    The loss is the mean over samples of the squared error, summed over outputs. Initial weights are normal with the
+    scales of the parameterization `name`; a seed gives the same initial function in each. Raises UserError if the loss
+    does not fall.
     """
     x, teacher = np.asarray(x, np.float64), np.asarray(teacher, np.float64)
     (outputs, inputs), covariance = teacher.shape, x.T @ x / len(x)
@@ -285,7 +284,7 @@ def train_two_layers(
         if loss <= tolerance * initial:
             return Path(float(steps), _norms(first - first_0, last - last_0), length)
         if not loss < DIVERGED * initial or steps == MOST_STEPS:
-            raise UserError(f"width {width} does not converge at learning rate {rate:g}: lower one of them")
+            raise UserError(f"`rate={rate:g}`: width {width} does not converge: lower one of them")
         gradient = 2 * forward * slope
         of_first, of_last = rates[0] * last.T @ gradient, rates[1] * gradient @ first.T
         first, last, steps = first - of_first, last - of_last, steps + 1
@@ -293,10 +292,10 @@ def train_two_layers(
 
 
 def kernel_regime(width: int, inputs: int, name: str) -> Path:
-    """The same while the tangent kernel stays as it is on average at the start; n, d >> 1, factors without n left out.
+    """The same if the NTK keeps its mean initial value; for n, d >> 1, without factors that do not depend on n.
 
-    The product of the layers moves at the rate times κ = κ_first + κ_last, what each adds to the kernel: the mean
-    square of the other layer's weights, summed over the width n. So steps ~ 1/κ, distances (and paths, straight) ~
+    The product of the layers moves at the rate times κ = κ_first + κ_last, the layers' contributions to the NTK: the
+    mean square of the other layer's weights, summed over the width n. So steps ~ 1/κ, distances (and paths, straight) ~
     sqrt(κ_layer) / κ, mean steps ~ sqrt κ_layer. Standard: κ_first = 1 and κ_last = n/d, hence exponents in n of -1,
     (-1, -1/2) and (0, 1/2) for n >> d. NTK: both 1/d, and all exponents 0.
     """

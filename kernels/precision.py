@@ -1,4 +1,4 @@
-"""Float64 in a scope. In: a function on JAX arrays. Out: the same on numpy arrays, computed in float64."""
+"""Float64 in a scope: a function of JAX arrays becomes one of NumPy arrays that computes in float64."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -9,10 +9,10 @@ import numpy as np
 
 
 def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Run `function` with 64-bit JAX types; numpy goes in and out, so that no float64 JAX array escapes.
+    """Run `function` with 64-bit JAX types; NumPy arrays go in and out, so that no float64 JAX array escapes.
 
-    The scope belongs to the calling thread and leaves the types and bits of all other JAX work as they were.
-    Positional arguments are converted; keyword arguments are static and passed as they are.
+    The scope is that of the calling thread; other JAX work is bit-identical. Positional arguments are converted,
+    keyword arguments are static.
     """
 
     @wraps(function)

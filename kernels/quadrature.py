@@ -1,7 +1,6 @@
 """Theorem 1 for any number of coordinates, by a two-dimensional integral over the characteristic function.
 
-In: pairs of unit vectors, connectivities. Out: K_{1,p} - K_1 and K_{2,p} in units of (|x||y|)^l, with errors.
-Source: equations (1)-(3) of the paper; the representation is derived in BUILD.md.
+Source: equations (1)-(3) of the paper; derived in README.md.
 
 With (a, b) = (w.x, w.y), S(t) = sum_i s_i c_i(t)^2 / p is the second moment of a cos t/2 + b sin t/2 under
 the mask s, c_i = x_i cos t/2 + y_i sin t/2. Everything follows from two functions on the circle, up to parts
@@ -11,8 +10,8 @@ that integrate to zero F_1 = (E_s[S log S] - dense)/4 and F_2 = -(E_s[S^2 log S]
     K_l is an *angular* principal value, 1/2 PV int cot(t) dH_l, with H_1 = F_1 and H_2 the odd part of
     F_2 / sin t, by the trapezoid rule, with a spectral derivative, on nodes that straddle the two poles.
 
-Masks whose survivors are all collinear make S vanish at some angle: a logarithmic singularity. They are left
-out of F and put back in closed form. What remains is smooth, and the smoother the more weights survive.
+Masks whose survivors are collinear make S vanish at some angle, a logarithmic singularity: they are left out of F
+and added in closed form. The rest is smooth, and the smoother the more weights survive.
 """
 
 import math
@@ -29,16 +28,16 @@ from kernels import radial
 from kernels.closed_forms import angular_factor
 
 ANGLES = (144, 432, 1296, 3888)  # each grid contains the one before it
-# Numbers of coordinates are rounded up to these: few compilations.
+# Numbers of coordinates are rounded up to these, for few compilations.
 SIZES = (12, 28, 56, 112, 196, 280, 392, 560)
-TOGETHER = 4  # angles whose sums over coordinates are computed together, in cache
-AXIS_CLUSTER = 0.2  # node spacing at the axes and diagonals, where images have their near-singularities
-ROUNDING = 1e-16  # relative to sum c^2 in F_1, to sum c^4 / p in F_2: as measured
+TOGETHER = 4  # angles at a time in sums over coordinates, to stay in cache
+AXIS_CLUSTER = 0.2  # relative node spacing at axes and diagonals, where images are nearly singular
+ROUNDING = 1e-16  # measured, relative to sum c^2 in F_1 and sum c^4 / p in F_2
 NEAR_PARALLEL = 1e-5  # below this |x/|x| -+ y/|y|| the limit is exact to 1e-9
 
 
 class Coordinates(NamedTuple):
-    """Pairs of unit vectors: the first coordinate counts repeats[0] times, others once, padding 0 times."""
+    """Pairs of unit vectors; the first coordinate counts repeats[0] times, others once, padding 0 times."""
 
     x: Float[ArrayLike, "pairs coordinates"]
     y: Float[ArrayLike, "pairs coordinates"]
@@ -46,7 +45,7 @@ class Coordinates(NamedTuple):
 
 
 class Result(NamedTuple):
-    """In units of (|x||y|)^l, each of shape (pairs, connectivities); more angles mean less error, more rounding."""
+    """In units of (|x||y|)^l, each of shape (pairs, connectivities); more angles: less error, more rounding."""
 
     k1_excess: Array
     k2: Array
@@ -59,7 +58,7 @@ class Result(NamedTuple):
 def _amplitude(argument: Array, complement: Array) -> Array:
     """Jacobi's am, scaled to am(pi/2) = pi/2: a map of the circle with slope ~`complement` at +-pi/2.
 
-    By the arithmetic-geometric mean; eight steps are enough for complementary moduli down to 1e-6.
+    By the arithmetic-geometric mean; eight steps suffice for complementary moduli down to 1e-6.
     """
     a, b, steps = jnp.ones_like(complement), complement, 8
     ratios = []
@@ -76,7 +75,7 @@ def _amplitude(argument: Array, complement: Array) -> Array:
 def _directions(angles: int, closeness: Array) -> Array:
     """Angles t in (0, 2 pi), symmetric about the poles 0 and pi and dense near axes, diagonals and +-pi/2.
 
-    `closeness` is the width of the notch that nearly parallel inputs cut at -pi/2 (antiparallel: at pi/2).
+    `closeness` is the width of the dip of nearly parallel inputs at -pi/2 (antiparallel: pi/2).
     """
     uniform = (jnp.arange(angles) + 0.5) * 2 * jnp.pi / angles
     clustered = (_amplitude(2 * uniform + jnp.pi / 2, jnp.asarray(AXIS_CLUSTER)) - jnp.pi / 2) / 2
@@ -88,15 +87,17 @@ def _principal_weights(direction: Array) -> Array:
     count = direction.shape[-1]
     cotangent = 1 / jnp.tan(direction)
     derivative = jnp.fft.rfft(cotangent) * 1j * jnp.arange(count // 2 + 1).at[-1].set(0)
-    weights = -jnp.fft.irfft(derivative, count) * 2 * jnp.pi / count  # by parts, and on the grid exactly so
-    odd = weights / jnp.sin(direction)  # the odd part of F_2 / sin t is what counts, and the weights are even
+    weights = (
+        -jnp.fft.irfft(derivative, count) * 2 * jnp.pi / count
+    )  # integration by parts, exact on the grid
+    odd = weights / jnp.sin(direction)  # only the odd part of F_2 / sin t counts, and the weights are even
     return jnp.stack([4 / jnp.pi**2 * weights, -16 / jnp.pi**2 * (odd - odd[::-1])])
 
 
 def _collinear_masks(
     x: Array, y: Array, count: Array, p: Array
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Masks with all survivors on one line: weights of (cos^2 log cos^2, cos^4 log cos^2), and parts of 4 K_l.
+    """Masks with collinear survivors: weights of (cos^2 log cos^2, cos^4 log cos^2), and contributions to 4 K_l.
 
     Such a mask has S = W cos^2(t/2 - line). Only E[W], E[W^2] count: log W multiplies what integrates to 0.
     """
@@ -192,9 +193,9 @@ def integrate(pairs: Coordinates, connectivity: Array, logarithms: Array, angles
 
 
 def pack(x: Float[np.ndarray, "pairs d"], y: Float[np.ndarray, "pairs d"]) -> Coordinates:
-    """Drop coordinates that are zero in both, collect the most frequent (x_i, y_i) in front, pad with zeros.
+    """Drop coordinates that are zero in both, put the most frequent (x_i, y_i) first, pad with zeros.
 
-    On images under one scalar normalisation the background is one such pair: two thirds of the pixels.
+    The background of scalar-normalized images is one such pair: two thirds of the pixels.
     """
     rows = []
     for row in x + 1j * y:

@@ -1,12 +1,9 @@
 """Radial integrals over products prod_i (1 - p + p exp(-r c_i^2)), for every radius and connectivity at once.
 
-In: squares c_i^2 at many angles, connectivities. Out: the two integrals that `kernels.quadrature` needs.
-Source: the representation is derived in BUILD.md.
-
 The logarithm of the product is a sum over coordinates of one function of log r + log c_i^2, analytic in a strip
 of half-width pi/2 (less near p = 1). Chebyshev polynomials of log c_i^2 on a few bins represent it to rounding,
-so the coordinates enter through their Chebyshev *moments*, which know neither r nor p. What is left is one matrix
-product of moments and a table that knows nothing but r and p.
+so the coordinates enter through their Chebyshev moments, which do not depend on r or p; a table that depends on r
+and p alone turns moments into logarithms by one matrix product (derived in README.md).
 """
 
 import math
@@ -17,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Float64
 
 STEP = 0.32  # in log r: the error of the trapezoid is about exp(-pi^2 / STEP) = 4e-14
-BELOW, ABOVE = 40, 80  # radial nodes below and from START on
-START = 0.25  # r times the largest |(x_i, y_i)|^2; up to it the logarithm is a short power series
+BELOW, ABOVE = 40, 80  # numbers of radial nodes below START, and from there on
+START = 0.25  # r times the largest |(x_i, y_i)|^2; below it the logarithm is a short power series
 ORDER = 12  # of that series, whose radius of convergence is at least pi
 RADII = START * np.exp(STEP * np.arange(-BELOW, ABOVE))
 BIN, BINS = 1.2, 20  # in log c^2: smaller squares than exp(-24) of the largest count as exp(-24)
@@ -36,9 +33,9 @@ def _cumulants(p: np.ndarray) -> np.ndarray:
 
 
 def table(p: Float[np.ndarray, " connectivities"]) -> Float64[np.ndarray, "values moments"]:
-    """What a moment adds to the logarithm at each of RADII and p: log(1 - p + p exp(-z)) less its leading terms.
+    """Coefficients from moments to log(1 - p + p exp(-z)) minus its leading terms, at each of RADII and p.
 
-    Below START these are -p z + p (1-p) z^2 / 2, from START on only -p z.
+    The leading terms are -p z + p (1-p) z^2 / 2 below START, and -p z from there on.
     """
     points = np.pi * (np.arange(DEGREES) + 0.5) / DEGREES
     depth = BIN * (np.arange(BINS)[:, None] + (np.cos(points) + 1) / 2)
@@ -57,7 +54,7 @@ def table(p: Float[np.ndarray, " connectivities"]) -> Float64[np.ndarray, "value
 def _chebyshev(argument: Array) -> Array:
     """The first DEGREES polynomials, along a new first axis."""
     rows = [jnp.ones_like(argument), argument]
-    for _ in range(DEGREES - 2):  # without the barrier XLA computes each row from the first
+    for _ in range(DEGREES - 2):  # without the barrier XLA recomputes each row from the first
         rows.append(jax.lax.optimization_barrier(2 * argument * rows[-1] - rows[-2]))
     return jnp.stack(rows)
 
@@ -93,7 +90,7 @@ def integrals(
     share = -jnp.expm1(-excess)  # (product - Gaussian) / product: nothing overflows
     first = product * share / r
     second = product * (share - (1 - share) * fourth) / r**2
-    # Below the first radius both integrands fall as r; above the last one no more survivors are to be seen.
+    # Below the first radius both integrands fall as r; above the last one only the masks without survivors remain.
     ends1 = first[0] / math.expm1(STEP) + first[-1] / math.expm1(STEP)
     ends2 = second[0] / math.expm1(STEP) + second[-1] / math.expm1(2 * STEP)
     return STEP * (first.sum(0) + ends1), STEP * (second.sum(0) + ends2)

@@ -1,8 +1,4 @@
-"""Theorem 1 by Monte Carlo over masks: slow, and independent of everything that `kernels.quadrature` assumes.
-
-In: one pair of inputs, a connectivity, a number of masks. Out: estimates of K_{1,p} and K_{2,p} with their
-standard errors.
-"""
+"""Theorem 1 by Monte Carlo over masks: slow, and independent of every assumption of `kernels.quadrature`."""
 
 from functools import partial
 from typing import NamedTuple
@@ -64,7 +60,7 @@ def sample_masks(
     x, y = checked_pairs(x, y)
     p = one_connectivity(connectivity)
     if x.ndim != 1 or masks < 2:
-        raise UserError(f"give one pair, not shape {x.shape}, and at least 2 masks, not {masks}")
+        raise UserError(f"`masks={masks}`, `x` of shape {x.shape}: give at least 2 masks and one pair")
     size = min(masks, max(1, 2**22 // x.shape[-1]))
     chunks = -(-masks // size)
     masks = chunks * size

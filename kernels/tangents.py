@@ -1,9 +1,8 @@
-"""The one door to neural-tangents. In: nothing. Out: the module, importable on the JAX at hand.
+"""Import of neural-tangents on a current JAX.
 
-neural-tangents 0.6.5, the newest, takes names from JAX that moved in 0.6. `load` puts an alias where a name
-is gone, touches none that is still there, and imports. TensorFlow, which only its experimental part needs,
-stays out: an empty module stands in that part's place. Checked: stax, and empirical_ntk_fn with
-implementations 1 and 2.
+neural-tangents 0.6.5, the newest, uses names that JAX 0.6 moved. `load` adds aliases where a name is missing,
+changes none that exists, and imports. An empty module replaces its experimental part, which alone needs TensorFlow.
+Checked: stax, and empirical_ntk_fn with implementations 1 and 2.
 """
 
 import importlib
@@ -12,7 +11,7 @@ import sys
 import warnings
 from types import ModuleType
 
-# name that neural-tangents uses -> where this JAX keeps it
+# name that neural-tangents uses -> its place in this JAX
 _MOVED = {
     "jax.core": dict.fromkeys(
         ("Jaxpr", "JaxprEqn", "Literal", "Var", "Primitive", "ClosedJaxpr", "subjaxprs"), "jax.extend.core"
@@ -29,7 +28,7 @@ _MOVED = {
 
 
 def _module(name: str) -> ModuleType:
-    """A module of JAX, or an empty one in its place where JAX has dropped it."""
+    """A module of JAX, or an empty one where JAX has removed it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
@@ -51,7 +50,7 @@ def _patch() -> None:
 def load() -> ModuleType:
     """neural_tangents, with aliases where this JAX needs them.
 
-    Raises ImportError in one line: the package is absent, or this JAX has dropped a name that it lives on.
+    Raises ImportError with one line if the package is missing, or this JAX has removed a name that it needs.
     """
     if importlib.util.find_spec("neural_tangents") is None:
         raise ImportError(
@@ -61,7 +60,7 @@ def load() -> ModuleType:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the package's own making, at import
+            warnings.simplefilter("ignore")  # raised by the package at import
             _patch()
             return importlib.import_module("neural_tangents")
     except (ImportError, AttributeError) as error:

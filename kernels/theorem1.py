@@ -1,10 +1,8 @@
-"""Theorem 1, exactly: kernels of sparse networks and the distance to the infinitely wide dense one.
+"""Theorem 1, exactly: kernels of sparse networks and their distance to the infinitely wide dense one.
 
-In: pairs of inputs, connectivities, widths. Out: K_{1,p}, K_{2,p}, bias^2, variance, D, and how and how well
-each was computed. Source: Theorem 1 and equations (1)-(3). One function chooses among closed form (p = 1,
-vectors on one line, a zero vector), the sum over masks (`kernels.enumeration`) and quadrature
-(`kernels.quadrature`). Monte Carlo over masks (`kernels.sampling`) is the independent check. Errors are
-scaled: |error of K_l| / (|x||y|)^l.
+Source: Theorem 1 and equations (1)-(3). `sparse_kernels` chooses among closed forms (p = 1, parallel vectors, a zero
+vector), the sum over masks (`kernels.enumeration`) and quadrature (`kernels.quadrature`); Monte Carlo over masks
+(`kernels.sampling`) is the independent check. Errors are scaled: |error of K_l| / (|x||y|)^l.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +23,7 @@ from wsn.errors import UserError
 from wsn.machine import usable_cores
 
 METHODS = ("closed form", "enumeration", "quadrature")
-ROUNDING = 1e-13  # scaled error of what is exact but for arithmetic
+ROUNDING = 1e-13  # scaled error of results that are exact up to rounding
 
 
 class SparseKernels(NamedTuple):
@@ -48,7 +46,7 @@ class Distance(NamedTuple):
 
 
 class _Units(NamedTuple):
-    """Flat results for unit vectors, (pairs, connectivities): the same in all methods."""
+    """Results for unit vectors, (pairs, connectivities), of every method."""
 
     k1_excess: np.ndarray
     k2: np.ndarray
@@ -65,13 +63,15 @@ def _unit_vectors(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _choose(x: np.ndarray, y: np.ndarray, method: str) -> np.ndarray:
-    """For each pair of unit (or zero) vectors the index of its method in METHODS."""
+    """Index in METHODS of the method for each pair of unit (or zero) vectors."""
     apart, together = np.linalg.norm(x - y, axis=1), np.linalg.norm(x + y, axis=1)
     absent = ~x.any(axis=1) | ~y.any(axis=1)
     closed = absent | (np.minimum(apart, together) < quadrature.NEAR_PARALLEL)
     few = ((x != 0) | (y != 0)).sum(axis=1) <= enumeration.MOST_COORDINATES
     if method == "enumeration" and not few.all():
-        raise UserError(f"enumeration is for at most {enumeration.MOST_COORDINATES} non-zero coordinates")
+        raise UserError(
+            f"`method=enumeration` takes at most {enumeration.MOST_COORDINATES} non-zero coordinates"
+        )
     if method == "quadrature":
         few[:] = False
     return np.where(few, 1, np.where(closed, 0, 2))
@@ -81,9 +81,9 @@ _enumerate = in_float64(enumeration.enumerate_masks)
 
 
 def _closed_form(x: np.ndarray, y: np.ndarray, p: np.ndarray) -> _Units:
-    """Vectors on one line, y = c x: K_1 = 1/2 and K_2 = (3 + 3 (1-p)/p sum x^2 y^2)/2 for c > 0, else 0.
+    """Parallel vectors, y = c x: K_1 = 1/2 and K_2 = (3 + 3 (1-p)/p sum x^2 y^2)/2 for c > 0, else 0.
 
-    The error of vectors that are nearly on one line is of the second order in what parts them.
+    For nearly parallel vectors the error is of second order in their difference.
     """
     same_side = ((x * y).sum(axis=1) > 0)[:, None]
     k2 = np.where(same_side, 1.5 + 1.5 * (x**2 * y**2).sum(axis=1)[:, None] * (1 - p) / p, 0)
@@ -93,7 +93,7 @@ def _closed_form(x: np.ndarray, y: np.ndarray, p: np.ndarray) -> _Units:
 
 
 def _enumeration(x: np.ndarray, y: np.ndarray, p: np.ndarray) -> _Units:
-    """Move the coordinates that are not zero to the front and sum over the masks of those."""
+    """Move the non-zero coordinates to the front and sum over their masks."""
     order = np.argsort((x == 0) & (y == 0), axis=1, kind="stable")[:, : enumeration.MOST_COORDINATES]
     width = ((0, 0), (0, enumeration.MOST_COORDINATES - order.shape[1]))
     x, y = (np.pad(np.take_along_axis(z, order, 1), width) for z in (x, y))
@@ -105,7 +105,7 @@ def _enumeration(x: np.ndarray, y: np.ndarray, p: np.ndarray) -> _Units:
 def _in_chunks(
     function: Callable[[np.ndarray], Any], rows: np.ndarray, size: int
 ) -> Iterator[tuple[np.ndarray, Any]]:
-    """(rows, function(rows)) by chunks of `size` rows, one chunk at a time on each CPU core."""
+    """(rows, function(rows)) in chunks of `size` rows, one at a time on each CPU core."""
     chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
     cores = usable_cores() if jax.default_backend() == "cpu" else 1
     with ThreadPoolExecutor(cores) as pool:
@@ -113,19 +113,19 @@ def _in_chunks(
 
 
 def _quadrature(x: np.ndarray, y: np.ndarray, p: np.ndarray, tolerance: float) -> _Units:
-    """Refine the angular grid of each pair until its own estimate meets the tolerance at every connectivity.
+    """Refine the angular grid of each pair until its error estimate meets the tolerance at every connectivity.
 
-    More angles do not help where rounding is the larger part of the estimate. Of two grids the one with the
-    smaller estimate is kept: the coarser, where the finer only added rounding.
+    More angles do not help where rounding dominates the estimate. Of two grids the result with the smaller estimate
+    is used: the coarser one where the finer only added rounding.
     """
     shape = (len(x), len(p))
     best = _Units(np.zeros(shape), np.zeros(shape), np.full(shape, np.inf), np.full(shape, np.inf))
     size = ((x != 0) | (y != 0)).sum(axis=1)
-    pending = np.argsort(size, kind="stable")  # pairs of like size share a chunk, and so its padding
-    chunk = 1 if jax.default_backend() == "cpu" else 32  # always full: one shape, one compilation
+    pending = np.argsort(size, kind="stable")  # pairs of similar size share a chunk and its padding
+    chunk = 1 if jax.default_backend() == "cpu" else 32  # always full: one compilation
     padded = np.concatenate([p, np.full(-len(p) % 5, p[-1])])  # few shapes, few compilations
     logarithms = radial.table(padded)
-    # With few survivors the integrand is rough, and a fine tolerance would throw the first grid away for most pairs.
+    # With few survivors the integrand is rough: the first grid would not meet a fine tolerance for most pairs.
     rough = int(p.min() * size.mean() < 20 and tolerance < 1e-5)
     for angles in quadrature.ANGLES[rough:]:
 
@@ -157,28 +157,26 @@ def sparse_kernels(
     tolerance: float = 1e-8,
     method: str = "auto",
 ) -> SparseKernels:
-    """K_{1,p} and K_{2,p} of each pair at every connectivity, by the method that fits each pair.
+    """K_{1,p} and K_{2,p} of each pair at every connectivity, each pair by the method that suits it.
 
-    x and y are (*pairs, features) alike; connectivities are one number or an array of any shape.
-    `tolerance` is the scaled error that quadrature refines to; `error_estimate` says what was reached. Memory
-    does not grow with the number of pairs beyond inputs and results. Connectivities share the moments of a
-    pair, so ten cost little more than one. For checks, `method` may force "enumeration" (at most 14 coordinates
-    that are not zero in both) or "quadrature".
+    x and y are (*pairs, features), connectivities one number or an array of any shape. Quadrature refines to the
+    scaled error `tolerance`; `error_estimate` is what it reached, and no bound (see README.md). For checks, `method`
+    may force "enumeration" (at most 14 coordinates that are non-zero in x or y) or "quadrature".
 
-    `error_estimate` is no bound (see BUILD.md). Raises UserError if shapes differ, values are not finite or too
-    large or small for (|x||y|)^2, a connectivity is outside (0, 1], or the forced method cannot serve a pair.
+    Raises UserError if shapes differ, values are not finite or too large or small for (|x||y|)^2, a connectivity is
+    outside (0, 1], or the forced method does not apply to a pair.
     """
     x, y = checked_pairs(x, y)
     connectivity = checked_connectivity(connectivity)
     if method not in ("auto", "enumeration", "quadrature"):
-        raise UserError(f"method must be auto, enumeration or quadrature, not {method}")
+        raise UserError(f"`method={method}`: give auto, enumeration or quadrature")
     pairs, features = x.shape[:-1], x.shape[-1]
     p = connectivity.ravel()
     (x, x_norm), (y, y_norm) = (_unit_vectors(z.reshape(-1, features)) for z in (x, y))
     with np.errstate(over="ignore", under="ignore"):
         square = (x_norm * y_norm) ** 2
     if not np.isfinite(square).all() or (square[(x_norm > 0) & (y_norm > 0)] == 0).any():
-        raise UserError("x and y are too large or too small for float64: rescale them")
+        raise UserError("`x` and `y` are too large or too small for float64: rescale them")
     chosen = _choose(x, y, method)
     evaluate: tuple[Callable[..., _Units], ...] = (
         _closed_form,
@@ -210,7 +208,7 @@ def sparse_kernels(
 def squared_distance(kernels: SparseKernels, width: npt.ArrayLike) -> Distance:
     """Equation (1): E[(Theta_{n,p} - Theta_inf)^2] of each pair; `width` broadcasts over the connectivities.
 
-    `sparse_kernels` does not depend on n, so that one evaluation serves all widths: n = np / p at fixed np.
+    `sparse_kernels` does not depend on n: one evaluation serves all widths, such as n = np / p at fixed np.
     """
     bias2 = (kernels.k1_excess / kernels.features) ** 2
     variance = (kernels.k2 - kernels.k1**2) / kernels.features**2 / checked_width(width)

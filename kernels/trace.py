@@ -1,8 +1,7 @@
-"""The trace of the tangent kernel: how much the outputs of a network move with each of its parameters.
+"""The trace of the NTK, by parameter, from single outputs of single examples.
 
-In: a network, inputs, an output of each. Out: by parameter path, the mean of the squared derivatives of those outputs,
-summed over the entries of the parameter. Summed over paths with the learning rate of each, it is how fast gradient
-descent begins: the first step of rate α moves an output by α · trace · its error, from its own example alone.
+Summed over parameters with the learning rate of each, it is the initial speed of gradient descent: the first step of
+rate α moves an output by α · trace · its error, counting its example alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,10 +24,10 @@ def traces(
     inputs: Shaped[Array, "samples ..."],
     outputs: Int[Array, " samples"],
 ) -> dict[str, Float[Array, ""]]:
-    """Mean over samples of Σ (∂ output / ∂ θ)² over the entries θ of every parameter, masks as trained, by path.
+    """Mean over samples of Σ (∂ output / ∂ θ)² over the entries θ of every parameter of a masked network, by path.
 
-    `apply(params, input)` → an array, of which sample i means entry `outputs[i]`, flattened. With samples that are
-    drawn uniformly this estimates the trace of the tangent kernel over their number, without bias.
+    The output of sample i is entry `outputs[i]` of the flattened `apply(params, input)`. For samples drawn uniformly
+    this is an unbiased estimate of the NTK's trace over the number of (example, output) pairs.
     """
 
     def output(params: dict[str, Any], x: Array, i: Array) -> Array:
@@ -38,5 +37,5 @@ def traces(
         gradient = jax.grad(output)(params, *sample)
         return {path: jnp.sum(g**2) for path, g in flatten_dict(gradient, sep="/").items()}
 
-    found = jax.lax.map(squares, (inputs, outputs), batch_size=min(BLOCK, len(outputs)))
-    return {path: jnp.mean(values) for path, values in found.items()}
+    by_sample = jax.lax.map(squares, (inputs, outputs), batch_size=min(BLOCK, len(outputs)))
+    return {path: jnp.mean(values) for path, values in by_sample.items()}

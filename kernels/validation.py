@@ -1,7 +1,8 @@
-"""What `kernels` accepts. In: what the caller gave. Out: float64 numpy arrays, or a UserError of one line."""
+"""Checks of arguments: float64 NumPy arrays, or a UserError of one line."""
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from wsn.errors import UserError
@@ -10,13 +11,13 @@ from wsn.errors import UserError
 def _finite(name: str, values: Any) -> np.ndarray:
     try:
         array = np.asarray(values)
-        if array.size and array.dtype.kind not in "fiu":
+        if array.size and array.dtype.kind not in "bfiu" and not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"type {array.dtype}")
     except (TypeError, ValueError) as error:
-        raise UserError(f"{name} must be an array of numbers: give rows of equal length") from error
+        raise UserError(f"`{name}` must be an array of real numbers: give rows of equal length") from error
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
-        raise UserError(f"{name} has NaN or infinite values: clean the inputs first")
+        raise UserError(f"`{name}` has NaN or infinite values")
     return array
 
 
@@ -24,23 +25,24 @@ def checked_pairs(x: Any, y: Any, gram: bool = False) -> tuple[np.ndarray, np.nd
     """Two float64 arrays of vectors of one shape, or for a Gram matrix two with rows of one length."""
     x, y = _finite("x", x), _finite("y", y)
     if gram and not (x.ndim == y.ndim == 2 and x.shape[1] == y.shape[1]):
-        raise UserError(f"x {x.shape} and y {y.shape} must be matrices with rows of one length")
+        raise UserError(f"`x` {x.shape} and `y` {y.shape} must be matrices with rows of one length")
     if not gram and (x.ndim == 0 or x.shape != y.shape):
         raise UserError(
-            f"x {x.shape} and y {y.shape} must have one shape, (..., features): pair them up first"
+            f"`x` {x.shape} and `y` {y.shape} must have one shape, (..., features): pair them up first"
         )
     if x.shape[-1] == 0:
-        raise UserError("x and y have no features: give vectors of at least one coordinate")
+        raise UserError("`x` and `y` have no features: give vectors of at least one coordinate")
     return x, y
 
 
 def checked_connectivity(connectivity: Any) -> np.ndarray:
     """Float64 connectivities, all in (0, 1]."""
     connectivity = _finite("connectivity", connectivity)
-    if not ((connectivity > 0) & (connectivity <= 1)).all():
-        found = f"{connectivity.min():g} to {connectivity.max():g}"
+    if not connectivity.size:
+        raise UserError("`connectivity`: give at least one number in (0, 1]")
+    if (outside := connectivity[(connectivity <= 0) | (connectivity > 1)]).size:
         raise UserError(
-            f"connectivity must be in (0, 1], not {found}: give the share of weights that is kept"
+            f"`connectivity={float(outside[0])}` is not in (0, 1]: give the fraction of kept weights"
         )
     return connectivity
 
@@ -49,9 +51,7 @@ def one_connectivity(connectivity: Any) -> float:
     """A single connectivity in (0, 1]."""
     p = checked_connectivity(connectivity)
     if p.ndim:
-        raise UserError(
-            f"connectivity must be one number, not an array of shape {p.shape}: give one at a time"
-        )
+        raise UserError(f"`connectivity` must be one number, not an array of shape {p.shape}")
     return float(p)
 
 
@@ -59,15 +59,15 @@ def checked_reference(reference: Any, pairs: tuple[int, ...]) -> np.ndarray:
     """A float64 kernel with one value for each pair."""
     reference = _finite("reference", reference)
     if reference.shape != pairs:
-        raise UserError(f"reference {reference.shape} must have a value for each pair, {pairs}")
+        raise UserError(f"`reference` {reference.shape} must have one value for each pair, {pairs}")
     return reference
 
 
 def checked_width(width: Any) -> np.ndarray:
-    """Float64 widths, all at least 1 (fractional ones are allowed: n is a real number in the formulas)."""
+    """Float64 widths, all at least 1 (fractional ones are allowed)."""
     width = _finite("width", width)
     if not (width >= 1).all():
-        raise UserError(f"width must be at least 1, not {width.min():g}")
+        raise UserError(f"`width={width.min():g}` is too small: give at least 1")
     return width
 
 
@@ -75,5 +75,5 @@ def checked_positive(name: str, values: Any) -> np.ndarray:
     """Float64 numbers, all above 0."""
     values = _finite(name, values)
     if not (values > 0).all():
-        raise UserError(f"{name} must be positive, not {values.min():g}")
+        raise UserError(f"`{name}={values.min():g}`: give numbers above 0")
     return values

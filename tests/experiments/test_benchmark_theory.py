@@ -38,11 +38,11 @@ def test_the_error_is_scaled_by_the_lengths():
 
 def test_without_mnist_the_inputs_are_gaussian_and_the_output_says_so(monkeypatch, capsys):
     def missing(name, data_dir):
-        raise UserError(f"--dataset={name} is not there")
+        raise UserError(f"`dataset={name}` is missing")
 
     monkeypatch.setattr(sources, "dataset", missing)
     name, pairs = script.draw_pairs(None, 3)
     assert name == "gaussian" and pairs.x.shape == (3, script.FEATURES)
-    assert "--dataset=mnist is not there" in capsys.readouterr().out
+    assert "`dataset=mnist` is missing" in capsys.readouterr().out
     with pytest.raises(UserError, match="`dataset=mnist`"):
         script.draw_pairs("mnist", 3)

@@ -263,8 +263,8 @@ def test_the_kernel_regime_has_the_exponents_of_wide_networks_in_the_limit():
         (lambda: theory.plane_distance(1, float("nan")), "solution"),
         (lambda: theory.largest_width(0.0, 1.0), "rate"),
         (lambda: theory.steps_to(1.0, 0.5), "tolerance"),
-        (lambda: theory.output_weight("muP", 3), "--parameterization"),
-        (lambda: theory.train_two_layers(np.eye(2), np.eye(2), 9, "standard", 50.0), "learning rate 50"),
+        (lambda: theory.output_weight("muP", 3), "`parameterization=muP`"),
+        (lambda: theory.train_two_layers(np.eye(2), np.eye(2), 9, "standard", 50.0), "`rate=50`"),
     ],
 )
 def test_bad_input_is_one_line(call, part):

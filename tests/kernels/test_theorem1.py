@@ -2,6 +2,7 @@ import itertools
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -175,10 +176,30 @@ def test_distance_is_bias_plus_variance_and_width_divides_the_variance():
     )
 
 
-@pytest.mark.parametrize("p", [0.0, -0.1, 1.0001, np.nan, [0.5, 2]])
-def test_connectivity_outside_the_unit_interval_is_refused(p):
-    with pytest.raises(UserError, match="connectivity"):
+@pytest.mark.parametrize(
+    ("p", "message"),
+    [
+        (0.0, "`connectivity=0.0`"),
+        (-0.1, "`connectivity=-0.1`"),
+        (1.0000001, "`connectivity=1.0000001` is not in"),
+        (np.nan, "`connectivity` has NaN"),
+        ([0.5, 2], "`connectivity=2.0`"),
+        ([], "`connectivity`: give at least one"),
+        (["x"], "`connectivity` must be an array of real numbers"),
+    ],
+)
+def test_connectivity_outside_the_unit_interval_is_refused(p, message):
+    with pytest.raises(UserError, match=f"^{message}"):
         sparse_kernels(np.ones(3), np.ones(3), p)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.uint8, bool])
+def test_inputs_of_any_real_type_are_converted(dtype):
+    x, y = np.array([1, 0, 1]), np.array([1, 1, 0])
+    expected = sparse_kernels(x, y, 0.5).k1
+    np.testing.assert_array_equal(
+        sparse_kernels(jnp.asarray(x, dtype), np.asarray(y, dtype), 0.5).k1, expected
+    )
 
 
 @pytest.mark.parametrize(
