@@ -84,7 +84,9 @@ def wrapped(text: str) -> str:
 def _lines(block: str) -> str:
     fill = partial(textwrap.fill, width=120, break_long_words=False, break_on_hyphens=False)
     items = [" ".join(item.split()) for item in re.split(r"\n(?=- )", block)]
-    return "\n".join(fill(item, subsequent_indent="  " * item.startswith("- ")) for item in items)
+    kept = [re.sub(r"`[^`]*`| %", lambda span: span[0].replace(" ", "\0"), item) for item in items]
+    lines = [fill(item, subsequent_indent="  " * item.startswith("- ")) for item in kept]
+    return "\n".join(lines).replace("\0", " ")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,8 +1,8 @@
 """Tables that follow from the committed ones: differences with intervals, best networks, counts, verdicts.
 
 An interval of a difference between networks is Welch's over seeds (`intervals.linear`), or binomial over test images if
-no network has two seeds. Where a network is the best of several it is Bonferroni's for all of them, so that it does not
-profit from the choice. A verdict says whether the value is positive: `holds`, `fails` or `undecided`.
+one of them has a single seed. Where a network is the best of several it is Bonferroni's for all of them, so that
+choosing does not bias it. A verdict says whether the value is positive: `holds`, `fails` or `undecided`.
 """
 
 import math
@@ -26,52 +26,47 @@ def columns(estimate: Estimate) -> Row:
 
 
 def combination(weighted: Sequence[tuple[float, Row]], mean: str, comparisons: int = 1) -> Estimate:
-    """Σ weight · mean accuracy. Rows of one network (a base of two kinds) are one; weight 0 only lends deviation."""
+    """Σ weight · mean accuracy; rows of one network, such as a base of two kinds, count as one."""
     weights: dict[tuple, float] = {}
-    values: dict[tuple, list[float]] = {}
+    rows: dict[tuple, Row] = {}
     for weight, row in weighted:
         network = tuple(row[name] for name in ("width", "seeds", mean, mean.replace("_mean", "_std")))
-        weights[network] = weights.get(network, 0.0) + weight
-        values[network] = seed_values(row, mean)
+        weights[network], rows[network] = weights.get(network, 0.0) + weight, row
     coefficients = np.array(list(weights.values()))
-    estimate = intervals.linear(coefficients, list(values.values()), comparisons)
-    if not math.isnan(estimate.low):
-        return estimate
-    mean_accuracy = np.array([value for [value] in values.values()])
-    error = math.sqrt(coefficients**2 @ (mean_accuracy * (1 - mean_accuracy) / TEST_IMAGES))
-    half = float(stats.norm.isf(0.025 / comparisons)) * error
-    return Estimate(estimate.value, estimate.value - half, estimate.value + half)
+    if min(row["seeds"] for row in rows.values()) > 1:
+        values = [seed_values(row, mean) for row in rows.values()]
+        return intervals.linear(coefficients, values, comparisons)
+    accuracy = np.array([row[mean] for row in rows.values()])
+    error = math.sqrt(coefficients**2 @ (accuracy * (1 - accuracy) / TEST_IMAGES))
+    value, half = float(coefficients @ accuracy), float(stats.norm.isf(0.025 / comparisons)) * error
+    return Estimate(value, value - half, value + half)
 
 
-def contrast(
-    plus: Sequence[Row],
-    minus: Sequence[Row],
-    mean: str = BEST,
-    others: Sequence[Row] = (),
-    comparisons: int = 1,
-) -> Estimate:
-    """Mean accuracy of `plus` less that of `minus`; `others` are the rest of the family."""
+def contrast(plus: Sequence[Row], minus: Sequence[Row], mean: str = BEST, comparisons: int = 1) -> Estimate:
+    """Mean accuracy of `plus` less that of `minus`."""
     weighted = [(1 / len(plus), row) for row in plus] + [(-1 / len(minus), row) for row in minus]
-    return combination([*weighted, *((0.0, row) for row in others)], mean, comparisons)
+    return combination(weighted, mean, comparisons)
 
 
 def best_gain(base: Row, wider: Sequence[Row], mean: str = BEST) -> Row:
     """The best of the wider networks, its gain over the base network, and of how many it is the best."""
     best = max(wider, key=lambda row: row[mean])
-    gain = contrast([best], [base], mean, wider, len(wider))
-    return {**best, "base": base["width"], "comparisons": len(wider), **columns(gain)}
+    gain = contrast([best], [base], mean, len(wider))
+    method = (
+        "over seeds" if min(best["seeds"], base["seeds"]) > 1 else "over test images, not seeds: binomial"
+    )
+    return {**best, "base": base["width"], "comparisons": len(wider), "method": method, **columns(gain)}
 
 
-def share(base: Row, sparse: Row, dense: Row, mean: str, others: Sequence[Row] = ()) -> Row:
+def share(base: Row, sparse: Row, dense: Row, mean: str) -> Row:
     """What the sparse network gains over what the dense one does; Fieller's interval, if the dense one gains surely."""
-    rest = [(0.0, row) for row in others]
 
     def excess(fraction: float) -> Estimate:
         """sparse − base − fraction · (dense − base)"""
-        return combination([(fraction - 1, base), (1, sparse), (-fraction, dense), *rest], mean)
+        return combination([(fraction - 1, base), (1, sparse), (-fraction, dense)], mean)
 
     low, high = math.nan, math.nan
-    if contrast([dense], [base], mean, [sparse, *others]).low > 0:
+    if contrast([dense], [base], mean).low > 0:
         low, high = brentq(lambda f: excess(f).low, -1e3, 1e3), brentq(lambda f: excess(f).high, -1e3, 1e3)
     value = (sparse[mean] - base[mean]) / (dense[mean] - base[mean])
     return {"share": value, "share_low": low, "share_high": high}
@@ -148,8 +143,7 @@ def resnet(tables: Tables) -> Iterator[Row]:
         best = best_gain(base, wider)
         row: Row = {"table": table, **best, "factor": best["width"] / base["width"]}
         for dense in [row for row in rows if row["kind"] == "dense"][1:][-1:]:
-            equal = one(wider, width=dense["width"])
-            row |= share(base, equal, dense, BEST, [row for row in wider if row is not equal])
+            row |= share(base, one(wider, width=dense["width"]), dense, BEST)
             row |= {"share_width": dense["width"], "times": dense["weights"] / base["weights"]}
         yield row
 
@@ -160,7 +154,7 @@ def figure9(tables: Tables) -> Iterator[Row]:
     for row in rows:
         if row["mask"] == "elementwise" and row["width"] > row["base_width"]:
             whole = one(rows, mask="io", width=row["width"])
-            yield {**row, **columns(contrast([row], [whole], others=rows))}
+            yield {**row, **columns(contrast([row], [whole]))}
 
 
 def figure3(tables: Tables) -> Iterator[Row]:
@@ -171,7 +165,7 @@ def figure3(tables: Tables) -> Iterator[Row]:
         for kind in ("linear", "sparse"):
             first, *wider = [r for r in rows if (r["base_width"], r["kind"]) == (base, kind)]
             best = best_gain(first, wider)
-            over = contrast([one(wider, width=best["width"])], [whole], comparisons=len(wider))
+            over = contrast([one(wider, width=best["width"])], [whole], BEST, len(wider))
             yield {**best, "quantity": "gain"}
             yield {**best, "quantity": "over untransformed", **columns(over)}
             yield {**best, "quantity": "cost of the split", **columns(contrast([whole], [first]))}
