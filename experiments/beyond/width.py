@@ -246,7 +246,7 @@ def samples(source: Source, count: int, batch: int) -> Float[Array, "samples bat
         if batch > 1
         else np.arange(min(count, len(rows)))[:, None]
     )
-    return jnp.asarray((source.validation_images[rows] - source.mean) / source.deviation, jnp.float32)
+    return jnp.asarray((source.validation_images[rows] - source.mean) / source.std, jnp.float32)
 
 
 def rows(curves: Sequence[Curve], epoch: dict[Spec, int]) -> Iterator[Row]:

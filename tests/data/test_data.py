@@ -453,9 +453,9 @@ def test_mnist_pixel_normalisation(real_cache):
     splits = data.split(
         mnist, train_samples=2048, validation_samples=2048, data_seed=0, normalization="pixel"
     )
-    assert (splits.deviation == 0).sum() == 67  # the pixels that no training image uses
-    normalised = np.asarray(data.normalize(mnist.train_images[:10_000], splits.mean, splits.deviation))
-    assert np.isfinite(normalised).all() and (normalised[:, splits.deviation == 0] == 0).all()
+    assert (splits.std == 0).sum() == 67  # the pixels that no training image uses
+    normalised = np.asarray(data.normalize(mnist.train_images[:10_000], splits.mean, splits.std))
+    assert np.isfinite(normalised).all() and (normalised[:, splits.std == 0] == 0).all()
 
 
 @needs_tfds

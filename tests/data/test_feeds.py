@@ -103,7 +103,7 @@ def test_evaluation_of_a_stream_is_that_of_its_test_images_in_memory(stream):
         np.concatenate(values) for values in zip(*[(r.inputs, r.labels) for r in rows], strict=True)
     )
     empty = images[:1], labels[:1]
-    splits = data.Splits(*empty, *empty, images, labels, stream.mean, stream.deviation, CLASSES)
+    splits = data.Splits(*empty, *empty, images, labels, stream.mean, stream.std, CLASSES)
     group = Group((SPEC,), (0,))
     model = models.build(SPEC, stream.input_shape, CLASSES)
     task = classification(model)

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from wsn.data.batches import AUGMENTATIONS, make_batch
-from wsn.data.normalization import IMAGENET_DEVIATION, IMAGENET_MEAN, NORMALIZATIONS, normalize, statistics
+from wsn.data.normalization import IMAGENET_STD, IMAGENET_MEAN, NORMALIZATIONS, normalize, statistics
 from wsn.spec import Group
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 7, 3), dtype=np.uint8)
@@ -29,7 +29,7 @@ def test_a_normalisation_broadcasts_and_is_undone_by_its_statistics(name):
 def test_imagenet_has_its_own_constants_whatever_the_images():
     for images in (IMAGES, IMAGES[:1] // 2):
         for found, expected in zip(
-            statistics(images, "imagenet"), (IMAGENET_MEAN, IMAGENET_DEVIATION), strict=True
+            statistics(images, "imagenet"), (IMAGENET_MEAN, IMAGENET_STD), strict=True
         ):
             np.testing.assert_allclose(found.ravel(), np.multiply(255, expected), rtol=1e-6)
 

@@ -28,7 +28,7 @@ def fresh(tmp_path, monkeypatch):
     """A cache of its own, and sets opened anew."""
     monkeypatch.setenv("WSN_CACHE_DIR", str(tmp_path / "cache"))
     utterances.opened.cache_clear()
-    utterances.heard.cache_clear()
+    utterances.prepared.cache_clear()
 
 
 def spec(**changes) -> Spec:
@@ -186,7 +186,7 @@ def test_statistics_are_those_of_all_frames_at_once():
     frames = np.random.default_rng(0).normal(-7, 2, (50, 3)).astype(np.float32)
     frames[:, 1] = 0.1
     for normalization, axis in (("pixel", 0), ("scalar", None)):
-        mean, deviation = utterances.statistics(np.split(frames, [7, 30]), normalization)
+        mean, deviation = float_statistics(np.split(frames, [7, 30]), utterances.NORMALIZATIONS[normalization])
         np.testing.assert_allclose(mean, frames.mean(axis, np.float64), rtol=1e-12)
         np.testing.assert_allclose(deviation, frames.std(axis, np.float64), rtol=1e-12, atol=1e-12)
         assert axis is None or deviation[1] == 0

@@ -104,10 +104,10 @@ def together(parts) -> list[tuple]:
 @settings(deadline=None)
 @given(examples=st.integers(1, 60), batch_size=st.integers(1, 20), hosts=st.integers(1, 5))
 def test_hosts_share_every_batch(examples, batch_size, hosts):
-    alone = stream.share(examples, batch_size, 0, 1)
+    alone = stream.positions_of_host(examples, batch_size, 0, 1)
     np.testing.assert_array_equal(alone[alone >= 0], np.arange(examples))
     assert alone.shape == (-(-examples // batch_size), batch_size)
-    parts = [stream.share(examples, batch_size, host, hosts) for host in range(hosts)]
+    parts = [stream.positions_of_host(examples, batch_size, host, hosts) for host in range(hosts)]
     assert {part.shape for part in parts} == {(len(alone), -(-batch_size // hosts))}
     for row, *others in zip(alone, *parts, strict=True):
         held = np.concatenate(others)

@@ -133,7 +133,7 @@ def test_a_record_of_2_to_60_bytes_is_refused(tmp_path, place, claim):
 def test_records_that_unpack_to_more_than_the_memory_are_refused(tmp_path, monkeypatch):
     path = records(tmp_path / "some", sizes=[2**20] * 9, options="group_size:1,zstd")
     assert path.stat().st_size < 2**18
-    monkeypatch.setattr(untrusted, "MUCH", 2**20)
+    monkeypatch.setattr(untrusted, "LARGE", 2**20)
     untrusted.check_records(path)
     monkeypatch.setattr(machine, "memory_limit", lambda: 2.0**24)
     with pytest.raises(ValueError, match="claims 0.008[0-9]* GiB"):

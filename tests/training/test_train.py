@@ -60,7 +60,7 @@ def reference(spec: Spec, seed: int) -> tuple[dict[str, np.ndarray], dict[str, n
     velocity = {path: np.zeros_like(x) for path, x in flat.items()}
     s = tiny.SPLITS
     x, x_test = (
-        np.asarray(normalize(images, s.mean, s.deviation), np.float64).reshape(len(images), -1)
+        np.asarray(normalize(images, s.mean, s.std), np.float64).reshape(len(images), -1)
         for images in (s.train_images, s.test_images)
     )
     size = min(spec.batch_size, len(x))
@@ -249,7 +249,7 @@ def test_held_out_examples_are_evaluated_instead_of_test():
     for path, leaf in tiny.params(snapshot).items():
         layer, name = path.split("/")
         params.setdefault(layer, {})[name] = jnp.asarray(leaf[0])
-    logits = model.apply(params, {}, normalize(s.validation_images, s.mean, s.deviation))
+    logits = model.apply(params, {}, normalize(s.validation_images, s.mean, s.std))
     log_p = np.asarray(jax.nn.log_softmax(logits))[np.arange(tiny.VALIDATION), s.validation_labels]
     assert history["validation_loss"][-1, 0] == pytest.approx(-log_p.mean(), rel=1e-5)
     right = np.mean(np.argmax(logits, -1) == s.validation_labels)

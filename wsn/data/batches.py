@@ -1,7 +1,7 @@
-"""From a split on the device to the batches of an epoch: which examples, how they are augmented and normalised.
+"""Batches of an epoch from a split on the device: which examples, how they are augmented and normalized.
 
-The order of an epoch and the noise that augments it are functions of (key, epoch), drawn for the whole epoch and cut
-with it: a batch is the same on one device or on many, in a resumed run or an uninterrupted one.
+The order of an epoch and its random numbers for augmentation are functions of (key, epoch), drawn for the whole epoch:
+a batch is the same on one device or many, in a resumed run or an uninterrupted one.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8, UInt32
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Real, Shaped, UInt32
 
 from wsn.data.normalization import normalize
 
-PADDING = 4  # pixels on every side, of which a crop shows some
+PADDING = 4  # pixels on every side of an image before it is cropped
 
 
 class Batch(NamedTuple):
@@ -27,21 +27,21 @@ class Batch(NamedTuple):
 
 
 def image_batch_shapes(size: int, shape: tuple[int, ...]) -> Any:
-    """The shapes of a batch of images, without its values."""
+    """The shapes and dtypes of a batch of images."""
     array: Any = jax.ShapeDtypeStruct
     return Batch(array((size, *shape), jnp.float32), array((size,), jnp.int32), array((size,), jnp.float32))
 
 
 class Indices(NamedTuple):
-    """Which examples make up each batch: (batches, batch), or (members, batches, batch) where members differ."""
+    """The examples of each batch: (batches, batch), or (members, batches, batch) if members differ."""
 
     examples: Int[Array, "..."]
     weight: Float[Array, "..."]
-    noise: UInt32[Array, "..."] | None = None  # a random word an example, where a batch is augmented
+    noise: UInt32[Array, "..."] | None = None  # a random word an example, for augmentation
 
 
 class Examples(NamedTuple):
-    """A split on the device: normalised, or raw where it is augmented first."""
+    """A split on the device: normalized, or raw if it is augmented first."""
 
     inputs: Shaped[Array, "examples ..."]
     labels: Int[Array, " examples"]
@@ -55,20 +55,20 @@ def make_batch(data: Examples, indices: Indices) -> Batch:
     return Batch(data.inputs[indices.examples], data.labels[indices.examples], indices.weight)
 
 
-def make_augmented_batch(augment: Callable, mean: np.ndarray, deviation: np.ndarray) -> MakeBatch:
-    """The batch of one row of `Indices` from raw images: augmented by its noise, then normalised."""
+def make_augmented_batch(augment: Callable, mean: np.ndarray, std: np.ndarray) -> MakeBatch:
+    """Makes the batch of one row of `Indices` from raw images: augmented by its noise, then normalized."""
 
     def augmented(data: Examples, indices: Indices) -> Batch:
         batch = make_batch(data, indices)
-        return batch._replace(inputs=normalize(augment(batch.inputs, indices.noise), mean, deviation))
+        return batch._replace(inputs=normalize(augment(batch.inputs, indices.noise), mean, std))
 
     return augmented
 
 
 def crop_flip(
-    images: UInt8[Array, "batch height width channels"], noise: UInt32[Array, " batch"]
-) -> UInt8[Array, "batch height width channels"]:
-    """A random crop of the image with 4 black pixels around it, flipped half of the time (Appendix A)."""
+    images: Real[Array, "batch height width channels"], noise: UInt32[Array, " batch"]
+) -> Real[Array, "batch height width channels"]:
+    """A random crop of the image padded by 4 pixels of 0, flipped half of the time (Appendix A)."""
     _, height, width, _ = images.shape
     padded = jnp.pad(images, ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0)))
     places = 2 * PADDING + 1
@@ -82,12 +82,12 @@ def crop_flip(
     return jax.vmap(crop)(padded, noise)
 
 
-# (images, a random word each) → images; None: as they are.
+# Name → (images, a random word for each) → images; None: unchanged.
 AUGMENTATIONS: dict[str, Callable | None] = {"none": None, "crop_flip": crop_flip}
 
 
 def batches(order: Int[Array, " examples"], batch_size: int, noise: Array | None = None) -> Indices:
-    """Cut an order of examples into batches; the last one is filled with examples of weight 0."""
+    """Cuts an order of examples into batches; the last one is padded with examples of weight 0."""
     examples = order.size
     padding = -examples % batch_size
 
@@ -101,7 +101,7 @@ def batches(order: Int[Array, " examples"], batch_size: int, noise: Array | None
 def shuffled(
     key: PRNGKeyArray, epoch: Int[Array, ""], *, examples: int, batch_size: int, noisy: bool = False
 ) -> Indices:
-    """The batches of an epoch: a function of (key, epoch), so that a resumed run sees the same ones."""
+    """The batches of an epoch, a function of (key, epoch), so that a resumed run sees the same ones."""
     key = jax.random.fold_in(key, epoch)
     noise = jax.random.bits(jax.random.fold_in(key, 1), (examples,), jnp.uint32) if noisy else None
     return batches(jax.random.permutation(key, examples), batch_size, noise)

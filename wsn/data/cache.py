@@ -1,89 +1,124 @@
-"""What was decoded once: named arrays in a folder of `.npy` files and a manifest, mapped (read-only) by later starts.
+"""Decoded data sets on disk: a folder of `.npy` files and a manifest, which later starts map read-only.
 
 A folder appears whole or not at all and never changes, so any number of processes can map it.
 """
 
 import contextlib
+import dataclasses
+import hashlib
 import json
 import os
 import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol, TypeVar
 
+import jax
 import numpy as np
 from absl import logging
 
 from wsn import stored
 from wsn.errors import one_line
 
-_PAGE = 4096
+
+class Origin(Protocol):
+    """Where a data set comes from: an entry of a registry of images, texts or utterances."""
+
+    def locate(self, data_dir: str | None) -> str:
+        """Makes sure that the data exist; returns a file name that changes whenever they do. Raises UserError."""
 
 
-class Content(NamedTuple):
-    """Arrays by name, and what else belongs to them, as JSON has it."""
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """Arrays and other values, with a digest of all of them. `sha256` is given where it is already known."""
 
-    arrays: dict[str, np.ndarray]
-    facts: dict[str, Any]
+    sha256: str | None = dataclasses.field(default=None, kw_only=True, repr=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """A SHA-256 that identifies the content, wherever it is stored and under whatever name."""
+        return self.sha256 or digest_of([getattr(self, field.name) for field in dataclasses.fields(self)])
 
 
-def cached(
-    entry: Path, decode: Callable[[], Content], arrays: Collection[str], facts: Mapping[str, type]
-) -> Content:
-    """The content of `entry`, which the first call fills by `decode`; `arrays` and `facts` say what belongs there.
+def digest_of(values: Any) -> str:
+    """SHA-256 of a tree of arrays and other values."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(values):
+        if isinstance(leaf, np.ndarray):
+            digest.update(f"{leaf.dtype.str} {leaf.shape}".encode())
+            digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+        else:
+            digest.update(f" {leaf!r} ".encode())
+    return digest.hexdigest()
 
-    A damaged entry is rebuilt with a warning. Where it cannot be written the arrays stay in memory, and a warning
-    says so. Raises what `decode` raises.
+
+Kind = TypeVar("Kind", bound=Content)
+
+
+def cached(kind: type[Kind], entry: Path, decode: Callable[[], Kind]) -> Kind:
+    """The content of `entry`, of the dataclass `kind`; the first call decodes and stores it.
+
+    A damaged or outdated entry is rebuilt with a warning. If it cannot be written, the arrays stay in memory, with a
+    warning. Raises what `decode` raises.
     """
     stored.clear(entry, time.time() - stored.ABANDONED_SECONDS)
-    if os.path.exists(entry):  # False for what cannot be looked at
+    if os.path.exists(entry):  # False also if the system refuses to say
         try:
-            return _map(entry, arrays, facts)
+            return _map(kind, entry)
         except (OSError, ValueError) as error:
             logging.warning("%s: damaged cache, rebuilding it (%s)", entry, one_line(error))
             _discard(entry)
     content = decode()
     try:
         _store(content, entry)
-        return _map(entry, arrays, facts)
+        return _map(kind, entry)
     except (OSError, ValueError) as error:
-        logging.warning("%s: cannot cache the decoded data, going on without (%s)", entry, one_line(error))
+        logging.warning("%s: cannot cache the decoded data, continuing without (%s)", entry, one_line(error))
         return content
 
 
-def _map(entry: Path, arrays: Collection[str], facts: Mapping[str, type]) -> Content:
+def _map(kind: type[Kind], entry: Path) -> Kind:
     """Maps an entry after checking size and checksum of every file. Raises OSError or ValueError."""
     manifest = stored.parse(stored.read(entry / "manifest.json"))
+    values: dict[str, Any] = {}
     try:
         if not stored.verify_checksum(manifest):
             raise ValueError("manifest.json has no digest: an older version wrote it")
         if manifest["entry"] != entry.name:
             raise ValueError(f"it is {manifest['entry']}")
-        known = {name: kind(manifest[name]) for name, kind in facts.items()}
-        files = {name: manifest["files"][name] for name in arrays}
-        expected = {name: (file["bytes"], file["checksum"]) for name, file in files.items()}
-    except (KeyError, TypeError) as error:
+        for field in dataclasses.fields(kind):
+            if file := manifest["files"].get(field.name):
+                path = entry / f"{field.name}.npy"
+                if (file["bytes"], file["checksum"]) != _size_and_checksum(path):
+                    raise ValueError(f"{path.name} differs from its manifest")
+                values[field.name] = np.load(path, mmap_mode="r")
+            else:
+                value = manifest[field.name]
+                values[field.name] = tuple(value) if isinstance(value, list) else value
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"manifest.json: {one_line(error)}") from error
-    for name, wanted in expected.items():
-        if wanted != _facts(entry / f"{name}.npy"):
-            raise ValueError(f"{name}.npy differs from its manifest")
-    return Content({name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in expected}, known)
+    return kind(**values)
 
 
 def _store(content: Content, entry: Path) -> None:
     """Writes an entry whole; if another process was first, its copy stays. Raises OSError."""
+    manifest: dict[str, Any] = {"entry": entry.name, "files": {}}
     with stored.staged(entry) as scratch:
         scratch.mkdir()
-        files = {}
-        for name, array in content.arrays.items():
-            path = scratch / f"{name}.npy"
-            np.save(path, array)
-            size, checksum = _facts(path)
-            files[name] = {"bytes": size, "checksum": checksum}
-        manifest = stored.add_checksum(content.facts | {"entry": entry.name, "files": files})
+        for field in dataclasses.fields(content):
+            value = getattr(content, field.name)
+            if not isinstance(value, np.ndarray):
+                manifest[field.name] = value
+                continue
+            path = scratch / f"{field.name}.npy"
+            np.save(path, value)
+            size, checksum = _size_and_checksum(path)
+            manifest["files"][field.name] = {"bytes": size, "checksum": checksum}
+        manifest = stored.add_checksum(manifest | {"sha256": content.digest})
         (scratch / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
 
@@ -96,7 +131,7 @@ def _discard(entry: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """A folder, or whatever else lies in its place."""
+    """Removes a folder, or a file in its place."""
     if path.is_dir() and not path.is_symlink():
         path.chmod(0o700)
         shutil.rmtree(path, ignore_errors=True)
@@ -104,16 +139,9 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _facts(path: Path) -> tuple[int, int]:
-    """Size and checksum of a file.
-
-    The checksum is the CRC-32 of the 64-bit sums of all 4 KiB pages and of the bytes after the last page: it
-    sees any single changed byte or word and any page out of place, at the speed of memory (3 to 7 ms for the
-    47 MB of MNIST, where a CRC of every byte takes 26 ms). Raises OSError, or ValueError for an empty file.
-    """
-    if not path.is_file():  # a FIFO would wait for ever
+def _size_and_checksum(path: Path) -> tuple[int, int]:
+    """Size and CRC-32 of a file. Raises OSError, or ValueError for an empty file."""
+    if not path.is_file():  # a FIFO would block forever
         raise OSError(f"{path.name} is no file")
     raw = np.memmap(path, np.uint8, mode="r")
-    whole = len(raw) // _PAGE * _PAGE
-    pages = raw[:whole].view("<u8").reshape(-1, _PAGE // 8).sum(axis=1, dtype=np.uint64)
-    return len(raw), zlib.crc32(raw[whole:].tobytes(), zlib.crc32(pages.tobytes()))
+    return len(raw), zlib.crc32(raw)

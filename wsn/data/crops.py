@@ -1,8 +1,8 @@
 """Crops of images of any size, as torchvision makes them: pure functions of a size and of uniform numbers.
 
 Source: Golubeva, Gur-Ari, Neyshabur, ICLR 2021, Appendix A.1: images resized to smallest side 256, then
-RandomResizedCrop(224, scale=(0.2, 1)) for training and CenterCrop(224) for testing. Pillow does the arithmetic, as it
-does for torchvision.
+RandomResizedCrop(224, scale=(0.2, 1)) for training and CenterCrop(224) for testing. Pillow does the arithmetic, as
+in torchvision.
 """
 
 import io
@@ -44,9 +44,9 @@ def center_box(width: int, height: int) -> Box:
 
 
 def random_box(width: int, height: int, uniform: Float64[np.ndarray, "attempts 4"]) -> Box:
-    """torchvision's RandomResizedCrop: a share 0.2–1 of the area, aspect 3:4 to 4:3 (log-uniform), anywhere.
+    """torchvision's RandomResizedCrop: 0.2 to 1 of the area, aspect 3:4 to 4:3 (log-uniform), anywhere.
 
-    Each row of `uniform`, numbers in [0, 1), is an attempt; where none fits, the largest central box of an allowed
+    Each row of `uniform`, numbers in [0, 1), is an attempt; if none fits, the largest central box of an allowed
     aspect is taken.
     """
     for area, aspect, row, column in uniform.tolist():
@@ -62,11 +62,11 @@ def random_box(width: int, height: int, uniform: Float64[np.ndarray, "attempts 4
 def decode(encoded: bytes, place: Place, flip: bool = False) -> UInt8[np.ndarray, "224 224 3"]:
     """An encoded image of any size and mode → the box that `place` chooses, at 224×224, in RGB.
 
-    Equals resizing all of it to smallest side 256 and cutting the box out, up to rounding, at the cost of the box.
-    Orientation tags are ignored, as torchvision does. Raises what Pillow raises for an image that is damaged.
+    Equal, up to rounding, to resizing the whole image to smallest side 256 and cutting out the box, but faster.
+    Orientation tags are ignored, as in torchvision. Raises what Pillow raises for a damaged image, and ValueError.
     """
     image: Image.Image = Image.open(io.BytesIO(encoded))
-    check_image(*image.size)
+    check_image(image)
     width, height = resized(*image.size)
     box = place(width, height)
     if image.mode != "RGB":

@@ -1,7 +1,7 @@
-"""What training takes from data: a source gives a feed, a feed gives the rows of any steps and makes batches of them.
+"""The interface between data and training: a `Source` gives a `Feed`, and a feed gives the batches of any steps.
 
-A new kind of data is a class with what `Source` lists; `wsn.data.splits` lies on the device whole, `wsn.data.stream`
-is read from disk as it is needed.
+A new kind of data is a class with the members of `Source`. `wsn.data.splits` lies on the device as a whole,
+`wsn.data.stream` is read from disk as it is needed.
 """
 
 from collections.abc import Callable
@@ -17,28 +17,31 @@ from wsn.data.batches import MakeBatch, batches, shuffled
 from wsn.devices import Placement
 from wsn.spec import ORDER, Data, Group, Spec
 
-# The examples of one evaluation batch: large enough for the matrix product, small enough for the cache. Fewer for wide
-# networks, of which a hidden layer puts out at most so many numbers (128 MiB).
+# Examples of an evaluation batch: enough for an efficient matrix product, few enough for the cache. Fewer for wide
+# networks, so that a hidden layer has at most 2^25 activations (128 MiB).
 EVALUATION_BATCH = 1000
 MAX_ACTIVATIONS = 2**25
 
 
 def evaluation_batch_size(width: int) -> int:
-    """How many examples of networks of that width are evaluated at once."""
+    """How many examples networks of that width evaluate at once."""
     return max(1, min(EVALUATION_BATCH, MAX_ACTIVATIONS // width))
 
 
 class Feed(NamedTuple):
-    """Rows are what a batch is made from: arrays (…, steps, lanes), or an iterator of single ones of a stream."""
+    """The batches of a group.
+
+    A lane is a place in a batch: an example, or a text stream, which keeps its hidden state from batch to batch. A row
+    says what a batch consists of: arrays (…, steps, lanes), or for a stream an iterator of batches on the host.
+    """
 
     steps: int  # of an epoch
-    lanes: int  # of a training batch: examples, or streams whose hidden state is carried
+    lanes: int  # of a training batch
     held_out_lanes: int
-    training: Callable[
-        [int, int], Any
-    ]  # (first step, step after the last), counted from 0 over all epochs → rows
+    # (first step, step after the last), counted from 0 over all epochs → rows
+    training: Callable[[int, int], Any]
     held_out: Callable[[], Any]  # → rows
-    training_data: Any  # what rows index, on the device
+    training_data: Any  # on the device, indexed by rows
     held_out_data: Any
     make_training_batch: MakeBatch  # (data, row) → batch, inside the step
     make_held_out_batch: MakeBatch
@@ -46,7 +49,7 @@ class Feed(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """Where batches come from."""
+    """Data to train on. Held out are the examples that are evaluated: validation or test."""
 
     @property
     def streamed(self) -> bool:
@@ -58,26 +61,30 @@ class Source(Protocol):
 
     @property
     def classes(self) -> int:
-        """How many outputs the network has."""
+        """Number of outputs of the network."""
+
+    @property
+    def digest(self) -> str:
+        """A SHA-256 that identifies the data, whatever their name and place; records compare it."""
 
     def batch_shapes(self, size: int) -> Any:
-        """The shapes of a batch of that size, without its values."""
+        """Shapes and dtypes of a batch of `size` lanes."""
 
     def num_examples(self, data: Data) -> tuple[int, int]:
-        """How many examples train and are evaluated."""
+        """Number of examples (of a text: windows) to train on, and held out."""
 
     def held_out_lanes(self, spec: Spec) -> int:
-        """How many examples (of a text: streams) are evaluated at once."""
+        """Lanes of an evaluation batch."""
 
     def nbytes(self, spec: Spec) -> int:
-        """What lies on the device; 0 where batches are streamed."""
+        """Bytes of the data on the device; 0 if streamed."""
 
     def feed(self, group: Group, placement: Placement) -> Feed:
-        """The batches of a group, as its placement takes them. Raises UserError."""
+        """The batches of a group on its devices. Raises UserError."""
 
 
-def steps_of(epoch: Callable[[int], Any], steps: int, first: int, last: int) -> Any:
-    """Rows first … last − 1 of epochs of `steps` rows each, one after the other; `epoch`: number → its rows."""
+def steps_of_epochs(epoch: Callable[[int], Any], steps: int, first: int, last: int) -> Any:
+    """Rows first … last − 1 of consecutive epochs of `steps` rows each; `epoch`: number → its rows."""
 
     def part(number: int) -> Any:
         start, stop = max(first - number * steps, 0), min(last - number * steps, steps)
@@ -89,14 +96,14 @@ def steps_of(epoch: Callable[[int], Any], steps: int, first: int, last: int) -> 
 
 
 class SplitView(NamedTuple):
-    """Examples on the host or on the device, so many of them, and how a row of `Indices` becomes a batch of them."""
+    """A split: number of examples, their data, and how a row of `Indices` becomes a batch."""
 
     examples: int
     data: Any
     make_batch: MakeBatch
 
 
-def resident(
+def in_memory(
     group: Group,
     placement: Placement,
     train: SplitView,
@@ -105,12 +112,14 @@ def resident(
     *,
     noisy: bool = False,
 ) -> Feed:
-    """Everything on the device; rows are indices, with random words where `noisy`.
+    """A feed with all data on the device; rows are `Indices`, with random words if `noisy`.
 
-    The order of an epoch is a function of the seed and the epoch.
+    The order of an epoch is a function of the seed and the epoch. With `order="shared"` all networks of a group see
+    the same batches: their first layers then are one matrix product, and families are compared on common random
+    numbers. So deviations over seeds leave out the order of the batches; `order="seed"` includes it.
     """
     spec, shared = group.specs[0], group.specs[0].order == "shared"
-    train_data, held_out_data = (devices.replicate(placement, part.data) for part in (train, held_out))
+    train_data, held_out_data = (devices.replicate(placement, split.data) for split in (train, held_out))
     size, batch_size = train.examples, min(spec.batch_size, train.examples)
     order = partial(shuffled, examples=size, batch_size=batch_size, noisy=noisy)
     key = jax.random.fold_in(jax.random.key(spec.data_seed), ORDER)
@@ -125,7 +134,7 @@ def resident(
         batch_size,
         held_out_lanes,
         lambda first, last: devices.scatter_batches(
-            placement, steps_of(epoch, steps, first, last), of_members=not shared
+            placement, steps_of_epochs(epoch, steps, first, last), of_members=not shared
         ),
         lambda: held_out_rows,
         train_data,

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wsn import folders
 from wsn.data import untrusted
 from wsn.errors import UserError, one_line
@@ -19,37 +21,56 @@ DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 
 
 def data_folder(data_dir: str | None) -> str:
-    """`data_dir`, else `$TFDS_DATA_DIR`, else the folder that tensorflow-datasets uses by itself; `~` is the home."""
+    """`data_dir`, else `$TFDS_DATA_DIR`, else the default folder of tensorflow-datasets; `~` is expanded."""
     name = "data_dir" if data_dir else "TFDS_DATA_DIR"
     return str(folders.local(name, data_dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_DATA_DIR))
 
 
-def located(name: str, data_dir: str | None, what: Any, instead: str) -> str:
-    """A name for what is decoded from the copy of `name:version`, which changes whenever its files or `what` do.
+def entry_name(name: str, data_dir: str | None, settings: Any, instead: str) -> str:
+    """The cache entry of the copy of `name:version`; it changes whenever its files or the settings do.
 
     A missing copy is prepared first. Raises UserError, which proposes the data set `instead`.
     """
     from etils import epath
 
     root = epath.Path(data_folder(data_dir)).resolve()
-    prepared = root / name.replace(":", "/")
-    if not (prepared / "dataset_info.json").exists():
+    folder = root / name.replace(":", "/")
+    if not (folder / "dataset_info.json").exists():
         prepare(name, os.fspath(root), instead)
-    files = sorted((path.name, path.stat().length, path.stat().mtime) for path in prepared.iterdir())
-    digest = hashlib.sha256(repr((what, os.fspath(prepared), files)).encode()).hexdigest()
+    files = sorted((path.name, path.stat().length, path.stat().mtime) for path in folder.iterdir())
+    digest = hashlib.sha256(repr((settings, os.fspath(folder), files)).encode()).hexdigest()
     return f"{name.replace('/', '-').replace(':', '-')}-{digest[:12]}"
 
 
 def check(name: str, data_dir: str | None) -> None:
-    """What the copy of `name:version` claims of itself. Raises OSError or ValueError where it cannot be so."""
+    """Checks what the copy of `name:version` claims before it is read. Raises OSError or ValueError."""
     folder = Path(data_folder(data_dir)) / name.replace(":", "/")
     untrusted.check_copy(folder)
     for path in sorted(folder.glob("*.array_record-*")):
         untrusted.check_records(path)
 
 
+def check_features(features: Any, settings: Any) -> None:
+    """Raises ValueError unless a copy has 8-bit images, and as many classes as `settings` declares."""
+    dtype = np.dtype(features[settings.image].np_dtype).name
+    if dtype != "uint8":
+        raise ValueError(f"its images are {dtype}, only uint8 is supported")
+    classes = getattr(features[settings.label], "num_classes", None)
+    if classes not in (None, settings.classes):
+        raise ValueError(f"it has {classes} classes and not {settings.classes}")
+
+
+def ends_of_file(path: Path, size: int = 2**14) -> tuple[str, int, bytes, bytes]:
+    """Name, size, and the first and last 16 KiB of a file: what tells large data sets apart without reading them."""
+    untrusted.check_regular(path)
+    with open(path, "rb") as file:
+        first, length = file.read(size), file.seek(0, os.SEEK_END)
+        file.seek(max(length - size, 0))
+        return path.name, length, first, file.read()
+
+
 def prepare(name: str, data_dir: str, instead: str) -> None:
-    """Downloads and writes array_record files, or raises UserError at once where there is no network."""
+    """Downloads and writes array_record files, or raises UserError at once if there is no network."""
     try:
         import tensorflow_datasets as tfds
 
@@ -67,7 +88,7 @@ def prepare(name: str, data_dir: str, instead: str) -> None:
 
 
 def unreadable(name: str, data_dir: str, error: Exception) -> UserError:
-    """What to raise for a copy that cannot be read."""
+    """The error to raise for a copy that cannot be read."""
     return UserError(
         f"`data_dir={data_dir}` (TFDS_DATA_DIR): the copy of {name} there cannot be read as "
         f"array_record ({one_line(error)}); prepare it again or point `data_dir` at a good copy"
@@ -89,7 +110,7 @@ def in_batches(source: Any, size: int = 1024) -> Iterator[list[Any]]:
 
 @contextlib.contextmanager
 def without_group_size_notice() -> Iterator[None]:
-    """Drops array_record's line at level ERROR about the group size of a file, which is only about speed."""
+    """Drops array_record's line at level ERROR about the group size of a file, which only concerns speed."""
     logger = std_logging.getLogger("absl")
 
     def keep(record: std_logging.LogRecord) -> bool:

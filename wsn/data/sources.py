@@ -1,10 +1,7 @@
-"""Sources by name: what a spec trains on, opened once a process.
-
-In: the data of a spec, and the folder where prepared copies lie. Out: `Splits`, a
-`Text` or `Speech` in memory, or a `Stream`.
-"""
+"""From a spec to the `Source` that it trains on. What is large is opened once a process and shared by all specs."""
 
 from functools import cache
+from typing import Any
 
 from wsn.data import images
 from wsn.data.feeds import Source
@@ -20,19 +17,16 @@ from wsn.spec import Spec
 
 
 def image_shape_and_classes(name: str) -> tuple[tuple[int, ...], int]:
-    """(height, width, channels) and number of classes of a data set, which need not be there.
-
-    Raises UserError for an unknown one.
-    """
+    """(height, width, channels) and number of classes of an image set, known without its files. Raises UserError."""
     if name in STREAMS:
         return STREAMS[name].input_shape, STREAMS[name].classes
-    source = choose(DATASETS, "dataset", name)
-    return source.shape, source.classes
+    image_set = choose(DATASETS, "dataset", name)
+    return image_set.shape, image_set.classes
 
 
 @cache
 def dataset(name: str, data_dir: str | None = None) -> Dataset:
-    """The images of a data set. Raises UserError for one that is streamed."""
+    """The arrays of an image set. Raises UserError for one that is streamed."""
     if name in STREAMS:
         known = ", ".join(DATASETS)
         raise UserError(
@@ -43,42 +37,23 @@ def dataset(name: str, data_dir: str | None = None) -> Dataset:
 
 @cache
 def stream(name: str, data_dir: str | None = None) -> Stream:
-    """The streamed data set, opened."""
+    """A streamed data set, opened."""
     return STREAMS[name].open(data_dir)
 
 
 @cache
-def splits(
-    name: str,
-    data_dir: str | None,
-    train_samples: int | None,
-    validation_samples: int,
-    data_seed: int,
-    normalization: str,
-) -> Splits:
-    """The data set, cut and with its statistics; `Splits` is large, so the same one serves every spec."""
-    return split(
-        dataset(name, data_dir),
-        train_samples=train_samples,
-        validation_samples=validation_samples,
-        data_seed=data_seed,
-        normalization=normalization,
-    )
+def splits(name: str, data_dir: str | None, **settings: Any) -> Splits:
+    """`split` of an image set."""
+    return split(dataset(name, data_dir), **settings)
 
 
 def source_of(spec: Spec, data_dir: str | None = None) -> Source:
-    """The source that a spec trains on; default folder `$TFDS_DATA_DIR`. Raises UserError."""
+    """The data of a spec, from `data_dir` (default: `$TFDS_DATA_DIR`). Raises UserError."""
     if spec.dataset in TEXTS:
         return text.source_of(spec, data_dir)
     if spec.dataset in UTTERANCES:
         return utterances.source_of(spec, data_dir)
     if spec.dataset in STREAMS:
         return stream(spec.dataset, data_dir)
-    return splits(
-        spec.dataset,
-        data_dir,
-        spec.train_samples,
-        spec.validation_samples,
-        spec.data_seed,
-        spec.normalization,
-    )
+    settings = ("train_samples", "validation_samples", "data_seed", "normalization")
+    return splits(spec.dataset, data_dir, **{name: getattr(spec, name) for name in settings})

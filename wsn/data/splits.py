@@ -1,7 +1,4 @@
-"""Sources that lie on the device whole: training subset, held-out examples, test split of an image set.
-
-In: a `Dataset`, sample counts, a seed, a normalisation. Out: `Splits`, whose feed cuts them into batches.
-"""
+"""Image sets in memory: training subset, validation and test split of a `Dataset`, and the batches of them."""
 
 import dataclasses
 import math
@@ -10,7 +7,6 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
 
 from wsn.data import feeds
 from wsn.data.batches import (
@@ -21,9 +17,11 @@ from wsn.data.batches import (
     make_augmented_batch,
     make_batch,
 )
+from wsn.data.cache import Content
+from wsn.data.checks import Images, Labels, check_splits
 from wsn.data.feeds import Feed, SplitView, evaluation_batch_size
 from wsn.data.images import Dataset, permutation
-from wsn.data.normalization import normalize, statistics
+from wsn.data.normalization import Statistic, normalize, statistics
 from wsn.devices import Placement
 from wsn.errors import UserError, choose
 from wsn.spec import Data, Group, Spec
@@ -32,53 +30,69 @@ ORDERS = ("shared", "seed")  # all members see the batches of data_seed, or each
 
 
 @dataclasses.dataclass(frozen=True)
-class Splits:
-    """What training sees: raw uint8 images, and the statistics of the full training split.
+class Splits(Content):
+    """A `Source` of raw images; `mean` and `std` are statistics of the full training split (`wsn.data.statistics`)."""
 
-    `mean` and `deviation` broadcast against an image: 1×1×1 (scalar), 1×1×c (channel) or h×w×c (pixel).
-    """
-
-    train_images: UInt8[np.ndarray, "train height width channels"]
-    train_labels: Int32[np.ndarray, " train"]
-    validation_images: UInt8[np.ndarray, "validation height width channels"]
-    validation_labels: Int32[np.ndarray, " validation"]
-    test_images: UInt8[np.ndarray, "test height width channels"]
-    test_labels: Int32[np.ndarray, " test"]
-    mean: Float32[np.ndarray, "#height #width #channels"]
-    deviation: Float32[np.ndarray, "#height #width #channels"]
+    train_images: Images
+    train_labels: Labels
+    validation_images: Images
+    validation_labels: Labels
+    test_images: Images
+    test_labels: Labels
+    mean: Statistic
+    std: Statistic
     classes: int
 
     streamed: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        check_splits(self, ("train", "validation", "test"), may_be_empty=("validation",))
+
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(height, width, channels)."""
         return self.train_images.shape[1:]
 
     def batch_shapes(self, size: int) -> Batch:
-        """The shapes of a batch."""
         return image_batch_shapes(size, self.input_shape)
 
     def num_examples(self, data: Data) -> tuple[int, int]:
-        """How many examples train and are evaluated."""
-        return len(self.train_labels), len(
-            self.validation_labels if data.validation_samples else self.test_labels
-        )
+        held_out = self.validation_labels if data.validation_samples else self.test_labels
+        return len(self.train_labels), len(held_out)
 
     def held_out_lanes(self, spec: Spec) -> int:
-        """How many images are evaluated at once."""
         return min(evaluation_batch_size(spec.width), self.num_examples(spec)[1])
 
     def nbytes(self, spec: Spec) -> int:
-        """What lies on the device: images in float32, in bytes where they are augmented, and labels."""
         train, held_out = self.num_examples(spec)
         values = math.prod(self.input_shape)
         raw = AUGMENTATIONS[spec.augmentation] is not None
-        return train * (values * (1 if raw else 4) + 4) + held_out * (4 * values + 4)
+        bytes_of_value = self.train_images.itemsize if raw else 4
+        return train * (values * bytes_of_value + 4) + held_out * (4 * values + 4)
 
     def feed(self, group: Group, placement: Placement) -> Feed:
-        """The batches of a group."""
-        return resident(self, group, placement)
+        """Normalized images on the device; training images stay raw if they are augmented."""
+        spec = group.specs[0]
+        augment = choose(AUGMENTATIONS, "augmentation", spec.augmentation)
+        make_training_batch = make_augmented_batch(augment, self.mean, self.std) if augment else make_batch
+        train = self._on_device(self.train_images, self.train_labels, raw=augment is not None)
+        held_out = (
+            self._on_device(self.validation_images, self.validation_labels)
+            if spec.validation_samples
+            else self._on_device(self.test_images, self.test_labels)
+        )
+        return feeds.in_memory(
+            group,
+            placement,
+            SplitView(len(train.labels), train, make_training_batch),
+            SplitView(len(held_out.labels), held_out, make_batch),
+            self.held_out_lanes(spec),
+            noisy=augment is not None,
+        )
+
+    def _on_device(self, images: Images, labels: Labels, raw: bool = False) -> Examples:
+        images = np.ascontiguousarray(images)
+        inputs = jnp.asarray(images) if raw else jax.jit(normalize)(images, self.mean, self.std)
+        return Examples(inputs, jnp.asarray(labels, jnp.int32))
 
 
 def split(
@@ -92,11 +106,11 @@ def split(
     """Draws the training subset and holds out validation.
 
     `permutation(n, data_seed)` orders the training split. Its first `train_samples` are the subset, its last
-    `validation_samples` are validation: the two never meet, and the subset is the same whatever is held out.
+    `validation_samples` are validation: the two never overlap, and the subset is the same whatever is held out.
     `train_samples=None` takes all that is not validation.
 
     Raises:
-      UserError: counts that do not fit the data set, a negative seed, an unknown normalisation.
+      UserError: counts that do not fit the data set, a negative seed, an unknown normalization.
     """
     size = len(dataset.train_labels)
     if not 0 <= validation_samples < size:
@@ -113,7 +127,7 @@ def split(
         raise UserError(f"`data_seed={data_seed}`: choose a seed of 0 or more")
     order = permutation(size, data_seed)
     train, validation = order[:train_samples], order[available:]
-    mean, deviation = statistics(dataset.train_images, normalization)
+    mean, std = statistics(dataset.train_images, normalization)
     return Splits(
         dataset.train_images[train],
         dataset.train_labels[train],
@@ -122,39 +136,7 @@ def split(
         dataset.test_images,
         dataset.test_labels,
         mean,
-        deviation,
+        std,
         dataset.classes,
-    )
-
-
-def on_device(splits: Splits, held_out: str, *, raw: bool) -> tuple[Examples, Examples]:
-    """The training split (as it is where `raw`) and the one to evaluate, normalised to float32."""
-
-    def examples(images: np.ndarray, labels: np.ndarray, raw: bool) -> Examples:
-        images = np.ascontiguousarray(images)
-        inputs = jnp.asarray(images) if raw else jax.jit(normalize)(images, splits.mean, splits.deviation)
-        return Examples(inputs, jnp.asarray(labels, jnp.int32))
-
-    return (
-        examples(splits.train_images, splits.train_labels, raw),
-        examples(getattr(splits, f"{held_out}_images"), getattr(splits, f"{held_out}_labels"), False),
-    )
-
-
-def resident(splits: Splits, group: Group, placement: Placement) -> Feed:
-    """Everything on the device, raw where it is augmented."""
-    spec = group.specs[0]
-    augment = choose(AUGMENTATIONS, "augmentation", spec.augmentation)
-    held_out = "validation" if spec.validation_samples else "test"
-    train, test = on_device(splits, held_out, raw=augment is not None)
-    make_training_batch = (
-        make_augmented_batch(augment, splits.mean, splits.deviation) if augment else make_batch
-    )
-    return feeds.resident(
-        group,
-        placement,
-        SplitView(len(train.labels), train, make_training_batch),
-        SplitView(len(test.labels), test, make_batch),
-        splits.held_out_lanes(spec),
-        noisy=augment is not None,
+        sha256=dataset.digest,
     )

@@ -1,11 +1,11 @@
-"""What comes from others, looked at before it is read: whether it claims more than it holds, or than memory does.
+"""Files from others, checked before they are read: whether they claim more than they hold, or than memory holds.
 
-Each function raises OSError or ValueError that say what is wrong; nothing is unpacked to disk, nothing unpickled, and
-what is no regular file (a FIFO, a device) is not opened. Links are followed, as they may be the user's own.
+Every function raises OSError or ValueError. Nothing is unpickled, no archive is unpacked to disk, and what is no
+regular file (a FIFO, a device) is not opened. Links are followed, as they may be your own. Not checked: the shards of a
+streamed set, and what array_record, Pillow and OpenCV do with a file whose sizes are right.
 """
 
 import errno
-import math
 import mmap
 import os
 import stat
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from wsn import machine, stored
 
-MUCH = 2**30  # bytes, from which it is asked whether there is memory
+LARGE = 2**30  # bytes; below, memory is not compared
 LARGEST_RECORD = 2**28  # bytes of a record: a photograph or some minutes of sound
 LARGEST_IMAGE = 2**27  # pixels of an image; ImageNet's largest has 61 million
 FEATURES = "tensorflow_datasets.core.features."  # where the classes that a copy may name are defined
@@ -35,45 +36,37 @@ def check_regular(path: Path) -> int:
     return status.st_size
 
 
-def check_size(what: str, size: float) -> None:
-    """Half of the memory may be taken: what is read is copied once."""
+def check_size(name: str, size: float) -> None:
+    """Raises ValueError if `size` is more than half of the memory: what is read is copied once."""
     if size > machine.memory_limit() / 2:
         raise ValueError(
-            f"{what} claims {machine.gib(size)}, and there are {machine.gib(machine.memory_limit())} of memory"
+            f"{name} claims {machine.gib(size)}, and there are {machine.gib(machine.memory_limit())} of memory"
         )
 
 
 def arrays_of_npz(path: Path, leave_out: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz`, read one by one once their headers agree with the sizes that the archive states."""
+    """The arrays of an `.npz`, if all of them fit into memory and each has the size that its header claims."""
     check_regular(path)
-    found = {}
+    arrays = {}
     with zipfile.ZipFile(path) as archive:
-        members = [info for info in archive.infolist() if info.filename.removesuffix(".npy") not in leave_out]
-        check_size(path.name, sum(info.file_size for info in members))  # no more than this is unpacked
-        for info in members:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        members = {name: info for name, info in members.items() if name not in leave_out}
+        check_size(
+            path.name, sum(info.file_size for info in members.values())
+        )  # no more than this is unpacked
+        for name, info in members.items():
             with archive.open(info) as file:
-                claimed = _claimed_of_npy(file)
-                if claimed != info.file_size:
-                    raise ValueError(f"{info.filename} claims {claimed} bytes and has {info.file_size}")
-            with archive.open(info) as file:
-                found[info.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
-    return found
-
-
-def _claimed_of_npy(file: Any) -> int:
-    """The bytes of an array and its header, as the header says."""
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"format {version} of NumPy")
-    read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
-    shape, _, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("objects, which would be unpickled")
-    return file.tell() + math.prod(shape) * dtype.itemsize
+                try:  # reads in pieces, so a claim of more than the archive holds takes no memory
+                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+                except MemoryError as error:
+                    raise ValueError(f"{name} claims more than it has") from error
+                if file.read(1):
+                    raise ValueError(f"{name} has more than it claims")
+    return arrays
 
 
 def check_records(path: Path) -> None:
-    """What the chunks of an array_record file claim to hold, from their headers alone.
+    """Checks the sizes that the chunks of an array_record file claim, from their headers alone.
 
     The container is Riegeli's: blocks of 64 KiB, each after a header of 24 bytes; chunks across them, each after a
     header of 40: hash, bytes stored, hash, records with the kind, bytes decoded.
@@ -82,28 +75,33 @@ def check_records(path: Path) -> None:
     if not size:
         raise ValueError(f"{path.name} is empty")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for held, records, decoded in _chunks(content, size):
-            if held > size or decoded > max(LARGEST_RECORD, records * LARGEST_RECORD):
-                raise ValueError(f"{path.name} has a chunk that claims {max(held, decoded)} bytes")
+        for stored_bytes, records, decoded in _chunks(content, size):
+            if stored_bytes > size or decoded > max(LARGEST_RECORD, records * LARGEST_RECORD):
+                raise ValueError(f"{path.name} has a chunk that claims {max(stored_bytes, decoded)} bytes")
             total += decoded
-            if total > MUCH:
+            if total > LARGE:
                 check_size(path.name, total)
 
 
 def _chunks(content: mmap.mmap | bytes, size: int) -> Iterator[tuple[int, int, int]]:
     """(bytes stored, records, bytes decoded) of every chunk."""
-    at = 0
+    at, usable = 0, _BLOCK - _BLOCK_HEADER
     while at < size:
         header = _without_block_headers(content, at)
         if len(header) < _CHUNK_HEADER:
-            return  # cut off, which the reader finds
-        _, held, _, kind, decoded = struct.unpack("<5Q", header)
+            return  # cut off: array_record reports it
+        _, stored_bytes, _, kind, decoded = struct.unpack("<5Q", header)
         records = kind >> 8
-        yield held, records, decoded
-        at = max(_after(at, _CHUNK_HEADER + held), _boundary(at + records))
+        yield stored_bytes, records, decoded
+        length = _CHUNK_HEADER + stored_bytes
+        end = at + length + (length + (at + usable - 1) % _BLOCK) // usable * _BLOCK_HEADER
+        after_records = at + records
+        boundary = after_records + max(0, -after_records % _BLOCK - (usable - 1))  # where a chunk may begin
+        at = max(end, boundary)
 
 
 def _without_block_headers(content: mmap.mmap | bytes, at: int) -> bytes:
+    """The chunk header at that place; a block header may stand before or inside it."""
     into = at % _BLOCK
     if into < _BLOCK_HEADER:
         start = at - into + _BLOCK_HEADER
@@ -113,26 +111,14 @@ def _without_block_headers(content: mmap.mmap | bytes, at: int) -> bytes:
     return content[at : at + left] + content[rest : rest + _CHUNK_HEADER - left]
 
 
-def _after(at: int, length: int) -> int:
-    """The place so many bytes on, block headers not counted."""
-    usable = _BLOCK - _BLOCK_HEADER
-    return at + length + (length + (at + usable - 1) % _BLOCK) // usable * _BLOCK_HEADER
-
-
-def _boundary(at: int) -> int:
-    """The first place from there where a chunk may begin."""
-    return at + max(0, -at % _BLOCK - (_BLOCK - _BLOCK_HEADER - 1))
-
-
 def check_copy(folder: Path) -> None:
-    """The descriptions of a copy that tensorflow-datasets prepared: files inside its folder, classes of its own.
+    """Checks the descriptions of a copy that tensorflow-datasets prepared: files in its folder, feature classes.
 
     A description names the Python class of every feature, which is imported by that name.
     """
-    info = _description(folder / "dataset_info.json")
-    for split in info.get("splits", []):
+    for split in _description(folder / "dataset_info.json").get("splits", []):
         for name in (split.get("name", ""), split.get("filepathTemplate", "")):
-            if Path(name).name != name and name:
+            if name and Path(name).name != name:
                 raise ValueError(f"dataset_info.json names files outside of the folder: {name}")
     if os.path.lexists(folder / "features.json"):
         for name in _classes(_description(folder / "features.json")):
@@ -141,10 +127,10 @@ def check_copy(folder: Path) -> None:
 
 
 def _description(path: Path) -> dict[str, Any]:
-    found = stored.parse(stored.read(path))
-    if not isinstance(found, dict):
+    description = stored.parse(stored.read(path))
+    if not isinstance(description, dict):
         raise ValueError(f"{path.name} is no object")
-    return found
+    return description
 
 
 def _classes(value: Any) -> Iterator[Any]:
@@ -155,9 +141,15 @@ def _classes(value: Any) -> Iterator[Any]:
             yield from _classes(item)
 
 
-def check_image(width: int, height: int, shape: tuple[int, ...] | None = None) -> None:
-    """The size that an encoded image claims: that of its data set, or any that is not too large to decode."""
+def check_image(image: Image.Image, shape: tuple[int, ...] | None = None) -> None:
+    """Checks an image before it is decoded: the size of its data set, or any that is not too large; 8 bits a channel.
+
+    Pillow would clip or truncate more bits without a word.
+    """
+    width, height = image.size
     if shape is not None and (height, width) != shape[:2]:
         raise ValueError(f"an image of {width}×{height} pixels among those of {shape[1]}×{shape[0]}")
     if width * height > LARGEST_IMAGE:
         raise ValueError(f"an image claims {width}×{height} pixels")
+    if image.mode[0] in "IF" or any(";16" in str(tile) for tile in image.tile):
+        raise ValueError(f"an image of mode {image.mode} with more than 8 bits a channel: convert it to 8")

@@ -1,4 +1,4 @@
-"""Texts by name: from a name to the tokens of its training, validation and test text, mapped from a checked cache.
+"""Text sets: from a name to the tokens of its training, validation and test text.
 
 `python_docs` comes with Python; `text` is any folder of three files; the others are copies that tensorflow-datasets
 (TFDS) prepared as array_record.
@@ -10,15 +10,15 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import UInt16
 
 from wsn import folders
-from wsn.data import cache
+from wsn.data.cache import Content, Origin, cached
 from wsn.data.language.vocabulary import LARGEST, TOKENIZERS, Tokenizer
-from wsn.data.prepared import check, data_folder, in_batches, located, unreadable
+from wsn.data.prepared import check, data_folder, entry_name, in_batches, unreadable
 from wsn.data.untrusted import check_regular, check_size
 from wsn.errors import UserError, choose, one_line
 from wsn.stored import reading_error
@@ -28,27 +28,21 @@ _BLOCK = 1000  # characters of `python_docs` that are held out together
 _PIECE = 2**24  # characters
 
 
-class Corpus(NamedTuple):
-    """The tokens of the three texts, and what they stand for."""
+@dataclasses.dataclass(frozen=True)
+class Corpus(Content):
+    """The tokens of the three texts; `sha256` is that of the texts in UTF-8, one after the other."""
 
     train: UInt16[np.ndarray, " train"]
     validation: UInt16[np.ndarray, " validation"]
     test: UInt16[np.ndarray, " test"]
     symbols: tuple[str, ...]
-    sha256: str  # of the three texts in UTF-8, one after the other
 
 
-class Texts(Protocol):
-    """Where a corpus comes from."""
-
-    def locate(self, data_dir: str | None) -> str:
-        """Makes sure that the texts are there; returns a file name that changes whenever they do.
-
-        Raises UserError.
-        """
+class TextSet(Origin, Protocol):
+    """An entry of `TEXTS`."""
 
     def pieces(self, split: str, data_dir: str | None) -> Iterator[str]:
-        """A split in parts that end with a line, if not with the text. Raises UserError."""
+        """A split in parts that end with a line, but for the last. Raises UserError."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +50,7 @@ class PythonDocs:
     """The language reference that comes with Python (`pydoc_data.topics`), ASCII only: English and code.
 
     Topics are sorted and joined by a newline. Of ten blocks of 1000 characters the fifth is test, the last validation.
-    It differs between versions of Python, so compare losses within one only.
+    It differs between versions of Python, so compare losses only within one.
     """
 
     def locate(self, data_dir: str | None) -> str:
@@ -82,8 +76,8 @@ class Tfds:
 
     Attributes:
       name: `name:version`. The version is pinned so that a result names its data.
-      end: what follows every example.
-      validation, test: the splits to read, in TFDS' notation.
+      end: text to add to every example.
+      validation, test: the splits to read, in the notation of TFDS.
     """
 
     name: str
@@ -92,7 +86,7 @@ class Tfds:
     test: str = "test"
 
     def locate(self, data_dir: str | None) -> str:
-        return located(self.name, data_dir, self, instead="python_docs")
+        return entry_name(self.name, data_dir, self, instead="python_docs")
 
     def pieces(self, split: str, data_dir: str | None) -> Iterator[str]:
         data_dir = data_folder(data_dir)
@@ -155,7 +149,7 @@ class Folder:
         return folders.local("data_dir", data_dir) / getattr(self, split)
 
 
-TEXTS: dict[str, Texts] = {
+TEXTS: dict[str, TextSet] = {
     "python_docs": PythonDocs(),
     "tiny_shakespeare": Tfds("tiny_shakespeare:1.0.0"),
     # The One Billion Word Benchmark, a sentence a line; its held-out sentences are half validation, half test.
@@ -167,54 +161,49 @@ TEXTS: dict[str, Texts] = {
 def load(
     name: str, task: str, vocabulary: int, data_dir: str | None = None, cache_dir: str | None = None
 ) -> Corpus:
-    """From the name of a text to its tokens, mapped (read-only) from the cache that the first call fills.
+    """The tokens of a text, mapped read-only from the cache that the first call fills.
 
-    Args:
-      name: a key of `TEXTS`.
-      task: a key of `TOKENS`: characters, or words of a `vocabulary` of that size.
-      data_dir: folder of tensorflow-datasets, default `$TFDS_DATA_DIR`; of `text`, that of the three files.
-      cache_dir: folder of decoded arrays; default `$WSN_CACHE_DIR`, then `~/.cache/wsn`.
-
-    Raises:
-      UserError: unknown name, texts that are missing, empty or of a single character.
+    `task` is a key of `TOKENIZERS`: characters, or words of a vocabulary of that size. Of `text`, `data_dir` is the
+    folder of its three files; `cache_dir` as in `images.load`. Raises UserError for an unknown name, and for texts
+    that are missing, empty or of a single character.
     """
-    texts = choose(TEXTS, "dataset", name)
+    text_set = choose(TEXTS, "dataset", name)
     if task not in TOKENIZERS:
         raise UserError(f"`dataset={name}` is text: choose `task` from {', '.join(TOKENIZERS)}")
-    tokens = TOKENIZERS[task]
-    if tokens.sized and vocabulary > LARGEST:
+    tokenizer = TOKENIZERS[task]
+    if tokenizer.sized and vocabulary > LARGEST:
         raise UserError(f"`vocabulary={vocabulary}` is too large: give at most {LARGEST}")
-    entry = f"{texts.locate(data_dir)}-{task}" + (f"-{vocabulary}" if tokens.sized else "")
-    content = cache.cached(
+    entry = f"{text_set.locate(data_dir)}-{task}" + (f"-{vocabulary}" if tokenizer.sized else "")
+    return cached(
+        Corpus,
         folders.cache(cache_dir) / entry,
-        lambda: decoded(name, tokens, vocabulary, lambda split: texts.pieces(split, data_dir)),
-        SPLITS,
-        {"symbols": tuple, "sha256": str},
+        lambda: tokenized(name, tokenizer, vocabulary, lambda split: text_set.pieces(split, data_dir)),
     )
-    train, validation, test = (content.arrays[split] for split in SPLITS)
-    return Corpus(train, validation, test, **content.facts)
 
 
-def decoded(
-    name: str, tokens: Tokenizer, vocabulary: int, pieces: Callable[[str], Iterator[str]]
-) -> cache.Content:
-    """Count all texts, then cut them. Raises UserError for an empty one, and for a vocabulary of one symbol."""
+def tokenized(
+    name: str, tokenizer: Tokenizer, vocabulary: int, pieces: Callable[[str], Iterator[str]]
+) -> Corpus:
+    """Counts all texts, then cuts them. Raises UserError for an empty text, and for one or too many symbols."""
     digest = hashlib.sha256()
     counts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     for split in SPLITS:
         for piece in pieces(split):
             digest.update(piece.encode())
-            counts[split].update(tokens.counts(piece))
+            counts[split].update(tokenizer.counts(piece))
         if not counts[split]:
             raise UserError(f"`dataset={name}`: its {split} text is empty")
     unseen = (counts["validation"].keys() | counts["test"].keys()) - counts["train"].keys()
-    symbols = tokens.symbols(counts["train"], unseen, vocabulary)
+    symbols = tokenizer.symbols(counts["train"], unseen, vocabulary)
     if len(symbols) < 2 or len(counts["train"]) < 2:
         [only] = counts["train"]
         raise UserError(
             f"`dataset={name}`: its training text is {only!r} alone, so there is nothing to learn"
         )
-    encode = tokens.encoder(symbols)
-    arrays = {split: np.concatenate([encode(piece) for piece in pieces(split)]) for split in SPLITS}
-    facts: dict[str, Any] = {"symbols": tuple(symbols), "sha256": digest.hexdigest()}
-    return cache.Content(arrays, facts)
+    if len(symbols) > LARGEST:
+        raise UserError(
+            f"`dataset={name}`: {len(symbols)} different symbols are more than the {LARGEST} supported"
+        )
+    encode = tokenizer.encoder(symbols)
+    train, validation, test = (np.concatenate([encode(piece) for piece in pieces(split)]) for split in SPLITS)
+    return Corpus(train, validation, test, tuple(symbols), sha256=digest.hexdigest())

@@ -1,11 +1,11 @@
-"""Language: texts as contiguous streams, of which a batch holds the next window of each.
+"""Texts as contiguous streams: a batch holds the next window of each stream.
 
-In: the tokens of a text, how many of them train, the length of a window. Out: `Text`, a source. A step reads `sequence`
-tokens of each of `batch_size` streams (the lanes) and predicts the token after each. A lane goes on where its last
-window ended, so the hidden state is carried; `fresh` says where it must not be.
+A step reads `sequence` tokens of each of `batch_size` streams (the lanes) and predicts the token after each. A lane
+continues where its last window ended, so the hidden state is carried; `fresh` says where a stream starts without it.
 
 Pair p is token p with the token after it as its target. The lanes of an epoch cut the pairs into equal parts, from a
-place that is drawn by seed, around the end to the start: every pair counts once an epoch, whatever the devices.
+start that is drawn by seed and wraps around at the end: every pair counts once an epoch, on any number of devices, and
+each epoch has the same windows.
 """
 
 import dataclasses
@@ -15,31 +15,33 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt16
+from jaxtyping import Array, Bool, Float, Int, Integer, UInt16
 
 from wsn import devices
-from wsn.data.feeds import Feed, steps_of
+from wsn.data.cache import Content
+from wsn.data.checks import as_array, check_range
+from wsn.data.feeds import Feed, steps_of_epochs
 from wsn.data.language import corpora
 from wsn.devices import Placement
 from wsn.errors import UserError
 from wsn.spec import ORDER, Data, Group, Spec
 
-# Streams of an evaluation: enough for the matrix product, few enough for their starts without context to matter little.
+# Streams of an evaluation: enough for the matrix product, few enough that starting without context matters little.
 EVALUATION_LANES = 32
-MOST = 2**30  # tokens on a device, so that places fit 32 bits
+MOST = 2**30  # tokens on a device, so that positions fit 32 bits
 
 
 class TextBatch(NamedTuple):
-    """A batch: windows side by side; `weight` is 1, or 0 for padding."""
+    """A batch of windows; `weight` is 1, or 0 for padding."""
 
     inputs: Int[Array, "time lanes"]
     targets: Int[Array, "time lanes"]
     weight: Float[Array, "time lanes"]
-    fresh: Bool[Array, " lanes"]  # whether a stream starts here, without what was carried
+    fresh: Bool[Array, " lanes"]  # whether a stream starts here, without a carried state
 
 
 class Windows(NamedTuple):
-    """Where windows lie: (steps, lanes), or (members, steps, lanes) where members differ."""
+    """Places of windows: (steps, lanes), or (members, steps, lanes) if members differ."""
 
     first: Int[Array | np.ndarray, "..."]  # pair
     length: Int[Array | np.ndarray, "..."]  # in pairs, up to `sequence`; 0 for padding
@@ -47,7 +49,7 @@ class Windows(NamedTuple):
 
 
 def windows(pairs: int, lanes: int, sequence: int, start: int = 0) -> Windows:
-    """All pairs in streams of equal length but the last ones, from pair `start` around; (steps, lanes)."""
+    """Cuts all pairs into streams of equal length, the last ones shorter, from pair `start` on; (steps, lanes)."""
     each = -(-pairs // lanes)
     steps = -(-each // sequence)
     stream, place = np.arange(lanes) * each, np.arange(steps)[:, None] * sequence
@@ -59,7 +61,7 @@ def windows(pairs: int, lanes: int, sequence: int, start: int = 0) -> Windows:
     )
 
 
-def make_batch(sequence: int, data: UInt16[Array, " tokens"], row: Windows) -> TextBatch:
+def make_batch(sequence: int, data: Integer[Array, " tokens"], row: Windows) -> TextBatch:
     """The batch of one row of `Windows`."""
     time = jnp.arange(sequence)[:, None]
     places = (row.first + time) % (len(data) - 1)
@@ -72,18 +74,24 @@ def make_batch(sequence: int, data: UInt16[Array, " tokens"], row: Windows) -> T
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
-    """The tokens that train, and those that are held out (validation or test); an example is a window of a stream."""
+class Text(Content):
+    """A `Source` of tokens; `held_out` are those of validation or test. An example is a window. Raises UserError."""
 
     name: str
-    train: UInt16[np.ndarray, " train"]
-    held_out: UInt16[np.ndarray, " held_out"]
+    train: Integer[np.ndarray, " train"]
+    held_out: Integer[np.ndarray, " held_out"]
     symbols: tuple[str, ...]
     sequence: int
-    sha256: str | None = None  # of the whole text, its three splits
 
     streamed: ClassVar[bool] = False
     input_shape: ClassVar[tuple[int, ...]] = ()  # a token
+
+    def __post_init__(self) -> None:
+        for name in ("train", "held_out"):
+            tokens = as_array(name, getattr(self, name))
+            if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+                raise UserError(f"`{name}`: {tokens.dtype} of shape {tokens.shape}: give one integer a token")
+            check_range(name, tokens, self.classes, "token")
 
     @property
     def classes(self) -> int:
@@ -91,67 +99,54 @@ class Text:
         return len(self.symbols)
 
     def batch_shapes(self, size: int) -> TextBatch:
-        """The shapes of a batch of so many lanes."""
-        shape = (self.sequence, size)
-        array: Any = jax.ShapeDtypeStruct
-        return TextBatch(
-            array(shape, jnp.int32), array(shape, jnp.int32), array(shape, jnp.float32), array((size,), bool)
-        )
+        numbers, weight = (jax.ShapeDtypeStruct((self.sequence, size), x) for x in (jnp.int32, jnp.float32))
+        fresh: Any = jax.ShapeDtypeStruct((size,), bool)
+        return TextBatch(numbers, numbers, weight, fresh)  # type: ignore[arg-type]
 
     def num_examples(self, data: Data) -> tuple[int, int]:
-        """How many windows train and are evaluated."""
         train, held_out = (-(-(len(tokens) - 1) // self.sequence) for tokens in (self.train, self.held_out))
         return train, held_out
 
     def held_out_lanes(self, spec: Spec) -> int:
-        """In how many streams the held-out text is read."""
         return min(EVALUATION_LANES, (len(self.held_out) - 1) // self.sequence)
 
     def nbytes(self, spec: Spec) -> int:
-        """All tokens lie on the device."""
         return self.train.nbytes + self.held_out.nbytes
 
     def feed(self, group: Group, placement: Placement) -> Feed:
-        """The batches of a group. Raises UserError for texts that are shorter than a window."""
-        return resident(self, group, placement)
-
-
-def resident(text: Text, group: Group, placement: Placement) -> Feed:
-    """Both texts on the device; rows are places of windows, the same in every epoch."""
-    spec = group.specs[0]
-    pairs, lanes = len(text.train) - 1, spec.batch_size
-    check_length(text, len(text.train), lanes, "training")
-    check_length(text, len(text.held_out), 1, "held-out")
-    seeds = (spec.data_seed,) if spec.order == "shared" else tuple(seed for _, seed in group.members)
-    cut = [windows(pairs, lanes, text.sequence, first_pair(seed, pairs)) for seed in seeds]
-    rows = cut[0] if spec.order == "shared" else jax.tree.map(lambda *x: np.stack(x), *cut)
-    steps = cut[0].first.shape[0]
-    held_out_pairs = len(text.held_out) - 1
-    held_out_lanes = text.held_out_lanes(spec)
-    held_out = devices.scatter_batches(placement, windows(held_out_pairs, held_out_lanes, text.sequence))
-    take_windows = partial(make_batch, text.sequence)
-    return Feed(
-        steps,
-        lanes,
-        held_out_lanes,
-        lambda first, last: devices.scatter_batches(
-            placement, steps_of(lambda epoch: rows, steps, first, last), of_members=spec.order != "shared"
-        ),
-        lambda: held_out,
-        devices.replicate(placement, np.asarray(text.train)),
-        devices.replicate(placement, np.asarray(text.held_out)),
-        take_windows,
-        take_windows,
-    )
+        """Raises UserError for texts that are shorter than a window."""
+        spec, shared = group.specs[0], group.specs[0].order == "shared"
+        check_length(self, len(self.train), spec.batch_size, "training")
+        check_length(self, len(self.held_out), 1, "held-out")
+        pairs, held_out_lanes = len(self.train) - 1, self.held_out_lanes(spec)
+        seeds = (spec.data_seed,) if shared else tuple(seed for _, seed in group.members)
+        cut = [windows(pairs, spec.batch_size, self.sequence, first_pair(seed, pairs)) for seed in seeds]
+        rows = cut[0] if shared else jax.tree.map(lambda *x: np.stack(x), *cut)
+        steps = cut[0].first.shape[0]
+        held_out_rows = windows(len(self.held_out) - 1, held_out_lanes, self.sequence)
+        held_out = devices.scatter_batches(placement, held_out_rows)
+        return Feed(
+            steps,
+            spec.batch_size,
+            held_out_lanes,
+            lambda first, last: devices.scatter_batches(
+                placement, steps_of_epochs(lambda epoch: rows, steps, first, last), of_members=not shared
+            ),
+            lambda: held_out,
+            devices.replicate(placement, np.asarray(self.train)),
+            devices.replicate(placement, np.asarray(self.held_out)),
+            partial(make_batch, self.sequence),
+            partial(make_batch, self.sequence),
+        )
 
 
 def first_pair(seed: int, pairs: int) -> int:
-    """Where the first lane starts."""
+    """The pair at which the first lane starts."""
     return int(jax.random.randint(jax.random.fold_in(jax.random.key(seed), ORDER), (), 0, pairs))
 
 
 def check_length(text: Text, tokens: int, lanes: int, which: str) -> None:
-    """Raises UserError for fewer tokens than a window of every lane and the last target, and for too many."""
+    """Raises UserError for fewer tokens than a window of every lane and the last target, and for more than `MOST`."""
     least = lanes * text.sequence + 1
     if tokens < least:
         streams = f"one window of {lanes} streams" if lanes > 1 else "one window"
@@ -174,8 +169,8 @@ def corpus(name: str, task: str, vocabulary: int, data_dir: str | None) -> corpo
 def source_of(spec: Spec, data_dir: str | None = None) -> Text:
     """The text of a spec: its first `train_samples` tokens train, its first `validation_samples` are evaluated.
 
-    The validation text is used where `validation_samples` is not 0, else the test text, whole. The vocabulary is that
-    of the whole training text. Raises UserError.
+    The validation text is used if `validation_samples` is not 0, else the whole test text. The vocabulary is that of
+    the whole training text, so the number of weights does not depend on the subset. Raises UserError.
     """
     tokens = corpus(spec.dataset, spec.task, spec.vocabulary, data_dir)
     train = subset("train_samples", spec.train_samples, tokens.train)
@@ -183,11 +178,11 @@ def source_of(spec: Spec, data_dir: str | None = None) -> Text:
         held_out = subset("validation_samples", spec.validation_samples, tokens.validation)
     else:
         held_out = tokens.test
-    return Text(spec.dataset, train, held_out, tokens.symbols, spec.sequence, tokens.sha256)
+    return Text(spec.dataset, train, held_out, tokens.symbols, spec.sequence, sha256=tokens.digest)
 
 
-def subset(flag: str, count: int | None, tokens: UInt16[np.ndarray, " _"]) -> UInt16[np.ndarray, " _"]:
-    """The first `count` tokens. Raises UserError where there are fewer."""
+def subset(argument: str, count: int | None, tokens: UInt16[np.ndarray, " _"]) -> UInt16[np.ndarray, " _"]:
+    """The first `count` tokens. Raises UserError if there are fewer."""
     if count is not None and count > len(tokens):
-        raise UserError(f"`{flag}={count}`: choose at most the {len(tokens)} tokens that there are")
+        raise UserError(f"`{argument}={count}`: choose at most the {len(tokens)} tokens of the text")
     return tokens[:count]

@@ -1,6 +1,6 @@
 """Tokens: a text becomes numbers of a vocabulary that is counted on the whole training text, whatever the subset.
 
-Characters: all of them, but where there are more than 128 those that occur fewer than 100 times become one symbol.
+Characters: all of them, but if there are more than 128, those that occur fewer than 100 times become one symbol.
 Words, between blanks: the most frequent ones, with one symbol for all others and one for the end of a line.
 """
 
@@ -22,14 +22,14 @@ class Tokenizer(NamedTuple):
     """A way to cut texts. A text may come in pieces that end with a line, or anywhere for characters."""
 
     counts: Callable[[str], Counter[str]]
-    # (counts of the training text, what else the held-out texts have, size asked for) → symbols, by number
+    # (counts of the training text, symbols that only the held-out texts have, `vocabulary`) → symbols, by number
     symbols: Callable[[Counter[str], Collection[str], int], list[str]]
     encoder: Callable[[Sequence[str]], Encode]
-    sized: bool  # whether the size is asked for
+    sized: bool  # whether `vocabulary` is read
 
 
 def character_symbols(counts: Counter[str], unseen: Collection[str], size: int) -> list[str]:
-    """By code point; the symbol of rare characters, and of those that only held-out texts have, is the last."""
+    """Characters by code point; last the symbol of rare characters, and of those that only held-out texts have."""
     least = FREQUENT if len(counts) > FEW_CHARACTERS else 1
     common = sorted(character for character, count in counts.items() if count >= least)
     return common if len(common) == len(counts) and not unseen else [*common, UNKNOWN]
@@ -44,7 +44,7 @@ def character_encoder(symbols: Sequence[str]) -> Encode:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, and the end of each line as a word of its own."""
+    """The words of a text, and the end of each line as a word."""
     return text.replace("\n", f" {END} ").split()
 
 

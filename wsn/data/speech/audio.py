@@ -1,7 +1,6 @@
-"""Audio: what a prepared copy holds of it, and log-spectrograms.
+"""Audio: recordings in a prepared copy, and log-spectrograms.
 
-Records are parsed by the protocol buffers that tensorflow-datasets (TFDS) brings: its own decoder of audio would
-import TensorFlow.
+Records are parsed with the protocol buffers of tensorflow-datasets (TFDS): its own audio decoder imports TensorFlow.
 """
 
 import os
@@ -16,20 +15,20 @@ from wsn.data.prepared import check, data_folder, in_batches, unreadable, withou
 
 _BATCH = 256
 WINDOW, HOP = 0.020, 0.010  # seconds
-FLOOR = 1e-6  # of power, for its logarithm: 60 dB below the mean of the audio
+FLOOR = 1e-6  # of power, before its logarithm: 60 dB below the mean of the audio
 
 LARGEST_RECORD = 2**25  # bytes of an example, of whose numbers Python makes 36 each: five minutes at 16 kHz
 
-Fields = dict[str, list]  # a feature's values, by its name
+Fields = dict[str, list]  # feature → its values
 
 
 def log_spectrogram(
     samples: Shaped[np.ndarray, " samples"], rate: int
 ) -> Float32[np.ndarray, "frames frequencies"]:
-    """ln of the power in windows of 20 ms, 10 ms apart, of audio whose mean power is 1 (Amodei et al. 2016).
+    """ln of the power in windows of 20 ms, 10 ms apart, of audio scaled to mean power 1 (Amodei et al. 2016).
 
-    `rate` in Hz; frequencies from 0 to rate/2 in steps of 50 Hz: 81 at 8 kHz, 161 at 16 kHz. Audio without sound is
-    not finite, and audio shorter than a window has no frame.
+    `rate` in Hz; frequencies from 0 to rate/2 in steps of 50 Hz: 81 at 8 kHz, 161 at 16 kHz. Silent audio gives values
+    that are not finite, and audio shorter than a window gives no frame.
     """
     window, hop = round(WINDOW * rate), round(HOP * rate)
     x = samples.astype(np.float64)
@@ -43,12 +42,11 @@ def log_spectrogram(
 
 
 def examples(name: str, split: str, data_dir: str | None) -> Iterator[Fields]:
-    """The examples of a split of the prepared copy of `name:version`. Raises UserError for a copy that is damaged."""
+    """The examples of a split of the prepared copy of `name:version`. Raises UserError for a damaged copy."""
     folder = Path(data_folder(data_dir))
-    pattern = f"*-{split}.array_record-*"
     try:
         check(name, data_dir)
-        yield from _read(sorted((folder / name.replace(":", "/")).glob(pattern)))
+        yield from _read(sorted((folder / name.replace(":", "/")).glob(f"*-{split}.array_record-*")))
     except Exception as error:  # array_record and the parser each raise their own kinds
         raise unreadable(name, os.fspath(folder), error) from error
 
@@ -63,5 +61,5 @@ def _read(files: list[Path]) -> Iterator[Fields]:
         for record in chain.from_iterable(in_batches(source, _BATCH)):
             if len(record) > LARGEST_RECORD:
                 raise ValueError(f"an example of {len(record)} bytes")
-            found = tf_example_pb2.Example.FromString(record).features.feature
-            yield {key: list(getattr(x, x.WhichOneof("kind")).value) for key, x in found.items()}
+            features = tf_example_pb2.Example.FromString(record).features.feature
+            yield {key: list(getattr(x, x.WhichOneof("kind")).value) for key, x in features.items()}

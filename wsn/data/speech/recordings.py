@@ -1,7 +1,7 @@
-"""Utterances by name: from a name to frames of features and their transcripts, mapped from a checked cache.
+"""Sets of utterances: from a name to frames of features and their transcripts.
 
 `digit_lines` comes with scikit-learn and is handwriting, not speech; `packed` is any `.npz` of features; the others are
-audio of which tensorflow-datasets (TFDS) prepared a copy as array_record.
+audio that tensorflow-datasets (TFDS) prepared as array_record.
 """
 
 import dataclasses
@@ -9,15 +9,15 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8, UInt16
 
 from wsn import folders, machine
-from wsn.data import cache
+from wsn.data.cache import Content, Origin, cached
 from wsn.data.images import DATASETS
-from wsn.data.prepared import located
+from wsn.data.prepared import entry_name
 from wsn.data.speech.audio import examples, log_spectrogram
 from wsn.data.untrusted import arrays_of_npz
 from wsn.errors import UserError, choose, one_line
@@ -28,43 +28,38 @@ DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT"
 
 
 class Utterance(NamedTuple):
-    """What is said once, and what it sounds like."""
+    """One recording and its transcript."""
 
-    split: str
+    split: str  # one of `SPLITS`
     frames: Float32[np.ndarray, "frames features"]
     text: str
 
 
-class Recordings(NamedTuple):
-    """Utterances, their frames one after the other. Letters are numbered from 1; 0 is padding, and CTC's blank."""
+@dataclasses.dataclass(frozen=True)
+class Recordings(Content):
+    """Utterances, with all frames in one array. Letters are numbered from 1; 0 is padding, and the blank of CTC."""
 
     frames: Float32[np.ndarray, "frames features"]
     lengths: Int32[np.ndarray, " utterances"]
     labels: UInt16[np.ndarray, "utterances most"]
     label_lengths: Int32[np.ndarray, " utterances"]
-    split: UInt8[np.ndarray, " utterances"]  # place in `SPLITS`
-    letters: tuple[str, ...]  # of the training transcripts; one that only others have is numbered after them
+    split: UInt8[np.ndarray, " utterances"]  # index in `SPLITS`
+    letters: tuple[str, ...]  # of the training transcripts; any other letter has the number after them
 
 
-_ARRAYS = ("frames", "lengths", "labels", "label_lengths", "split")
+class UtteranceSet(Origin, Protocol):
+    """An entry of `UTTERANCES`."""
 
-
-class Sounds(Protocol):
-    """Where utterances come from."""
-
-    cepstra: ClassVar[bool]  # whether their features may be cepstra
-
-    def locate(self, data_dir: str | None) -> str:
-        """Makes sure that they are there; returns a file name that changes whenever they do. Raises UserError."""
+    cepstra: ClassVar[bool]  # whether its features may be cepstra
 
     def utterances(self, data_dir: str | None) -> Iterator[Utterance]:
-        """All of them, split by split. Raises UserError."""
+        """All utterances, split by split. Raises UserError."""
 
 
-def drawn(seed: int, count: int, shortest: int, longest: int) -> Iterator[tuple[int, list[int]]]:
+def random_strings(seed: int, count: int, shortest: int, longest: int) -> Iterator[tuple[int, list[int]]]:
     """`count` strings of `shortest` to `longest` large random numbers, each with one more for the whole string.
 
-    From the raw bits of Philox, which never change between versions of NumPy.
+    From the raw bits of Philox, which are the same in every version of NumPy.
     """
     words = np.random.Philox(key=seed).random_raw((longest + 2) * count).reshape(count, longest + 2)
     for whole, length, *items in words.tolist():
@@ -90,7 +85,7 @@ class DigitLines:
         ends = np.cumsum([0, 1000, 297, len(digits.test_labels)]).tolist()
         for seed, (split, count) in enumerate(zip(SPLITS, self.counts, strict=True)):
             first, size = ends[seed], ends[seed + 1] - ends[seed]
-            for _, items in drawn(seed, count, 1, 5):
+            for _, items in random_strings(seed, count, 1, 5):
                 chosen = [first + item % size for item in items]
                 line = np.concatenate([images[i].T for i in chosen])
                 yield Utterance(split, line, "".join(str(labels[i]) for i in chosen))
@@ -110,7 +105,7 @@ class SpokenDigits:
     cepstra: ClassVar[bool] = False
 
     def locate(self, data_dir: str | None) -> str:
-        return located(self.name, data_dir, self, instead="digit_lines")
+        return entry_name(self.name, data_dir, self, instead="digit_lines")
 
     def utterances(self, data_dir: str | None) -> Iterator[Utterance]:
         spoken: dict[tuple[str, str], list[tuple[str, np.ndarray]]] = {}
@@ -122,7 +117,7 @@ class SpokenDigits:
             spoken.setdefault((split, speaker), []).append((f"{DIGITS[int(digit)]} {number}", audio))
         for seed, (split, count) in enumerate(zip(SPLITS, self.counts, strict=True)):
             speakers = [sorted(spoken[key], key=lambda x: x[0]) for key in sorted(spoken) if key[0] == split]
-            for speaker, items in drawn(seed, count if speakers else 0, 3, 6):
+            for speaker, items in random_strings(seed, count if speakers else 0, 3, 6):
                 recordings = speakers[speaker % len(speakers)]
                 chosen = [recordings[item % len(recordings)] for item in items]
                 audio = np.concatenate([samples for _, samples in chosen])
@@ -132,7 +127,7 @@ class SpokenDigits:
 
 @dataclasses.dataclass(frozen=True)
 class LibriSpeech:
-    """Read English at 16 kHz. Which of its parts train and are held out is in TFDS' names."""
+    """Read English at 16 kHz, with the official parts as splits."""
 
     name: str = "librispeech/default:2.1.1"
     parts: tuple[tuple[str, ...], ...] = (
@@ -144,7 +139,7 @@ class LibriSpeech:
     cepstra: ClassVar[bool] = False
 
     def locate(self, data_dir: str | None) -> str:
-        return located(self.name, data_dir, self, instead="digit_lines")
+        return entry_name(self.name, data_dir, self, instead="digit_lines")
 
     def utterances(self, data_dir: str | None) -> Iterator[Utterance]:
         for split, parts in zip(SPLITS, self.parts, strict=True):
@@ -156,8 +151,11 @@ class LibriSpeech:
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """An `.npz` of features: `cepstra` or `features` (frames, features), all utterances one after the other, their
-    `lengths` and `texts`, and `train`, which of them train; the others are test."""
+    """An `.npz` of features with four arrays.
+
+    `cepstra` or `features` (frames, features): all utterances one after the other; `lengths`: their frames; `texts`;
+    `train`: 1 for those that train, 0 for test.
+    """
 
     cepstra: ClassVar[bool] = True
 
@@ -170,31 +168,41 @@ class Packed:
     def utterances(self, data_dir: str | None) -> Iterator[Utterance]:
         path = self._path(data_dir)
         try:
-            found = arrays_of_npz(path, leave_out=("ids",))
+            arrays = arrays_of_npz(path, leave_out=("ids",))
         except Exception as error:  # zip, zlib and NumPy's header each raise their own kinds
             raise UserError(f"`data_dir={path}`: cannot be read as .npz ({one_line(error)})") from error
-        frames = found.get("features", found.get("cepstra"))
-        missing = [name for name in ("lengths", "texts", "train") if name not in found]
-        if frames is None or missing:
-            missing += ["features (or cepstra)"] if frames is None else []
-            raise UserError(f"`data_dir={path}`: has no {', '.join(missing)}; it needs them all")
-        lengths, texts, train = (found[name] for name in ("lengths", "texts", "train"))
-        for name, kinds in (("lengths", "iu"), ("texts", "U"), ("train", "biu")):
-            if found[name].ndim != 1 or found[name].dtype.kind not in kinds:
-                raise UserError(
-                    f"`data_dir={path}`: its {name} are {found[name].dtype} of shape {found[name].shape}: give"
-                    " (utterances,) of whole numbers, texts, and whether each trains"
-                )
-        if frames.ndim != 2 or frames.dtype.kind not in "fiu" or not _fit(lengths, len(frames), texts, train):
-            raise UserError(
-                f"`data_dir={path}`: its arrays do not fit together: (frames, features) of {frames.shape},"
-                f" lengths of {lengths.sum()} frames, and {len(lengths)} lengths, {len(texts)} texts,"
-                f" {len(train)} entries of train"
-            )
-        ends = np.cumsum(lengths)
-        for end, length, text, trains in zip(ends, lengths, texts, train, strict=True):
+        frames, lengths, texts, train = self._checked(path, arrays)
+        for end, length, text, trains in zip(np.cumsum(lengths), lengths, texts, train, strict=True):
             part = frames[end - length : end].astype(np.float32)
             yield Utterance("train" if trains else "test", part, str(text))
+
+    def _checked(self, path: Path, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Frames, lengths, texts, train. Raises UserError if one is missing or they do not agree."""
+        frames = arrays.get("features", arrays.get("cepstra"))
+        missing = [name for name in ("lengths", "texts", "train") if name not in arrays]
+        if frames is None or missing:
+            missing += ["features (or cepstra)"] if frames is None else []
+            raise UserError(f"`data_dir={path}`: has no {', '.join(missing)}; all four are needed")
+        lengths, texts, train = (arrays[name] for name in ("lengths", "texts", "train"))
+        for name, kinds in (("lengths", "iu"), ("texts", "U"), ("train", "biu")):
+            if arrays[name].ndim != 1 or arrays[name].dtype.kind not in kinds:
+                raise UserError(
+                    f"`data_dir={path}`: its {name} are {arrays[name].dtype} of shape {arrays[name].shape}: give"
+                    " (utterances,) of integers, texts, and 1 or 0 for train"
+                )
+        if not np.isin(train, (0, 1)).all():
+            bad = np.flatnonzero(~np.isin(train, (0, 1)))[0]
+            raise UserError(f"`data_dir={path}`: train[{bad}] is {train[bad]}: give 1 (train) or 0 (test)")
+        agree = len(lengths) == len(texts) == len(train) > 0 and frames.ndim == 2
+        # The largest first: a sum of large ones may overflow.
+        agree = agree and lengths.min() >= 0 and lengths.max() <= len(frames) == lengths.sum()
+        if not agree or frames.dtype.kind not in "fiu":
+            raise UserError(
+                f"`data_dir={path}`: its arrays do not fit together: frames are {frames.dtype} of shape {frames.shape},"
+                f" and there are {len(lengths)} lengths of {lengths.sum()} frames, {len(texts)} texts, {len(train)}"
+                " entries of train"
+            )
+        return frames, lengths, texts, train
 
     def _path(self, data_dir: str | None) -> Path:
         if data_dir is None:
@@ -206,14 +214,7 @@ class Packed:
         return files[0]
 
 
-def _fit(lengths: np.ndarray, frames: int, *others: np.ndarray) -> bool:
-    """Whether lengths are those of parts of so many frames, and there are as many of the others."""
-    if not all(len(other) == len(lengths) for other in others) or not len(lengths):
-        return False
-    return bool(lengths.min() >= 0 and lengths.max() <= frames and lengths.sum() == frames)
-
-
-UTTERANCES: dict[str, Sounds] = {
+UTTERANCES: dict[str, UtteranceSet] = {
     "digit_lines": DigitLines(),
     "spoken_digit": SpokenDigits(),
     "librispeech": LibriSpeech(),
@@ -222,62 +223,61 @@ UTTERANCES: dict[str, Sounds] = {
 
 
 def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -> Recordings:
-    """From the name of a set of utterances to its arrays, mapped (read-only) from the cache that the first call fills.
+    """The arrays of a set of utterances, mapped read-only from the cache that the first call fills.
 
-    Args:
-      name: a key of `UTTERANCES`.
-      data_dir: folder of tensorflow-datasets, default `$TFDS_DATA_DIR`; of `packed`, its file.
-      cache_dir: folder of decoded arrays; default `$WSN_CACHE_DIR`, then `~/.cache/wsn`.
-
-    Raises:
-      UserError: unknown name; data that are missing, damaged, not finite or without a transcript.
+    Of `packed`, `data_dir` is its file; else both folders are as in `images.load`. Raises UserError for an unknown
+    name, and for data that are missing, damaged, not finite or without a transcript.
     """
-    sounds = choose(UTTERANCES, "dataset", name)
-    content = cache.cached(
-        folders.cache(cache_dir) / f"{sounds.locate(data_dir)}-utterances",
-        lambda: packed(name, sounds.utterances(data_dir)),
-        _ARRAYS,
-        {"letters": tuple},
-    )
-    frames, lengths, labels, label_lengths, split = (content.arrays[name] for name in _ARRAYS)
-    return Recordings(frames, lengths, labels, label_lengths, split, **content.facts)
+    utterance_set = choose(UTTERANCES, "dataset", name)
+    entry = folders.cache(cache_dir) / f"{utterance_set.locate(data_dir)}-utterances"
+    return cached(Recordings, entry, lambda: pack(name, utterance_set.utterances(data_dir)))
 
 
-def packed(name: str, utterances: Iterator[Utterance]) -> cache.Content:
-    """Utterances in arrays. Raises UserError for a split without any, for frames that are not finite and for texts
-    without letters."""
-    every, size, there = [], 0, memory_limit()
+def pack(name: str, utterances: Iterator[Utterance]) -> Recordings:
+    """Joins utterances into arrays. Raises UserError for an empty split and as `check_utterance` does."""
+    every: list[Utterance] = []
+    size, available = 0, memory_limit()
     for number, utterance in enumerate(utterances):
-        check(f"`dataset={name}`: utterance {number} of its {utterance.split} split", utterance)
+        check_utterance(f"`dataset={name}`: utterance {number}", utterance, every[0] if every else utterance)
         every.append(utterance)
         size += utterance.frames.nbytes
-        if 2 * size > there:  # once in parts, and once joined
+        if 2 * size > available:  # once in parts, and once joined
             raise UserError(
                 f"`dataset={name}`: the frames of its first {len(every)} utterances fill half of the"
-                f" {machine.gib(there)} of this machine; take another, or a part of it"
+                f" {machine.gib(available)} of this machine; take another, or a part of it"
             )
     for split in ("train", "test"):
         if not any(utterance.split == split for utterance in every):
             raise UserError(f"`dataset={name}`: its {split} split is empty")
-    letters = sorted({letter for one in every if one.split == "train" for letter in one.text})
+    letters = sorted(
+        {letter for utterance in every if utterance.split == "train" for letter in utterance.text}
+    )
     numbers = {letter: number for number, letter in enumerate(letters, 1)}
-    labels = np.zeros((len(every), max(len(one.text) for one in every)), np.uint16)
-    for row, one in zip(labels, every, strict=True):
-        row[: len(one.text)] = [numbers.get(letter, len(letters) + 1) for letter in one.text]
-    arrays: dict[str, np.ndarray] = {
-        "frames": np.concatenate([one.frames for one in every]),
-        "lengths": np.array([len(one.frames) for one in every], np.int32),
-        "labels": labels,
-        "label_lengths": np.array([len(one.text) for one in every], np.int32),
-        "split": np.array([SPLITS.index(one.split) for one in every], np.uint8),
-    }
-    facts: dict[str, Any] = {"letters": tuple(letters)}
-    return cache.Content(arrays, facts)
+    labels = np.zeros((len(every), max(len(utterance.text) for utterance in every)), np.uint16)
+    for row, utterance in zip(labels, every, strict=True):
+        row[: len(utterance.text)] = [numbers.get(letter, len(letters) + 1) for letter in utterance.text]
+    return Recordings(
+        np.concatenate([utterance.frames for utterance in every]),
+        np.array([len(utterance.frames) for utterance in every], np.int32),
+        labels,
+        np.array([len(utterance.text) for utterance in every], np.int32),
+        np.array([SPLITS.index(utterance.split) for utterance in every], np.uint8),
+        tuple(letters),
+    )
 
 
-def check(where: str, utterance: Utterance) -> None:
-    """Raises UserError for an utterance from which nothing can be learnt; `where` says which it is."""
-    if not len(utterance.frames) or not np.isfinite(utterance.frames).all():
-        raise UserError(f"{where} is broken: its frames are none, silent or not finite; leave it out")
-    if not utterance.text.strip():
+def check_utterance(where: str, utterance: Utterance, first: Utterance) -> None:
+    """Raises UserError for an utterance that cannot be learned from, or whose features are not those of the first."""
+    split, frames, text = utterance
+    if split not in SPLITS:
+        raise UserError(f"{where}: its split {split!r} is none of {', '.join(SPLITS)}")
+    where += f" of its {split} split"
+    if frames.ndim != 2 or frames.shape[1:] != first.frames.shape[1:] or frames.dtype != np.float32:
+        raise UserError(
+            f"{where}: frames are {frames.dtype} of shape {frames.shape}: give float32 of shape (frames,"
+            f" {first.frames.shape[-1]}), as of the first"
+        )
+    if not len(frames) or not np.isfinite(frames).all():
+        raise UserError(f"{where} is broken: it has no frames, is silent or not finite; leave it out")
+    if not text.strip():
         raise UserError(f"{where} has a transcript without letters; leave it out")
