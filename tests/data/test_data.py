@@ -34,7 +34,11 @@ def fake_dataset(size: int = 40, shape: tuple[int, int, int] = (5, 4, 3), seed: 
     train_images[:, 0, 0, :] = 7  # a pixel that never changes
     # Labels number the examples, so that a test can follow them.
     return data.Dataset(
-        train_images, np.arange(size, dtype=np.int32), images(9), np.arange(9, dtype=np.int32), classes=size
+        train_images,
+        np.arange(size, dtype=np.int32),
+        images(9),
+        np.arange(9, dtype=np.int32) % size,
+        classes=size,
     )
 
 
@@ -60,8 +64,8 @@ def source(monkeypatch):
 
 
 def assert_equal(left: data.Dataset, right: data.Dataset) -> None:
-    for field in dataclasses.fields(data.Dataset):
-        np.testing.assert_array_equal(getattr(left, field.name), getattr(right, field.name))
+    for name in ("train_images", "train_labels", "test_images", "test_labels", "classes", "digest"):
+        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
 
 
 def warnings_in(caplog) -> list[str]:
@@ -98,7 +102,7 @@ def test_holding_out_changes_neither_subset_nor_statistics(train, validation, se
     held_out = data.split(fake_dataset(), validation_samples=validation, **options)
     np.testing.assert_array_equal(without.train_images, held_out.train_images)
     np.testing.assert_array_equal(without.mean, held_out.mean)
-    np.testing.assert_array_equal(without.deviation, held_out.deviation)
+    np.testing.assert_array_equal(without.std, held_out.std)
 
 
 @given(size=st.integers(0, 300), seed=st.integers(0, 2**64))
@@ -183,7 +187,7 @@ def test_digits(tmp_path):
 
 
 def test_unknown_name_lists_the_known_ones(tmp_path):
-    with pytest.raises(UserError, match="^`dataset=imagenot`: .*digits, mnist, cifar10") as caught:
+    with pytest.raises(UserError, match="^`dataset=imagenot` is unknown: .*digits, mnist, cifar10") as caught:
         data.load("imagenot", cache_dir=str(tmp_path))
     assert "\n" not in str(caught.value)
 
@@ -314,24 +318,10 @@ def test_the_cache_of_another_set_is_rebuilt(tmp_path, source, caplog):
     """Which `cp` puts in its place: whole, and of other data."""
     data.load("fake", cache_dir=str(tmp_path))
     (tmp_path / "fake-1").rename(tmp_path / "other")
-    entry = cache.cached(tmp_path / "other", lambda: cache.Content({}, {"classes": 3}), (), {"classes": int})
-    assert entry.facts == {"classes": 3} and "it is fake-1" in warnings_in(caplog)[0]
+    other = fake_dataset(seed=1)
+    assert_equal(cache.cached(data.Dataset, tmp_path / "other", lambda: other), other)
+    assert "it is fake-1" in warnings_in(caplog)[0]
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
-
-
-@settings(deadline=None, max_examples=100)
-@given(size=st.integers(1, 3 * 4096 + 5), seed=st.integers(0, 1000), draw=st.data())
-def test_checksum_sees_any_changed_byte_and_swapped_pages(size, seed, draw, tmp_path_factory):
-    path = tmp_path_factory.getbasetemp() / "checksum"
-    raw = np.random.default_rng(seed).bytes(size)
-    path.write_bytes(raw)
-    before = cache._facts(path)
-    at = draw.draw(st.integers(0, size - 1))
-    path.write_bytes(raw[:at] + bytes([raw[at] ^ draw.draw(st.integers(1, 255))]) + raw[at + 1 :])
-    assert cache._facts(path) != before
-    if size >= 2 * 4096:
-        path.write_bytes(raw[4096:8192] + raw[:4096] + raw[8192:])
-        assert cache._facts(path) != before
 
 
 def test_what_a_killed_process_was_writing_goes_when_it_is_old(tmp_path, source):
@@ -474,7 +464,7 @@ def test_a_cache_that_cannot_be_looked_at_is_gone_without(source, caplog):
     """As in the home of somebody else: every question of the system about it is an error."""
     for _ in range(2):
         assert_equal(data.load("fake", cache_dir="x" * 300), fake_dataset())
-    assert source.decoded == 2 and "going on without" in warnings_in(caplog)[0]
+    assert source.decoded == 2 and "continuing without" in warnings_in(caplog)[0]
 
 
 def test_without_a_home_the_folder_of_the_cache_is_asked_for(monkeypatch):

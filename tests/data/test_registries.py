@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from wsn.data.batches import AUGMENTATIONS, make_batch
-from wsn.data.normalization import IMAGENET_STD, IMAGENET_MEAN, NORMALIZATIONS, normalize, statistics
+from wsn.data.normalization import IMAGENET_MEAN, IMAGENET_STD, NORMALIZATIONS, normalize, statistics
 from wsn.spec import Group
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 7, 3), dtype=np.uint8)

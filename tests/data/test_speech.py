@@ -12,6 +12,7 @@ from wsn import devices
 from wsn.data import feeds
 from wsn.data.batches import AUGMENTATIONS
 from wsn.data.language.text import Text
+from wsn.data.normalization import float_statistics
 from wsn.data.speech import recordings, utterances
 from wsn.data.speech.audio import FLOOR, log_spectrogram
 from wsn.data.speech.recordings import SPLITS, UTTERANCES
@@ -186,10 +187,12 @@ def test_statistics_are_those_of_all_frames_at_once():
     frames = np.random.default_rng(0).normal(-7, 2, (50, 3)).astype(np.float32)
     frames[:, 1] = 0.1
     for normalization, axis in (("pixel", 0), ("scalar", None)):
-        mean, deviation = float_statistics(np.split(frames, [7, 30]), utterances.NORMALIZATIONS[normalization])
-        np.testing.assert_allclose(mean, frames.mean(axis, np.float64), rtol=1e-12)
-        np.testing.assert_allclose(deviation, frames.std(axis, np.float64), rtol=1e-12, atol=1e-12)
-        assert axis is None or deviation[1] == 0
+        mean, deviation = float_statistics(
+            np.split(frames, [7, 30]), utterances.NORMALIZATIONS[normalization]
+        )
+        np.testing.assert_allclose(mean.squeeze(), frames.mean(axis, np.float64), rtol=1e-12)
+        np.testing.assert_allclose(deviation.squeeze(), frames.std(axis, np.float64), rtol=1e-12, atol=1e-12)
+        assert axis is None or deviation[0, 1] == 0
 
 
 def test_bands_are_a_linear_map_of_cepstra_that_a_cosine_transform_undoes():
@@ -217,7 +220,7 @@ def test_what_ctc_cannot_align_is_dropped_and_counted(tmp_path, caplog):
     source = utterances.source_of(spec(), str(path))
     assert source.num_examples(spec()) == (3, 1)
     assert "1 of 5 utterances dropped" in caplog.text and "front_end=stack" in caplog.text
-    assert utterances.source_of(spec(front_end="conv"), str(path)).examples(spec()) == (4, 1)
+    assert utterances.source_of(spec(front_end="conv"), str(path)).num_examples(spec()) == (4, 1)
 
 
 @pytest.mark.parametrize(

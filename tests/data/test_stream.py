@@ -315,7 +315,7 @@ class Counted(Sequence):
 
 def test_memory_is_bounded_and_a_stream_left_early_stops():
     source = Counted(10_000)
-    records = stream.Records(source, "image", "label", "train", "here")
+    records = stream.Records(source, "image", "label", 10_000, "train", "here")
     unit = np.ones((1, 1, 3), np.float32)
     opened = stream.Stream(10, records, records, unit, unit, threads=2)
     before = threading.active_count()

@@ -51,11 +51,11 @@ def test_arrays_come_back_whatever_their_kind(tmp_path):
 @pytest.mark.parametrize(
     ("member", "said"),
     [
-        (npy((10**15,)), "claims 4000000000000[0-9]+ bytes and has"),
-        (npy((2**62, 2**62)), "claims [0-9]+ bytes and has"),
-        (npy((0, 10**15), content=b"more"), "claims [0-9]+ bytes and has"),
-        (npy((3,), "|O", b"pickle"), "objects, which would be unpickled"),
-        (b"\x93NUMPY\x09\x00", "format \\(9, 0\\)"),
+        (npy((10**15,)), "claims more than it has"),
+        (npy((2**62, 2**62)), "cannot reshape"),
+        (npy((0, 10**15), content=b"more"), "has more than it claims"),
+        (npy((3,), "|O", b"pickle"), "allow_pickle=False"),
+        (b"\x93NUMPY\x09\x00", "not \\(9, 0\\)"),
         (b"nonsense", "magic"),
     ],
     ids=["large", "larger than any", "more than it claims", "pickle", "another format", "no array"],

@@ -19,11 +19,11 @@ PADDING = 4  # pixels on every side of an image before it is cropped
 
 
 class Batch(NamedTuple):
-    """Examples for classification; `weight` is 1, or 0 for padding."""
+    """Examples for classification; `weight` is 1, or 0 for padding. On the host, images of a stream are still uint8."""
 
-    inputs: Float[Array, "batch ..."]
-    labels: Int[Array, " batch"]
-    weight: Float[Array, " batch"]
+    inputs: Real[Array | np.ndarray, "batch ..."]
+    labels: Int[Array | np.ndarray, " batch"]
+    weight: Float[Array | np.ndarray, " batch"]
 
 
 def image_batch_shapes(size: int, shape: tuple[int, ...]) -> Any:

@@ -50,7 +50,7 @@ def digest_of(values: Any) -> str:
     for leaf in jax.tree.leaves(values):
         if isinstance(leaf, np.ndarray):
             digest.update(f"{leaf.dtype.str} {leaf.shape}".encode())
-            digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+            digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
         else:
             digest.update(f" {leaf!r} ".encode())
     return digest.hexdigest()
@@ -144,4 +144,4 @@ def _size_and_checksum(path: Path) -> tuple[int, int]:
     if not path.is_file():  # a FIFO would block forever
         raise OSError(f"{path.name} is no file")
     raw = np.memmap(path, np.uint8, mode="r")
-    return len(raw), zlib.crc32(raw)
+    return len(raw), zlib.crc32(raw.data)

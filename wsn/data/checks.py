@@ -8,7 +8,7 @@ predicted.
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Int32, Real
@@ -16,8 +16,11 @@ from jaxtyping import Int32, Real
 from wsn.errors import UserError
 
 WHITE = {"uint8": 255, "uint16": 65535, "float32": 1}  # supported dtypes of images
-Images = Real[np.ndarray, "n height width channels"]
-Labels = Int32[np.ndarray, " n"]
+Images = Real[np.ndarray, "_ height width channels"]
+Labels = Int32[np.ndarray, " _"]
+# Fields of a dataclass that are given as any array and are `Images` and `Labels` after its checks.
+GivenImages: TypeAlias = Any
+GivenLabels: TypeAlias = Any
 
 
 def check_classes(classes: Any) -> int:
@@ -82,7 +85,7 @@ def check_range(name: str, values: np.ndarray, classes: int, what: str, where: s
 
 def check_splits(data: Any, splits: Sequence[str], may_be_empty: Sequence[str] = ()) -> None:
     """Checks and converts `SPLIT_images` and `SPLIT_labels` of a frozen dataclass, and that its splits agree."""
-    arrays = {"classes": check_classes(data.classes)}
+    arrays: dict[str, Any] = {"classes": check_classes(data.classes)}
     for split in splits:
         name = f"{split}_images"
         images = arrays[name] = check_images(name, getattr(data, name))

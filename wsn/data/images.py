@@ -13,7 +13,7 @@ from PIL import Image
 
 from wsn import folders
 from wsn.data.cache import Content, Origin, cached
-from wsn.data.checks import Images, Labels, check_splits
+from wsn.data.checks import GivenImages, GivenLabels, check_splits
 from wsn.data.prepared import check, check_features, data_folder, entry_name, in_batches, unreadable
 from wsn.data.untrusted import check_image
 from wsn.errors import choose
@@ -28,10 +28,10 @@ class Dataset(Content):
     Your own arrays are checked here (`wsn.data.checks`). Raises UserError.
     """
 
-    train_images: Images
-    train_labels: Labels
-    test_images: Images
-    test_labels: Labels
+    train_images: GivenImages
+    train_labels: GivenLabels
+    test_images: GivenImages
+    test_labels: GivenLabels
     classes: int
 
     def __post_init__(self) -> None:

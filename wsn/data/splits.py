@@ -18,7 +18,7 @@ from wsn.data.batches import (
     make_batch,
 )
 from wsn.data.cache import Content
-from wsn.data.checks import Images, Labels, check_splits
+from wsn.data.checks import GivenImages, GivenLabels, Images, Labels, check_splits
 from wsn.data.feeds import Feed, SplitView, evaluation_batch_size
 from wsn.data.images import Dataset, permutation
 from wsn.data.normalization import Statistic, normalize, statistics
@@ -33,12 +33,12 @@ ORDERS = ("shared", "seed")  # all members see the batches of data_seed, or each
 class Splits(Content):
     """A `Source` of raw images; `mean` and `std` are statistics of the full training split (`wsn.data.statistics`)."""
 
-    train_images: Images
-    train_labels: Labels
-    validation_images: Images
-    validation_labels: Labels
-    test_images: Images
-    test_labels: Labels
+    train_images: GivenImages
+    train_labels: GivenLabels
+    validation_images: GivenImages
+    validation_labels: GivenLabels
+    test_images: GivenImages
+    test_labels: GivenLabels
     mean: Statistic
     std: Statistic
     classes: int

@@ -151,5 +151,5 @@ def check_image(image: Image.Image, shape: tuple[int, ...] | None = None) -> Non
         raise ValueError(f"an image of {width}×{height} pixels among those of {shape[1]}×{shape[0]}")
     if width * height > LARGEST_IMAGE:
         raise ValueError(f"an image claims {width}×{height} pixels")
-    if image.mode[0] in "IF" or any(";16" in str(tile) for tile in image.tile):
+    if image.mode[0] in "IF" or any(";16" in str(tile) for tile in getattr(image, "tile", ())):
         raise ValueError(f"an image of mode {image.mode} with more than 8 bits a channel: convert it to 8")

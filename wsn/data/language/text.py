@@ -78,8 +78,8 @@ class Text(Content):
     """A `Source` of tokens; `held_out` are those of validation or test. An example is a window. Raises UserError."""
 
     name: str
-    train: Integer[np.ndarray, " train"]
-    held_out: Integer[np.ndarray, " held_out"]
+    train: Any  # integers, shape (tokens,)
+    held_out: Any
     symbols: tuple[str, ...]
     sequence: int
 
@@ -91,7 +91,7 @@ class Text(Content):
             tokens = as_array(name, getattr(self, name))
             if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
                 raise UserError(f"`{name}`: {tokens.dtype} of shape {tokens.shape}: give one integer a token")
-            check_range(name, tokens, self.classes, "token")
+            object.__setattr__(self, name, check_range(name, tokens, self.classes, "token"))
 
     @property
     def classes(self) -> int:
