@@ -10,9 +10,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tiny
-from flax.traverse_util import flatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trees import flat
 
 from wsn.data.speech.utterances import Frames
 from wsn.errors import UserError
@@ -22,9 +22,9 @@ from wsn.networks.models import MODELS, SPEECH_MODELS, TOKEN_MODELS
 from wsn.networks.parameterization import PARAMETERIZATIONS, parameterization
 from wsn.sparsity import family
 from wsn.sparsity.patterns import PATTERNS
-from wsn.sparsity.shapes import mlp_shapes, sizes, weights
+from wsn.sparsity.shapes import mlp_shapes, weights
 from wsn.spec import Group
-from wsn.training import optimizers, registries
+from wsn.training import optimizers
 from wsn.training.state import Members, initial_members
 
 X = jax.random.normal(jax.random.key(1), (7, *tiny.IMAGE))
@@ -32,10 +32,6 @@ X = jax.random.normal(jax.random.key(1), (7, *tiny.IMAGE))
 
 def build(input_shape=tiny.IMAGE, classes=tiny.CLASSES, **changes) -> Model:
     return models.build(tiny.spec(**changes), input_shape, classes)
-
-
-def flat(params) -> dict[str, np.ndarray]:
-    return {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
 
 
 def initial(*seeds, input_shape=tiny.IMAGE, classes=tiny.CLASSES, **changes) -> Members:
@@ -50,7 +46,7 @@ def initial(*seeds, input_shape=tiny.IMAGE, classes=tiny.CLASSES, **changes) -> 
 @pytest.mark.parametrize(("width", "depth"), [(1, 1), (5, 1), (8, 2), (6, 3)])
 def test_kernels_have_the_shapes_that_the_budget_counts(width, depth, bias):
     model = build(width=width, hidden_layers=depth, bias=bias)
-    leaves = flatten_dict(jax.eval_shape(model.init, jax.random.key(0))[0], sep="/")
+    leaves = flat(jax.eval_shape(model.init, jax.random.key(0))[0])
     kernels = {path: leaf.shape for path, leaf in leaves.items() if path.endswith("/kernel")}
     assert kernels == {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
     others = {path: leaf.shape for path, leaf in leaves.items() if path not in kernels}
@@ -103,43 +99,30 @@ def test_bfloat16_rounds_the_operands_and_accumulates_in_float32():
         jax.grad(lambda p, m=m: jnp.square(m.apply(p, {}, X)).mean())(params) for m in (exact, rounded)
     ]
     for path, true in flat(gradients[0]).items():
-        found = flat(gradients[1])[path]
-        assert found.dtype == np.float32
-        assert np.linalg.norm(found - true) < 0.02 * np.linalg.norm(true)
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.integers(1, 5000), st.integers(1, 5000), st.floats(1e-4, 1))
-def test_scalings_follow_the_effective_fan_in(fan_in, fan_out, connectivity):
-    standard = parameterization("standard").scaling
-    for role in ("kernel", "bias"):
-        scale = standard(fan_in, fan_out, connectivity, role)
-        assert scale.initial**2 * fan_in * connectivity == pytest.approx(1)
-        assert (scale.forward, scale.learning_rate) == (1, 1)
-    scale = parameterization("ntk").scaling(fan_in, fan_out, connectivity, "kernel")
-    # The kept inputs of a unit together have the variance of all inputs of a dense one.
-    assert fan_in * connectivity * (scale.initial * scale.forward) ** 2 == pytest.approx(1)
-    assert scale.forward**2 * fan_in == pytest.approx(1)
+        approximate = flat(gradients[1])[path]
+        assert approximate.dtype == np.float32
+        assert np.linalg.norm(approximate - true) < 0.02 * np.linalg.norm(true)
 
 
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 5000), st.integers(1, 5000), st.floats(1e-4, 1))
-def test_a_sparse_layer_starts_as_large_as_a_dense_one_of_its_effective_fan_in(
-    name, fan_in, fan_out, connectivity
-):
-    """The variance of a unit's input is that of the dense layer; nothing else depends on the connectivity."""
+def test_scalings_follow_the_effective_fan_in(name, fan_in, fan_out, connectivity):
+    """The kept inputs of a unit together have the variance of all inputs of a dense one; nothing else changes."""
     rule = parameterization(name).scaling
     dense, sparse = (rule(fan_in, fan_out, c, "kernel") for c in (1.0, connectivity))
-    assert sparse.initial**2 * connectivity == pytest.approx(dense.initial**2)
-    assert sparse[1:] == dense[1:] and min(dense) > 0
+    assert fan_in * connectivity * (sparse.initial * sparse.forward) ** 2 == pytest.approx(1)
+    assert dense.forward**2 * fan_in == pytest.approx(1) if name == "ntk" else dense.forward == 1
+    assert sparse[1:] == dense[1:] and dense.learning_rate == 1
+    bias = rule(fan_in, fan_out, connectivity, "bias")
+    assert bias.initial == 0 if name == "ntk" else bias.initial == sparse.initial
     for role in ("kernel", "output", "bias"):
         assert all(math.isfinite(x) and x >= 0 for x in rule(fan_in, fan_out, connectivity, role))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_rates_follow_the_kept_inputs_of_a_unit(name):
-    """Rate × kept inputs of a unit is that of the dense network of `rate_width`, whose rates stay."""
+    """Rate × kept inputs of a unit is that of the dense network of `rate_width`."""
     image = tiny.input_shape(name)
 
     def kernels(spec):
@@ -148,8 +131,8 @@ def test_rates_follow_the_kept_inputs_of_a_unit(name):
         return model.shapes, models.scalings(spec, model, params)
 
     reference = tiny.spec(model=name, width=2, rate_width=2)
-    base, own = kernels(reference)
-    assert own == kernels(dataclasses.replace(reference, rate_width=0))[1]
+    base, rules = kernels(reference)
+    assert rules == kernels(dataclasses.replace(reference, rate_width=0))[1]
     wide = dataclasses.replace(reference, width=6)
     shapes = models.plain_shapes(wide, image, tiny.CLASSES)
     kept = tuple((layer, max(1, math.prod(shape) // 3)) for layer, shape in shapes.items())
@@ -162,13 +145,13 @@ def test_rates_follow_the_kept_inputs_of_a_unit(name):
     assert {rules[path].learning_rate for path in others} <= {1.0}
 
 
-def test_bottlenecks_have_no_rates_over_their_inputs():
+def test_rate_width_is_refused_with_bottlenecks():
     with pytest.raises(UserError, match="`rate_width=2`: `bottleneck=linear`"):
         build((8, 8, 3), 3, rate_width=2, hidden_layers=2, bottleneck="linear", inner=(("hidden_0", 1),))
 
 
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)
-def test_kernels_of_every_shape_are_drawn_at_the_unit_scale_of_the_parameterisation(name):
+def test_kernels_of_every_shape_are_drawn_at_unit_scale(name):
     draw = jax.jit(parameterization(name).draw, static_argnums=1)
     unit = np.asarray(draw(jax.random.key(0), (100_000,)), np.float64)
     assert abs(unit.mean()) < 0.02 and 0.2 < unit.std() < 2
@@ -182,13 +165,13 @@ def test_every_model_has_the_kernels_and_groups_of_its_shapes(name):
     spec = tiny.spec(model=name, width=8 if name in TOKEN_MODELS else 2, hidden_layers=3)
     model = models.build(spec, tiny.input_shape(name), tiny.CLASSES)
     assert model.groups.keys() == model.shapes.keys() and all(model.groups.values())
-    # A function without optimisation compiles at once, whatever the network.
+    # Without optimization it compiles at once, whatever the network.
     init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
     params, stats = init(jax.random.key(0))
     leaves = flat(params)
     kernels = {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
     assert {path: leaf.shape for path, leaf in leaves.items() if path in kernels} == kernels
-    # Biases and what normalises are not counted as weights: they are vectors.
+    # Biases and normalization parameters are not counted as weights: they are vectors.
     assert all(leaf.ndim == 1 for path, leaf in leaves.items() if path not in kernels)
     draws = np.concatenate([leaves[path].ravel() for path in kernels])
     assert np.abs(draws).max() <= 1 and draws.std() == pytest.approx(3**-0.5, rel=0.1)
@@ -207,7 +190,7 @@ def test_every_model_has_the_kernels_and_groups_of_its_shapes(name):
 @pytest.mark.parametrize(
     "name", [name for name in MODELS if name not in TOKEN_MODELS and name not in SPEECH_MODELS]
 )
-def test_narrowed_layers_of_every_model_do_not_follow_each_other(name):
+def test_bottleneck_layers_are_not_adjacent(name):
     spec = tiny.spec(model=name, hidden_layers=4)
     layers = list(models.plain_shapes(spec, (8, 8, 3), tiny.CLASSES))
     places = [layers.index(layer) for layer in models.bottleneck_layers(spec, layers)]
@@ -243,13 +226,13 @@ def test_ntk_is_normal_with_variance_one_over_connectivity(connectivity):
     for layer, (fan_in, fan_out) in mlp_shapes(36, [400], 12).items():
         alive = leaves[f"{layer}/kernel"][leaves[f"{layer}/kernel"] != 0] * np.sqrt(connectivity)
         assert alive.size == connectivity * fan_in * fan_out
-        # Moments of a standard normal, to 5 deviations: variances 1, 2, 96 of x, x², x⁴.
+        # Moments of a standard normal, to 5 standard errors: variances 1, 2, 96 of x, x², x⁴.
         for power, mean, variance in ((1, 0, 1), (2, 1, 2), (4, 3, 96)):
             assert abs((alive.astype(np.float64) ** power).mean() - mean) < 5 * np.sqrt(variance / alive.size)
         assert not leaves[f"{layer}/bias"].any()
 
 
-def test_a_seed_draws_the_same_network_in_every_group_and_another_from_every_seed():
+def test_a_seed_draws_the_same_network_in_every_group():
     several, alone = initial(4, 0, 2), initial(2)
     for path, leaf in flat(several.state.params).items():
         np.testing.assert_array_equal(leaf[2], flat(alone.state.params)[path][0])
@@ -273,7 +256,7 @@ def test_a_sparse_network_is_its_dense_one_masked_and_rescaled(name):
 
 @pytest.mark.parametrize("mask", PATTERNS)
 def test_inputs_of_a_unit_have_the_variance_of_the_dense_network_under_every_pattern(mask):
-    """On the average over units, to 6 deviations of kept uniform weights: Σ w² = 1/3 of standard, 1/p · p of ntk."""
+    """On average over units, to 6 standard errors: Σ w² = 1/3 of standard, 1/p · p of ntk."""
     count = 600
     for name, variance in (("standard", 1 / 3), ("ntk", 64)):
         kept = (("hidden_0", count), ("output", 128))
@@ -298,7 +281,7 @@ def test_masks_of_seeds_and_layers_differ():
     assert np.any(mask["hidden_1/kernel"][0] != mask["hidden_2/kernel"][0])
 
 
-def test_members_with_different_kept_counts_share_their_masks_with_groups_of_their_own():
+def test_members_with_different_kept_counts_are_those_of_separate_groups():
     cells = [tiny.spec(kept=tiny.kept(30, 4)), tiny.spec(kept=tiny.kept(14, 20)), tiny.spec()]
     model = build()
     optimizer = optimizers.build(cells[0], optimizers.Horizon(1, 3))
@@ -323,23 +306,11 @@ def test_every_parameter_has_the_learning_rate_of_its_spec():
 
 
 def test_unknown_names_are_refused():
-    for name, value in {
-        "activation": "gelu",
-        "parameterization": "muP",
-        "normalization": "whole",
-        "schedule": "warm",
-        "order": "none",
-        "compute_dtype": "float16",
-        "augmentation": "mixup",
-        "bottleneck": "bent",
-    }.items():
-        with pytest.raises(UserError, match=f"^`{name}={value}` is unknown: choose one of [^\n]*$"):
-            registries.check(tiny.spec(**{name: value}))
     with pytest.raises(UserError, match="^`model=vgg` is unknown: choose one of .*mlp"):
         build(model="vgg")
-    with pytest.raises(UserError, match="`mask`"):
+    with pytest.raises(UserError, match="^`mask=bent` is unknown"):
         initial(kept=tiny.kept(11, 20), mask="bent")
-    with pytest.raises(UserError, match="`parameterization=muP`"):
+    with pytest.raises(UserError, match="^`parameterization=muP` is unknown"):
         parameterization("muP")
 
 
@@ -350,11 +321,6 @@ def test_counts_below_one_are_refused(name):
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, math.inf, math.nan])
-def test_learning_rates_that_are_no_positive_number_are_refused(rate):
+def test_learning_rates_must_be_positive(rate):
     with pytest.raises(UserError, match="^`learning_rate=.*` is not a positive number$"):
         tiny.spec(learning_rate=rate)
-
-
-def test_sizes_sum_to_the_weights():
-    shapes = mlp_shapes(9, [5, 6], 4)
-    assert weights(shapes) == sum(sizes(shapes).values()) == 9 * 5 + 5 * 6 + 6 * 4

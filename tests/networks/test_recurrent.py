@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from flax.traverse_util import flatten_dict
+from trees import flat, lstm_weights, sigmoid
 
 from wsn.errors import UserError
 from wsn.networks import highway, lstm, models, recurrent
@@ -31,10 +31,6 @@ def spec(model: str = "rhn", **changes) -> Spec:
 
 def network(one: Spec, symbols: int = SYMBOLS) -> models.Model:
     return models.build(one, (), symbols)
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
 
 
 # References in float64.
@@ -89,11 +85,11 @@ def lstm_step(one, hidden, memory, x):
     ids=lambda changes: " ".join(map(str, changes.values())),
 )
 def test_logits_equal_numpy(changes, parameterization):
-    """Also with the text cut into windows, from the state after the one before."""
+    """Also in windows, each from the state after the one before."""
     one = spec(**changes, parameterization=parameterization)
     model = network(one)
     params, stats = model.init(jax.random.key(1))
-    leaves = {path: np.asarray(x, np.float64) for path, x in flatten_dict(params, sep="/").items()}
+    leaves = {path: np.asarray(x, np.float64) for path, x in flat(params).items()}
     expected = reference(one, leaves, TOKENS)
     np.testing.assert_allclose(model.apply(params, stats, READ), expected, rtol=1e-5, atol=1e-5)
     carry, parts = model.tokens.carry(3), []
@@ -104,7 +100,7 @@ def test_logits_equal_numpy(changes, parameterization):
 
 
 def test_states_of_a_highway_network_of_one_unit():
-    """Numbers that were computed by hand: xh 0.5, xt −0.3, h0 0.2, t0 0.4, h1 −0.7, t1 0.6, bias 0.1 of h0."""
+    """Computed by hand: xh 0.5, xt −0.3, h0 0.2, t0 0.4, h1 −0.7, t1 0.6, bias 0.1 of h0."""
     layers = [
         Weights(jnp.array([[0.5, -0.3], [0.2, 0.4]]), jnp.array([0.1, 0.0])),
         Weights(jnp.array([[-0.7, 0.6]]), jnp.zeros(2)),
@@ -118,7 +114,7 @@ def test_states_of_a_highway_network_of_one_unit():
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("core", ["rhn", "lstm"])
 def test_gradients_are_those_of_a_loop_in_python(core, backward):
-    """Of kernels, biases, inputs and the first state, through outputs and the last state, with lanes that end."""
+    """With respect to kernels, biases, inputs and the first state, through outputs and last state; lanes may end."""
 
     def draw(*shape):
         return jnp.asarray(RANDOM.normal(size=shape), jnp.float32)
@@ -128,7 +124,7 @@ def test_gradients_are_those_of_a_loop_in_python(core, backward):
     layers = [Weights(draw(fan, units), draw(units)) for fan in fans]
     start = draw(2, 3) if core == "rhn" else lstm.State(draw(2, 3), draw(2, 3))
     valid = None if core == "rhn" else jnp.asarray([[1, 1]] * 4 + [[1, 0]] * 2, jnp.float32)[..., None]
-    told = dict(dtype="float32", valid=valid, backward=backward)
+    settings = dict(dtype="float32", valid=valid, backward=backward)
 
     def loop(layers, state, x):
         outputs = [None] * len(x)
@@ -138,32 +134,24 @@ def test_gradients_are_those_of_a_loop_in_python(core, backward):
             state, outputs[t] = cell(state, products, None if valid is None else valid[t])
         return state, jnp.stack(outputs)
 
-    weighing = draw(6, 2, 3), draw(2, 3)
+    factors = draw(6, 2, 3), draw(2, 3)
 
     def loss(of):
         def value(*args):
             last, y = of(*args)
-            return (y * weighing[0]).sum() + sum((leaf * weighing[1]).sum() for leaf in jax.tree.leaves(last))
+            return (y * factors[0]).sum() + sum((leaf * factors[1]).sum() for leaf in jax.tree.leaves(last))
 
         return jax.value_and_grad(value, (0, 1, 2))
 
-    found = jax.jit(loss(partial(recurrent.scan_layer, cell, **told)))(layers, start, x)
-    expected = jax.jit(loss(loop))(layers, start, x)
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    ours = jax.jit(loss(partial(recurrent.scan_layer, cell, **settings)))(layers, start, x)
+    theirs = jax.jit(loss(loop))(layers, start, x)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, theirs)
 
 
 def test_the_lstm_equals_pytorch():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     theirs = torch.nn.LSTM(3, 4, 2)
-    own = {name: x.detach().numpy() for name, x in theirs.named_parameters()}
-    layers = []
-    for n in range(2):
-        bias = own[f"bias_ih_l{n}"] + own[f"bias_hh_l{n}"]
-        bias[4:8] -= lstm.FORGET_BIAS
-        kernel = np.hstack([own[f"weight_ih_l{n}"], own[f"weight_hh_l{n}"]]).T
-        layers.append(Weights(jnp.asarray(kernel), jnp.asarray(bias)))
+    layers = [lstm_weights(theirs, f"l{n}") for n in range(2)]
     x = RANDOM.normal(size=(6, 2, 3)).astype(np.float32)
     start = RANDOM.normal(size=(2, 2, 2, 4)).astype(np.float32)
     with torch.no_grad():
@@ -192,7 +180,7 @@ def test_weights_by_hand():
 def test_parameters_are_the_kernels_and_a_bias_of_every_unit(model):
     made = network(spec(model, hidden_layers=2, depth=3))
     params, stats = jax.eval_shape(made.init, jax.random.key(0))
-    leaves = {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
+    leaves = {path: leaf.shape for path, leaf in flat(params).items()}
     kernels = {models.kernel_path(layer): shape for layer, shape in made.shapes.items()}
     biases = {f"{layer}/bias": shape[-1:] for layer, shape in made.shapes.items() if layer != "embedding"}
     assert leaves == kernels | biases and stats == {}
@@ -209,7 +197,7 @@ def of_width(one: Spec):
 
 @pytest.mark.parametrize("model", models.TOKEN_MODELS)
 def test_a_sparse_family_keeps_exact_counts(model):
-    """By default any layer may lose weights; those that stay whole are whole."""
+    """By default any layer may lose weights; layers that must stay dense do."""
     template = spec(model)
     [free] = family.sparse(template, 8, [16], of_width(template), "largest_first")
     [tied] = family.sparse(template, 8, [10], of_width(template), "largest_first", ("embedding", "softmax"))
@@ -228,8 +216,8 @@ def test_a_sparse_family_keeps_exact_counts(model):
 
 
 @pytest.mark.parametrize("model", models.MODELS)
-def test_every_network_says_which_layers_lose_weights(model):
-    """Those of the groups that are named; by default all but the tables of symbols."""
+def test_groups_choose_which_layers_lose_weights(model):
+    """Those in the named groups; by default all but embedding and softmax."""
     one = spec(model, hidden_layers=2)
     shapes = models.plain_shapes(one, tiny.input_shape(model), SYMBOLS)
     groups = models.groups_of(one, shapes)
@@ -259,7 +247,7 @@ def test_bfloat16_is_close(model):
     assert ours.dtype == np.float32 and 0 < np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
 
 
-# What does not go together.
+# Incompatible settings.
 
 
 def test_text_needs_a_network_that_reads_tokens():
@@ -281,5 +269,5 @@ def test_no_bottlenecks():
     for kind in ("linear", "nonlinear"):
         with pytest.raises(UserError, match=f"^`bottleneck={kind}`: `model=rhn` has no bottlenecks"):
             network(spec(bottleneck=kind))
-        with pytest.raises(UserError, match="^`bottleneck=nonlinear`"):
-            models.bottleneck_layers(spec(), ("embedding", "hidden_0", "softmax"))
+    with pytest.raises(UserError, match="^`bottleneck=nonlinear`"):
+        models.bottleneck_layers(spec(), ("embedding", "hidden_0", "softmax"))

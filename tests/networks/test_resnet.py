@@ -8,30 +8,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy.lib.stride_tricks import sliding_window_view
+from trees import DEVICES, assert_equal, batch_over, flat, nested, random_trees
+from trees import fit as fit_source
 
 from wsn import data
-from wsn.devices import Placement
 from wsn.networks import models
+from wsn.networks.convolution import CHANNELS_LAST, PLANES
 from wsn.networks.layers import BatchNorm, BatchWeights
 from wsn.sparsity import family
 from wsn.sparsity.shapes import weights as weights_of
 from wsn.spec import Group, Spec
-from wsn.training import optimizers, train
-from wsn.training.state import Members, initial_members
+from wsn.training import optimizers
+from wsn.training.state import initial_members
 
-DEVICES = tuple(jax.local_devices())
 IMAGE, CLASSES = (8, 8, 3), 5
 
 
 def spec(**changes) -> Spec:
     settings = dict(dataset="tiny", model="resnet18", width=2, epochs=2, batch_size=8, learning_rate=0.05)
     return Spec(**(settings | changes))
-
-
-def leaves(tree) -> dict:
-    return flatten_dict(tree, sep="/")
 
 
 # Counts: from Appendix D and Table 1; their last digits by hand from the shapes.
@@ -57,12 +53,12 @@ def test_parameters_are_those_of_the_paper(width, image, classes, weights):
     """The kernels of the initialised network, not only the shapes that the budget counts."""
     model = models.build(spec(width=width), image, classes)
     params, stats = jax.eval_shape(model.init, jax.random.key(0))
-    kernels = {path: x.shape for path, x in leaves(params).items() if path.endswith("/kernel")}
+    kernels = {path: x.shape for path, x in flat(params).items() if path.endswith("/kernel")}
     assert kernels == {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
     assert sum(math.prod(shape) for shape in kernels.values()) == weights_of(model.shapes) == weights
-    others = [path for path in leaves(params) if path not in kernels]
+    others = [path for path in flat(params) if path not in kernels]
     assert len(others) == 2 * 20 + 1 and "linear/bias" in others
-    assert len(leaves(stats)) == 2 * 20
+    assert len(flat(stats)) == 2 * 20
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((params, stats)))
 
 
@@ -94,11 +90,13 @@ def test_masks_of_a_convolution_are_exact_and_batch_norm_has_none():
     kept = {"layer4.0.conv1": 300, "layer4.1.conv2": 99}
     shapes = models.build(spec(), IMAGE, CLASSES).shapes
     full = {layer: math.prod(shape) for layer, shape in shapes.items()} | kept
-    members = initial(spec(kept=tuple(full.items())))
+    one = spec(kept=tuple(full.items()))
+    transformation = optimizers.build(one, optimizers.Horizon(1, 2))
+    members = initial_members(Group((one,), (0,)), models.build(one, IMAGE, CLASSES), transformation)
     assert {path: int(array.sum()) for path, array in members.mask.items()} == {
         f"{layer}/kernel": count for layer, count in kept.items()
     }
-    params = leaves(members.state.params)
+    params = flat(members.state.params)
     for layer, count in kept.items():
         kernel = params[f"{layer}/kernel"]
         assert np.count_nonzero(kernel) == count
@@ -108,12 +106,6 @@ def test_masks_of_a_convolution_are_exact_and_batch_norm_has_none():
     for path, x in params.items():
         if "bn" in path or "shortcut.1" in path:
             np.testing.assert_array_equal(x, np.full_like(x, path.endswith("scale")))
-
-
-def initial(*specs: Spec) -> Members:
-    """Members of the first seed."""
-    model = models.build(specs[0], IMAGE, CLASSES)
-    return initial_members(Group(specs, (0,)), model, optimizers.build(specs[0], optimizers.Horizon(1, 2)))
 
 
 # The forward pass in NumPy, float64.
@@ -161,30 +153,17 @@ def forward(params, stats, x, weight=None):
 
 
 def random_network(image):
-    """A network with random normalisation, and its trees as float64 by path."""
+    """(model, parameters and statistics by path in float64), with random normalization."""
     model = models.build(spec(), image, CLASSES)
-    random = np.random.default_rng(0)
-    trees = []
-    for tree in jax.eval_shape(model.init, jax.random.key(0)):
-        flat = {}
-        for path, leaf in leaves(tree).items():
-            scale = math.prod(leaf.shape[:-1]) ** -0.5 if path.endswith("kernel") else 0.3
-            flat[path] = random.normal(size=leaf.shape) * scale
-            if path.endswith(("scale", "variance")):
-                flat[path] = 0.5 + random.random(leaf.shape)
-        trees.append(flat)
-    return model, *trees
-
-
-def single(flat):
-    return unflatten_dict({path: jnp.asarray(x, jnp.float32) for path, x in flat.items()}, sep="/")
+    scale = lambda path, shape: math.prod(shape[:-1]) ** -0.5 if path.endswith("kernel") else 0.3  # noqa: E731
+    return model, *random_trees(model, scale)
 
 
 @pytest.mark.parametrize("image", [IMAGE, (96, 97, 3)])
 def test_evaluation_equals_numpy(image):
     model, params, stats = random_network(image)
     x = np.random.default_rng(1).normal(size=(3, *image))
-    logits = jax.jit(model.apply)(single(params), single(stats), jnp.asarray(x, jnp.float32))
+    logits = jax.jit(model.apply)(nested(params), nested(stats), jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(logits, forward(params, stats, x)[0], rtol=1e-4, atol=1e-4)
 
 
@@ -193,26 +172,29 @@ def test_training_equals_numpy_and_padding_counts_for_nothing():
     x = np.random.default_rng(1).normal(size=(8, *IMAGE))
     weight = np.float32([1, 1, 1, 1, 1, 0, 0, 0])
     logits, updated = jax.jit(lambda p, s, x, w: model.apply_training(p, s, x, BatchWeights(w)))(
-        single(params), single(stats), jnp.asarray(x, jnp.float32), weight
+        nested(params), nested(stats), jnp.asarray(x, jnp.float32), weight
     )
     expected, seen = forward(params, stats, x, weight)
     np.testing.assert_allclose(logits[:5], expected[:5], rtol=1e-3, atol=1e-3)
-    for path, running in leaves(updated).items():
+    for path, running in flat(updated).items():
         np.testing.assert_allclose(running, 0.9 * stats[path] + 0.1 * seen[path], rtol=1e-3, atol=1e-4)
 
 
 # Batch statistics.
 
 
-def normalised(x, weight, devices=1):
-    """Output and running statistics of batch normalisation, the examples over so many devices."""
-    module = BatchNorm()
+def normalize(x, weight, devices=1, layout=CHANNELS_LAST):
+    """(output, running statistics) of batch normalization with the examples over several devices."""
+    module = BatchNorm(layout)
     x, weight = jnp.asarray(x), jnp.asarray(weight)
-    variables = module.init(jax.random.key(0), x, None)
+    variables = module.init(jax.random.key(0), layout.convert(x, CHANNELS_LAST), None)
 
     def call(x, weight):
         batch_weights = BatchWeights(weight, "batch" if devices > 1 else None)
-        return module.apply(variables, x, batch_weights, mutable=["batch_stats"])
+        y, updated = module.apply(
+            variables, CHANNELS_LAST.convert(x, layout), batch_weights, mutable=["batch_stats"]
+        )
+        return layout.convert(y, CHANNELS_LAST), updated
 
     if devices == 1:
         y, updated = call(x, weight)
@@ -220,19 +202,20 @@ def normalised(x, weight, devices=1):
         cut = lambda a: a.reshape(devices, -1, *a.shape[1:])  # noqa: E731
         y, updated = jax.pmap(call, axis_name="batch", devices=DEVICES[:devices])(cut(x), cut(weight))
         updated = jax.tree.map(lambda a: a[0], updated)
-    return np.asarray(y).reshape(x.shape), leaves(updated)
+    return np.asarray(y).reshape(x.shape), flat(updated)
 
 
-@pytest.mark.parametrize("devices", [2, 4])
-def test_batch_statistics_do_not_depend_on_the_number_of_devices(devices):
+@pytest.mark.parametrize(
+    ("devices", "layout"), [(2, CHANNELS_LAST), (4, CHANNELS_LAST), (1, PLANES), (4, PLANES)]
+)
+def test_batch_statistics_depend_on_neither_devices_nor_layout(devices, layout):
     x = np.random.default_rng(0).normal(2, 3, size=(8, 2, 3, 4)).astype(np.float32)
-    weight = np.float32([1, 1, 1, 1, 1, 0, 0, 0])  # some devices hold padding alone
-    alone, running = normalised(x, weight)
-    together, same = normalised(x, weight, devices)
-    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
-    assert running.keys() == same.keys() == {"batch_stats/mean", "batch_stats/variance"}
-    for path in running:
-        np.testing.assert_allclose(same[path], running[path], rtol=1e-5)
+    weight = np.float32([1, 1, 1, 1, 1, 0, 0, 0])  # some devices hold only padding
+    expected, running = normalize(x, weight)
+    y, updated = normalize(x, weight, devices, layout)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    assert running.keys() == {"batch_stats/mean", "batch_stats/variance"}
+    assert_equal(updated, running, rtol=1e-5)
 
 
 # Whole runs.
@@ -263,13 +246,9 @@ RUN = spec(
 GROUP = Group((RUN,), (0, 1))
 
 
-def fit(devices: int = 1, resume=None, until: int = 2):
-    """(curves, snapshot) of a run whose last batch leaves some of four devices with padding alone."""
-    placement = Placement("batch" if devices > 1 else "single", DEVICES[:devices])
-    for moment in train.train(GROUP, splits(), resume=resume, placement=placement):
-        if moment.history.rows == until:
-            return moment.history.curves, moment.snapshot()
-    raise AssertionError
+def fit(devices: int = 1, resume=None, until: int = 2, group: Group = GROUP):
+    """(curves, snapshot) of a run whose last batch leaves some of four devices with padding only."""
+    return fit_source(group, splits(), batch_over(devices), resume, rows=until)
 
 
 @cache
@@ -279,41 +258,33 @@ def on_one_device():
 
 @pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_a_run_is_the_same_on_any_number_of_devices(devices):
-    """Up to the order of float32 sums: after an epoch to four digits and more, momentum included.
+    """Up to the order of float32 sums: after one epoch to four digits, momentum included.
 
-    In the second epoch normalisation over as few as five values amplifies what is left (a unit crosses zero).
+    In the second epoch, normalization over as few as five values amplifies the difference (a unit crosses zero).
     """
-    history, snapshot = fit(devices, until=1)
-    expected, expected_snapshot = fit(until=1)
-    for name in expected:
-        np.testing.assert_allclose(history[name], expected[name], rtol=1e-4, err_msg=name)
-    for place, leaf in expected_snapshot.state.items():
+    (curves, snapshot), (expected, expected_snapshot) = fit(devices, until=1), fit(until=1)
+    assert_equal(curves, expected, rtol=1e-4)
+    for name, leaf in expected_snapshot.state.items():
         scale = np.abs(leaf).max()
-        np.testing.assert_allclose(snapshot.state[place], leaf, atol=1e-3 * scale, err_msg=place)
-    curve, whole = fit(devices)[0], on_one_device()[0]
-    for name in whole:
-        np.testing.assert_allclose(curve[name], whole[name], rtol=1e-2, err_msg=name)
+        np.testing.assert_allclose(snapshot.state[name], leaf, atol=1e-3 * scale, err_msg=name)
+    assert_equal(fit(devices)[0], on_one_device()[0], rtol=1e-2)
 
 
 def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit():
-    history, final = on_one_device()
-    again, resumed = fit(resume=fit(until=1)[1])
-    for left, right in ((history, again), (final.state, resumed.state)):
-        assert left.keys() == right.keys()
-        for name in left:
-            np.testing.assert_array_equal(left[name], right[name], err_msg=name)
-    assert any(place.startswith(".stats") for place in final.state)
-
-
-def test_when_a_run_is_evaluated_changes_no_bit_of_it():
-    """Step by step, across the end of an epoch of 3 steps; resumed in the middle of one, too."""
-    group = Group((dataclasses.replace(RUN, eval_every=4),), GROUP.seeds)
-    placement = Placement("single", DEVICES[:1])
-    moments = [(m.step, m.snapshot()) for m in train.train(group, splits(), placement=placement)]
-    assert [step for step, _ in moments] == [4, 6]
-    *_, resumed = train.train(group, splits(), resume=moments[0][1], placement=placement)
     curves, final = on_one_device()
-    for snapshot in (moments[-1][1], resumed.snapshot()):
+    again, resumed = fit(resume=fit(until=1)[1])
+    assert_equal(again, curves)
+    assert_equal(resumed.state, final.state)
+    assert any(name.startswith(".stats") for name in final.state)
+
+
+def test_the_times_of_evaluations_change_no_bit_of_a_run():
+    """Step by step, across the end of an epoch of 3 steps; also resumed in the middle of one."""
+    group = Group((dataclasses.replace(RUN, eval_every=4),), GROUP.seeds)
+    _, middle = fit(until=1, group=group)
+    assert middle.history.step.tolist() == [4]
+    curves, final = on_one_device()
+    for snapshot in (fit(group=group)[1], fit(group=group, resume=middle)[1]):
+        assert snapshot.history.step.tolist() == [4, 6]
         np.testing.assert_array_equal(snapshot.history.curves["test_loss"][-1], curves["test_loss"][-1])
-        for place, leaf in final.state.items():
-            np.testing.assert_array_equal(snapshot.state[place], leaf, err_msg=place)
+        assert_equal(snapshot.state, final.state)

@@ -1,4 +1,4 @@
-"""Language models through the trainer: its laws hold for what is carried, and the loss knows its floor."""
+"""Language models in training: the carry follows the same rules as other state, and the loss approaches the entropy."""
 
 import dataclasses
 import math
@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
+import tiny
+from trees import DEVICES, SINGLE, assert_equal, fit, flat, nested
 
 from wsn.data.language.text import Text
 from wsn.devices import Placement
@@ -19,14 +20,12 @@ from wsn.tasks import TASKS
 from wsn.tasks.language import perplexity
 from wsn.training import strategy, train
 
-DEVICES = tuple(jax.local_devices())
-SINGLE = Placement("single", DEVICES[:1])
 SYMBOLS = 4
 OTHER_PROGRAM = {"rtol": 3e-5, "atol": 3e-6}
 
 
 def markov(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A source of order 2: (tokens, −log probability of each token after the second, in nats)."""
+    """A Markov source of order 2: (tokens, −log probability of each token after the second, in nats)."""
     chances = np.random.default_rng(7).dirichlet(np.full(SYMBOLS, 0.3), (SYMBOLS, SYMBOLS))
     random = np.random.default_rng(seed)
     tokens = [0, 1]
@@ -48,44 +47,20 @@ def spec(**changes) -> Spec:
     return Spec(**(settings | dict(learning_rate=0.5, sequence=4, eval_every=3) | changes))
 
 
-def fit(
-    group: Group, placement: Placement = SINGLE, text: Text = SOURCE, resume=None, until: int | None = None
-):
-    """(curves, snapshot) after `until` steps, or all."""
-    for moment in train.train(group, text, placement=placement, resume=resume):
-        if moment.step == (until or moment.steps):
-            return moment.history.curves, moment.snapshot()
-    raise AssertionError
-
-
-def assert_equal(left, right, **tolerance) -> None:
-    assert left.keys() == right.keys()
-    for name in left:
-        if tolerance:
-            np.testing.assert_allclose(left[name], right[name], err_msg=name, **tolerance)
-        else:
-            np.testing.assert_array_equal(left[name], right[name], err_msg=name)
-
-
 # Against one long pass.
 
 
 def parameters(snapshot, member: int = 0):
-    leaves = {
-        place.removeprefix(".params")[2:-2].replace("']['", "/"): jnp.asarray(x[member])
-        for place, x in snapshot.state.items()
-        if place.startswith(".params")
-    }
-    return unflatten_dict(leaves, sep="/")
+    return nested({path: leaf[member] for path, leaf in tiny.params(snapshot).items()})
 
 
 @pytest.mark.parametrize("model", models.TOKEN_MODELS)
 def test_evaluation_in_windows_is_one_long_pass(model):
-    """Over all pairs, whatever does not divide: 89 pairs in 3 streams of windows of 23, and in one of windows of 60."""
+    """Over all pairs, also if windows do not divide them: 89 pairs as 3 streams in windows of 23, as one in 60."""
     for sequence in (23, 60):
         text = source(train=150, sequence=sequence)
         one = spec(model=model, epochs=1, batch_size=2, eval_every=0)
-        curves, snapshot = fit(Group((one,), (0,)), text=text)
+        curves, snapshot = fit(Group((one,), (0,)), text)
         network, params = models.build(one, (), SYMBOLS), parameters(snapshot)
         pairs = len(text.held_out) - 1
         lanes = pairs // sequence
@@ -101,11 +76,11 @@ def test_evaluation_in_windows_is_one_long_pass(model):
         )
 
 
-def test_a_step_goes_on_from_the_window_before_without_its_gradient():
-    """Plain SGD by hand: the state is carried, starts anew with an epoch, and is a constant to the gradient."""
+def test_a_step_continues_from_the_previous_window_without_its_gradient():
+    """Plain SGD by hand: the carry restarts with every epoch and is a constant to the gradient."""
     one = spec(epochs=2, eval_every=1)
     group = Group((one,), (3,))
-    curves, snapshot = fit(group)
+    curves, snapshot = fit(group, SOURCE)
     ready = train.prepare(group, SOURCE, SINGLE)
     network, feed = models.build(one, (), SYMBOLS), ready.feed
     params = jax.tree.map(lambda x: jnp.asarray(x[0]), ready.members.state.params)
@@ -129,7 +104,7 @@ def test_a_step_goes_on_from_the_window_before_without_its_gradient():
         loss, carry, params = expected(params, carry, batch)
         losses.append(float(loss))
     np.testing.assert_allclose(curves["train_loss"][:, 0], losses, rtol=1e-5)
-    assert_equal(flatten_dict(parameters(snapshot)), flatten_dict(params), rtol=1e-4, atol=1e-6)
+    assert_equal(flat(parameters(snapshot)), flat(params), rtol=1e-4, atol=1e-6)
 
 
 # Devices, members, masks, resuming.
@@ -148,32 +123,32 @@ MEMBERS = Placement("members", DEVICES[:2])
     ],
 )
 def test_results_do_not_depend_on_the_devices(model, placements):
-    """6 streams on 1, 2 and 4 devices, which 6 does not divide: curves, parameters and what is carried."""
+    """6 streams on 1, 2 and 4 devices, the last of which do not divide 6: curves, parameters and carry."""
     group = Group((spec(model=model, probes=("path",)),), (0, 1))
-    curves, snapshot = fit(group)
+    curves, snapshot = fit(group, SOURCE)
     assert snapshot.history.step.tolist() == [3, 6, 9, 12]
     carried = [name for name in snapshot.state if name.startswith(".carry")]
     assert carried and all(snapshot.state[name].shape == (2, 6, 3) for name in carried)
     for placement in placements:
-        other, other_snapshot = fit(group, placement)
+        other, other_snapshot = fit(group, SOURCE, placement)
         assert_equal(other, curves, rtol=1e-4, atol=1e-5)
         assert_equal(other_snapshot.state, snapshot.state, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("order", [pytest.param("shared", marks=pytest.mark.slow), "seed"])
 def test_members_train_as_they_do_alone(order, monkeypatch):
-    """In a group of their own; step by step from Python, or all at once."""
+    """As in separate groups; step by step from Python, or all at once."""
     sparse = dataclasses.replace(spec(), kept=tuple(kept_counts(spec(), 20).items()))
     specs = [dataclasses.replace(one, order=order) for one in (spec(), sparse)]
-    in_turn, _ = fit(Group(tuple(specs), (4, 1)))
-    alone, _ = fit(Group((specs[1],), (1,)))
+    in_turn, _ = fit(Group(tuple(specs), (4, 1)), SOURCE)
+    alone, _ = fit(Group((specs[1],), (1,)), SOURCE)
     assert_equal({name: x[:, [3]] for name, x in in_turn.items()}, alone, **OTHER_PROGRAM)
     module, way = {
         "shared": (strategy, "goes_step_by_step"),
         "seed": (strategy, "trains_together"),
     }[order]
     monkeypatch.setattr(module, way, lambda *_: True)
-    other, _ = fit(Group(tuple(specs), (4, 1)))
+    other, _ = fit(Group(tuple(specs), (4, 1)), SOURCE)
     assert_equal(other, in_turn, **OTHER_PROGRAM)
 
 
@@ -192,7 +167,7 @@ def test_a_sparse_lstm_keeps_its_weights():
         "largest_first",
         ("embedding", "softmax"),
     )
-    _, snapshot = fit(Group((one,), (0, 1)))
+    _, snapshot = fit(Group((one,), (0, 1)), SOURCE)
     for member in range(2):
         params = parameters(snapshot, member)
         assert {layer: np.count_nonzero(params[layer]["kernel"]) for layer in params} == dict(one.kept)
@@ -205,19 +180,19 @@ def test_a_sparse_lstm_keeps_its_weights():
     ids=["one", "four devices"],
 )
 def test_a_resumed_lstm_repeats_the_uninterrupted_run_bit_for_bit(placement, stop, tmp_path):
-    """From a checkpoint on disk, in the middle of an epoch, with its hidden state and the sums of its probes."""
+    """From a checkpoint on disk in the middle of an epoch, with hidden state and probe sums."""
     group = Group((spec(probes=("path",), momentum=0.9, hidden_layers=2),), (0, 1))
-    curves, final = fit(group, placement)
-    checkpoints.save(tmp_path, stop, fit(group, placement, until=stop)[1])
+    curves, final = fit(group, SOURCE, placement)
+    checkpoints.save(tmp_path, stop, fit(group, SOURCE, placement, steps=stop)[1])
     saved = checkpoints.load(tmp_path)
     assert saved is not None and np.any(saved.state[".carry[1].h"] != 0)
-    again, resumed = fit(group, placement, resume=saved)
+    again, resumed = fit(group, SOURCE, placement, resume=saved)
     assert_equal(again, curves)
     assert_equal(resumed.state, final.state)
 
 
 def test_the_identity_of_path_geometry():
-    curves, snapshot = fit(Group((spec(probes=("path",)),), (0,)))
+    curves, snapshot = fit(Group((spec(probes=("path",)),), (0,)), SOURCE)
     for part in ("embedding", "hidden", "softmax", "all"):
         distance, squared, projection = (
             curves[f"{part}/{name}"] for name in ("distance", "squared_steps", "projection_start")
@@ -225,16 +200,16 @@ def test_the_identity_of_path_geometry():
         np.testing.assert_allclose(2 * projection, distance**2 - squared, rtol=1e-4, atol=1e-6)
 
 
-# The floor.
+# The entropy.
 
 
 @pytest.mark.parametrize("model", [pytest.param("rhn", marks=pytest.mark.slow), "lstm"])
 def test_the_loss_approaches_the_entropy_from_above(model):
-    """A source of order 2: no network beats the true chances on a text that it has not seen, and these come close."""
+    """A Markov source of order 2: no network beats the true probabilities on unseen text, and these come close."""
     held_out, surprise = markov(6000, 1)
     text = Text("markov", markov(20_000, 0)[0], held_out, tuple("abcd"), 20)
     one = spec(model=model, width=16, optimizer="adam", learning_rate=0.01, batch_size=20, epochs=12)
-    curves, _ = fit(Group((dataclasses.replace(one, sequence=20, eval_every=100),), (0,)), text=text)
+    curves, _ = fit(Group((dataclasses.replace(one, sequence=20, eval_every=100),), (0,)), text)
     loss, floor = curves["test_loss"][:, 0], surprise.mean()
     counts = np.zeros((SYMBOLS, SYMBOLS))
     np.add.at(counts, (held_out[:-1], held_out[1:]), 1)
@@ -243,7 +218,7 @@ def test_the_loss_approaches_the_entropy_from_above(model):
     assert loss[-1] < floor + 0.03 < by_last_token - 0.1
 
 
-def test_perplexity_is_a_number_that_a_record_can_hold():
+def test_perplexity_is_finite_in_float32():
     totals = {"loss": np.float32([2 * math.log(10), 1e9]), "weight": np.float32([2, 1])}
     shown = perplexity(totals)
     np.testing.assert_allclose(shown[0], 10, rtol=1e-6)
@@ -253,7 +228,7 @@ def test_perplexity_is_a_number_that_a_record_can_hold():
 
 
 def test_a_plan_counts_every_step_of_time():
-    """The matrix products by hand, three times each in training; the rest is less than a tenth."""
+    """The matrix products by hand, three times each in training; the rest is less than 15 %."""
     one, text = spec(width=32, epochs=1, eval_every=0), source(301, 90, sequence=10)
     products = 2 * (2 * 32 * 4 * 32 + 32 * SYMBOLS)  # FLOP a token
     train_windows, held_out_windows = text.num_examples(one)
