@@ -1,7 +1,4 @@
-"""Figures of the theory experiments: D over width beside its simulation, D over connectivity and its optimum.
-
-In: rows of theorem1.csv or optimum.csv, with the curves of the latter.
-"""
+"""Figures of the theory experiments: D over width against simulation, D over connectivity and its optimum."""
 
 import math
 from collections.abc import Sequence
@@ -17,12 +14,12 @@ from experiments.theory import inputs
 from kernels.approximations import eq4
 from kernels.optimum import DistanceCurves
 
-DRAWN = 8.0  # the n p of the curves over connectivity, if it is among those asked for: Figure 8's
+DRAWN = 8.0  # np of the curves over connectivity: that of Figure 8
 Curves = tuple[dict[str, Any], DistanceCurves]
 
 
 def draw_simulation(rows: Sequence[dict[str, Any]], limit: float) -> Figure:
-    """D over width for each input, a colour per connectivity; below, z of every point."""
+    """D over width for each input, a color per connectivity; z of every point below."""
     labels = list(dict.fromkeys(inputs.label(row) for row in rows))
     figure = Figure(figsize=(1.2 + 3.6 * len(labels), 5.8), layout="constrained")
     upper, lower = figure.subplots(
@@ -67,7 +64,7 @@ def _draw_connectivity(above: Axes, below: Axes, rows: Sequence[dict], colour: A
 
 
 def draw_optimum(families: Sequence[Sequence[Curves]]) -> Figure:
-    """D over p for each input at one n p; last, the optimum over np/4d for all inputs, where (25) is one line."""
+    """D over p for each input at one np; in the last panel the optimum over np/4d, where equation (25) is one line."""
     shown = [family for family in families if family[0][0]["d"] == families[-1][0][0]["d"]]
     columns = math.ceil((len(shown) + 1) / 2)
     figure = Figure(figsize=(1 + 4 * columns, 7.6), layout="constrained")
@@ -91,17 +88,17 @@ def draw_optimum(families: Sequence[Sequence[Curves]]) -> Figure:
 
 
 def draw_curves(axes: Axes, row: dict[str, Any], curves: DistanceCurves) -> None:
-    """Mean and median D of exact Theorem 1 and equation (4) at one n p, with the minimum and that of (25)."""
+    """Mean and median of exact D, and equation (4), at one np, with the minimum and that of (25)."""
     p, mean, median = curves.connectivity, curves.distance.mean(axis=0), np.median(curves.distance, axis=0)
     axes.plot(p, mean, color="#b5482f", label="Theorem 1, mean over pairs")
     axes.plot(p, median, color="#b5482f", linestyle="--", label="Theorem 1, median")
     axes.plot(p, eq4(p, curves.width, row["d"]), color="#2f6397", linestyle=":", label="equation (4)")
     if p[0] <= row["p_eq25"] <= p[-1]:
         axes.axvline(row["p_eq25"], color="#2f6397", linewidth=0.8, label="equation (25)")
-    found = ""  # above the axes, where no curve runs
+    note = ""
     if row["p_exact"] != "":
         share = 100 * row["bootstrap_with_minimum"]
-        found = f"\nminimum at p = {row['p_exact']:.3g}, in {share:.0f} % of the bootstrap samples"
+        note = f"\nminimum at p = {row['p_exact']:.3g}, in {share:.0f} % of the bootstrap samples"
         axes.plot(
             row["p_exact"], row["distance_at_p_exact"], "o", color="#b5482f", label="minimum of the mean"
         )
@@ -109,13 +106,13 @@ def draw_curves(axes: Axes, row: dict[str, Any], curves: DistanceCurves) -> None
         interval = row["p_exact_low"], row["p_exact_high"]
         axes.axvspan(*interval, color="#b5482f", alpha=0.12, label="95 % bootstrap interval")
     axes.set(xscale="log", yscale="log", xlabel="connectivity p", ylabel="D")
-    axes.set_title(f"{inputs.label(row)} (d = {row['d']}), np = {row['np']:g}{found}", fontsize=9)
+    axes.set_title(f"{inputs.label(row)} (d = {row['d']}), np = {row['np']:g}{note}", fontsize=9)
 
 
 def draw_optima(axes: Axes, families: Sequence[Sequence[dict[str, Any]]]) -> None:
-    """p* over np/4d; where there is none, an open triangle at the end of the range that D falls to.
+    """p* over np/4d; where there is none, an open triangle at the end of the range with the least D.
 
-    Inputs are moved apart a little, so that none hides another.
+    Points of different inputs are shifted slightly, so that none hides another.
     """
     for index, rows in enumerate(families):
         style: dict[str, Any] = {"color": f"C{index}", "markersize": 4}
@@ -138,11 +135,11 @@ def draw_optima(axes: Axes, families: Sequence[Sequence[dict[str, Any]]]) -> Non
         yscale="log",
         xlabel="np/4d",
         ylabel="p*",
-        title="optimum, 95 % interval (triangles: none inside)",
+        title="optimum p*, 95 % interval (triangles: none inside)",
     )
     axes.legend(frameon=False, fontsize=8)
 
 
 def shown_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The row whose n p is nearest to that of the figure's curves."""
+    """The row with the np nearest to that of the figure's curves."""
     return min(rows, key=lambda row: abs(math.log(row["np"] / DRAWN)))

@@ -1,6 +1,6 @@
-"""Pairs of inputs for the kernel experiments: Gaussian vectors, or test images under a normalisation.
+"""Pairs of inputs for the kernel experiments: Gaussian vectors, or normalized test images.
 
-The same arguments give the same pairs on any machine. Image statistics are those of the full training split.
+The same arguments give the same pairs on any machine. Normalization statistics are those of the full training split.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ from wsn.errors import UserError
 from wsn.spec import check_bounds, setting
 
 GAUSSIAN, UNNORMALIZED = "gaussian", "none"
-PAIR_BYTES = 64  # of any pair, at least
-CHUNK = 500  # pairs between two steps of the progress bar
+PAIR_BYTES = 64  # of a pair, at least
+CHUNK = 500  # pairs per step of the progress bar
 
 
 class Pairs(NamedTuple):
-    """Flattened inputs, pair by pair, and which images they are: pairs that share one are not independent."""
+    """Flattened inputs, pair by pair, and their images: pairs that share an image are not independent."""
 
     x: Float32[np.ndarray, "pairs features"]
     y: Float32[np.ndarray, "pairs features"]
@@ -31,7 +31,7 @@ class Pairs(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """One kind of input: `gaussian` (normalisation `none`) or a data set under a normalisation."""
+    """One kind of input: `gaussian` (normalization `none`) or a data set with a normalization."""
 
     name: str
     normalization: str
@@ -44,7 +44,7 @@ class Inputs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Which inputs; an experiment about kernels has more. Raises UserError for numbers out of range."""
+    """Settings of inputs. Raises UserError for numbers out of range."""
 
     dataset: str = setting(f"Image set: one of {', '.join(data.DATASETS)}.", "digits")
     data_dir: str | None = setting("Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None)
@@ -54,20 +54,20 @@ class Settings:
     normalizations: tuple[str, ...] = setting(
         "What shares a mean and deviation, for images.", ("scalar", "pixel"), some=True
     )
-    seed: int = setting("Draws everything that is random here.", 0, least=0)
+    seed: int = setting("Seed of all random draws.", 0, least=0)
 
     def __post_init__(self) -> None:
         check_bounds(self)
 
 
 def label(columns: Mapping[str, Any]) -> str:
-    """What a row of a table is about, in words."""
+    """The kind of input of a row."""
     name, normalization = columns["inputs"], columns["normalization"]
     return name if normalization == UNNORMALIZED else f"{name}, {normalization}"
 
 
 def distinct(images: int, pairs: int, seed: int) -> Int64[np.ndarray, "pairs 2"]:
-    """`pairs` uniform draws of two different images out of `images`. Raises UserError where that cannot be."""
+    """`pairs` uniform draws of two different images out of `images`. Raises UserError if there are fewer than two."""
     if images < 2 or pairs < 1:
         raise UserError(f"`pairs={pairs}`: give at least 1, of at least 2 images (there are {images})")
     rng = np.random.Generator(np.random.Philox(key=seed))
@@ -76,7 +76,7 @@ def distinct(images: int, pairs: int, seed: int) -> Int64[np.ndarray, "pairs 2"]
 
 
 def gaussian(features: int, pairs: int, seed: int) -> Pairs:
-    """Independent N(0, 1) vectors; every vector is in one pair only."""
+    """Independent N(0, 1) vectors, each in one pair."""
     if features < 1 or pairs < 1:
         raise UserError(f"`pairs={pairs}` of {features} features: give at least 1 of each")
     machine.check_memory(f"`pairs={pairs}` of {features} features", 8 * pairs * features)
@@ -86,7 +86,7 @@ def gaussian(features: int, pairs: int, seed: int) -> Pairs:
 
 
 def of_images(dataset: data.Dataset, normalization: str, pairs: int, seed: int) -> Pairs:
-    """Pairs of different test images, normalised by the statistics of the full training split."""
+    """Pairs of different test images, normalized by the statistics of the full training split."""
     machine.check_memory(
         f"`pairs={pairs}` of {dataset.test_images[0].size} features", 8 * pairs * dataset.test_images[0].size
     )
@@ -99,7 +99,7 @@ def of_images(dataset: data.Dataset, normalization: str, pairs: int, seed: int) 
 
 
 def chosen(settings: Settings, pairs: int, gaussian_pairs: int | None = None) -> list[Inputs]:
-    """The inputs that the settings ask for; Gaussian ones have the size of the images. Raises UserError."""
+    """The inputs of the settings; Gaussian ones have the size of the images. Raises UserError."""
 
     def images_of(name: str) -> data.Dataset:
         return sources.dataset(name, settings.data_dir)
@@ -124,7 +124,7 @@ def chosen(settings: Settings, pairs: int, gaussian_pairs: int | None = None) ->
 def exact_kernels(
     pairs: Pairs, connectivity: np.ndarray, tolerance: float, name: str = "kernels"
 ) -> SparseKernels:
-    """`sparse_kernels` of all pairs, some at a time so that progress shows."""
+    """`sparse_kernels` of all pairs, in chunks with a progress bar."""
     x, y = pairs.x, pairs.y
     points = np.size(connectivity)
     machine.check_memory(

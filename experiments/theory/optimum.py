@@ -1,14 +1,14 @@
-"""The optimum connectivity at fixed n p: where exact D is least, and where equation (25) has it.
+"""The optimum connectivity at fixed np: where exact D is least, against equation (25).
 
     python -m experiments.optimum                  # Gaussian inputs and digits, a minute on 2 cores
     python -m experiments.optimum --dataset=mnist  # 10,000 pairs of MNIST, minutes
 
-With n p fixed, a hidden unit more costs the connectivity of all. Exact D (Theorem 1, Bernoulli masks) is averaged
-over fixed pairs of test images, pixel statistics from the full training split, and its minimiser over p is sought
-between --lowest_p and 1. Beside it: a bootstrap interval over images, the minimiser of the median curve, the share of
-the pairs that carries 90 % of the mean D, and the tail of the inputs. Writes WORKDIR/optimum.csv, a row for each input
-and n p (`p_exact` is empty where D falls to an end of the range), and WORKDIR/optimum.png; prints a verdict for each
-input. Expect none for Gaussian inputs at n p = 8. Source: Section 4, equations (1), (4) and (25).
+With np fixed, more hidden units mean less connectivity. Exact D (Theorem 1, Bernoulli masks) is averaged over fixed
+pairs of test images and minimized over p between --lowest_p and 1. Also computed: a bootstrap interval over images,
+the minimizer of the median curve, the fraction of pairs with 90 % of the mean D, and the tail of the inputs. Writes
+WORKDIR/optimum.csv, a row for each input and np (`p_exact` is empty where D is least at an end of the range), and
+WORKDIR/optimum.png; prints a verdict for each input. Gaussian inputs should have no optimum at np = 8. Source:
+Section 4, equations (1), (4) and (25).
 """
 
 import dataclasses
@@ -56,16 +56,14 @@ COLUMNS = [
     "kurtosis",
     "largest_input",
 ]
-PAIRS = {"digits": 200}  # by default, and 10,000 of any other set
-MOST_CERTAIN = 0.95  # share of bootstrap samples that must have a minimum, and the level of the interval
-TOLERANCE = (
-    2e-4  # estimated scaled error of K_l: D is then exact to a part in a thousand, where it is hardest
-)
+PAIRS = {"digits": 200}  # by default; 10,000 of other sets
+MOST_CERTAIN = 0.95  # fraction of bootstrap samples that must have a minimum, and level of the interval
+TOLERANCE = 2e-4  # estimated scaled error of K_l; D is then exact to 1e-3 in the hardest cases
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(kinds.Settings):
-    """Where the optimum is looked for. Raises UserError for numbers out of range."""
+    """The searched range, and the inputs. Raises UserError for numbers out of range."""
 
     pairs: int | None = setting(
         "How many pairs of test images (default: 10,000, of digits 200).",
@@ -80,7 +78,7 @@ class Settings(kinds.Settings):
         "Further numbers of features d of Gaussian inputs.", (16, 256), least=1, bytes=8
     )
     np: tuple[float, ...] = setting(
-        "Weights per input n p to hold fixed, 1 or more each.",
+        "Weights per input, np, to hold fixed; at least 1 each.",
         (2.0, 8.0, 32.0, 128.0, 512.0),
         least=1,
         some=True,
@@ -95,7 +93,7 @@ class Settings(kinds.Settings):
 def kurtosis(x: Float[np.ndarray, "vectors features"]) -> float:
     """Mean of d sum x^4 / (sum x^2)^2: 1 for equal sizes, 3 (less 6/d) for Gaussian ones, d for one spike.
 
-    It is M40/X^2, what the leading bias of Theorem 1 grows with, over its value for equal sizes.
+    The leading bias of Theorem 1 grows with it.
     """
     squares = np.asarray(x, np.float64) ** 2
     total = squares.sum(axis=1)
@@ -103,11 +101,11 @@ def kurtosis(x: Float[np.ndarray, "vectors features"]) -> float:
 
 
 def summary(curves: DistanceCurves, images: np.ndarray, samples: int, seed: int) -> dict[str, Any]:
-    """The columns that say where the curve of mean D is least, how surely, and what makes the mean."""
+    """Columns on the minimum of mean D and its uncertainty."""
     p, mean = curves.connectivity, curves.distance.mean(axis=0)
     best = minimum(p, mean)
-    found = bootstrap_minimum(curves, images, samples, seed)
-    inside = found[~np.isnan(found)]
+    bootstrap = bootstrap_minimum(curves, images, samples, seed)
+    inside = bootstrap[~np.isnan(bootstrap)]
     low, high = (
         np.quantile(inside, [0.5 - MOST_CERTAIN / 2, 0.5 + MOST_CERTAIN / 2]) if len(inside) else 2 * [""]
     )
@@ -129,21 +127,21 @@ def _or_empty(value: float) -> float | str:
 def evaluate(
     inputs: Inputs, grid: np.ndarray, weights_per_input: Sequence[float], samples: int, seed: int
 ) -> list[Curves]:
-    """A row of the table, and its curves, for each n p."""
+    """A row of the table and its curves, for each np."""
     x, y, images = inputs.pairs
     pairs, features = x.shape
     kernels = kinds.exact_kernels(inputs.pairs, grid, TOLERANCE, kinds.label(inputs.columns))
     both = np.concatenate([x, y])
     tail = {"kurtosis": kurtosis(both), "largest_input": float(np.abs(both).max())}
-    found = []
+    results = []
     for fixed in weights_per_input:
         curves = at_fixed_weights_per_input(kernels, grid, fixed)
         row = summary(curves, images, samples, seed) | inputs.columns | tail
         row |= {"np": fixed, "d": features, "p_eq25": float(eq25(fixed, features)), "pairs": pairs}
         nearest = np.argmin(np.abs(np.log(grid / (row["p_exact"] or row["p_eq25"]))))
         row["share_of_pairs_with_90_percent"] = share_of_pairs(curves.distance[:, nearest])
-        found.append((row, curves))
-    return found
+        results.append((row, curves))
+    return results
 
 
 def finding(row: dict[str, Any]) -> str:
@@ -156,7 +154,7 @@ def finding(row: dict[str, Any]) -> str:
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> str:
-    """What one kind of input says of sqrt(np/4d), in a line: where it holds, where not, and why."""
+    """Where sqrt(np/4d) holds for one kind of input, and where it does not, in a line."""
     said: dict[str, list[str]] = {"holds": [], "elsewhere": [], "doubtful": [], "none": []}
     for row in rows:
         kind, place = finding(row), f"np = {row['np']:g}"

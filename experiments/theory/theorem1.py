@@ -4,12 +4,13 @@
     python -m experiments.theorem1 --dataset=mnist    # Gaussian inputs and MNIST, some minutes
     python -m experiments.theorem1 --cases=FILE.json  # a file of cases, seconds to a minute
 
-For each input, connectivity and width: D of independently drawn networks, exact D with Bernoulli masks and
-equation (4), each a mean over the same pairs. z is the difference of the first two in standard errors over networks
-(pairs share a network, so they are no sample). The squared distances are far from normal, most of all where few
-weights are left: narrow networks are therefore drawn more often (they are cheap), and z is corrected for what skewness
-remains. Writes WORKDIR/theorem1.csv and .png; prints the largest |z| and the Bonferroni threshold at --level over all
-points; exits 0 if none is beyond it. Expect all within, the mean of z near 0, and (4) right at p = 1 alone.
+For each input, connectivity and width: D of simulated networks, exact D with Bernoulli masks and equation (4), each a
+mean over the same pairs. z is the difference of the first two in standard errors over networks (pairs share a network,
+so they are not independent). Squared distances are far from normal, most of all with few weights: narrow networks are
+therefore drawn more often (they are cheap), and z is corrected for the remaining skewness (with 200 networks the plain
+t statistic has two to six times the normal tails). Writes WORKDIR/theorem1.csv and .png; prints the largest |z| and
+the Bonferroni threshold at --level over all points; exits 0 if none exceeds it. Expect all within, a mean of z near 0,
+and (4) right only at p = 1.
 
 With --cases instead: FILE holds a list of objects with name, x, y, p, n, K1p, K2p (and D). Writes
 WORKDIR/theorem1_cases.csv, prints the largest scaled error last, |error of K_l| / (|x||y|)^l and of D its error times
@@ -63,32 +64,32 @@ POINT_COLUMNS = [
     "skewness",
     "z",
 ]
-LEAST_NETWORKS = 200  # fewer make no error bar to trust
-HIDDEN_UNITS = 2**17  # a point, at least, in all networks together: narrow networks are drawn more often
-TOLERANCE = 1e-7  # scaled error of K_l: D is then exact to 1e-4 and better, far below the error of simulation
+LEAST_NETWORKS = 200  # fewer give no reliable error bar
+HIDDEN_UNITS = 2**17  # per point, at least, in all networks together: narrow networks are drawn more often
+TOLERANCE = 1e-7  # scaled error of K_l: D is then exact to 1e-4 or better, far below the error of simulation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(kinds.Settings):
-    """Which points are compared, or which file of cases."""
+    """The points to compare, or a file of cases."""
 
-    pairs: int = setting("How many pairs of inputs D is a mean over.", 100, least=1, bytes=kinds.PAIR_BYTES)
+    pairs: int = setting("D is a mean over this many pairs of inputs.", 100, least=1, bytes=kinds.PAIR_BYTES)
     connectivities: tuple[float, ...] = setting(
         "Connectivities p, in (0, 1].", (1.0, 0.3, 0.1, 0.03, 0.01, 0.003), above=0, most=1, some=True
     )
     widths: tuple[int, ...] = setting("Widths n.", (8, 32, 128, 512, 2048), least=1, most=WIDEST, some=True)
     networks: int = setting(
-        "Simulated networks a point, at least.", LEAST_NETWORKS, least=LEAST_NETWORKS, bytes=8
+        "Simulated networks per point, at least.", LEAST_NETWORKS, least=LEAST_NETWORKS, bytes=8
     )
     level: float = setting(
-        "Chance of exit code 1 although theory and simulation agree.", 0.01, least=1e-300, below=1
+        "Probability of exit code 1 although theory and simulation agree.", 0.01, least=1e-300, below=1
     )
     cases: str | None = setting("Instead: JSON file of cases to evaluate.", None)
     tolerance: float = setting("Largest scaled error of a case that counts as agreement.", 1e-7, above=0)
 
 
 def read_cases(path: Path) -> list[dict[str, Any]]:
-    """The cases of a file, checked to have the keys that are needed. Raises UserError."""
+    """The cases of a file, checked for the required keys. Raises UserError."""
     try:
         cases = stored.parse(stored.read(path))
     except (OSError, ValueError) as error:
@@ -105,19 +106,19 @@ def read_cases(path: Path) -> list[dict[str, Any]]:
 
 
 def evaluate(case: dict[str, Any]) -> dict[str, Any]:
-    """One row of the table: our K_{1,p}, K_{2,p}, D and their scaled differences from the case's."""
+    """A row of the table: our K_{1,p}, K_{2,p}, D and their scaled differences from those of the case."""
     try:
         kernels = sparse_kernels(case["x"], case["y"], case["p"])
         numbers = [case[key] for key in ("p", "n", "K1p", "K2p", *(["D"] if "D" in case else []))]
         if kernels.k1.shape or any(type(value) not in (int, float) for value in numbers):
-            raise UserError("one pair, one p, one n, one K1p and one K2p make a case")
+            raise UserError("a case has one pair, one p, one n, one K1p and one K2p")
         distance = squared_distance(kernels, case["n"])
         expected = [float(number) for number in numbers[2:]]
         if not np.isfinite([*expected, float(distance.total)]).all():
             raise UserError("K1p, K2p and D must be finite")
     except (UserError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"`cases`: {case['name']}: {error}") from error
-    # Of one or of two factors none of which over- or underflows, since sparse_kernels has accepted the pair.
+    # No factor over- or underflows, since sparse_kernels has accepted the pair.
     scale = math.hypot(*case["x"]) * math.hypot(*case["y"]) or 1.0
     values = (
         case["name"],
@@ -142,25 +143,28 @@ def check_cases(settings: Settings, cases: str, run: Output) -> bool:
 
 
 def z_score(values: Float64[np.ndarray, " networks"], expected: float) -> tuple[float, float]:
-    """How many standard errors the mean of a sample is from what is expected, and the sample's skewness.
+    """Distance of a sample's mean from the expected value in standard errors, and the sample's skewness.
 
-    The t statistic of a skewed sample is skewed to the other side; Hall's monotone cubic takes that out to
-    first order in 1/sqrt(networks), so that the normal distribution gives its tails. Source: Hall 1992, On
-    the removal of skewness by transformation.
+    The t statistic of a skewed sample is skewed to the other side; Hall's monotone cubic removes that to first order
+    in 1/sqrt(networks), so that its tails are normal. Source: Hall 1992, On the removal of skewness by transformation.
     """
-    centred = values - values.mean()
-    deviation = centred.std(ddof=1)
+    centered = values - values.mean()
+    deviation = centered.std(ddof=1)
     if deviation == 0:
-        raise UserError("`networks`: all simulated networks are alike, so there is no error bar: draw more")
+        raise UserError(
+            "`networks`: all simulated networks have the same D, so there is no error bar: draw more"
+        )
     t = (values.mean() - expected) / deviation * math.sqrt(len(values))
-    skewness = float((centred**3).mean() / deviation**3)
+    skewness = float((centered**3).mean() / deviation**3)
     a = skewness / math.sqrt(len(values))
     return float(t + a * t**2 / 3 + a**2 * t**3 / 27 + a / 6), skewness
 
 
 def threshold(points: int, level: float) -> float:
-    """|z| that one of so many points exceeds by chance with a probability of at most `level` (Bonferroni)."""
-    return -NormalDist().inv_cdf(level / 2 / points)  # of the tail itself, which no rounding to 1 takes away
+    """|z| that any of the points exceeds by chance with probability at most `level` (Bonferroni)."""
+    return -NormalDist().inv_cdf(
+        level / 2 / points
+    )  # of the lower tail: 1 - level / 2 / points would round to 1
 
 
 def simulate(
@@ -179,8 +183,8 @@ def simulate(
 
     def at(point: tuple[int, int]) -> MeanDistance:
         i, j = point
-        here = jax.random.fold_in(key, len(widths) * i + j)
-        return simulated_distance(here, connectivities[i], widths[j], x, y, reference, draws[j])
+        point_key = jax.random.fold_in(key, len(widths) * i + j)
+        return simulated_distance(point_key, connectivities[i], widths[j], x, y, reference, draws[j])
 
     rows = []
     units = len(connectivities) * sum(count * n for count, n in zip(draws, widths, strict=True))
@@ -200,7 +204,7 @@ def simulate(
 
 
 def verdicts(rows: Sequence[dict[str, Any]], level: float) -> tuple[list[str], bool]:
-    """How simulation and theory agree, in words, and whether they do at every point."""
+    """How well simulation and theory agree, as lines, and whether they agree at every point."""
     z, limit = np.array([row["z"] for row in rows]), threshold(len(rows), level)
     worst = rows[int(np.argmax(np.abs(z)))]
     within = bool(np.abs(z).max() <= limit)

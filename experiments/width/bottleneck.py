@@ -5,16 +5,16 @@
     python -m experiments.bottleneck --preset=short  # all of CIFAR-100, half a day on 2 cores
     python -m experiments.bottleneck --preset=paper --dataset=cifar100  # one data set of Figure 3, a GPU
 
-Linear: every layer is two, inputs → inner → outputs, with nothing between; at widening factor 1 the inner dimension is
-min(inputs, outputs), and the weights of that network are the budget of the wider ones. Non-linear: of two layers (the
-convolutions of a block; in an MLP every other hidden layer) the outer dimensions grow and the inner one shrinks; the
-budget is the weight count of the dense network. Inner dimensions are integers, so a few weights of the budget are
-missing or too many: the columns `weights` and `budget`. Non-linear bottlenecks cannot hold the budget beyond some
-width: it is left out, and named. The third way to widen, by masks, beside them: --ways=linear --ways=sparse.
-Dashed lines are the untransformed dense networks. The recipe is that of Appendix A for both models. Writes
-WORKDIR/bottleneck.csv, a row per network, and WORKDIR/bottleneck.png. --draw_only draws the part that is done.
-The paper: linear ones improve with width, up to a width, and stay below the dashed line; non-linear ones do not
-improve, but mildly at 1.8e5 weights.
+Linear: every layer becomes two, inputs → inner → outputs, without a nonlinearity between; at widening factor 1 the
+inner dimension is min(inputs, outputs), and that network's weight count is the budget of the wider ones. Non-linear:
+between two layers (the convolutions of a block; every other hidden layer of an MLP) the inner dimension shrinks while
+the outer ones grow; the budget is the weight count of the dense network. Inner dimensions are integers, so weight
+counts differ slightly from the budget: columns `weights` and `budget`. Widths that cannot meet the budget are printed
+and left out. --ways=linear --ways=sparse adds networks widened by masks. Dashed lines are the original dense networks.
+The recipe is that of Appendix A for both models. Writes WORKDIR/bottleneck.csv, a row per network, and
+WORKDIR/bottleneck.png. --draw_only draws what is finished.
+The paper: linear bottlenecks improve with width up to some width and stay below the dashed line; non-linear ones do
+not improve, except slightly at 1.8e5 weights.
 """
 
 import dataclasses
@@ -108,9 +108,9 @@ def template(preset: Preset) -> Spec:
 
 
 def networks(preset: Preset) -> list[Network]:
-    """The untransformed network of every family, the wider ones by every way, and dense ones of the same widths.
+    """The original network of every family, the networks widened in every way, and dense ones of the same widths.
 
-    A width that cannot hold the budget by some way is left out there, and named. Raises UserError if all are.
+    Widths that cannot meet the budget are printed and left out. Raises UserError if none can.
     """
     base_spec = template(preset)
     shapes = families.shapes_of(base_spec)
@@ -134,9 +134,9 @@ def networks(preset: Preset) -> list[Network]:
     return found
 
 
-def with_budgets(rows: Sequence[Row], asked: Sequence[Network]) -> list[Row]:
-    """The rows with their budgets: `budget` of a dense network is its weight count, `untransformed` the base's."""
-    specs = {(network.base_width, network.kind, network.spec.width): network.spec for network in asked}
+def with_budgets(rows: Sequence[Row], planned: Sequence[Network]) -> list[Row]:
+    """Add `budget` (of a dense network its weight count) and `untransformed`, the weight count of the base."""
+    specs = {(network.base_width, network.kind, network.spec.width): network.spec for network in planned}
     found = []
     for row in rows:
         spec = specs[row["base_width"], row["kind"], row["width"]]
@@ -150,13 +150,13 @@ def with_budgets(rows: Sequence[Row], asked: Sequence[Network]) -> list[Row]:
 
 
 def members(rows: Sequence[Row], base: int, kind: str) -> list[Row]:
-    """The networks of that kind in a family that have a finished seed, by width."""
+    """The networks of a kind in a family with at least one finished seed, by width."""
     found = [row for row in rows if (row["base_width"], row["kind"]) == (base, kind) and row["test"]]
     return sorted(found, key=lambda row: row["width"])
 
 
 def draw(rows: Sequence[Row], preset: Preset) -> Figure:
-    """A panel per way to widen: best test accuracy over the widening factor; dashed: the untransformed networks."""
+    """A panel for each way to widen: best test accuracy over the widening factor; dashed: the original networks."""
     kinds = [kind for kind in TITLES if any(row["kind"] == kind for row in rows)] or ["dense"]
     figure = Figure(figsize=(1.0 + 4.6 * len(kinds), 4.4), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds, strict=True):
@@ -181,7 +181,7 @@ def _draw_family(axes: Axes, points: Sequence[Row], dense: Sequence[Row], colour
         families.curve(axes, points, "widening", y, color=colour, marker="x", label=label)
     for row in dense[:1]:
         if row["width"] == row["base_width"]:
-            label = f"{row['untransformed']:,}: untransformed"
+            label = f"{row['untransformed']:,}: original network"
             axes.axhline(100 * row[y], color=colour, linestyle="--", linewidth=1, label=label)
     if len(dense) > 1:
         style = {"color": colour, "linestyle": ":", "marker": "o", "markerfacecolor": "none"}
@@ -208,14 +208,14 @@ def verdict(rows: Sequence[Row], base: int, kind: str) -> list[str]:
     if kind == "linear":
         loss = difference(dense[0]["test"], found[top]["test"], comparisons=len(found))
         lines.append(
-            f"  stays below the untransformed network: {sign(loss)}: that less width {found[top]['width']}:"
+            f"  stays below the original network: {sign(loss)}: that less width {found[top]['width']}:"
             f" {loss.show(100)} points"
         )
     return lines
 
 
 def differences(rows: Sequence[Mapping]) -> str:
-    """The largest difference between a weight count and its budget, in a line."""
+    """The largest relative difference between a weight count and its budget, in a line."""
     row = max(rows, key=lambda row: abs(row["weights"] - row["budget"]) / row["budget"])
     off = row["weights"] - row["budget"]
     if not off:
@@ -227,11 +227,11 @@ def differences(rows: Sequence[Mapping]) -> str:
 
 
 def main(preset: Preset, run: Run) -> None:
-    asked = networks(preset)
-    results = families.collect(asked, run, EXPERIMENT)
+    planned = networks(preset)
+    results = families.collect(planned, run, EXPERIMENT)
     if results is None:
         return
-    rows = with_budgets(families.table(asked, results), asked)
+    rows = with_budgets(families.table(planned, results), planned)
     output.print_table(rows, [*COLUMNS, "diverged"])
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),

@@ -1,14 +1,14 @@
-"""Figure 9: removing single weights of a convolution against whole kernels (masks over input × output alone).
+"""Figure 9: removing single weights of convolutions against removing whole k × k kernels.
 
     python -m experiments.conv_masks                                    # digits, two minutes on 2 cores
     python -m experiments.conv_masks --preset=short                     # all of CIFAR-100, half a day on 2 cores
     python -m experiments.conv_masks --preset=paper --dataset=cifar100  # CIFAR-100, a GPU
 
-ResNet-18 by the recipe of Appendix A; families of base widths 8, 12 and 18. A whole k × k kernel is kept or removed
-(Appendix C), so that fewer weights than a kernel has may find no place. Writes WORKDIR/conv_masks.csv, a row per
-network, and WORKDIR/conv_masks.png: best test accuracy over connectivity, and single weights less whole kernels.
-The paper finds up to 3 points for base widths 8 and 12 at small connectivity. Networks that resnet_width has trained
-in the same --workdir are not trained again; --draw_only draws the part that is done.
+ResNet-18 with the recipe of Appendix A; families of base widths 8, 12 and 18. With whole kernels (Appendix C) the
+weight count may fall short of the budget by less than a kernel. Writes WORKDIR/conv_masks.csv, a row per network, and
+WORKDIR/conv_masks.png: best test accuracy over connectivity, and the difference between single weights and whole
+kernels; the paper finds up to 3 points for base widths 8 and 12 at small connectivity. Networks that resnet_width has
+trained in the same --workdir are not trained again; --draw_only draws what is finished.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ template = recipe.template
 
 
 def networks(preset: Preset) -> list[Network]:
-    """Both masks of every width; the base network, which has none, stands under both."""
+    """Both masks at every width; the base network, which has no mask, is listed under both."""
     whole = template(preset)
     shapes = families.shapes_of(whole)
     found = []
@@ -60,9 +60,9 @@ def networks(preset: Preset) -> list[Network]:
 
 
 def gaps(rows: Sequence[Row], base: int) -> list[tuple[Row, Estimate]]:
-    """Best test accuracy of single weights less that of whole kernels: (elementwise row, gap) by width.
+    """Best test accuracy of single weights minus that of whole kernels: (elementwise row, gap) by width.
 
-    Widths above the base at which both have a finished seed.
+    For widths above the base where both have a finished seed.
     """
     found = {(row["kind"], row["width"]): row for row in rows if row["base_width"] == base and row["test"]}
 
@@ -74,14 +74,14 @@ def gaps(rows: Sequence[Row], base: int) -> list[tuple[Row, Estimate]]:
 
 
 def draw(rows: Sequence[Row], preset: Preset) -> Figure:
-    """Figure 9, and the gap between both masks with its interval."""
+    """Figure 9, and the gap between the masks with its interval."""
     figure = Figure(figsize=(10.5, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
     for base, colour in families.colors(rows).items():
         for mask, marker, line in (("elementwise", "o", "-"), ("io", "x", "--")):
             points = families.select(rows, mask, base)
             if points:
-                # With whole kernels a few weights of the budget find no place: the family is named by its budget.
+                # Whole kernels fall short of the budget by a few weights: the label has the budget.
                 label = f"{max(row['weights'] for row in points):,} weights, {MASKS[mask]}"
                 style = {"color": colour, "marker": marker, "linestyle": line, "label": label}
                 families.curve(left, points, "connectivity", "best_test_accuracy_mean", **style)
@@ -89,7 +89,7 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
     right.axhline(0, color="0.6", linewidth=0.8)
     right.axhline(PAPER_GAP, color="black", linestyle=":", label="the paper's largest, “up to 3 %”")
     families.finish(left, rows, "connectivity", "connectivity", "best test accuracy (%)")
-    families.finish(right, rows, "connectivity", "connectivity", "single weights less whole kernels (points)")
+    families.finish(right, rows, "connectivity", "connectivity", "single weights − whole kernels (points)")
     for axes in (left, right):
         axes.legend(fontsize=7.5, framealpha=0.8, edgecolor="none")
     figure.suptitle(families.caption(rows, preset), fontsize=11)
@@ -110,7 +110,7 @@ def _draw_gaps(axes: Axes, found: Sequence[tuple[Row, Estimate]], colour: str, l
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
-    """The gap at every connectivity of every family, with its interval."""
+    """The gap at every connectivity of every family, with its interval, as lines."""
     lines = []
     for base in sorted({row["base_width"] for row in rows}):
         found = gaps(rows, base)
@@ -118,18 +118,18 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
             lines.append(f"base width {base}: no verdict without both masks at a width above it")
         for row, gap in found:
             lines.append(
-                f"{row['weights']:,} weights, connectivity {row['connectivity']:.1%}: single weights less whole"
+                f"{row['weights']:,} weights, connectivity {row['connectivity']:.1%}: single weights minus whole"
                 f" kernels {gap.show(100)} points"
             )
     return [*lines, METHOD]
 
 
 def main(preset: Preset, run: Run) -> None:
-    asked = networks(preset)
-    results = families.collect(asked, run, EXPERIMENT)
+    planned = networks(preset)
+    results = families.collect(planned, run, EXPERIMENT)
     if results is None:
         return
-    rows = families.table(asked, results)
+    rows = families.table(planned, results)
     output.print_table(rows, [*COLUMNS, "diverged"])
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),

@@ -1,8 +1,7 @@
-"""Distance from the infinitely wide network at initialisation, and its correlation with the test error: Figure 8b.
+"""Figure 8b: distance D to the infinite-width kernel at initialization, and its correlation with test error.
 
-In: specs of networks with one hidden layer in the NTK parameterisation, pairs of inputs, how many seeds; nothing of
-their training. Out: D of every network three ways: measured on the very weights that its training starts from,
-exact by Theorem 1, and by equation (4).
+D of networks with one hidden layer in the NTK parameterization, in three ways: measured on the initial weights of
+their training, exact by Theorem 1, and by equation (4). Nothing is stored: it is cheap enough to repeat.
 """
 
 import dataclasses
@@ -30,15 +29,15 @@ from wsn.training import state
 
 COLUMNS = ["distance_empirical", "distance_empirical_stderr", "distance_exact", "distance_eq4"]
 REFERENCE_WIDTH = 10_000  # Appendix A
-TOLERANCE = 1e-4  # estimated scaled error of K_l: far below what simulation can tell
+TOLERANCE = 1e-4  # estimated scaled error of K_l, far below the error of simulation
 RESAMPLES = 10_000
-LEAST_PAIRS = 500  # that the optimum is looked for on
+LEAST_PAIRS = 500  # for the search of the optimum
 
 
 class Distance(NamedTuple):
-    """D of one network, in units of Theta^2, as a mean over the pairs."""
+    """D of one network, mean over pairs, in units of Theta^2."""
 
-    empirical: dict[str, Float64[np.ndarray, " networks"]]  # by reference: the network of each seed
+    empirical: dict[str, Float64[np.ndarray, " networks"]]  # by reference, one network per seed
     exact: float
     eq4: float
 
@@ -65,7 +64,7 @@ def _model(dense: Spec, features: int, classes: int) -> models.Model:
 def first_layers(
     spec: Spec, features: int, classes: int, seeds: Iterable[int]
 ) -> Iterator[Float32[np.ndarray, "width features"]]:
-    """The first-layer weights, masks applied, that training starts from, of one seed after the other."""
+    """Initial first-layer weights of training, masks applied, seed by seed."""
     model = _model(dataclasses.replace(spec, kept=(), learning_rate=1.0), features, classes)
     for seed in seeds:
         members = state.initial_members(Group((spec,), (seed,)), model, optax.identity())
@@ -73,7 +72,7 @@ def first_layers(
 
 
 def references(pairs: Pairs) -> dict[str, Float64[np.ndarray, " pairs"]]:
-    """Theta of each pair in the infinitely wide network, `exact`, and in one dense network of width 10^4, `finite`."""
+    """Theta of each pair: `exact` of infinite width, `finite` of one dense network of width 10^4."""
     features = pairs.x.shape[1]
     (wide,) = sampled_networks(jax.random.key(0), 1.0, REFERENCE_WIDTH, features, 1)
     return {
@@ -87,9 +86,9 @@ def empirical(
     pairs: Pairs,
     theta: Mapping[str, Float64[np.ndarray, " pairs"]],
 ) -> dict[str, Float64[np.ndarray, " networks"]]:
-    """Mean over pairs of (Theta_network - Theta_reference)^2 of each network, by reference; one network in memory.
+    """Mean over pairs of (Theta_network - Theta_reference)^2 of each network, by reference.
 
-    All hidden units count: a mask on v is not applied to the gradient with respect to v.
+    One network is in memory at a time. All hidden units count: no mask is applied to the gradient with respect to v.
     """
     x, y = jnp.asarray(pairs.x), jnp.asarray(pairs.y)
     kernels = (np.asarray(gp_kernel(jnp.asarray(u), x, y), np.float64) for u in networks)
@@ -98,10 +97,10 @@ def empirical(
 
 
 def exact(specs: Sequence[Spec], pairs: Pairs) -> Float64[np.ndarray, " specs"]:
-    """Mean over pairs of D by Theorem 1, equation (1): Bernoulli masks of each spec's first-layer connectivity."""
+    """Mean over pairs of D by Theorem 1, with Bernoulli masks of each spec's first-layer connectivity."""
     features = pairs.x.shape[1]
     p, place = np.unique([connectivity(spec, features) for spec in specs], return_inverse=True)
-    # Dense and sparse networks of one connectivity differ in the width alone, which divides the variance.
+    # Networks of one connectivity differ in width alone, which divides the variance.
     distance = squared_distance(exact_kernels(pairs, p, TOLERANCE, "distances"), 1)
     bias2, variance = (values.mean(axis=0) for values in (distance.bias2, distance.variance))
     widths = np.array([spec.width for spec in specs])
@@ -115,10 +114,10 @@ def measure(
     initialisations: int,
     theta: Mapping[str, Float64[np.ndarray, " pairs"]],
 ) -> dict[Spec, Distance]:
-    """D of every spec, against each of the references `theta`, on the networks of seed 0, 1, …
+    """D of every spec against each reference in `theta`, over the networks of seeds 0, 1, …
 
-    Over networks D is so skewed (narrow ones by their few units, wide ones by their few weights: at width 635 of
-    Figure 8 the mean is twenty times the median) that the paper's 10 say little; hence more than are trained.
+    The distribution of D over networks is so skewed (at width 635 of Figure 8 the mean is twenty times the median) that
+    the paper's 10 networks are too few: more are drawn than are trained.
     """
     specs = list(dict.fromkeys(specs))
     features = pairs.x.shape[1]
@@ -134,7 +133,7 @@ def measure(
 
 
 def columns(distance: Distance, reference: str) -> dict[str, float]:
-    """The columns of a table; the standard error is over networks, of at least two, since pairs share one."""
+    """Columns of the table; the standard error is over networks, at least two, since pairs share a network."""
     values = distance.empirical[reference]
     stderr = values.std(ddof=1) / np.sqrt(len(values))
     return dict(zip(COLUMNS, map(float, (values.mean(), stderr, distance.exact, distance.eq4)), strict=True))
@@ -143,33 +142,33 @@ def columns(distance: Distance, reference: str) -> dict[str, float]:
 def compared(
     measured: Mapping[Spec, Distance], pairs: Pairs, theta: Mapping[str, Float64[np.ndarray, " pairs"]]
 ) -> str:
-    """What the finite reference would change, in a line."""
+    """The effect of the finite reference, in a line."""
     gap = np.mean((theta["finite"] - theta["exact"]) ** 2)
     k1, k2 = (arc_cosine(pairs.x, pairs.y, order) / pairs.x.shape[1] ** order for order in (1, 2))
     expected = np.mean(k2 - k1**2) / REFERENCE_WIDTH
     change = [d.empirical["finite"].mean() / d.empirical["exact"].mean() - 1 for d in measured.values()]
     return (
         f"Reference: a dense network of width {REFERENCE_WIDTH} has a mean squared distance of {gap:.2g} to the"
-        f" infinitely wide one (Theorem 1: {expected:.2g});\nin its place it changes D by"
+        f" infinitely wide one (Theorem 1: {expected:.2g});\nwith it D changes by"
         f" {100 * min(change):+.2g} % to {100 * max(change):+.2g} %."
     )
 
 
 def least(pairs: Pairs, base_width: int, classes: int) -> str:
-    """Where exact D is least at the budget of the base network, its last layer dense, in a line: Figure 8's optimum."""
-    some = Pairs(*(values[:LEAST_PAIRS] for values in pairs))
-    features = some.x.shape[1]
+    """The width of least exact D at the budget of the base network, last layer dense, in a line."""
+    first = Pairs(*(values[:LEAST_PAIRS] for values in pairs))
+    features = first.x.shape[1]
     budget = base_width * (features + classes)
     widths = np.geomspace(base_width, budget / classes - 1, 25)
-    curve = at_fixed_budget(some.x, some.y, widths, classes, budget, TOLERANCE).distance.mean(axis=0)
-    found = minimum(widths, curve)
-    if np.isnan(found.at):
+    curve = at_fixed_budget(first.x, first.y, widths, classes, budget, TOLERANCE).distance.mean(axis=0)
+    best = minimum(widths, curve)
+    if np.isnan(best.at):
         end = widths[np.argmin(curve)]
         return f"At this budget exact D has no minimum inside: it is least at width {end:.0f}, an end."
-    p = float(budget_connectivity(found.at, features, classes, budget))
+    p = float(budget_connectivity(best.at, features, classes, budget))
     return (
-        f"At this budget exact D is least at width {found.at:.0f}, connectivity {100 * p:.3g} % of the first layer"
-        f" (over {len(some.x)} pairs); equation (4) has its least at"
+        f"At this budget exact D is least at width {best.at:.0f}, connectivity {100 * p:.3g} % of the first layer"
+        f" (over {len(first.x)} pairs); equation (4) has its least at"
         f" {widths[np.argmin(eq4(budget_connectivity(widths, features, classes, budget), widths, features))]:.0f}."
     )
 
@@ -179,29 +178,29 @@ def correlation(
     error: Float64[np.ndarray, "networks seeds"],
     ranked: bool = False,
 ) -> Correlation:
-    """Correlation over networks of two means, of their values (Pearson) or ranks (Spearman); NaN where one is constant.
+    """Correlation over networks of two means, of values (Pearson) or ranks (Spearman); NaN if one is constant.
 
-    A bootstrap sample draws initialisations and seeds with replacement, the same ones for every network.
+    A bootstrap sample draws initializations and seeds with replacement, the same for every network.
     """
     rng = np.random.Generator(np.random.Philox(key=0))
 
-    def centred(values: np.ndarray) -> np.ndarray:
+    def centered(values: np.ndarray) -> np.ndarray:
         count = values.shape[1]
         drawn = rng.integers(count, size=(count, RESAMPLES))
-        drawn[:, 0] = np.arange(count)  # first the data as they are
+        drawn[:, 0] = np.arange(count)  # the first sample is the data
         shares = np.apply_along_axis(np.bincount, 0, drawn, minlength=count) / count
         means = values @ shares
         means = rankdata(means, axis=0) if ranked else means
         return means - means.mean(axis=0)
 
-    a, b = centred(distance), centred(error)
+    a, b = centered(distance), centered(error)
     with np.errstate(invalid="ignore"):
         r = (a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
     return Correlation(float(r[0]), *map(float, np.quantile(r[1:], [0.025, 0.975])))
 
 
 def fisher_interval(r: float, networks: int) -> tuple[float, float]:
-    """95 % interval of Pearson's r by Fisher's z, as if the networks, at least 4, were independent draws."""
+    """95 % interval of Pearson's r by Fisher's z, treating networks (at least 4) as independent draws."""
     half = norm.ppf(0.975) / np.sqrt(networks - 3)
     low, high = np.tanh(np.arctanh(r) + np.array([-half, half]))
     return float(low), float(high)

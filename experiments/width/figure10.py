@@ -1,4 +1,4 @@
-"""Figures 4 and 10 from a family's counts: the layers of one width before and after the cut, their sparsity at all."""
+"""Figures 4 and 10: the layers of one width dense and sparse, and their sparsity at every width."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -63,7 +63,7 @@ class Member(NamedTuple):
 
 
 class Printed(NamedTuple):
-    """What the paper prints, in percent: width -> total sparsity, and width -> layer -> sparsity."""
+    """Numbers of the paper in percent: width -> total sparsity, and width -> layer -> sparsity."""
 
     totals: Mapping[int, float] = {}
     layers: Mapping[int, Mapping[str, float]] = {}
@@ -88,7 +88,7 @@ def table(members: Sequence[Member], paper: Printed) -> str:
 
 
 def draw(members: Sequence[Member], title: str, paper: Printed) -> Figure:
-    """Figure 4's illustration above Figure 10's panels; the paper's printed numbers beside ours."""
+    """Figure 4 above the panels of Figure 10, with the paper's printed numbers."""
     columns = min(len(members), PANELS_PER_ROW)
     rows = -(-len(members) // columns)
     layers = len(members[0].size)
@@ -113,9 +113,7 @@ def _draw_cut(ax: Axes, member: Member) -> None:
     margin = max(0.3, 4 - len(layers) / 2)
     ax.set(yscale="log", ylabel="weights", xlim=(-0.5 - margin, len(layers) - 0.5 + margin))
     ax.set_ylim(bottom=min(member.kept.values()) / 2)
-    ax.set_title(
-        f"width {member.width}: layers before and after the cut, largest first (Figure 4)", fontsize=9
-    )
+    ax.set_title(f"width {member.width}: weights of every layer, dense and sparse, largest first", fontsize=9)
     ax.tick_params(axis="x", labelsize=7.5, length=0)
     if len(layers) > 8:
         ax.tick_params(axis="x", rotation=40)

@@ -1,4 +1,4 @@
-"""Figure 5 from the rows of mlp_grid.csv: final accuracy by width and connectivity of the last layer, and its best."""
+"""Figure 5 from the rows of mlp_grid.csv: final accuracy by width and last-layer connectivity, and the best cell."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ def _draw_panel(
     mesh = axes.imshow(image, cmap="RdBu_r", norm=norm, aspect="auto")
     for (row, column), value in np.ndenumerate(image):
         if not np.isnan(value):
-            dark = abs(np.asarray(mesh.norm(value), float) - 0.5) > 0.35  # both ends of the colour map are
+            dark = abs(np.asarray(mesh.norm(value), float) - 0.5) > 0.35  # at both ends of the color map
             axes.text(
                 column,
                 row,
@@ -81,7 +81,7 @@ def _draw_panel(
             )
     if top is not None:
         place = preset.widths.index(top["width"]), fractions.index(top["last_connectivity"])
-        # Beside the number, so that both can be read.
+        # next to the number, so that both are legible
         axes.plot(place[0] - 0.36, place[1], marker="*", color="white", markersize=9, markeredgecolor="black")
     overall = {row["width"]: row["connectivity"] for row in rows}
     names = [f"{w}\n{overall[w]:.2g}" if w in overall else f"{w}" for w in preset.widths]

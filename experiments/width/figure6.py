@@ -1,4 +1,4 @@
-"""Figures 6, 7 and 11 to 14 from the rows of resnet_width.csv, and what those say of the paper's claims."""
+"""Figures 6, 7 and 11 to 14 from the rows of resnet_width.csv, and verdicts on the paper's claims."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ BEST_CONNECTIVITY, BEST_WIDENING = (0.01, 0.1), (3.0, 10.0)  # paper, sections 1
 
 
 def draw(rows: Sequence[Row], preset: Family, paper: Sequence[Row], paper_epochs: int) -> Figure:
-    """Figures 6, 12, 13 above, 14 (over width and connectivity) and 7 below; the paper's numbers beside ours."""
+    """Figures 6, 12 and 13 above, 14 (over width and connectivity) and 7 below, with the paper's numbers."""
     figure = Figure(figsize=(15, 8.4), layout="constrained")
     panels = figure.subplots(2, 3, sharex="col")
     for row, split in enumerate(("test", "train")):
@@ -106,13 +106,13 @@ def _draw_fraction(axes: Axes, rows: Sequence[Row], paper: Sequence[Row]) -> Non
 
 
 def sparse_of(rows: Sequence[Row], base: int) -> list[Row]:
-    """The sparse networks of a family that have a finished seed, by width; the base network first."""
+    """The sparse networks of a family with at least one finished seed, by width."""
     found = [row for row in families.select(rows, "sparse", base) if row["test"]]
     return sorted(found, key=lambda row: row["width"])
 
 
 def _best(sparse: Sequence[Row]) -> int:
-    """The place of the wider network with the highest test accuracy; the base network has place 0."""
+    """Index of the wider network with the highest test accuracy; the base network has index 0."""
     return 1 + int(np.argmax([row["best_test_accuracy_mean"] for row in sparse[1:]]))
 
 
@@ -126,13 +126,13 @@ def gain(sparse: Sequence[Row]) -> Estimate:
 
 
 def gain_difference(small: Sequence[Row], large: Sequence[Row]) -> Estimate:
-    """The gain of one family less that of another."""
+    """The gain of one family minus that of another."""
     networks = _tests([small[_best(small)], small[0], large[_best(large)], large[0]])
     return linear(np.array([1.0, -1.0, -1.0, 1.0]), networks, (len(small) - 1) * (len(large) - 1))
 
 
 def peak_distance(sparse: Sequence[Row]) -> Estimate:
-    """Widening factor of the highest test accuracy less that of the highest training accuracy."""
+    """Widening factor of the highest test accuracy minus that of the highest training accuracy."""
     factors, count = np.array([row["widening"] for row in sparse]), len(sparse)
     return simulated(
         lambda means: factors[means[:, :count].argmax(1)] - factors[means[:, count:].argmax(1)],
@@ -147,9 +147,9 @@ def best_value(sparse: Sequence[Row], key: str) -> Estimate:
 
 
 def width_alone(sparse: Sequence[Row], dense: Row) -> Estimate:
-    """The fraction of a dense network's gain that the sparse one of the same width has.
+    """The gain of a sparse network as a fraction of the gain of the dense one of the same width.
 
-    Without an interval where that of the dense gain holds 0.
+    There is no interval if that of the dense gain contains 0.
     """
     wide = next(row for row in sparse if row["width"] == dense["width"])
     whole = difference(dense["test"], sparse[0]["test"])
@@ -162,7 +162,7 @@ def width_alone(sparse: Sequence[Row], dense: Row) -> Estimate:
 
 
 def place(found: Estimate, bounds: tuple[float, float], widest: bool) -> str:
-    """Whether an optimum lies within bounds; when the widest network is the best, wider ones may be better."""
+    """Whether an optimum lies within bounds; inconclusive if the widest network is the best."""
     low, high = bounds
     if widest:
         return "undecided (the widest trained is the best)"
@@ -172,7 +172,7 @@ def place(found: Estimate, bounds: tuple[float, float], widest: bool) -> str:
 
 
 def family_verdicts(rows: Sequence[Row], base: int) -> list[str]:
-    """What the records say about the paper's claims, for the family of a base width."""
+    """Verdicts on the paper's claims for the family of a base width."""
     sparse = sparse_of(rows, base)
     if not sparse or sparse[0]["width"] != base or len(sparse) == 1:
         return [f"base width {base}: no verdict without the base network and a wider one"]
@@ -201,7 +201,7 @@ def family_verdicts(rows: Sequence[Row], base: int) -> list[str]:
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
-    """The verdicts of every family, and the comparison of the smallest networks with the largest."""
+    """Verdicts for every family, and the comparison of the smallest with the largest networks."""
     bases = sorted({row["base_width"] for row in rows})
     lines = [line for base in bases for line in family_verdicts(rows, base)]
     found = {b: s for b in bases if len(s := sparse_of(rows, b)) > 1 and s[0]["width"] == b}
@@ -211,13 +211,13 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     gains = ", ".join(f"{100 * gain(s).value:+.1f} at {s[0]['weights']:,} weights" for s in found.values())
     lines.append(
         f"the gain is larger for smaller networks: {sign(difference)}: {gains};"
-        f" smallest less largest {difference.show(100)} points"
+        f" smallest minus largest {difference.show(100)} points"
     )
     return [*lines, METHOD]
 
 
 def data_verdict(families_of: Mapping[str, Sequence[Row]]) -> str:
-    """Whether harder data gain more: data set → its records of one family; harder is what the base network says."""
+    """Whether harder data (lower accuracy of the base network) gain more; data set → rows of one family."""
     found = {name: sparse for name, sparse in families_of.items() if len(sparse) > 1}
     if len(found) < 2:
         return "the gain is larger for harder data: no verdict without wider networks on two data sets"
@@ -230,5 +230,5 @@ def data_verdict(families_of: Mapping[str, Sequence[Row]]) -> str:
     )
     return (
         f"the gain is larger for harder data: {sign(difference)}: {gains};"
-        f" hardest less easiest {difference.show(100)} points"
+        f" hardest minus easiest {difference.show(100)} points"
     )

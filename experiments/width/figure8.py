@@ -131,12 +131,12 @@ def _note(axes: Axes, text: str, x: float, y: float, points_above: float, color:
 
 
 def _span(values: Sequence[int]) -> str:
-    """A value, or a range of values."""
+    """A value or a range."""
     return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,}–{max(values):,}"
 
 
 def verdict(rows: Sequence[dict]) -> str:
-    """The answer in a line: the best sparse network against the dense one of the same weight count."""
+    """The best sparse network against the dense one of the same weight count, in a line."""
     sparse = [row for row in rows if row["kind"] == "sparse"]
     if not sparse:
         return "No sparse network has been trained yet."
@@ -155,11 +155,11 @@ def verdict(rows: Sequence[dict]) -> str:
 
 
 def agreement(rows: Sequence[dict]) -> str:
-    """Where the measured D lies farthest from the exact one, in standard errors over networks."""
+    """The largest deviation of measured from exact D, in standard errors over networks."""
     scores = [
         ((row["distance_empirical"] - row["distance_exact"]) / row["distance_empirical_stderr"], row)
         for row in rows
-        if row["distance_empirical_stderr"] > 0  # with very few pairs and weights all networks may give 0
+        if row["distance_empirical_stderr"] > 0  # with very few pairs and weights all networks may have D = 0
     ]
     if not scores:
         return "Measured and exact D: no error bar to compare by."
@@ -175,14 +175,14 @@ def association(
     classes: int,
     reference: str,
 ) -> str:
-    """The paper's claim, that test error goes with D, over the sparse networks.
+    """Correlation of D and test error over the sparse networks, as the paper claims.
 
-    Networks that cannot learn count by their rank alone; one that diverged has the mean of its other seeds.
+    Networks at chance level count by rank alone; a diverged seed is replaced by the mean of the others.
     """
     if not specs:
         return "No sparse network has been trained yet: no correlation of D and test error."
-    found = sorted(results, key=lambda result: result.seed)
-    curves = [[r.curves["test_accuracy"][-1] for r in found if r.spec == spec] for spec in specs]
+    by_seed = sorted(results, key=lambda result: result.seed)
+    curves = [[r.curves["test_accuracy"][-1] for r in by_seed if r.spec == spec] for spec in specs]
     accuracy = np.array(curves, np.float64)
     ended = np.asarray(~np.isnan(accuracy).all(axis=1))
     mean = np.full((len(specs), 1), np.nan)

@@ -1,14 +1,14 @@
-"""Figure 8: test accuracy, and distance from the infinite width, over width at a fixed number of weights.
+"""Figure 8: test accuracy and distance to the infinite-width kernel, over width at a fixed number of weights.
 
     python -m experiments.kernel_distance  # digits, a minute on 2 cores
     python -m experiments.kernel_distance --preset=paper --dataset=mnist  # MNIST, Figure 8 in full, about 40 minutes
     python -m experiments.kernel_distance --parameterization=smup  # digits at one learning rate, 3 minutes (estimated)
 
-MLPs with one hidden layer. Sparse networks have the weight count of the dense network of base width, however wide they
-are (the last layer stays dense); dense networks of the same widths beside them. No biases, ReLU, NTK parameterisation,
-SGD without momentum. Another parameterisation has one learning rate for all networks, and the tuned ones of Figure 8
-are trained beside it (kind `tuned`), to say what one rate costs. What D is, and how it is found, is in
-`experiments.width.distances`.
+MLPs with one hidden layer. Sparse networks of every width have the weight count of the dense network of base width (the
+last layer stays dense); dense networks of the same widths are trained for comparison. No biases, ReLU, NTK
+parameterization, SGD without momentum, a learning rate for every width. Other parameterizations use one learning rate
+for all networks, and the networks of Figure 8 are trained as well (kind `tuned`), to measure what one rate costs.
+The distance D is defined in `experiments/width/distances.py`.
 Writes WORKDIR/kernel_distance.csv, a row per network, and WORKDIR/kernel_distance.png.
 Expect on MNIST (10 seeds): 0.863 at width 8, 0.893–0.899 at widths 32 to 328, 0.868 at 512; dense 0.932 at width 635.
 """
@@ -30,7 +30,7 @@ from wsn.sparsity import family
 from wsn.spec import Spec, setting
 
 EXPERIMENT = "kernel_distance"
-FIGURE_8 = "ntk"  # its parameterisation
+FIGURE_8 = "ntk"  # its parameterization
 COLUMNS = [
     "kind",
     "width",
@@ -58,21 +58,21 @@ class Preset(presets.Family):
     )
     rates: Mapping[str, learning_rates.Rates]
     parameterization: str = presets.of_spec("parameterization", FIGURE_8)
-    one_rate: float  # of all networks in another parameterisation, found at the base width
-    tune_lr: bool = setting("Find the learning rates first, on held-out training samples.", False)
-    tuning_samples: int  # held out then
+    one_rate: float  # of all networks in other parameterizations, tuned at the base width
+    tune_lr: bool = setting("Tune the learning rates first, on held-out training samples.", False)
+    tuning_samples: int  # held out for tuning
     pairs: int = setting(
-        "Pairs of test images, drawn by `data_seed`, that D is a mean over.",
+        "D is a mean over this many pairs of test images.",
         10000,
         least=1,
         bytes=inputs.PAIR_BYTES,
     )
     initialisations: int = setting(
-        "Seeds 0, 1, … of every network that D is a mean over; `seeds` are trained.", 100, least=2, bytes=8
+        "D is a mean over this many seeds of every network; `seeds` are trained.", 100, least=2, bytes=8
     )
     reference: str = setting(
-        "The kernel that D of the networks is a distance to: of infinite width, or as in the paper of a dense network"
-        f" of width {distances.REFERENCE_WIDTH}.",
+        "D is the distance to the kernel of infinite width (exact), or as in the paper to that of a dense network of"
+        f" width {distances.REFERENCE_WIDTH} (finite).",
         "exact",
         choices=("exact", "finite"),
     )
@@ -80,9 +80,7 @@ class Preset(presets.Family):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tune_lr and self.learning_rate is not None:
-            raise UserError(
-                "`tune_lr` finds the rates that `learning_rate` would give: leave out one of them"
-            )
+            raise UserError("`tune_lr` and `learning_rate` exclude each other: leave out one of them")
 
 
 PRESETS = {
@@ -94,7 +92,7 @@ PRESETS = {
         batch_size=100,
         epochs=100,
         seeds=10,
-        # By --tune_lr, smoothed over the widths.
+        # From --tune_lr, smoothed over widths.
         rates={
             "sparse": {3: 2.5, 4: 3.5, 6: 6, 9: 11, 12: 16, 15: 17, 18: 18},
             "dense": {3: 2.5, 4: 5, 6: 5, 9: 5, 12: 5, 15: 5, 18: 5},
@@ -126,13 +124,13 @@ PRESETS = {
 
 
 def template(preset: Preset) -> Spec:
-    """The network of Figure 8 on the data of a preset; width, masks and learning rate are filled in later."""
+    """The network of a preset; width, masks and learning rate are set later."""
     reference = preset.base_width if preset.parameterization in ("mup", "smup") else 0
     return presets.spec(preset, learning_rate=1.0, rate_width=reference)
 
 
 def networks(preset: Preset) -> list[Network]:
-    """A network per kind and width, of one learning rate; at the base width both kinds are the same network."""
+    """A network for each kind and width; at the base width both kinds are the same. Learning rates are set later."""
     base = template(preset)
     shapes = families.shapes_of(base)
     specs = {
@@ -147,70 +145,70 @@ def networks(preset: Preset) -> list[Network]:
 
 
 def rates_of(preset: Preset) -> learning_rates.RatesOfKind:
-    """Those of Figure 8 by width; in another parameterisation one for all."""
+    """Learning rates by width for Figure 8; one for all in other parameterizations."""
     if preset.parameterization == FIGURE_8:
         return preset.rates
     return {kind: dict.fromkeys(preset.widths, preset.one_rate) for kind in preset.rates}
 
 
 def compared_to_tuned(rows: Sequence[Mapping]) -> list[str]:
-    """Best test accuracy with one learning rate for all widths less that with the tuned ones, by width, sparse."""
+    """Gain in test accuracy of one learning rate over tuned ones, by width, for sparse networks."""
     tests = {(row["kind"], row["width"]): row["test"] for row in rows if row["test"]}
     lines = []
     for kind, width in tests:
         if kind == "sparse" and ("tuned", width) in tests:
             gain = difference(tests[kind, width], tests["tuned", width])
-            lines.append(f"width {width}: one learning rate over the tuned one: {gain.show(100)} points")
+            lines.append(f"width {width}: one learning rate against the tuned one: {gain.show(100)} points")
     return [*lines, METHOD] if lines else []
 
 
 def with_rates(preset: Preset, run: Run) -> list[Network] | None:
-    """The networks that are asked for, each with its learning rate; None after the dry run of tuning."""
-    asked = networks(preset)
+    """The networks of a preset, each with its learning rate; None after a dry run of tuning."""
+    planned = networks(preset)
     rates: learning_rates.RatesOfKind | None = rates_of(preset)
     if preset.tune_lr:
-        rates = learning_rates.tune(asked, rates_of(preset), preset.tuning_samples, run, EXPERIMENT)
+        rates = learning_rates.tune(planned, rates_of(preset), preset.tuning_samples, run, EXPERIMENT)
     if rates is None:
         return None
-    asked = learning_rates.with_rates(asked, rates, preset.learning_rate)
+    planned = learning_rates.with_rates(planned, rates, preset.learning_rate)
     if preset.parameterization != FIGURE_8:
         tuned = [n for n in networks(preset.replace(parameterization=FIGURE_8)) if n.kind == "sparse"]
-        asked += [n._replace(kind="tuned") for n in learning_rates.with_rates(tuned, preset.rates)]
-    return asked
+        planned += [n._replace(kind="tuned") for n in learning_rates.with_rates(tuned, preset.rates)]
+    return planned
 
 
 def main(preset: Preset, run: Run) -> None:
     base = template(preset)
-    networks(preset)  # widths that no budget fits show first, and bad settings of the data
+    networks(preset)  # errors in widths and data come before any work
     run.source_of(base)
     images = sources.dataset(preset.dataset, run.data_dir)
     pairs = inputs.of_images(images, base.normalization, preset.pairs, base.data_seed)
-    asked = with_rates(preset, run)
-    if asked is None:
+    planned = with_rates(preset, run)
+    if planned is None:
         return
-    results = families.collect(asked, run, EXPERIMENT)
+    results = families.collect(planned, run, EXPERIMENT)
     if results is None:
         return
     trained = {result.spec for result in results}
-    there = [network for network in asked if network.spec in trained]
+    finished = [network for network in planned if network.spec in trained]
     theta = distances.references(pairs)
-    # D is that of the NTK parameterisation, whatever was trained.
+    # D is defined in the NTK parameterization, whichever was trained.
     initial = {
         n.spec: dataclasses.replace(n.spec, parameterization=FIGURE_8, rate_width=0, learning_rate=1.0)
-        for n in there
+        for n in finished
     }
-    found = distances.measure(initial.values(), pairs, images.classes, preset.initialisations, theta)
-    measured = {spec: found[plain] for spec, plain in initial.items()}
+    by_initial = distances.measure(initial.values(), pairs, images.classes, preset.initialisations, theta)
+    measured = {spec: by_initial[plain] for spec, plain in initial.items()}
     rows = [
         row | distances.columns(measured[network.spec], preset.reference)
-        for network, row in zip(there, families.table(there, results), strict=True)
+        for network, row in zip(finished, families.table(finished, results), strict=True)
     ]
     output.print_table(rows, COLUMNS)
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
         output.write_figure(run.folder, EXPERIMENT, figure8.draw(rows, preset, preset.pairs)),
     )
-    sparse = [network.spec for network in there if network.kind == "sparse"]
+    sparse = [network.spec for network in finished if network.kind == "sparse"]
     print(figure8.verdict(rows))
     for line in compared_to_tuned(rows):
         print(line)

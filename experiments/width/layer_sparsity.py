@@ -1,4 +1,4 @@
-"""Layer-wise sparsity by width at a fixed number of weights (Figures 4 and 10); trains nothing.
+"""Figures 4 and 10: sparsity of every layer by width, at a fixed number of weights; trains nothing.
 
     python -m experiments.layer_sparsity                             # no data, seconds
 
@@ -10,7 +10,7 @@ Figure 8's networks:
         --distribution=dense_last --widths=8,32,128,216,328,512,635  # no data, seconds
 
 Writes WORKDIR/layer_sparsity.csv (`width,layer,size,kept,sparsity_percent`) and WORKDIR/layer_sparsity.png:
-the layers of one width before and after the cut as in Figure 4, and the sparsity of every layer at every
+the layers of one width before and after pruning as in Figure 4, and the sparsity of every layer at every
 width as in Figure 10.
 """
 
@@ -31,7 +31,7 @@ from wsn.spec import WIDEST, Spec, check_bounds, setting
 
 EXPERIMENT = "layer_sparsity"
 COLUMNS = ["width", "layer", "size", "kept", "sparsity_percent"]
-IMAGES = {"resnet18": (32, 32, 3), "mlp": (28, 28, 1)}  # that the networks are for: CIFAR's and MNIST's
+IMAGES = {"resnet18": (32, 32, 3), "mlp": (28, 28, 1)}  # CIFAR and MNIST
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,9 +77,9 @@ def template(settings: Settings, width: int) -> Spec:
 
 
 def members(settings: Settings) -> list[Member]:
-    """Networks of the given widths, each with as many weights as the dense one of the base width.
+    """Networks of the given widths with the weight count of the dense one of base width.
 
-    Of the budget, the few weights that the pattern of the masks cannot keep find no place. Raises UserError.
+    Mask patterns other than elementwise may fall short of the budget by a few weights. Raises UserError.
     """
     base = settings.base_width
     specs = family.sparse(
@@ -89,11 +89,8 @@ def members(settings: Settings) -> list[Member]:
         lambda width: shapes(settings, width),
         settings.distribution,
     )
-    found = []
-    for spec in specs:
-        size = sizes(shapes(settings, spec.width))
-        found.append(Member(spec.width, size, dict(spec.kept) or size))
-    return found
+    layers = [sizes(shapes(settings, spec.width)) for spec in specs]
+    return [Member(s.width, size, dict(s.kept) or size) for s, size in zip(specs, layers, strict=True)]
 
 
 def rows(members: Sequence[Member]) -> list[dict]:
@@ -114,7 +111,7 @@ def main(settings: Settings, run: Output) -> None:
     for member in found:
         if missing := kept - sum(member.kept.values()):
             print(
-                f"width {member.width}: {missing} weights of the budget make no whole kernel and find no place"
+                f"width {member.width}: {missing} weights of the budget are unused: fewer than a whole kernel"
             )
     title = (
         f"{settings.model}, {settings.num_classes} classes, {kept:,} weights each, {settings.distribution}"

@@ -5,9 +5,9 @@
     python -m experiments.mlp_grid --preset=paper --dataset=mnist  # MNIST, the paper's 300 epochs, 4 hours (estimated)
 
 Every cell has the weight count of the dense network of base width (3970 in the paper); the last layer keeps the given
-fraction of its weights, the first layer the rest of the budget. ReLU and linear, biases, PyTorch's initialisation,
-plain SGD. Combinations that cannot hold the budget stay empty; the star marks the best cell. The cells of one width
-train as one program. Writes WORKDIR/mlp_grid.csv, a row per cell, and WORKDIR/mlp_grid.png.
+fraction of its weights, the first layer the rest of the budget. ReLU and linear activations, biases, PyTorch's
+initialization, plain SGD. Cells that cannot meet the budget stay empty; a star marks the best cell. The cells of one
+width train as one program. Writes WORKDIR/mlp_grid.csv, a row per cell, and WORKDIR/mlp_grid.png.
 The paper's best cells: 96.3 % at widths 80 and 160 (ReLU), 92.7 % at width 40 (linear); baseline about 90 %.
 """
 
@@ -83,15 +83,12 @@ PRESETS = {
 
 
 def template(preset: Preset) -> Spec:
-    """The network of the base width; activation and kept counts are filled in later."""
+    """The network of base width; activation and kept counts are set later."""
     return presets.spec(preset, bias=True, learning_rate=0.1)
 
 
 def networks(preset: Preset) -> list[Network]:
-    """A network for every cell of the grid that can hold the budget of the base width.
-
-    Raises UserError for a width at which none can.
-    """
+    """A network for every cell of the grid that can meet the budget. Raises UserError for a width where none can."""
     base = template(preset)
     shapes = families.shapes_of(base)
     family.check_widths(preset.base_width, preset.widths)
@@ -117,13 +114,13 @@ def networks(preset: Preset) -> list[Network]:
 
 
 def main(preset: Preset, run: Run) -> None:
-    asked = networks(preset)
+    planned = networks(preset)
     results = families.collect(
-        asked, run, EXPERIMENT, together=lambda network: (network.spec.activation, network.spec.width)
+        planned, run, EXPERIMENT, together=lambda network: (network.spec.activation, network.spec.width)
     )
     if results is None:
         return
-    rows = families.table(asked, results)
+    rows = families.table(planned, results)
     output.print_table(rows, COLUMNS)
     figure = figure5.draw(rows, preset, preset.activations, preset.last_connectivity, PRESETS["paper"])
     written = (

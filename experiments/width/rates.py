@@ -1,7 +1,4 @@
-"""Learning rates of a family: given by kind and width, between and beyond those by a power law, or tuned.
-
-In: networks with some learning rate. Out: the same networks, each with its own.
-"""
+"""Learning rates by kind and width: given, interpolated by a power law between given ones, or tuned."""
 
 import dataclasses
 import math
@@ -18,15 +15,15 @@ from wsn.spec import Spec
 
 Rates = Mapping[int, float]  # width → learning rate
 RatesOfKind = Mapping[str, Rates]
-SEEDS, EPOCHS = 2, 50  # of tuning
+SEEDS, EPOCHS = 2, 50  # for tuning
 FACTORS = 2.0 ** np.arange(-3.0, 3.5, 0.5)
 COLUMNS = ["kind", "width", "learning_rate", "validation_accuracy_mean"]
 
 
 def rate_at(rates: Rates, width: int) -> float:
-    """The learning rate of a width: given, or by log-log interpolation between its neighbours.
+    """The learning rate of a width, by log-log interpolation where it is not given.
 
-    Beyond the given widths the nearest two are extended; a single one serves every width.
+    Beyond the given widths the nearest two are extrapolated; a single rate applies to every width.
     """
     known = sorted(rates)
     if width in rates or len(known) == 1:
@@ -38,12 +35,12 @@ def rate_at(rates: Rates, width: int) -> float:
 
 
 def kind_of(spec: Spec) -> str:
-    """Whose learning rate it has: the base network is the dense one, in the sparse family too."""
+    """The kind whose learning rate applies: the base network is dense in the sparse family too."""
     return "sparse" if spec.kept else "dense"
 
 
 def with_rates(networks: Sequence[Network], rates: RatesOfKind, one: float | None = None) -> list[Network]:
-    """Give every network its learning rate: `one` for all, else that of its kind; what is interpolated is printed."""
+    """Set the learning rate of every network: `one` for all, else by kind and width; prints interpolated ones."""
     chosen: dict[Spec, float] = {}
     for spec in dict.fromkeys(network.spec for network in networks):
         kind = kind_of(spec)
@@ -58,14 +55,14 @@ def with_rates(networks: Sequence[Network], rates: RatesOfKind, one: float | Non
 def tune(
     networks: Sequence[Network], rates: RatesOfKind, held_out: int, run: Run, experiment: str
 ) -> RatesOfKind | None:
-    """Learning rate of every network by validation accuracy: a grid around those given, 2 seeds, 50 epochs.
+    """Learning rate of every network by validation accuracy, on a grid around the given ones, 2 seeds, 50 epochs.
 
-    `held_out` examples are taken out of the training split and lie outside the training subset. Writes
-    learning_rates.csv. None after a dry run.
+    The `held_out` examples come from the training split, outside the training subset. Writes learning_rates.csv.
+    None after a dry run.
     """
     if run.shard:
         raise UserError(
-            "`shard`: `tune_lr` compares all networks; tune without `shard`, or give `learning_rate`"
+            "`shard`: `tune_lr` compares all networks: tune without `shard`, or give `learning_rate`"
         )
     candidates = {(n.kind, n.spec.width): candidates_of(n.spec, rates, held_out) for n in networks}
     labels = {
@@ -73,13 +70,13 @@ def tune(
         for network in networks
         for option in candidates[network.kind, network.spec.width]
     }
-    found = launch.train(run, [(options, SEEDS) for options in dict.fromkeys(candidates.values())], labels)
-    if found is None:
+    results = launch.train(run, [(options, SEEDS) for options in dict.fromkeys(candidates.values())], labels)
+    if results is None:
         return None
     rows: list[dict] = []
     best: dict[str, dict[int, float]] = {network.kind: {} for network in networks}
     for (kind, width), options in candidates.items():
-        scores = {option.learning_rate: score(option, found) for option in options}
+        scores = {option.learning_rate: score(option, results) for option in options}
         rows += [dict(zip(COLUMNS, (kind, width, *scored), strict=True)) for scored in scores.items()]
         usable = {rate: value for rate, value in scores.items() if not math.isnan(value)}
         if not usable:
@@ -91,12 +88,12 @@ def tune(
 
 
 def candidates_of(spec: Spec, rates: RatesOfKind, held_out: int) -> tuple[Spec, ...]:
-    """The network with each of the learning rates that are tried."""
-    centre = rate_at(rates[kind_of(spec)], spec.width)
+    """The network with each candidate learning rate."""
+    center = rate_at(rates[kind_of(spec)], spec.width)
     return tuple(
         dataclasses.replace(
             spec,
-            learning_rate=float(f"{centre * factor:.4g}"),
+            learning_rate=float(f"{center * factor:.4g}"),
             epochs=min(EPOCHS, spec.epochs),
             validation_samples=held_out,
         )

@@ -1,4 +1,4 @@
-"""Accuracy over width at a fixed number of weights, ResNet-18: sparse networks, and dense ones of the same widths.
+"""ResNet-18: accuracy over width at a fixed number of weights, sparse networks and dense ones of the same widths.
 
     python -m experiments.resnet_width                                    # digits, two minutes on 2 cores
     python -m experiments.resnet_width --preset=short                     # all of CIFAR-100, a day on 2 cores
@@ -11,9 +11,9 @@ The sparse networks of a family have the weight count of the dense network of it
 WORKDIR/resnet_width.csv, a row per network, and WORKDIR/resnet_width.png: best test accuracy over width (Figures 1, 6
 and 11) and over connectivity (12), training accuracy over both (14), and over the widening factor the improvement (13)
 and the fraction of the dense network's improvement that width alone gives (7, the line at the widening factor of the
-highest training accuracy). Prints the paper's claims, each with what the records say; --compare=cifar10 adds whether
-harder data gain more, from what the same folder has of the same experiment on other data. --draw_only draws the part
-that is done. Best accuracies are the highest over the epochs, as in the paper.
+highest training accuracy). Prints a verdict on each claim of the paper; --compare=cifar10 adds whether harder data
+gain more, from records of this experiment on other data in the same folder. --draw_only draws what is finished. Best
+accuracies are the highest over the epochs, as in the paper.
 """
 
 import dataclasses
@@ -50,7 +50,9 @@ class Preset(presets.Family):
 
     base_widths: tuple[int, ...] = presets.base_widths()
     dense_seeds: int = presets.dense_seeds()
-    compare: tuple[str, ...] = setting("Other data sets in this folder: do harder data gain more?", ())
+    compare: tuple[str, ...] = setting(
+        "Other data sets with records in this folder, to compare gains with.", ()
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +80,7 @@ template = recipe.template
 
 
 def networks(preset: Preset) -> list[Network]:
-    """Sparse and dense networks of every family; at its base width both kinds are the same network."""
+    """Sparse and dense networks of every family; at the base width both are the same network."""
     whole = template(preset)
     shapes = families.shapes_of(whole)
     found = []
@@ -95,7 +97,7 @@ def key_of(row: Row) -> tuple[int, str, int]:
 
 
 def with_improvement(rows: Sequence[Row]) -> list[Row]:
-    """Add the improvement over the base network, and the fraction of the dense network's that a sparse one has.
+    """Add the improvement over the base network, and the fraction of the dense improvement that a sparse network has.
 
     (sparse(w) − base) / (dense(w) − base), of mean best test accuracies (paper, Figure 7); NaN for dense networks, at
     the base width, and where one of the three has no record.
@@ -112,7 +114,7 @@ def with_improvement(rows: Sequence[Row]) -> list[Row]:
 
 
 def paper_rows(preset: Preset) -> list[Row]:
-    """Table 1 in the form of our rows; empty for other data."""
+    """Table 1 as rows; empty for other data."""
     if preset.dataset != recipe.IMAGENET:
         return []
     return with_improvement(
@@ -124,13 +126,13 @@ def paper_rows(preset: Preset) -> list[Row]:
 
 
 def compared(preset: Preset, rows: Sequence[Row], run: Run) -> dict[str, Sequence[Row]]:
-    """Data set → the sparse networks of the smallest family, on this preset's data and on those of --compare."""
+    """Data set → the sparse networks of the smallest family, for the preset's data and those of `compare`."""
     base = min(families.members(preset))
     found: dict[str, Sequence[Row]] = {preset.dataset: figure6.sparse_of(rows, base)}
     for name in preset.compare:
-        asked = [n for n in networks(preset.replace(dataset=name)) if n.base_width == base]
-        records = launch.recorded(run, [([n.spec], n.seeds) for n in asked])
-        found[name] = figure6.sparse_of(families.table(asked, records), base)
+        planned = [n for n in networks(preset.replace(dataset=name)) if n.base_width == base]
+        records = launch.recorded(run, [([n.spec], n.seeds) for n in planned])
+        found[name] = figure6.sparse_of(families.table(planned, records), base)
     for name, sparse in found.items():
         if not sparse or sparse[0]["width"] != base:
             raise UserError(
@@ -140,15 +142,15 @@ def compared(preset: Preset, rows: Sequence[Row], run: Run) -> dict[str, Sequenc
 
 
 def main(preset: Preset, run: Run) -> None:
-    asked = networks(preset)
-    results = families.collect(asked, run, EXPERIMENT)
+    planned = networks(preset)
+    results = families.collect(planned, run, EXPERIMENT)
     if results is None:
         return
-    rows = with_improvement(families.table(asked, results))
+    rows = with_improvement(families.table(planned, results))
     paper = paper_rows(preset)
-    beside = {key_of(row): row["best_test_accuracy_mean"] for row in paper}
-    printed = [row | {"paper": beside.get(key_of(row), "")} for row in rows]
-    output.print_table(printed, [*COLUMNS, "diverged", *(["paper"] if beside else [])])
+    paper_accuracy = {key_of(row): row["best_test_accuracy_mean"] for row in paper}
+    printed = [row | {"paper": paper_accuracy.get(key_of(row), "")} for row in rows]
+    output.print_table(printed, [*COLUMNS, "diverged", *(["paper"] if paper_accuracy else [])])
     figure = figure6.draw(rows, preset, paper, PRESETS["imagenet" if paper else "paper"].epochs)
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),

@@ -1,4 +1,4 @@
-"""Figure 3 with pretended training: which networks, the table, the verdict, the figure."""
+"""Figure 3 with stubbed training: networks, table, verdict, figure."""
 
 import csv
 
@@ -14,7 +14,7 @@ from wsn.training import train
 
 @pytest.fixture
 def experiment(parsed, tmp_path, monkeypatch):
-    """Run it with pretended training and some flags; returns the rows of its table."""
+    """Run the experiment with stubbed training; returns the rows of its table."""
     monkeypatch.setattr(train, "train", tiny.stub_train)
 
     def run(*arguments: str) -> list[dict[str, str]]:
@@ -45,7 +45,7 @@ def test_the_table_counts_every_network(experiment, capsys, tmp_path):
     assert budget["nonlinear", 36] == 3504 and budget["linear", 36] == weights["linear", 24]
     assert all(abs(weights[place] - budget[place]) < 0.01 * budget[place] for place in places)
     printed = capsys.readouterr().out
-    assert "non-linear bottleneck, base width 24: width 64 is left out (--widths: " in printed
+    assert "non-linear bottleneck, base width 24: width 64 is left out (`widths`: " in printed
     assert "linear bottleneck, base width 24: improves with width: " in printed
     assert (tmp_path / "out" / "bottleneck.png").stat().st_size > 10_000
 
@@ -63,13 +63,12 @@ def test_the_ways_stand_beside_each_other(experiment):
 @pytest.mark.parametrize(
     ("arguments", "start"),
     [
-        (["--hidden_layers=1"], "--hidden_layers=1 is too small for a non-linear bottleneck"),
-        (["--widths=200"], "--widths: with bottlenecks of one unit"),
-        (["--widths=20"], "--widths: 20 is below the base width 24"),
-        (["--dense_seeds=-1"], "--dense_seeds=-1 is too small"),
+        (["--hidden_layers=1"], "`hidden_layers=1` is too small for a non-linear bottleneck"),
+        (["--widths=200"], "`widths`: with bottlenecks of one unit"),
+        (["--widths=20"], "`widths`: 20 is below the base width 24"),
     ],
 )
-def test_bad_flags_are_told_in_one_line(experiment, tmp_path, arguments, start):
+def test_bad_flags_are_errors_of_one_line(experiment, tmp_path, arguments, start):
     with pytest.raises(UserError) as error:
         experiment(*QUICK, *arguments)
     assert str(error.value).startswith(start) and "\n" not in str(error.value)
@@ -95,10 +94,10 @@ NARROW, WIDE = row("linear", 8, 0.80, 0.81, 0.805), row("linear", 12, 0.85, 0.86
 def test_the_verdict_is_computed():
     first, second = script.verdict([DENSE, NARROW, WIDE], 8, "linear")
     assert "improves with width: holds: width 12 (the best of 1) against 8: +5.0 [" in first
-    assert "stays below the untransformed network: holds: that less width 12: +5.0 [" in second
+    assert "stays below the original network: holds: that less width 12: +5.0 [" in second
     better = row("linear", 12, 0.95, 0.96, 0.955)
     worse = row("linear", 12, 0.70, 0.71, 0.705)
-    assert "untransformed network: fails" in script.verdict([DENSE, NARROW, better], 8, "linear")[1]
+    assert "original network: fails" in script.verdict([DENSE, NARROW, better], 8, "linear")[1]
     assert "with width: fails" in script.verdict([DENSE, NARROW, worse], 8, "linear")[0]
     noisy = row("nonlinear", 12, 0.80, 0.99, 0.90)
     [alone] = script.verdict([DENSE, row("nonlinear", 8, 0.90, 0.91, 0.905), noisy], 8, "nonlinear")
@@ -115,6 +114,6 @@ def test_the_figure_draws_the_untransformed_network_dashed():
     dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert [line.get_ydata()[0] for line in dashed] == [pytest.approx(90.5)]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        "900: untransformed",
+        "900: original network",
         "900: linear bottleneck",
     ]

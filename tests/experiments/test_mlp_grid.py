@@ -91,5 +91,5 @@ def test_a_grid_that_diverged_has_no_best_cell():
 
 @pytest.mark.parametrize("value", ["", "1.0,x", "0", "1.5", "nan", "0.5,0.5"])
 def test_bad_fractions_name_their_flag(value):
-    with pytest.raises(UserError, match="`last_connectivity`"):
+    with pytest.raises(UserError, match="^`last_connectivity[=`]"):
         flags.parse(script.COMMAND, [f"--last_connectivity={value}"])

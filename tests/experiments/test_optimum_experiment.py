@@ -96,25 +96,15 @@ def test_the_table_has_a_row_for_each_input_and_np(script, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("given", "part"),
+    ("flag", "message"),
     [
-        ("--dataset=fashion", "--dataset=fashion"),
-        ("--np=0.5", "--np=0.5"),
-        ("--np=x", "--np=x"),
-        ("--np=", "--np"),
-        ("--lowest_p=0.0", "--lowest_p=0"),
-        ("--lowest_p=1.0", "--lowest_p=1"),
-        ("--lowest_p=nan", "--lowest_p=nan"),
-        ("--points=2", "--points"),
-        ("--bootstrap=0", "--bootstrap"),
-        ("--pairs=-1", "--pairs"),
-        ("--gaussian_pairs=0", "--gaussian_pairs"),
-        ("--features=0", "--features=0"),
+        ("--dataset=fashion", "`dataset=fashion`"),
+        ("--np=0.5", "`np=0.5`"),
+        ("--lowest_p=1.0", "`lowest_p=1.0`"),
     ],
     ids=str,
 )
-def test_bad_input_is_told_in_one_line(script, tmp_path, given, part):
-    with pytest.raises(UserError) as error:
-        script(given)
-    assert part in str(error.value) and "\n" not in str(error.value)
+def test_bad_input_is_one_line(script, tmp_path, flag, message):
+    with pytest.raises(UserError, match=f"^{message}[^\n]*$"):
+        script(flag)
     assert not (tmp_path / "out").exists()

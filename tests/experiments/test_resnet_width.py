@@ -41,7 +41,7 @@ def record(folder, network, test, train=None, seeds=None):
     group = Group((network.spec,), seeds)
     curves = {"test_accuracy": test + rise, "train_accuracy": (train or test) + rise}
     curves = {name: values.astype(np.float32) for name, values in curves.items()}
-    records.write(runs.record_path(folder, group), group, History(np.arange(3), curves), 1.0)
+    records.write(runs.record_path(folder, group), group, History(np.arange(3), curves))
 
 
 def rows_of(experiment, folder):
@@ -122,7 +122,7 @@ def test_families_hold_the_widths_that_are_not_below_their_base(given_flags):
     [
         (["--base_widths=8,8"], "`base_widths`"),
         (["--base_widths=0,8"], "`base_widths=0`"),
-        (["--base_widths=8,x"], "--base_widths=8,x"),
+        (["--base_widths=8,x"], "`base_widths=8,x`"),
         (["--base_widths=8,65"], "`base_widths`: [^\n]*65"),
         (["--base_widths=12,18"], "`widths`: 8 is below the base width 12"),
         (["--base_width=12"], "`widths`: 8 is below the base width 12"),
@@ -176,7 +176,7 @@ def test_the_table_of_a_family_by_hand(given_flags, tmp_path, capsys, monkeypatc
     assert "no record" not in printed and "beats dense and narrow" in printed
 
 
-def test_what_is_missing_is_told_and_the_rest_is_drawn(given_flags, tmp_path, capsys):
+def test_missing_records_are_printed_and_the_rest_is_drawn(given_flags, tmp_path, capsys):
     preset, run = given_flags(*TWO_FAMILIES, "--draw_only")
     networks = {(n.base_width, n.kind, n.spec.width): n for n in resnet_width.networks(preset)}
     record(tmp_path, networks[8, "sparse", 8], [0.2], seeds=(1,))
@@ -221,7 +221,7 @@ def test_a_diverged_seed_is_counted_and_left_out(given_flags, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("experiment", [resnet_width, conv_masks])
-def test_an_empty_folder_is_told(given_flags, tmp_path, experiment):
+def test_an_empty_folder_is_an_error(given_flags, tmp_path, experiment):
     given = given_flags("--preset=short", "--draw_only", experiment=experiment)
     with pytest.raises(UserError, match="^`workdir`: [^\n]*no record"):
         experiment.main(*given)
@@ -301,7 +301,7 @@ def family_of(base, tests, trains=None, spread=0.001):
     ]
 
 
-def test_wide_and_sparse_is_better_worse_or_undecided():
+def test_wide_and_sparse_is_better_worse_or_inconclusive():
     def verdict(tests, spread=0.001):
         return figure6.family_verdicts(family_of(4, tests, spread=spread), 4)[0]
 
@@ -327,7 +327,7 @@ def test_where_accuracies_peak():
 def test_what_width_alone_gives():
     sparse = family_of(4, [0.2, 0.35])
     share = figure6.width_alone(sparse, row(4, "dense", 8, [0.4, 0.401]))
-    assert share.value == pytest.approx(0.15 / 0.2005) and 0.7 < share.low < share.value < share.high < 0.8
+    assert share.value == pytest.approx(0.15 / 0.2005) and 0.6 < share.low < share.value < share.high < 0.9
     flat = figure6.width_alone(sparse, row(4, "dense", 8, [0.19, 0.21]))
     assert math.isnan(flat.low)
 
