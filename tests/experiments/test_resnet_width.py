@@ -336,7 +336,7 @@ def test_gains_of_small_and_large_networks_are_compared():
     rows = family_of(4, [0.2, 0.3, 0.25]) + family_of(8, [0.5, 0.52, 0.51])
     *_, line, method = figure6.verdicts(rows)
     assert (
-        "smaller networks: holds: +10.0 at 400 weights, +2.0 at 800 weights; smallest less largest +8.0"
+        "smaller networks: holds: +10.0 at 400 weights, +2.0 at 800 weights; smallest minus largest +8.0"
         in line
     )
     assert "95 %" in method
@@ -349,7 +349,7 @@ def test_gains_on_hard_and_easy_data_are_compared():
     easy, hard = family_of(4, [0.8, 0.82]), family_of(4, [0.2, 0.28])
     line = figure6.data_verdict({"easy": easy, "hard": hard})
     assert "holds: +8.0 on hard (base network 20%), +2.0 on easy (base network 80%)" in line
-    assert "hardest less easiest +6.0 [" in line
+    assert "hardest minus easiest +6.0 [" in line
     assert "fails" in figure6.data_verdict({"easy": family_of(4, [0.8, 0.9]), "hard": hard})
     assert "no verdict" in figure6.data_verdict({"easy": easy[:1], "hard": hard})
 
