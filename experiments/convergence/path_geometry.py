@@ -108,7 +108,10 @@ def main(preset: Preset, run: Run) -> None:
         output.write_table(run.folder, f"{EXPERIMENT}_seeds", seeds, [*SEEDS, *more], DIGITS),
         output.write_table(run.folder, f"{EXPERIMENT}_claims", told, CLAIMS),
         output.write_figure(
-            run.folder, EXPERIMENT, path_figure.draw(curves, names, study.caption(preset, run))
+            run.folder,
+            EXPERIMENT,
+            path_figure.draw(curves, names, study.caption(preset, run)),
+            path_figure.PLOT,
         ),
     )
     for curve, name in zip(curves, names, strict=True):
