@@ -197,7 +197,11 @@ class Training:
     epochs: int = setting(
         "Passes over the training samples; the maximum if `stop` can end training earlier.", least=1
     )
-    batch_size: int = setting("Examples (for text: streams) per step, over all devices.", least=1)
+    batch_size: int = setting(
+        "Examples (for text: streams) per step, over all devices. With batch normalization, a last batch of fewer than"
+        " 8 and less than a quarter is spread over the epoch.",
+        least=1,
+    )
     optimizer: str = setting("Optimizer.", "sgd")
     learning_rate: float = setting("Learning rate.", above=0)
     momentum: float = setting("Momentum of SGD.", 0.0, least=0)

@@ -22,7 +22,7 @@ import wsn
 from experiments.lab import families, flags
 from experiments.width import kernel_distance, mlp_grid
 from experiments.width.rates import rate_at
-from wsn.data import prepared, sources
+from wsn.data import prepared
 from wsn.errors import UserError
 from wsn.records import record
 from wsn.training import train
@@ -98,8 +98,6 @@ def test_missing_data_are_an_error(experiment, monkeypatch, tmp_path):
     def offline(url):
         raise OSError("no network")
 
-    for opened in (sources.dataset, sources.splits):
-        opened.cache_clear()
     monkeypatch.setattr(prepared, "require_network", offline)
     monkeypatch.setenv("WSN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))

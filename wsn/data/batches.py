@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Real, Shaped, UInt32
 
 from wsn.data.normalization import normalize
 
+TINY_BATCH = 8  # examples; fewer have no useful batch statistics
 PADDING = 4  # pixels on every side of an image before it is cropped
 
 
@@ -86,22 +87,48 @@ def crop_flip(
 AUGMENTATIONS: dict[str, Callable | None] = {"none": None, "crop_flip": crop_flip}
 
 
-def batches(order: Int[Array, " examples"], batch_size: int, noise: Array | None = None) -> Indices:
-    """Cuts an order of examples into batches; the last one is padded with examples of weight 0."""
-    examples = order.size
-    padding = -examples % batch_size
+def positions(examples: int, batch_size: int, spread: bool = False) -> Int[np.ndarray, "batches batch"]:
+    """Which positions in the order of an epoch each batch holds; -1 is padding, at the end of a batch.
+
+    All batches are full but the last. With `spread`, which is set for networks with batch normalization, a last batch
+    of fewer than 8 examples and less than a quarter of `batch_size` is avoided: the sizes of all batches differ by at
+    most 1. The number of steps is the same, and every example counts once an epoch. The statistics of very few examples
+    ruin a step and the running averages: ResNet-18 of width 4 on digits (batches of 100, six epochs, means over three
+    seeds) gets 84 % of the test images right after training on 1000 images, 14 % on 1002 (a last batch of 2), and
+    91 % on 1002 in spread batches.
+    """
+    steps = -(-examples // batch_size)
+    sizes = np.full(steps, batch_size)
+    sizes[-1] -= steps * batch_size - examples
+    if spread and sizes[-1] < min(TINY_BATCH, batch_size / 4):
+        sizes = examples // steps + (np.arange(steps) < examples % steps)
+    lanes = np.arange(batch_size)
+    return np.where(lanes < sizes[:, None], (np.cumsum(sizes) - sizes)[:, None] + lanes, -1)
+
+
+def batches(
+    order: Int[Array, " examples"], batch_size: int, noise: Array | None = None, spread: bool = False
+) -> Indices:
+    """Cuts an order of examples into batches (`positions`), padded with examples of weight 0."""
+    places = positions(order.size, batch_size, spread)
 
     def cut(x: Array) -> Array:
-        return jnp.concatenate([x, jnp.zeros(padding, x.dtype)]).reshape(-1, batch_size)
+        return jnp.where(places >= 0, x[places], jnp.zeros((), x.dtype))
 
-    return Indices(cut(order), cut(jnp.ones(examples)), None if noise is None else cut(noise))
+    return Indices(cut(order), cut(jnp.ones(order.size)), None if noise is None else cut(noise))
 
 
-@partial(jax.jit, static_argnames=("examples", "batch_size", "noisy"))
+@partial(jax.jit, static_argnames=("examples", "batch_size", "noisy", "spread"))
 def shuffled(
-    key: PRNGKeyArray, epoch: Int[Array, ""], *, examples: int, batch_size: int, noisy: bool = False
+    key: PRNGKeyArray,
+    epoch: Int[Array, ""],
+    *,
+    examples: int,
+    batch_size: int,
+    noisy: bool = False,
+    spread: bool = False,
 ) -> Indices:
     """The batches of an epoch, a function of (key, epoch), so that a resumed run sees the same ones."""
     key = jax.random.fold_in(key, epoch)
     noise = jax.random.bits(jax.random.fold_in(key, 1), (examples,), jnp.uint32) if noisy else None
-    return batches(jax.random.permutation(key, examples), batch_size, noise)
+    return batches(jax.random.permutation(key, examples), batch_size, noise, spread)

@@ -18,9 +18,10 @@ from wsn.errors import UserError
 WHITE = {"uint8": 255, "uint16": 65535, "float32": 1}  # supported dtypes of images
 Images = Real[np.ndarray, "_ height width channels"]
 Labels = Int32[np.ndarray, " _"]
-# Fields of a dataclass that are given as any array and are `Images` and `Labels` after its checks.
+# Fields of a dataclass that may be given as any array or integer; its checks make them `Images`, `Labels` and int.
 GivenImages: TypeAlias = Any
 GivenLabels: TypeAlias = Any
+GivenCount: TypeAlias = Any
 
 
 def check_classes(classes: Any) -> int:

@@ -79,8 +79,8 @@ class Source(Protocol):
     def nbytes(self, spec: Spec) -> int:
         """Bytes of the data on the device; 0 if streamed."""
 
-    def feed(self, group: Group, placement: Placement) -> Feed:
-        """The batches of a group on its devices. Raises UserError."""
+    def feed(self, group: Group, placement: Placement, spread: bool = False) -> Feed:
+        """The batches of a group on its devices, of sizes `batches.positions`. Raises UserError."""
 
 
 def steps_of_epochs(epoch: Callable[[int], Any], steps: int, first: int, last: int) -> Any:
@@ -111,8 +111,9 @@ def in_memory(
     held_out_lanes: int,
     *,
     noisy: bool = False,
+    spread: bool = False,
 ) -> Feed:
-    """A feed with all data on the device; rows are `Indices`, with random words if `noisy`.
+    """A feed with all data on the device; rows are `Indices`, with random words if `noisy`; `spread` as in `positions`.
 
     The order of an epoch is a function of the seed and the epoch. With `order="shared"` all networks of a group see
     the same batches: their first layers then are one matrix product, and families are compared on common random
@@ -121,7 +122,7 @@ def in_memory(
     spec, shared = group.specs[0], group.specs[0].order == "shared"
     train_data, held_out_data = (devices.replicate(placement, split.data) for split in (train, held_out))
     size, batch_size = train.examples, min(spec.batch_size, train.examples)
-    order = partial(shuffled, examples=size, batch_size=batch_size, noisy=noisy)
+    order = partial(shuffled, examples=size, batch_size=batch_size, noisy=noisy, spread=spread)
     key = jax.random.fold_in(jax.random.key(spec.data_seed), ORDER)
     if not shared:
         key = jnp.stack([jax.random.fold_in(jax.random.key(seed), ORDER) for _, seed in group.members])

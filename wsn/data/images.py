@@ -13,7 +13,7 @@ from PIL import Image
 
 from wsn import folders
 from wsn.data.cache import Content, Origin, cached
-from wsn.data.checks import GivenImages, GivenLabels, check_splits
+from wsn.data.checks import GivenCount, GivenImages, GivenLabels, check_splits
 from wsn.data.prepared import check, check_features, data_folder, entry_name, in_batches, unreadable
 from wsn.data.untrusted import check_image
 from wsn.errors import choose
@@ -32,7 +32,7 @@ class Dataset(Content):
     train_labels: GivenLabels
     test_images: GivenImages
     test_labels: GivenLabels
-    classes: int
+    classes: GivenCount
 
     def __post_init__(self) -> None:
         check_splits(self, ("train", "test"))

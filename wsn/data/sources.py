@@ -1,4 +1,8 @@
-"""From a spec to the `Source` that it trains on. What is large is opened once a process and shared by all specs."""
+"""From a spec to the `Source` that it trains on.
+
+Large data are opened once a process and shared by all specs, until their files change: what is opened is cached by the
+name of the cache entry too, which `locate` gives.
+"""
 
 from functools import cache
 from typing import Any
@@ -24,7 +28,6 @@ def image_shape_and_classes(name: str) -> tuple[tuple[int, ...], int]:
     return image_set.shape, image_set.classes
 
 
-@cache
 def dataset(name: str, data_dir: str | None = None) -> Dataset:
     """The arrays of an image set. Raises UserError for one that is streamed."""
     if name in STREAMS:
@@ -32,7 +35,7 @@ def dataset(name: str, data_dir: str | None = None) -> Dataset:
         raise UserError(
             f"`dataset={name}` is streamed, which this experiment cannot use: choose one of {known}"
         )
-    return images.load(name, data_dir)
+    return _dataset(name, data_dir, _entry(name, data_dir))
 
 
 @cache
@@ -42,9 +45,17 @@ def stream(name: str, data_dir: str | None = None) -> Stream:
 
 
 @cache
-def splits(name: str, data_dir: str | None, **settings: Any) -> Splits:
-    """`split` of an image set."""
+def _dataset(name: str, data_dir: str | None, entry: str) -> Dataset:
+    return images.load(name, data_dir)
+
+
+@cache
+def _splits(name: str, data_dir: str | None, entry: str, **settings: Any) -> Splits:
     return split(dataset(name, data_dir), **settings)
+
+
+def _entry(name: str, data_dir: str | None) -> str:
+    return choose(DATASETS, "dataset", name).locate(data_dir)
 
 
 def source_of(spec: Spec, data_dir: str | None = None) -> Source:
@@ -56,4 +67,5 @@ def source_of(spec: Spec, data_dir: str | None = None) -> Source:
     if spec.dataset in STREAMS:
         return stream(spec.dataset, data_dir)
     settings = ("train_samples", "validation_samples", "data_seed", "normalization")
-    return splits(spec.dataset, data_dir, **{name: getattr(spec, name) for name in settings})
+    fields = {name: getattr(spec, name) for name in settings}
+    return _splits(spec.dataset, data_dir, _entry(spec.dataset, data_dir), **fields)

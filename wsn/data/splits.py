@@ -18,7 +18,7 @@ from wsn.data.batches import (
     make_batch,
 )
 from wsn.data.cache import Content
-from wsn.data.checks import GivenImages, GivenLabels, Images, Labels, check_splits
+from wsn.data.checks import GivenCount, GivenImages, GivenLabels, Images, Labels, check_splits
 from wsn.data.feeds import Feed, SplitView, evaluation_batch_size
 from wsn.data.images import Dataset, permutation
 from wsn.data.normalization import Statistic, normalize, statistics
@@ -41,7 +41,7 @@ class Splits(Content):
     test_labels: GivenLabels
     mean: Statistic
     std: Statistic
-    classes: int
+    classes: GivenCount
 
     streamed: ClassVar[bool] = False
 
@@ -69,7 +69,7 @@ class Splits(Content):
         bytes_of_value = self.train_images.itemsize if raw else 4
         return train * (values * bytes_of_value + 4) + held_out * (4 * values + 4)
 
-    def feed(self, group: Group, placement: Placement) -> Feed:
+    def feed(self, group: Group, placement: Placement, spread: bool = False) -> Feed:
         """Normalized images on the device; training images stay raw if they are augmented."""
         spec = group.specs[0]
         augment = choose(AUGMENTATIONS, "augmentation", spec.augmentation)
@@ -87,6 +87,7 @@ class Splits(Content):
             SplitView(len(held_out.labels), held_out, make_batch),
             self.held_out_lanes(spec),
             noisy=augment is not None,
+            spread=spread,
         )
 
     def _on_device(self, images: Images, labels: Labels, raw: bool = False) -> Examples:

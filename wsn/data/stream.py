@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int, UInt8
 
 from wsn import devices
-from wsn.data.batches import Batch, image_batch_shapes
+from wsn.data.batches import Batch, image_batch_shapes, positions
 from wsn.data.cache import digest_of
 from wsn.data.crops import ATTEMPTS, CROP, Place, center_box, decode, random_box
 from wsn.data.feeds import Feed
@@ -46,15 +46,14 @@ _CHUNK = 8
 
 
 def positions_of_host(
-    examples: int, batch_size: int, host: int, hosts: int
+    examples: int, batch_size: int, host: int, hosts: int, spread: bool = False
 ) -> Int[np.ndarray, "batches local"]:
-    """Positions in the order of an epoch that each batch of this host holds; -1 is padding, at the end of a row.
+    """The part of this host of `batches.positions`.
 
     Each batch is cut into equal, consecutive parts, so that all hosts together see the batches of a single host.
     """
     local = -(-batch_size // hosts)
-    rows = np.arange(-(-examples // batch_size) * batch_size).reshape(-1, batch_size)
-    rows = np.where(rows < examples, rows, -1)
+    rows = positions(examples, batch_size, spread)
     rows = np.pad(rows, [(0, 0), (0, local * hosts - batch_size)], constant_values=-1)
     return rows[:, host * local : (host + 1) * local]
 
@@ -178,7 +177,15 @@ class Stream:
         return 0
 
     def train(
-        self, epoch: int, batch_size: int, *, seed: int, host: int = 0, hosts: int = 1, start: int = 0
+        self,
+        epoch: int,
+        batch_size: int,
+        *,
+        seed: int,
+        host: int = 0,
+        hosts: int = 1,
+        start: int = 0,
+        spread: bool = False,
     ) -> Iterator[Batch]:
         """The part of host `host` of the batches of an epoch, from step `start` on: uint8 images, cropped and flipped.
 
@@ -194,7 +201,7 @@ class Stream:
                 place = partial(random_box, uniform=uniform[:ATTEMPTS])
                 yield Crop(int(order[position]), place, self.flip and bool(uniform[ATTEMPTS, 0] < 0.5))
 
-        rows = positions_of_host(count, batch_size, host, hosts)
+        rows = positions_of_host(count, batch_size, host, hosts, spread)
         return load_batches(self.train_records, rows[start:], plan, self.threads)
 
     def test(self, batch_size: int, *, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
@@ -206,7 +213,7 @@ class Stream:
         rows = positions_of_host(len(self.test_records.source), batch_size, host, hosts)
         return load_batches(self.test_records, rows, plan, self.threads)
 
-    def feed(self, group: Group, placement: Placement) -> Feed:
+    def feed(self, group: Group, placement: Placement, spread: bool = False) -> Feed:
         """Rows are batches of raw images, normalized on the device; all members see the same. Raises UserError."""
         spec = group.specs[0]
         if spec.train_samples is not None or spec.validation_samples or spec.order != "shared":
@@ -219,7 +226,9 @@ class Stream:
         def training(first: int, last: int) -> Iterator[Batch]:
             for epoch in range(first // steps, -(-last // steps)):
                 start, stop = max(first - epoch * steps, 0), min(last - epoch * steps, steps)
-                rows = self.train(epoch, spec.batch_size, seed=spec.data_seed, start=start, **host)
+                rows = self.train(
+                    epoch, spec.batch_size, seed=spec.data_seed, start=start, spread=spread, **host
+                )
                 yield from on_device(islice(rows, stop - start))
 
         def on_device(rows: Iterator[Batch]) -> Iterator[Batch]:

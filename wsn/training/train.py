@@ -121,7 +121,8 @@ def prepare(
     task = choose(TASKS, "task", spec.task)(model)
     step_by_step = source.streamed or strategy.goes_step_by_step(model)
     placement = placement or devices.place(len(group.members), by_batch=step_by_step)
-    feed = source.feed(group, placement)
+    batch_norm = bool(jax.eval_shape(model.init, jax.random.key(0))[1])
+    feed = source.feed(group, placement, spread=batch_norm)
     steps = spec.epochs * feed.steps
     transformation = optimizers.build(spec, optimizers.Horizon(feed.steps, steps))
     sparse = strategy.sparse_layers(group, model, execution)

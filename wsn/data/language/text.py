@@ -23,7 +23,7 @@ from wsn.data.checks import as_array, check_range
 from wsn.data.feeds import Feed, steps_of_epochs
 from wsn.data.language import corpora
 from wsn.devices import Placement
-from wsn.errors import UserError
+from wsn.errors import UserError, choose
 from wsn.spec import ORDER, Data, Group, Spec
 
 # Streams of an evaluation: enough for the matrix product, few enough that starting without context matters little.
@@ -113,8 +113,8 @@ class Text(Content):
     def nbytes(self, spec: Spec) -> int:
         return self.train.nbytes + self.held_out.nbytes
 
-    def feed(self, group: Group, placement: Placement) -> Feed:
-        """Raises UserError for texts that are shorter than a window."""
+    def feed(self, group: Group, placement: Placement, spread: bool = False) -> Feed:
+        """Raises UserError for texts that are shorter than a window. Streams are of equal length as they are."""
         spec, shared = group.specs[0], group.specs[0].order == "shared"
         check_length(self, len(self.train), spec.batch_size, "training")
         check_length(self, len(self.held_out), 1, "held-out")
@@ -161,8 +161,8 @@ def check_length(text: Text, tokens: int, lanes: int, which: str) -> None:
 
 
 @cache
-def corpus(name: str, task: str, vocabulary: int, data_dir: str | None) -> corpora.Corpus:
-    """The tokens of a text, opened once a process."""
+def corpus(name: str, task: str, vocabulary: int, data_dir: str | None, entry: str) -> corpora.Corpus:
+    """The tokens of a text, opened once a process until its files, and so its cache entry, change."""
     return corpora.load(name, task, vocabulary, data_dir)
 
 
@@ -172,7 +172,8 @@ def source_of(spec: Spec, data_dir: str | None = None) -> Text:
     The validation text is used if `validation_samples` is not 0, else the whole test text. The vocabulary is that of
     the whole training text, so the number of weights does not depend on the subset. Raises UserError.
     """
-    tokens = corpus(spec.dataset, spec.task, spec.vocabulary, data_dir)
+    entry = choose(corpora.TEXTS, "dataset", spec.dataset).locate(data_dir)
+    tokens = corpus(spec.dataset, spec.task, spec.vocabulary, data_dir, entry)
     train = subset("train_samples", spec.train_samples, tokens.train)
     if spec.validation_samples:
         held_out = subset("validation_samples", spec.validation_samples, tokens.validation)

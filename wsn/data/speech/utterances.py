@@ -28,7 +28,7 @@ from wsn.data.normalization import float_statistics
 from wsn.data.speech import recordings
 from wsn.data.speech.recordings import SPLITS, UTTERANCES, Recordings
 from wsn.devices import Placement
-from wsn.errors import UserError
+from wsn.errors import UserError, choose
 from wsn.spec import Data, Group, Spec
 
 EVALUATION_UTTERANCES = 50  # of a batch: whole utterances are long
@@ -119,7 +119,7 @@ class Speech(Content):
     def nbytes(self, spec: Spec) -> int:
         return sum(array.nbytes for split in (self.train, self.held_out) for array in split)
 
-    def feed(self, group: Group, placement: Placement) -> Feed:
+    def feed(self, group: Group, placement: Placement, spread: bool = False) -> Feed:
         """Raises UserError for batches that need more memory than there is."""
         spec = group.specs[0]
         lanes = spec.batch_size * (1 if spec.order == "shared" else len(group.members))
@@ -128,7 +128,7 @@ class Speech(Content):
             SplitView(len(split.lengths), split, partial(make_batch, longest(split)))
             for split in (self.train, self.held_out)
         )
-        return feeds.in_memory(group, placement, train, held_out, self.held_out_lanes(spec))
+        return feeds.in_memory(group, placement, train, held_out, self.held_out_lanes(spec), spread=spread)
 
 
 def longest(split: SpeechSplit) -> int:
@@ -138,9 +138,8 @@ def longest(split: SpeechSplit) -> int:
 
 def check_split(name: str, split: SpeechSplit, classes: int) -> None:
     """Raises UserError unless the arrays of a split agree."""
-    count, ends = len(split.lengths), np.asarray(split.first) + np.asarray(split.lengths)
-    agree = count == len(split.first) == len(split.labels) == len(split.label_lengths)
-    if not count or not agree or ends.max() > len(split.frames) or split.lengths.min() < 1:
+    agree = len(split.lengths) == len(split.first) == len(split.labels) == len(split.label_lengths) > 0
+    if not agree or split.lengths.min() < 1 or (split.first + split.lengths).max() > len(split.frames):
         raise UserError(
             f"`{name}`: give as many first, lengths, labels and label_lengths, and all of their frames"
         )
@@ -170,8 +169,8 @@ def check_memory(speech: Speech, spec: Spec, lanes: int) -> None:
 
 
 @cache
-def opened(name: str, data_dir: str | None) -> Recordings:
-    """The recordings, opened once a process."""
+def opened(name: str, data_dir: str | None, entry: str) -> Recordings:
+    """The recordings, opened once a process until their files, and so their cache entry, change."""
     return recordings.load(name, data_dir)
 
 
@@ -193,13 +192,14 @@ def source_of(spec: Spec, data_dir: str | None = None) -> Speech:
     transcript has, are dropped with a warning that counts them. Raises UserError.
     """
     data = Data(**{field.name: getattr(spec, field.name) for field in dataclasses.fields(Data)})
-    return prepared(data, spec.front_end, data_dir)
+    entry = choose(UTTERANCES, "dataset", spec.dataset).locate(data_dir)
+    return prepared(data, spec.front_end, data_dir, entry)
 
 
 @cache
-def prepared(data: Data, front_end: str, data_dir: str | None) -> Speech:
+def prepared(data: Data, front_end: str, data_dir: str | None, entry: str) -> Speech:
     """`Speech` is large, so all specs share it."""
-    recorded = opened(data.dataset, data_dir)
+    recorded = opened(data.dataset, data_dir, entry)
     if data.bands and not UTTERANCES[data.dataset].cepstra:
         raise UserError(f"`bands={data.bands}`: `dataset={data.dataset}` has no cepstra; leave it out")
     if data.normalization not in NORMALIZATIONS:
