@@ -11,15 +11,11 @@ __path__ += [str(Path(__path__[0], folder)) for folder in FOLDERS]
 
 if sys.argv[:1] == [
     "-m"
-]:  # python -m experiments.NAME: imports take seconds, so a wrong name ends before them
+]:  # python -m experiments.NAME; a wrong name ends before the imports, which take seconds
     from experiments.lab import endings
 
     endings.begin(unwind=False)
     from experiments.lab import contents
 
     contents.check_name(sys.orig_argv)
-
-    try:
-        import jax  # noqa: F401 - reads its environment variables
-    except ValueError as error:
-        sys.exit(f"error: {error}: correct or unset the environment variable")
+    endings.import_libraries()

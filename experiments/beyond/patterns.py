@@ -241,7 +241,7 @@ def main(preset: Preset, run: Run) -> None:
     )
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, figure, patterns_figure.plot(rows)),
+        output.write_figure(run.folder, EXPERIMENT, figure),
     )
     print(*verdicts(rows), sep="\n")
     launch.wrote(run, *written)

@@ -22,21 +22,12 @@ from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
 from experiments.lab.intervals import METHOD, Estimate, simulated
 from experiments.lab.launch import Run
-from experiments.lab.plots import Plot
 from wsn.networks.parameterization import PARAMETERIZATIONS
 from wsn.records.record import Result
 from wsn.sparsity import family
 from wsn.spec import Spec, setting
 
 EXPERIMENT = "rate_transfer"
-PLOT = Plot(
-    "learning_rate",
-    "validation_loss_mean",
-    "learning rate",
-    "validation loss",
-    curves=("parameterization", "width"),
-    logy=True,
-)
 CLAIMS = ["parameterization", "quantity", "value", "low", "high"]
 COLUMNS = [
     "parameterization",
@@ -177,16 +168,15 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
         for i, width in enumerate(preset.widths):
             curve = [r for r in rows if (r["parameterization"], r["width"]) == (name, width)]
             curve = [row for row in curve if not row["diverged"]]
-            x, y = ([row[key] for row in curve] for key in (PLOT.x, PLOT.y))
+            x, y = ([row[key] for row in curve] for key in ("learning_rate", "validation_loss_mean"))
             colour = families.PALETTE[i % len(families.PALETTE)]
             axes.plot(x, y, "o-", markersize=3, linewidth=1.2, color=colour, label=f"width {width}")
             if y:
                 axes.plot(x[int(np.argmin(y))], min(y), "*", markersize=11, color=colour)
-        PLOT.label(axes)
-        axes.set(title=name, ylabel="")
+        axes.set(xscale="log", yscale="log", title=name, xlabel="learning rate")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set(ylabel=f"{PLOT.ylabel} (star: least)")
+    panels[0].set(ylabel="validation loss (star: least)")
     losses = [row["validation_loss_mean"] for row in rows if not row["diverged"]]
     if losses:  # so that rates far too large hide nothing
         panels[0].set_ylim(0.9 * min(losses), 8 * min(losses))
@@ -227,7 +217,7 @@ def main(preset: Preset, run: Run) -> None:
         run,
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
         output.write_table(run.folder, f"{EXPERIMENT}_claims", told, CLAIMS),
-        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset), PLOT),
+        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
     )
 
 

@@ -17,14 +17,12 @@ from experiments.convergence.halting_figure import logarithmic, plain, points
 from experiments.convergence.path import split
 from experiments.convergence.path_figure import PARTS, stacked
 from experiments.lab.families import PALETTE
-from experiments.lab.plots import Plot
 
 ROWS = {
     "steps to 1 % above the own minimum": steps,
     "steps to a loss common to all": common,
     "least validation loss, nats": minimum,
 }
-PLOT = Plot("width", "steps_mean", "width", next(iter(ROWS)), curves=("arm", "kind", "base_width"), logy=True)
 MARKERS = dict(zip(width.ARMS, "os^", strict=True))
 
 
@@ -41,7 +39,7 @@ def draw(curves: Sequence[Curve], caption: str) -> Figure:
             axes.set_ylabel(label if j == 0 else "")
         grid[0, j].set_title(width.ARMS[arm], fontsize=10)
         said_above(grid[-1, j], own, least_in_view(curves))
-        grid[-1, j].set_xlabel(PLOT.xlabel)
+        grid[-1, j].set_xlabel("width")
     collapsed, split = right.subplots(2, 1)
     one_axis(collapsed, curves, colours)
     bars(split, curves)
@@ -57,7 +55,7 @@ def over_width(axes: Axes, curves: Sequence[Curve], of, colours: dict) -> None:
         form = "+.3f" if of is minimum else "+.2f"
         label = f"{width.name(curve)}: {found.show(form=form)}"
         colour = colours[row["kind"], row["base_width"]]
-        points(axes, curve, of, colour, label, everyone=of is not steps, x=PLOT.x)
+        points(axes, curve, of, colour, label, everyone=of is not steps, x="width")
     axes.set(xscale="log")
     if of is not minimum:
         logarithmic(axes)

@@ -152,9 +152,7 @@ def main(preset: Preset, run: Run) -> None:
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
         output.write_table(run.folder, f"{EXPERIMENT}_claims", told, width_verdict.CLAIMS),
-        output.write_figure(
-            run.folder, EXPERIMENT, width_figure.draw(curves, study.caption(preset, run)), width_figure.PLOT
-        ),
+        output.write_figure(run.folder, EXPERIMENT, width_figure.draw(curves, study.caption(preset, run))),
     )
     for line in (*width_verdict.exponents(told), *width_verdict.hypotheses(told)):
         print(line)

@@ -13,20 +13,11 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.convergence.halting import COMMON, Curve, Halted, Point, mean, minimum, steps
 from experiments.lab.families import PALETTE
-from experiments.lab.plots import Plot
 
 LABELS = (
     "steps to 1 % above the own minimum",
     "steps to a loss common to all widths",
     "least validation loss, nats",
-)
-PLOT = Plot(
-    "weights",
-    "steps_mean",
-    "weights",
-    LABELS[0],
-    curves=("fraction", "depth", "optimizer", "learning_rate"),
-    logy=True,
 )
 
 
@@ -48,7 +39,7 @@ def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
             points(common, curve, reached, colour, label, line, everyone=True)
         points(loss, curve, minimum, colour, name, usual, everyone=True)
     for axes, label in zip((own, common, loss), LABELS, strict=True):
-        axes.set(xscale="log", xlabel=PLOT.xlabel, ylabel=label)
+        axes.set(xscale="log", xlabel="weights", ylabel=label)
         plain(axes.xaxis)
         if axes is not loss:
             logarithmic(axes)

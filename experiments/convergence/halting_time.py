@@ -222,7 +222,7 @@ def main(preset: Preset, run: Run) -> None:
         output.write_table(run.folder, EXPERIMENT, table, COLUMNS),
         output.write_table(run.folder, f"{EXPERIMENT}_claims", told, CLAIMS),
         output.write_table(run.folder, f"{EXPERIMENT}_seeds", runs, [*SEEDS, *others]),
-        output.write_figure(run.folder, EXPERIMENT, figure, halting_figure.PLOT),
+        output.write_figure(run.folder, EXPERIMENT, figure),
     )
     print(*lines(told), sep="\n")
     for curve, name in zip(curves, names, strict=True):

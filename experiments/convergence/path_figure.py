@@ -15,7 +15,6 @@ from experiments.convergence import path
 from experiments.convergence.halting import Curve, mean
 from experiments.lab.families import PALETTE
 from experiments.lab.intervals import Estimate
-from experiments.lab.plots import Plot
 
 PANELS = {
     "distance": "direct distance",
@@ -23,13 +22,6 @@ PANELS = {
     "angle_start": "mean angle to the start, π",
     "path_length": "length of the path",
 }
-PLOT = Plot(
-    "width",
-    "distance_mean",
-    "width",
-    PANELS["distance"],
-    curves=("group", "fraction", "depth", "optimizer", "learning_rate"),
-)
 PARTS = {
     "distance": ("distance", PALETTE[1]),
     "tortuosity": ("tortuosity", PALETTE[4]),
@@ -47,7 +39,7 @@ def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
             violins(axes, curves[0], group, quantity)
             if group in path.PAPER.get(quantity, {}):
                 papers(axes, curves[0], group, quantity)
-            axes.set(xlabel=PLOT.xlabel, ylabel=label if column == 0 else "")
+            axes.set(xlabel="width", ylabel=label if column == 0 else "")
         panels[0, column].set_title(group)
         bars(panels[-1, column], curves, names, group)
     panels[-1, 0].set_ylabel("exponent in weights")

@@ -108,10 +108,7 @@ def main(preset: Preset, run: Run) -> None:
         output.write_table(run.folder, f"{EXPERIMENT}_seeds", seeds, [*SEEDS, *more], DIGITS),
         output.write_table(run.folder, f"{EXPERIMENT}_claims", told, CLAIMS),
         output.write_figure(
-            run.folder,
-            EXPERIMENT,
-            path_figure.draw(curves, names, study.caption(preset, run)),
-            path_figure.PLOT,
+            run.folder, EXPERIMENT, path_figure.draw(curves, names, study.caption(preset, run))
         ),
     )
     for curve, name in zip(curves, names, strict=True):

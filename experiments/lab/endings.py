@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, NoReturn
 
 from wsn import machine
-from wsn.errors import TRY_AGAIN, UserError
+from wsn.errors import TRY_AGAIN, UserError, one_line
 
 STOPPED = f"stopped by SIGTERM; the same command resumes it (exit code {TRY_AGAIN})"
 INTERRUPTED = 130
@@ -31,6 +31,18 @@ def begin(*, unwind: bool = True) -> None:
     signal.signal(signal.SIGINT, interrupted if unwind else lambda *_: os._exit(INTERRUPTED))
     signal.signal(signal.SIGTERM, terminated if unwind else lambda *_: os._exit(_say_stopped()))
     sys.unraisablehook = unraisable
+
+
+def import_libraries() -> None:
+    """Import the libraries that read variables of the environment while they are imported; exits if they refuse one."""
+    try:
+        import jax  # noqa: F401
+        import matplotlib  # noqa: F401
+        import tqdm  # noqa: F401
+    except (ValueError, TypeError, KeyError) as error:
+        sys.exit(
+            f"error: {one_line(error)}: correct or unset the variable (JAX_…, XLA_…, MPL…, TQDM_…) that it is of"
+        )
 
 
 def unraisable(hook_arguments: Any) -> None:

@@ -100,3 +100,12 @@ def test_a_command_ends_though_something_drops_the_exception(number, code):
     )
     ended = subprocess.run([sys.executable, "-c", "\n".join(lines)], env=ENVIRONMENT, capture_output=True)
     assert ended.returncode == code
+
+
+@pytest.mark.parametrize("variable", ["TQDM_NCOLS", "MPLBACKEND", "JAX_ENABLE_X64"])
+def test_a_variable_that_a_library_refuses_while_it_is_imported_is_one_line(tmp_path, variable):
+    ended = subprocess.run(
+        QUICK, env=ENVIRONMENT | {variable: "x"}, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
+    assert ended.stderr.startswith("error: ValueError: ") and "unset the variable" in ended.stderr

@@ -1,5 +1,1 @@
-"""Records: groups on disk, resumable, shared between processes, never half-written.
-
-In: groups, a folder, where data come from. Out: a record a group, and everything that a folder holds, to be read;
-plans, progress and TensorBoard's events beside it.
-"""
+"""Groups of networks trained into a folder. In: groups, a folder, data. Out: a record per group (see README.md)."""
