@@ -26,11 +26,11 @@ def draw_simulation(rows: Sequence[dict[str, Any]], limit: float) -> Figure:
         2, len(labels), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 1]
     )
     connectivities = sorted({row["p"] for row in rows}, reverse=True)
-    colours = colormaps["viridis"](np.linspace(0, 0.9, len(connectivities)))
+    colors = colormaps["viridis"](np.linspace(0, 0.9, len(connectivities)))
     for above, below, label in zip(upper, lower, labels, strict=True):
         mine = [row for row in rows if inputs.label(row) == label]
-        for p, colour in zip(connectivities, colours, strict=True):
-            _draw_connectivity(above, below, [row for row in mine if row["p"] == p], colour, f"p = {p:g}")
+        for p, color in zip(connectivities, colors, strict=True):
+            _draw_connectivity(above, below, [row for row in mine if row["p"] == p], color, f"p = {p:g}")
         above.set(xscale="log", yscale="log", title=f"{label} (d = {mine[0]['d']})")
         below.set(xlabel="width n")
         below.axhspan(-limit, limit, color="0.5", alpha=0.12)
@@ -52,15 +52,15 @@ def draw_simulation(rows: Sequence[dict[str, Any]], limit: float) -> Figure:
     return figure
 
 
-def _draw_connectivity(above: Axes, below: Axes, rows: Sequence[dict], colour: Any, label: str) -> None:
+def _draw_connectivity(above: Axes, below: Axes, rows: Sequence[dict], color: Any, label: str) -> None:
     rows = sorted(rows, key=lambda row: row["n"])
     n, exact, approximate, simulated, stderr, z = (
         [row[name] for row in rows] for name in ("n", "exact", "eq4", "simulated", "stderr", "z")
     )
-    above.plot(n, exact, color=colour, linewidth=1.2, label=label)
-    above.plot(n, approximate, color=colour, linewidth=0.9, linestyle=":")
-    above.errorbar(n, simulated, yerr=2 * np.array(stderr), color=colour, fmt="o", markersize=3.5, capsize=2)
-    below.plot(n, z, "o", color=colour, markersize=3.5)
+    above.plot(n, exact, color=color, linewidth=1.2, label=label)
+    above.plot(n, approximate, color=color, linewidth=0.9, linestyle=":")
+    above.errorbar(n, simulated, yerr=2 * np.array(stderr), color=color, fmt="o", markersize=3.5, capsize=2)
+    below.plot(n, z, "o", color=color, markersize=3.5)
 
 
 def draw_optimum(families: Sequence[Sequence[Curves]]) -> Figure:

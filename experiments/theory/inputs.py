@@ -109,16 +109,16 @@ def chosen(settings: Settings, pairs: int, gaussian_pairs: int | None = None) ->
     if sets and not settings.normalizations:
         raise UserError(f"`normalizations`: name at least one of {', '.join(data.NORMALIZATIONS)}")
     features = images_of((sets or [settings.dataset])[0]).train_images[0].size
-    found = []
+    kinds = []
     for name in names:
         if name == GAUSSIAN:
             drawn = gaussian(features, pairs if gaussian_pairs is None else gaussian_pairs, settings.seed)
-            found.append(Inputs(name, UNNORMALIZED, drawn))
+            kinds.append(Inputs(name, UNNORMALIZED, drawn))
             continue
         for normalization in settings.normalizations:
             drawn = of_images(images_of(name), normalization, pairs, settings.seed)
-            found.append(Inputs(name, normalization, drawn))
-    return found
+            kinds.append(Inputs(name, normalization, drawn))
+    return kinds
 
 
 def exact_kernels(

@@ -114,30 +114,30 @@ def networks(preset: Preset) -> list[Network]:
     """
     base_spec = template(preset)
     shapes = families.shapes_of(base_spec)
-    found = []
+    planned = []
     for base, widths in families.members(preset).items():
         for spec in family.dense(base_spec, sorted({base, *widths})):
             seeds = preset.seeds if spec.width == base else preset.dense_seeds
-            found += [Network(base, "dense", spec, seeds)] if seeds else []
+            planned += [Network(base, "dense", spec, seeds)] if seeds else []
         for way in preset.ways:
             refusals = []
             for width in widths:
                 try:
                     [spec] = WAYS[way](base_spec, base, [width], shapes)
-                    found.append(Network(base, way, spec, preset.seeds))
+                    planned.append(Network(base, way, spec, preset.seeds))
                 except UserError as refusal:
                     refusals.append((width, refusal))
             if len(refusals) == len(widths):
                 raise refusals[-1][1]
             for width, reason in refusals:
                 print(f"{TITLES[way]}, base width {base}: width {width} is left out ({reason})")
-    return found
+    return planned
 
 
 def with_budgets(rows: Sequence[Row], planned: Sequence[Network]) -> list[Row]:
     """Add `budget` (of a dense network its weight count) and `untransformed`, the weight count of the base."""
     specs = {(network.base_width, network.kind, network.spec.width): network.spec for network in planned}
-    found = []
+    budgeted = []
     for row in rows:
         spec = specs[row["base_width"], row["kind"], row["width"]]
         base_spec = dataclasses.replace(spec, width=row["base_width"])
@@ -145,14 +145,14 @@ def with_budgets(rows: Sequence[Row], planned: Sequence[Network]) -> list[Row]:
         budget = {"linear": family.weights(bottleneck.split(base)), "dense": row["weights"]}
         untransformed = family.weights(base)
         budgets = {"budget": budget.get(row["kind"], untransformed), "untransformed": untransformed}
-        found.append(row | budgets)
-    return found
+        budgeted.append(row | budgets)
+    return budgeted
 
 
 def members(rows: Sequence[Row], base: int, kind: str) -> list[Row]:
     """The networks of a kind in a family with at least one finished seed, by width."""
-    found = [row for row in rows if (row["base_width"], row["kind"]) == (base, kind) and row["test"]]
-    return sorted(found, key=lambda row: row["width"])
+    family_rows = [row for row in rows if (row["base_width"], row["kind"]) == (base, kind) and row["test"]]
+    return sorted(family_rows, key=lambda row: row["width"])
 
 
 def draw(rows: Sequence[Row], preset: Preset) -> Figure:
@@ -160,8 +160,8 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
     kinds = [kind for kind in TITLES if any(row["kind"] == kind for row in rows)] or ["dense"]
     figure = Figure(figsize=(1.0 + 4.6 * len(kinds), 4.4), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds, strict=True):
-        for base, colour in families.colors(rows).items():
-            _draw_family(axes, members(rows, base, kind), members(rows, base, "dense"), colour)
+        for base, color in families.colors(rows).items():
+            _draw_family(axes, members(rows, base, kind), members(rows, base, "dense"), color)
         families.finish(axes, rows, "widening", "widening factor", "best test accuracy (%)")
         factors = sorted({float(f"{row['widening']:.3g}") for row in rows})
         ticks = factors[:: 1 + len(factors) // 9]
@@ -174,17 +174,17 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
     return figure
 
 
-def _draw_family(axes: Axes, points: Sequence[Row], dense: Sequence[Row], colour: str) -> None:
+def _draw_family(axes: Axes, points: Sequence[Row], dense: Sequence[Row], color: str) -> None:
     y = "best_test_accuracy_mean"
     if points:
         label = f"{points[0]['untransformed']:,}: {TITLES[points[0]['kind']]}"
-        families.curve(axes, points, "widening", y, color=colour, marker="x", label=label)
+        families.curve(axes, points, "widening", y, color=color, marker="x", label=label)
     for row in dense[:1]:
         if row["width"] == row["base_width"]:
             label = f"{row['untransformed']:,}: original network"
-            axes.axhline(100 * row[y], color=colour, linestyle="--", linewidth=1, label=label)
+            axes.axhline(100 * row[y], color=color, linestyle="--", linewidth=1, label=label)
     if len(dense) > 1:
-        style = {"color": colour, "linestyle": ":", "marker": "o", "markerfacecolor": "none"}
+        style = {"color": color, "linestyle": ":", "marker": "o", "markerfacecolor": "none"}
         span = f"{dense[0]['weights']:,}–{dense[-1]['weights']:,}"
         families.curve(axes, dense, "widening", y, label=f"{span}: dense", **style)
 
@@ -194,21 +194,21 @@ def verdict(rows: Sequence[Row], base: int, kind: str) -> list[str]:
 
     Both of the best of its networks, with intervals for all of them at once.
     """
-    found, dense = members(rows, base, kind), members(rows, base, "dense")[:1]
+    widened, dense = members(rows, base, kind), members(rows, base, "dense")[:1]
     name = f"{TITLES[kind]}, base width {base}"
-    if len(found) < 2 or [row["width"] for row in [found[0], *dense]] != [base, base]:
+    if len(widened) < 2 or [row["width"] for row in [widened[0], *dense]] != [base, base]:
         return [f"{name}: no verdict without the base width and a wider network"]
-    means = [row["best_test_accuracy_mean"] for row in found]
+    means = [row["best_test_accuracy_mean"] for row in widened]
     best, top = 1 + int(np.argmax(means[1:])), int(np.argmax(means))
-    gain = difference(found[best]["test"], found[0]["test"], comparisons=len(found) - 1)
+    gain = difference(widened[best]["test"], widened[0]["test"], comparisons=len(widened) - 1)
     lines = [
-        f"{name}: improves with width: {sign(gain)}: width {found[best]['width']} (the best of {len(found) - 1})"
+        f"{name}: improves with width: {sign(gain)}: width {widened[best]['width']} (the best of {len(widened) - 1})"
         f" against {base}: {gain.show(100)} points"
     ]
     if kind == "linear":
-        loss = difference(dense[0]["test"], found[top]["test"], comparisons=len(found))
+        loss = difference(dense[0]["test"], widened[top]["test"], comparisons=len(widened))
         lines.append(
-            f"  stays below the original network: {sign(loss)}: that less width {found[top]['width']}:"
+            f"  stays below the original network: {sign(loss)}: that minus width {widened[top]['width']}:"
             f" {loss.show(100)} points"
         )
     return lines

@@ -49,14 +49,14 @@ def networks(preset: Preset) -> list[Network]:
     """Both masks at every width; the base network, which has no mask, is listed under both."""
     whole = template(preset)
     shapes = families.shapes_of(whole)
-    found = []
+    planned = []
     for base, widths in families.members(preset).items():
         for mask in MASKS:
             masked = dataclasses.replace(whole, mask=mask)
             for spec in family.sparse(masked, base, widths, shapes, "largest_first"):
                 spec = spec if spec.kept else dataclasses.replace(spec, mask="elementwise")
-                found.append(Network(base, mask, spec, preset.seeds, {"mask": mask}))
-    return found
+                planned.append(Network(base, mask, spec, preset.seeds, {"mask": mask}))
+    return planned
 
 
 def gaps(rows: Sequence[Row], base: int) -> list[tuple[Row, Estimate]]:
@@ -64,28 +64,28 @@ def gaps(rows: Sequence[Row], base: int) -> list[tuple[Row, Estimate]]:
 
     For widths above the base where both have a finished seed.
     """
-    found = {(row["kind"], row["width"]): row for row in rows if row["base_width"] == base and row["test"]}
+    by_mask = {(row["kind"], row["width"]): row for row in rows if row["base_width"] == base and row["test"]}
 
     def gap(width: int) -> Estimate:
-        return difference(found["elementwise", width]["test"], found["io", width]["test"])
+        return difference(by_mask["elementwise", width]["test"], by_mask["io", width]["test"])
 
-    widths = sorted(w for kind, w in found if kind == "io" and w > base and ("elementwise", w) in found)
-    return [(found["elementwise", width], gap(width)) for width in widths]
+    widths = sorted(w for kind, w in by_mask if kind == "io" and w > base and ("elementwise", w) in by_mask)
+    return [(by_mask["elementwise", width], gap(width)) for width in widths]
 
 
 def draw(rows: Sequence[Row], preset: Preset) -> Figure:
     """Figure 9, and the gap between the masks with its interval."""
     figure = Figure(figsize=(10.5, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
-    for base, colour in families.colors(rows).items():
+    for base, color in families.colors(rows).items():
         for mask, marker, line in (("elementwise", "o", "-"), ("io", "x", "--")):
             points = families.select(rows, mask, base)
             if points:
                 # Whole kernels fall short of the budget by a few weights: the label has the budget.
                 label = f"{max(row['weights'] for row in points):,} weights, {MASKS[mask]}"
-                style = {"color": colour, "marker": marker, "linestyle": line, "label": label}
+                style = {"color": color, "marker": marker, "linestyle": line, "label": label}
                 families.curve(left, points, "connectivity", "best_test_accuracy_mean", **style)
-        _draw_gaps(right, gaps(rows, base), colour, f"base width {base}")
+        _draw_gaps(right, gaps(rows, base), color, f"base width {base}")
     right.axhline(0, color="0.6", linewidth=0.8)
     right.axhline(PAPER_GAP, color="black", linestyle=":", label="the paper's largest, “up to 3 %”")
     families.finish(left, rows, "connectivity", "connectivity", "best test accuracy (%)")
@@ -96,16 +96,16 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
     return figure
 
 
-def _draw_gaps(axes: Axes, found: Sequence[tuple[Row, Estimate]], colour: str, label: str) -> None:
-    if found:
-        values = [100 * gap.value for _, gap in found]
+def _draw_gaps(axes: Axes, by_width: Sequence[tuple[Row, Estimate]], color: str, label: str) -> None:
+    if by_width:
+        values = [100 * gap.value for _, gap in by_width]
         bars = [
-            [100 * (gap.value - gap.low) for _, gap in found],
-            [100 * (gap.high - gap.value) for _, gap in found],
+            [100 * (gap.value - gap.low) for _, gap in by_width],
+            [100 * (gap.high - gap.value) for _, gap in by_width],
         ]
-        places = [row["connectivity"] for row, _ in found]
+        places = [row["connectivity"] for row, _ in by_width]
         axes.errorbar(
-            places, values, yerr=bars, color=colour, marker="D", capsize=2, linewidth=1.2, label=label
+            places, values, yerr=bars, color=color, marker="D", capsize=2, linewidth=1.2, label=label
         )
 
 
@@ -113,10 +113,10 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     """The gap at every connectivity of every family, with its interval, as lines."""
     lines = []
     for base in sorted({row["base_width"] for row in rows}):
-        found = gaps(rows, base)
-        if not found:
+        by_width = gaps(rows, base)
+        if not by_width:
             lines.append(f"base width {base}: no verdict without both masks at a width above it")
-        for row, gap in found:
+        for row, gap in by_width:
             lines.append(
                 f"{row['weights']:,} weights, connectivity {row['connectivity']:.1%}: single weights minus whole"
                 f" kernels {gap.show(100)} points"

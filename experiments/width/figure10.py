@@ -128,8 +128,8 @@ def _draw_panel(ax: Axes, member: Member, total: float | None, printed: Mapping[
     ax.barh(layers, [100.0] * len(layers), color=KEPT, height=0.72)
     ax.barh(layers, [member.sparsity(layer) for layer in layers], color=REMOVED, height=0.72)
 
-    def write(column: float, row: float, text: str, colour: str) -> None:
-        ax.text(column, row, text, ha="right", va="center", fontsize=7, color=colour)
+    def write(column: float, row: float, text: str, color: str) -> None:
+        ax.text(column, row, text, ha="right", va="center", fontsize=7, color=color)
 
     for row, layer in enumerate(layers):
         if member.kept[layer] < member.size[layer]:

@@ -11,7 +11,7 @@ from experiments.lab.presets import Family
 
 # Appendix A, Figure 5: best final accuracy and where; the baselines are given as "approximately 90 %".
 PAPER_BEST = {"relu": (0.963, "widths 80, 160"), "linear": (0.927, "width 40")}
-PAPER_LOWEST_COLOUR = 0.70
+PAPER_LOWEST_COLOR = 0.70
 PAPER_FRACTIONS = 10  # connectivities of the last layer
 
 
@@ -59,13 +59,13 @@ def _draw_panel(
 ) -> None:
     accuracy = {(row["last_connectivity"], row["width"]): row["final_test_accuracy_mean"] for row in rows}
     image = np.array([[accuracy.get((f, w), np.nan) for w in preset.widths] for f in fractions])
-    top, centre = best(rows), baseline(rows)
+    top, center = best(rows), baseline(rows)
     axes = panel.subplots()
     norm = None
-    if top is not None and centre is not None and centre < top["final_test_accuracy_mean"]:
-        # As in the paper: centred on the baseline, up to the best, everything below 0.70 in one colour.
-        low = min(PAPER_LOWEST_COLOUR, centre - 0.05)
-        norm = TwoSlopeNorm(vmin=low, vcenter=centre, vmax=top["final_test_accuracy_mean"])
+    if top is not None and center is not None and center < top["final_test_accuracy_mean"]:
+        # As in the paper: centered on the baseline, up to the best, everything below 0.70 in one color.
+        low = min(PAPER_LOWEST_COLOR, center - 0.05)
+        norm = TwoSlopeNorm(vmin=low, vcenter=center, vmax=top["final_test_accuracy_mean"])
     mesh = axes.imshow(image, cmap="RdBu_r", norm=norm, aspect="auto")
     for (row, column), value in np.ndenumerate(image):
         if not np.isnan(value):

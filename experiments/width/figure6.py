@@ -47,13 +47,13 @@ def _draw_accuracy(axes: Axes, rows: Sequence[Row], paper: Sequence[Row], split:
     if dense:
         style = {"color": "0.45", "marker": "o", "linestyle": "--", "label": "dense"}
         families.curve(axes, dense.values(), x, mean, **style)
-    for base, colour in families.colors(rows).items():
+    for base, color in families.colors(rows).items():
         sparse = families.select(rows, "sparse", base)
         if sparse:
-            style = {"color": colour, "marker": "x", "label": f"{sparse[0]['weights']:,} weights"}
+            style = {"color": color, "marker": "x", "label": f"{sparse[0]['weights']:,} weights"}
             families.curve(axes, sparse, x, mean, **style)
             filled = [row for row in sparse if row["width"] == base]
-            families.curve(axes, filled, x, mean, color=colour, marker="o")
+            families.curve(axes, filled, x, mean, color=color, marker="o")
     if split == "test":
         _draw_paper(axes, paper, x, mean)
 
@@ -68,13 +68,13 @@ def _draw_paper(axes: Axes, paper: Sequence[Row], x: str, y: str) -> None:
 
 
 def _draw_improvement(axes: Axes, rows: Sequence[Row], paper: Sequence[Row]) -> None:
-    colours = families.colors(rows)
-    for base, colour in colours.items():
-        dense = "dense" if base == min(colours) else None
+    colors = families.colors(rows)
+    for base, color in colors.items():
+        dense = "dense" if base == min(colors) else None
         for kind, marker, line in (("dense", "o", "--"), ("sparse", "x", "-")):
             points = families.select(rows, kind, base)
             if points:
-                style = {"color": colour, "marker": marker, "linestyle": line}
+                style = {"color": color, "marker": marker, "linestyle": line}
                 label = f"sparse, base width {base}" if kind == "sparse" else dense
                 families.curve(axes, points, "widening", "improvement", label=label, **style)
     _draw_paper(axes, paper, "widening", "improvement")
@@ -85,16 +85,16 @@ def _draw_improvement(axes: Axes, rows: Sequence[Row], paper: Sequence[Row]) -> 
 
 def _draw_fraction(axes: Axes, rows: Sequence[Row], paper: Sequence[Row]) -> None:
     wider = [row for row in rows if not math.isnan(row["improvement_fraction"])]
-    colours = families.colors(rows)
-    for base, colour in colours.items():
+    colors = families.colors(rows)
+    for base, color in colors.items():
         points = [row for row in wider if row["base_width"] == base]
         if points:
-            style = {"color": colour, "marker": "^", "label": f"base width {base}"}
+            style = {"color": color, "marker": "^", "label": f"base width {base}"}
             families.curve(axes, points, "widening", "improvement_fraction", **style)
         if sparse := sparse_of(rows, base):
             peak = max(sparse, key=lambda row: row["best_train_accuracy_mean"])["widening"]
-            label = "highest training accuracy" if base == min(colours) else None
-            axes.axvline(peak, color=colour, linestyle="--", linewidth=1, label=label)
+            label = "highest training accuracy" if base == min(colors) else None
+            axes.axvline(peak, color=color, linestyle="--", linewidth=1, label=label)
     _draw_paper(axes, [p for p in paper if p["kind"] == "sparse"], "widening", "improvement_fraction")
     for level in (0, 100):
         axes.axhline(level, color="0.6", linewidth=0.8)
@@ -107,8 +107,8 @@ def _draw_fraction(axes: Axes, rows: Sequence[Row], paper: Sequence[Row]) -> Non
 
 def sparse_of(rows: Sequence[Row], base: int) -> list[Row]:
     """The sparse networks of a family with at least one finished seed, by width."""
-    found = [row for row in families.select(rows, "sparse", base) if row["test"]]
-    return sorted(found, key=lambda row: row["width"])
+    trained = [row for row in families.select(rows, "sparse", base) if row["test"]]
+    return sorted(trained, key=lambda row: row["width"])
 
 
 def _best(sparse: Sequence[Row]) -> int:
@@ -161,14 +161,14 @@ def width_alone(sparse: Sequence[Row], dense: Row) -> Estimate:
     return Estimate(fraction.value) if whole.low <= 0 <= whole.high else fraction
 
 
-def place(found: Estimate, bounds: tuple[float, float], widest: bool) -> str:
+def place(value: Estimate, bounds: tuple[float, float], widest: bool) -> str:
     """Whether an optimum lies within bounds; inconclusive if the widest network is the best."""
     low, high = bounds
     if widest:
         return "undecided (the widest trained is the best)"
-    if low <= found.low and found.high <= high:
+    if low <= value.low and value.high <= high:
         return "holds"
-    return "fails" if found.high < low or found.low > high else "undecided"
+    return "fails" if value.high < low or value.low > high else "undecided"
 
 
 def family_verdicts(rows: Sequence[Row], base: int) -> list[str]:
@@ -177,11 +177,11 @@ def family_verdicts(rows: Sequence[Row], base: int) -> list[str]:
     if not sparse or sparse[0]["width"] != base or len(sparse) == 1:
         return [f"base width {base}: no verdict without the base network and a wider one"]
     best, top = sparse[_best(sparse)], int(np.argmax([row["best_test_accuracy_mean"] for row in sparse]))
-    found, peaks, widest = gain(sparse), peak_distance(sparse), top == len(sparse) - 1
+    improvement, peaks, widest = gain(sparse), peak_distance(sparse), top == len(sparse) - 1
     step = max(np.diff([row["widening"] for row in sparse])[max(top - 1, 0) : top + 1])
     lines = [
-        f"{best['weights']:,} weights: sparse and wide beats dense and narrow: {sign(found)}: width {best['width']}"
-        f" ({best['connectivity']:.1%}) against {base}: {found.show(100)} points",
+        f"{best['weights']:,} weights: sparse and wide beats dense and narrow: {sign(improvement)}:"
+        f" width {best['width']} ({best['connectivity']:.1%}) against {base}: {improvement.show(100)} points",
         f"  test accuracy peaks where training accuracy does, within one step of the widths:"
         f" {place(peaks, (-step, step), widest)}: widening factors differ by {peaks.show(1, '+.3g')}",
     ]
@@ -204,11 +204,11 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     """Verdicts for every family, and the comparison of the smallest with the largest networks."""
     bases = sorted({row["base_width"] for row in rows})
     lines = [line for base in bases for line in family_verdicts(rows, base)]
-    found = {b: s for b in bases if len(s := sparse_of(rows, b)) > 1 and s[0]["width"] == b}
-    if len(found) < 2:
+    by_base = {b: s for b in bases if len(s := sparse_of(rows, b)) > 1 and s[0]["width"] == b}
+    if len(by_base) < 2:
         return [*lines, METHOD]
-    difference = gain_difference(found[min(found)], found[max(found)])
-    gains = ", ".join(f"{100 * gain(s).value:+.1f} at {s[0]['weights']:,} weights" for s in found.values())
+    difference = gain_difference(by_base[min(by_base)], by_base[max(by_base)])
+    gains = ", ".join(f"{100 * gain(s).value:+.1f} at {s[0]['weights']:,} weights" for s in by_base.values())
     lines.append(
         f"the gain is larger for smaller networks: {sign(difference)}: {gains};"
         f" smallest minus largest {difference.show(100)} points"
@@ -218,14 +218,14 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
 
 def data_verdict(families_of: Mapping[str, Sequence[Row]]) -> str:
     """Whether harder data (lower accuracy of the base network) gain more; data set → rows of one family."""
-    found = {name: sparse for name, sparse in families_of.items() if len(sparse) > 1}
-    if len(found) < 2:
+    by_data = {name: sparse for name, sparse in families_of.items() if len(sparse) > 1}
+    if len(by_data) < 2:
         return "the gain is larger for harder data: no verdict without wider networks on two data sets"
-    ordered = sorted(found, key=lambda name: found[name][0]["best_test_accuracy_mean"])
-    difference = gain_difference(found[ordered[0]], found[ordered[-1]])
+    ordered = sorted(by_data, key=lambda name: by_data[name][0]["best_test_accuracy_mean"])
+    difference = gain_difference(by_data[ordered[0]], by_data[ordered[-1]])
     gains = ", ".join(
-        f"{100 * gain(found[name]).value:+.1f} on {name} (base network"
-        f" {found[name][0]['best_test_accuracy_mean']:.0%})"
+        f"{100 * gain(by_data[name]).value:+.1f} on {name} (base network"
+        f" {by_data[name][0]['best_test_accuracy_mean']:.0%})"
         for name in ordered
     )
     return (

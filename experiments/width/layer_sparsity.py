@@ -103,12 +103,12 @@ def rows(members: Sequence[Member]) -> list[dict]:
 
 
 def main(settings: Settings, run: Output) -> None:
-    found = members(settings)
+    networks = members(settings)
     of_paper = settings == Settings(widths=settings.widths)
     paper = Printed(figure10.PAPER_TOTALS, figure10.paper_layers()) if of_paper else Printed()
-    print(figure10.table(found, paper))
+    print(figure10.table(networks, paper))
     kept = family.weights(shapes(settings, settings.base_width))
-    for member in found:
+    for member in networks:
         if missing := kept - sum(member.kept.values()):
             print(
                 f"width {member.width}: {missing} weights of the budget are unused: fewer than a whole kernel"
@@ -117,8 +117,8 @@ def main(settings: Settings, run: Output) -> None:
         f"{settings.model}, {settings.num_classes} classes, {kept:,} weights each, {settings.distribution}"
     )
     written = (
-        output.write_table(run.folder, EXPERIMENT, rows(found), COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, figure10.draw(found, title, paper)),
+        output.write_table(run.folder, EXPERIMENT, rows(networks), COLUMNS),
+        output.write_figure(run.folder, EXPERIMENT, figure10.draw(networks, title, paper)),
     )
     launch.wrote(run, *written)
 

@@ -93,7 +93,7 @@ def networks(preset: Preset) -> list[Network]:
     shapes = families.shapes_of(base)
     family.check_widths(preset.base_width, preset.widths)
     total = family.weights(shapes(preset.base_width))
-    found = []
+    planned = []
     for width in preset.widths:
         refusals = []
         for fraction in preset.last_connectivity:
@@ -107,10 +107,10 @@ def networks(preset: Preset) -> list[Network]:
                 cell = {"activation": activation, "last_connectivity": fraction}
                 of_cell = dataclasses.replace(spec, activation=activation)
                 kind = "sparse" if spec.kept else "dense"
-                found.append(Network(preset.base_width, kind, of_cell, preset.seeds, cell))
+                planned.append(Network(preset.base_width, kind, of_cell, preset.seeds, cell))
         if len(refusals) == len(preset.last_connectivity):
             raise refusals[-1]
-    return found
+    return planned
 
 
 def main(preset: Preset, run: Run) -> None:

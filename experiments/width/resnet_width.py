@@ -83,13 +83,15 @@ def networks(preset: Preset) -> list[Network]:
     """Sparse and dense networks of every family; at the base width both are the same network."""
     whole = template(preset)
     shapes = families.shapes_of(whole)
-    found = []
+    planned = []
     for base, widths in families.members(preset).items():
         sparse = family.sparse(whole, base, widths, shapes, "largest_first")
-        found += [Network(base, "sparse", spec, preset.seeds) for spec in sparse]
+        planned += [Network(base, "sparse", spec, preset.seeds) for spec in sparse]
         for spec in family.dense(whole, widths):
-            found.append(Network(base, "dense", spec, preset.seeds if spec in sparse else preset.dense_seeds))
-    return found
+            planned.append(
+                Network(base, "dense", spec, preset.seeds if spec in sparse else preset.dense_seeds)
+            )
+    return planned
 
 
 def key_of(row: Row) -> tuple[int, str, int]:
@@ -128,17 +130,17 @@ def paper_rows(preset: Preset) -> list[Row]:
 def compared(preset: Preset, rows: Sequence[Row], run: Run) -> dict[str, Sequence[Row]]:
     """Data set → the sparse networks of the smallest family, for the preset's data and those of `compare`."""
     base = min(families.members(preset))
-    found: dict[str, Sequence[Row]] = {preset.dataset: figure6.sparse_of(rows, base)}
+    by_data: dict[str, Sequence[Row]] = {preset.dataset: figure6.sparse_of(rows, base)}
     for name in preset.compare:
         planned = [n for n in networks(preset.replace(dataset=name)) if n.base_width == base]
         records = launch.recorded(run, [([n.spec], n.seeds) for n in planned])
-        found[name] = figure6.sparse_of(families.table(planned, records), base)
-    for name, sparse in found.items():
+        by_data[name] = figure6.sparse_of(families.table(planned, records), base)
+    for name, sparse in by_data.items():
         if not sparse or sparse[0]["width"] != base:
             raise UserError(
                 f"`compare`: {run.folder} has no record of the base network, width {base}, on {name}"
             )
-    return found
+    return by_data
 
 
 def main(preset: Preset, run: Run) -> None:

@@ -94,7 +94,7 @@ NARROW, WIDE = row("linear", 8, 0.80, 0.81, 0.805), row("linear", 12, 0.85, 0.86
 def test_the_verdict_is_computed():
     first, second = script.verdict([DENSE, NARROW, WIDE], 8, "linear")
     assert "improves with width: holds: width 12 (the best of 1) against 8: +5.0 [" in first
-    assert "stays below the original network: holds: that less width 12: +5.0 [" in second
+    assert "stays below the original network: holds: that minus width 12: +5.0 [" in second
     better = row("linear", 12, 0.95, 0.96, 0.955)
     worse = row("linear", 12, 0.70, 0.71, 0.705)
     assert "original network: fails" in script.verdict([DENSE, NARROW, better], 8, "linear")[1]
