@@ -6,6 +6,7 @@ nothing, so that it is in force while everything else is imported.
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -40,9 +41,11 @@ def import_libraries() -> None:
         import matplotlib  # noqa: F401
         import tqdm  # noqa: F401
     except (ValueError, TypeError, KeyError) as error:
-        sys.exit(
-            f"error: {one_line(error)}: correct or unset the variable (JAX_…, XLA_…, MPL…, TQDM_…) that it is of"
-        )
+        text = one_line(error).partition(": ")[2]
+        names = [
+            n for n, value in os.environ.items() if re.match("JAX_|MPL|TQDM_", n) and value and value in text
+        ]
+        sys.exit(f"error: {text}: correct or unset {' or '.join(names) or 'the variable'}")
 
 
 def unraisable(hook_arguments: Any) -> None:
