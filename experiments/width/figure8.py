@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -125,7 +126,7 @@ def draw_distances(axes: Axes, rows: Sequence[Row], floor: float) -> None:
 
 
 def _note(axes: Axes, text: str, x: float, y: float, points_above: float, color: str) -> None:
-    offset = {"xytext": (0, points_above), "textcoords": "offset points", "ha": "center"}
+    offset: dict[str, Any] = {"xytext": (0, points_above), "textcoords": "offset points", "ha": "center"}
     halo = [withStroke(linewidth=2.5, foreground="white")]  # over lines
     axes.annotate(text, (x, y), fontsize=9.5, color=color, path_effects=halo, zorder=5, **offset)
 
