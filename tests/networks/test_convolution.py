@@ -1,4 +1,4 @@
-"""The gradient of a kernel by matrix products equals XLA's own."""
+"""The kernel gradient by matrix products equals XLA's."""
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,8 @@ def test_kernel_gradient_is_that_of_the_convolution(batch, height, blocks, input
     y, backward = jax.vjp(lambda x, k: convolution._convolve(x, k, 1), x, kernel)
     z, in_blocks = jax.vjp(lambda x, k: convolution.convolve_in_blocks(x, k, 1), x, kernel)
     np.testing.assert_array_equal(y, z)
-    for expected, found in zip(backward(slope), in_blocks(slope), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    for expected, gradient in zip(backward(slope), in_blocks(slope), strict=True):
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_kernel_gradient_is_that_of_the_convolution(batch, height, blocks, input
         ((1, 34, 34, 12), 3, 1, False),
     ],
 )
-def test_blocks_are_taken_where_they_pay(shape, size, stride, blocks):
+def test_blocks_are_used_where_they_are_faster(shape, size, stride, blocks):
     x, kernel = jnp.zeros(shape), jnp.zeros((size, size, shape[-1], 2))
     text = str(jax.make_jaxpr(lambda x, k: convolution.convolve(x, k, stride, "float32"))(x, kernel))
     assert ("custom_vjp" in text) is blocks

@@ -1,4 +1,4 @@
-"""Values at some places of a random array are those of the array, bit for bit."""
+"""Values drawn at some positions of a random array are those of the whole array, bit for bit."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def truncated(key, shape, dtype):
 
 
 def of_two_keys(key, shape, dtype):
-    """Whose values do not follow from the bits of one array."""
+    """A draw whose values do not depend on the bits of one array alone."""
     first, second = jax.random.split(key)
     return jax.random.uniform(first, shape, dtype) * jax.random.normal(second, shape, dtype)
 
@@ -26,30 +26,30 @@ ALL = {name: rule.draw for name, rule in PARAMETERIZATIONS.items()} | {"truncate
 
 
 def both(draw, shape, count):
-    """(at random places; the same of the whole array)."""
+    """(values at random positions, the same from the whole array)."""
     size = int(np.prod(shape))
     positions = np.sort(np.random.default_rng(0).choice(size, count, replace=False))
-    at = jax.jit(lambda key, places: draws.draw_at(key, draw, shape, places))
+    at = jax.jit(lambda key, positions: draws.draw_at(key, draw, shape, positions))
     whole = jax.jit(lambda key: draw(key, shape, jnp.float32))(KEY)
     return at(KEY, draws.uint32_pairs(positions)), np.asarray(whole).reshape(-1)[positions]
 
 
 @pytest.mark.parametrize("draw", ALL.values(), ids=ALL)
-def test_values_at_places_are_those_of_the_whole_array(draw):
-    """Fails where jax changes its stream: then large layers would be drawn whole."""
+def test_values_at_positions_are_those_of_the_whole_array(draw):
+    """Fails if JAX changes its random bits: then large layers would be drawn whole."""
     assert draws.is_positional(draw)
     for shape, count in (((7, 5), 3), ((3, 3, 16, 20), 1001)):
         np.testing.assert_array_equal(*both(draw, shape, count))
 
 
-def test_draws_of_another_kind_are_gathered():
+def test_other_draws_are_gathered_from_the_whole_array():
     assert not draws.is_positional(of_two_keys)
     np.testing.assert_array_equal(*both(of_two_keys, (7, 5), 3))
     with pytest.raises(UserError, match="^`widths`: a layer of 10000000000 weights"):
         draws.draw_at(KEY, of_two_keys, (10**5, 10**5), jnp.zeros((2, 3), jnp.uint32))
 
 
-def test_another_stream_of_jax_is_noticed():
+def test_other_random_bits_of_jax_are_detected():
     with jax.threefry_partitionable(False):
         assert not draws.is_positional(jax.random.normal)
         np.testing.assert_array_equal(*both(jax.random.normal, (7, 5), 3))
@@ -57,7 +57,7 @@ def test_another_stream_of_jax_is_noticed():
 
 
 def threefry(key, high, low):
-    """Threefry-2x32 of 20 rounds (Salmon et al. 2011), of pairs of counters."""
+    """Threefry-2x32 with 20 rounds (Salmon et al. 2011), on pairs of counters."""
     keys = [*key, np.uint32(key[0] ^ key[1] ^ 0x1BD11BDA)]
     x, y = (np.asarray(part, np.uint32) + keys[i] for i, part in enumerate((high, low)))
     for group in range(5):
@@ -70,7 +70,7 @@ def threefry(key, high, low):
 
 
 def test_beyond_two_to_the_32_the_upper_half_is_hashed_first():
-    """No array of that size fits here: against the cipher itself, which is jax's where an array does."""
+    """No array of that size fits: compared to the cipher itself, which is checked against JAX on a small array."""
     zero = np.zeros(2, np.uint32)
     assert [int(x) for x in threefry(zero, zero[:1], zero[:1])[0]] == [0x6B200159]  # the published vector
     key = np.asarray(jax.random.key_data(KEY))
@@ -78,7 +78,7 @@ def test_beyond_two_to_the_32_the_upper_half_is_hashed_first():
         high, low = draws.uint32_pairs(positions)
         bits = np.bitwise_xor(*threefry(key, high, low))
         uniform = ((bits >> np.uint32(9)) | np.uint32(0x3F800000)).view(np.float32) - np.float32(1)
-        places = jnp.stack([high, low])
-        np.testing.assert_array_equal(draws.draw_at(KEY, jax.random.uniform, (1,), places), uniform)
+        pairs = jnp.stack([high, low])
+        np.testing.assert_array_equal(draws.draw_at(KEY, jax.random.uniform, (1,), pairs), uniform)
         if positions[-1] < 2**32:
             np.testing.assert_array_equal(jax.random.uniform(KEY, (5, 7)).reshape(-1), uniform)

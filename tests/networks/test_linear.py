@@ -1,4 +1,4 @@
-"""The one function by which layers apply kernels: against sums by hand, and open to other storages."""
+"""The linear map of a kernel: against NumPy, in dense storage and in a registered one."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ RANDOM = np.random.default_rng(0)
 
 
 class Transposed(NamedTuple):
-    """Another storage: a dense kernel, outputs first."""
+    """A registered storage: a dense kernel with its outputs first."""
 
     rows: jnp.ndarray
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -324,3 +325,10 @@ def test_counts_below_one_are_refused(name):
 def test_learning_rates_must_be_positive(rate):
     with pytest.raises(UserError, match="^`learning_rate=.*` is not a positive number$"):
         tiny.spec(learning_rate=rate)
+
+
+def test_the_example_of_the_readme_runs():
+    text = Path(models.__file__).with_name("README.md").read_text()
+    names: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], names)
+    assert names["logits"].shape == (2, 10) and names["factors"].keys() == flat(names["params"]).keys()

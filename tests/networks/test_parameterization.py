@@ -1,4 +1,4 @@
-"""Parameterisations against a reference: the tables of the papers, and the coordinate check on trained networks."""
+"""Parameterizations relative to a reference network: the tables of the papers, and the coordinate check in training."""
 
 import math
 from functools import cache
@@ -25,7 +25,7 @@ RATES = {"sgd": 0.02, "adam": 0.002}
 
 
 def rules(name, optimizer, wider, connectivity=1.0):
-    """Role of a layer → its scaling in a network that is `wider` times the reference of 100 inputs and 20 units."""
+    """Layer → its scaling in a network `wider` times as wide as the reference, which has 100 inputs and 20 units."""
     rule = parameterization(name).scaling
 
     def of(fan_in, fan_out, inputs, outputs, role):
@@ -44,14 +44,14 @@ def rules(name, optimizer, wider, connectivity=1.0):
 @pytest.mark.parametrize("optimizer", FOLLOWS_GRADIENT)
 @pytest.mark.parametrize("wider", [1, 4, 64])
 def test_mup_has_the_exponents_of_table_3(optimizer, wider):
-    found = rules("mup", optimizer, wider)
+    scalings = rules("mup", optimizer, wider)
     variances = {"input": 1 / 100, "hidden": 1 / (20 * wider), "output": 1 / (20 * wider**2), "bias": 1 / 20}
     for layer, variance in (variances | {"output bias": 1 / 20}).items():
-        assert found[layer].initial ** 2 == pytest.approx(variance) and found[layer].forward == 1
+        assert scalings[layer].initial ** 2 == pytest.approx(variance) and scalings[layer].forward == 1
     rates = {"input": wider, "hidden": 1, "output": 1 / wider, "bias": wider, "output bias": 1}
     if optimizer != "sgd":
         rates = {"input": 1, "hidden": 1 / wider, "output": 1 / wider, "bias": 1, "output bias": 1}
-    assert {layer: scaling.learning_rate for layer, scaling in found.items()} == pytest.approx(rates)
+    assert {layer: scaling.learning_rate for layer, scaling in scalings.items()} == pytest.approx(rates)
 
 
 @settings(deadline=None, max_examples=30)
@@ -73,10 +73,10 @@ def test_smup_divides_the_rates_of_kernels_by_the_density(optimizer, wider, conn
     st.sampled_from(["kernel", "output", "bias"]),
 )
 def test_without_a_reference_nothing_is_scaled(name, fan_in, fan_out, connectivity, role):
-    own, plain = (
+    relative, plain = (
         parameterization(one).scaling(fan_in, fan_out, connectivity, role) for one in (name, "standard")
     )
-    assert own == plain
+    assert relative == plain
 
 
 def test_every_optimizer_has_rates_and_others_are_refused():
@@ -86,20 +86,20 @@ def test_every_optimizer_has_rates_and_others_are_refused():
 
 
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)
-def test_the_reference_itself_has_the_rates_that_are_given(name):
+def test_the_reference_itself_has_the_given_learning_rates(name):
     for scaling in rules(name, "sgd", 1).values():
         assert scaling.learning_rate == 1
 
 
-def test_parameters_of_batch_normalisation_have_the_rates_of_biases():
+def test_parameters_of_batch_normalization_have_the_rates_of_biases():
     for optimizer, factor in (("sgd", 3.0), ("adam", 1.0)):
         spec = tiny.spec(
             model="resnet18", width=6, rate_width=2, parameterization="smup", optimizer=optimizer
         )
         model = models.build(spec, (8, 8, 3), 4)
         params = jax.eval_shape(lambda model=model: model.init(jax.random.key(0))[0])
-        found = models.scalings(spec, model, params)
-        normal = {found[path] for path in found if path.rpartition("/")[0] not in model.shapes}
+        scalings = models.scalings(spec, model, params)
+        normal = {scalings[path] for path in scalings if path.rpartition("/")[0] not in model.shapes}
         assert normal == {(1.0, 1.0, factor)}
 
 
@@ -107,7 +107,7 @@ def test_parameters_of_batch_normalisation_have_the_rates_of_biases():
 
 
 def examples():
-    """Inputs of four latent dimensions, so that those of two examples are correlated however many a unit sees."""
+    """Inputs with four latent dimensions, so that examples are correlated however many inputs a unit keeps."""
     random = np.random.default_rng(0)
     latent = random.normal(size=(16, 4))
     x = latent @ random.normal(size=(4, math.prod(IMAGE))) / 2
@@ -119,7 +119,7 @@ X, LABELS = examples()
 
 @cache
 def training(width, optimizer):
-    """A jitted function: (params, mask, rates) of several networks → params after some steps."""
+    """A jitted function: (params, mask, rates) of several networks → params after STEPS steps."""
     spec = tiny.spec(width=width, hidden_layers=2, optimizer=optimizer)
     model = models.build(spec, IMAGE, CLASSES)
     transformation = optimizers.build(spec, optimizers.Horizon(1, STEPS))
@@ -141,7 +141,7 @@ def training(width, optimizer):
 
 
 def coordinates(name, optimizer, width, density=1.0):
-    """Root mean squares over units and examples: of preactivations at first, of their changes after the steps."""
+    """Root mean squares, over units and examples, of initial preactivations and of their changes in training."""
     shapes = {"hidden_0": 256 * width, "hidden_1": width**2, "output": CLASSES * width}
     kept = tuple((layer, n if layer == "output" else round(density * n)) for layer, n in shapes.items())
     spec = tiny.spec(
@@ -166,11 +166,11 @@ def coordinates(name, optimizer, width, density=1.0):
 
 def preactivations(params):
     x = np.asarray(X, np.float64).reshape(len(X), -1)
-    found = {}
+    by_layer = {}
     for layer in ("hidden_0", "hidden_1", "output"):
-        found[layer] = x @ np.asarray(params[layer]["kernel"], np.float64)
-        x = np.maximum(found[layer], 0)
-    return found
+        by_layer[layer] = x @ np.asarray(params[layer]["kernel"], np.float64)
+        x = np.maximum(by_layer[layer], 0)
+    return by_layer
 
 
 BY_WIDTH = [(16, 1.0), (128, 1.0), (1024, 1.0)]
@@ -178,19 +178,19 @@ BY_DENSITY = [(1024, 1.0), (1024, 1 / 8), (1024, 1 / 64)]
 
 
 def spreads(name, optimizer, networks):
-    """Of every coordinate, the largest over the networks over the smallest."""
-    found = [coordinates(name, optimizer, *network) for network in networks]
-    return {key: max(one[key] for one in found) / min(one[key] for one in found) for key in found[0]}
+    """For every coordinate, its largest value over the networks divided by its smallest."""
+    measured = [coordinates(name, optimizer, *network) for network in networks]
+    return {key: max(m[key] for m in measured) / min(m[key] for m in measured) for key in measured[0]}
 
 
 @pytest.mark.parametrize("optimizer", RATES)
 def test_coordinates_of_smup_depend_on_neither_width_nor_density(optimizer):
-    """Of the narrowest network the output still moves by what it starts with, hence not a bound nearer to 1."""
+    """The bound is not nearer to 1, since the output of the narrowest network does not start near 0."""
     assert max(spreads("smup", optimizer, BY_WIDTH + BY_DENSITY).values()) < 2.2
 
 
 @pytest.mark.parametrize("optimizer", RATES)
-def test_coordinates_of_mup_do_not_depend_on_the_width_but_on_the_density(optimizer):
+def test_coordinates_of_mup_depend_on_the_density_only(optimizer):
     assert max(spreads("mup", optimizer, BY_WIDTH).values()) < 2.2
     assert all(spread > 5 for key, spread in spreads("mup", optimizer, BY_DENSITY).items() if "change" in key)
 
@@ -198,6 +198,6 @@ def test_coordinates_of_mup_do_not_depend_on_the_width_but_on_the_density(optimi
 @pytest.mark.parametrize("optimizer", RATES)
 def test_coordinates_of_standard_depend_on_both(optimizer):
     for networks in (BY_WIDTH, BY_DENSITY):
-        found = spreads("standard", optimizer, networks)
-        assert max(spread for key, spread in found.items() if "change" in key) > 5
-        assert max(spread for key, spread in found.items() if "size" in key) < 1.2
+        by_key = spreads("standard", optimizer, networks)
+        assert max(spread for key, spread in by_key.items() if "change" in key) > 5
+        assert max(spread for key, spread in by_key.items() if "size" in key) < 1.2

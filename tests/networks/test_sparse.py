@@ -1,4 +1,4 @@
-"""Sparse kernels against the dense ones that they stand for: values and gradients, native and portable."""
+"""Sparse kernels against masked dense ones: values and gradients, native and portable."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def drawn(random, shape, kept):
 
 
 def results(kernel, x, slope, stride, dtype="float32"):
-    """(outputs, gradient of the parameters, gradient of the inputs); kernel: (parameters, what is kept)."""
+    """(outputs, gradient of the parameters, gradient of the inputs); kernel: (parameters, mask)."""
 
     @jax.jit
     def both(params, mask, x, slope):
@@ -59,9 +59,9 @@ def compare(random, shape, positions, inputs, stride, dtype, tolerance):
     mask = jnp.asarray(mask_array(positions, shape))
     values = jnp.asarray(storage.values_at(dense, positions, positions.size))
     expected = results((jnp.asarray(dense), mask), x, slope, stride, dtype)
-    found = results((values, storage.sparse_index(shape, positions)), x, slope, stride, dtype)
+    sparse = results((values, storage.sparse_index(shape, positions)), x, slope, stride, dtype)
     expected = (expected[0], expected[1].reshape(-1)[positions], expected[2])
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(sparse, expected, strict=True):
         assert ours.shape == theirs.shape
         np.testing.assert_allclose(
             ours, theirs, rtol=0, atol=tolerance * float(np.abs(theirs).max(initial=1e-30))
@@ -119,17 +119,17 @@ print(hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in (y, *pull(y)))).h
 @pytest.mark.skipif(not library.available(), reason="no C++ compiler")
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be bound")
 def test_bits_do_not_depend_on_the_number_of_threads():
-    said = {
+    hashes = {
         subprocess.run(
             [sys.executable, "-c", THREADS, str(cores)], check=True, capture_output=True, text=True
         ).stdout
         for cores in (1, 2)
     }
-    assert len(said) == 1
+    assert len(hashes) == 1
 
 
 @pytest.mark.parametrize("name", ["dense", "convolution", "stride 2"])
-def test_in_float64_the_portable_form_is_exact(name):
+def test_the_portable_sums_are_exact_in_float64(name):
     shape, inputs, stride, kept = CASES[name]
     random = np.random.default_rng(0)
     with jax.enable_x64(True):
@@ -148,7 +148,7 @@ def kernels_and_positions(draw):
 
 @settings(deadline=None)
 @given(kernels_and_positions(), kernels_and_positions())
-def test_lists_give_the_positions_back(one, other):
+def test_positions_are_recovered_from_an_index(one, other):
     stacked = storage.stacked([storage.sparse_index(*one), storage.sparse_index(one[0], one[1][::2])])
     np.testing.assert_array_equal(storage.positions(stacked, 0), one[1])
     np.testing.assert_array_equal(storage.positions(stacked, 1), one[1][::2])
@@ -159,7 +159,7 @@ def test_lists_give_the_positions_back(one, other):
 
 
 @pytest.mark.parametrize("positions", [[0, 0], [3, 1], [-1], [6]])
-def test_lists_refuse_positions_that_lead_outside(positions):
+def test_invalid_positions_are_refused(positions):
     with pytest.raises(ValueError):
         storage.sparse_index((2, 3), np.array(positions, np.int64))
 

@@ -1,4 +1,4 @@
-"""CTC against closed forms and PyTorch, letter errors against a library, and what padding must not do."""
+"""CTC against closed forms and PyTorch, letter errors against a library, no influence of padding."""
 
 from itertools import groupby
 
@@ -25,15 +25,15 @@ def numbers(*values: int) -> jax.Array:
         (2, 3, [], np.log(8)),
     ],
 )
-def test_of_uniform_logits_the_loss_counts_alignments(classes, frames, labels, loss):
-    """ln(paths / alignments); with frames, labels and utterances of padding beside them."""
+def test_the_loss_of_uniform_logits_counts_alignments(classes, frames, labels, loss):
+    """ln(paths / alignments); with padding of frames, labels and utterances."""
     logits = Frames(jnp.zeros((2, 5, classes)), numbers(frames, 5))
     padded = jnp.zeros((2, 4), jnp.int32).at[0, : len(labels)].set(numbers(*labels))
-    found = speech.ctc(logits, padded, numbers(len(labels), 0))
-    assert found[0] == pytest.approx(loss, abs=1e-6)
+    losses = speech.ctc(logits, padded, numbers(len(labels), 0))
+    assert losses[0] == pytest.approx(loss, abs=1e-6)
 
 
-# Of normal logits, three utterances of 12, 9 and 7 frames with 4, 3 and 2 labels: what PyTorch 2.13 and optax say.
+# Losses by PyTorch 2.13 and optax for normal logits: utterances of 12, 9 and 7 frames with 4, 3 and 2 labels.
 LENGTHS, LABEL_LENGTHS = numbers(12, 9, 7), numbers(4, 3, 2)
 LOSSES = (11.980315, 10.168968, 8.502473)
 
@@ -46,8 +46,8 @@ def random_utterances() -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_loss_of_random_logits_is_that_of_references():
     logits, labels = random_utterances()
-    found = speech.ctc(Frames(jnp.asarray(logits), LENGTHS), jnp.asarray(labels), LABEL_LENGTHS)
-    np.testing.assert_allclose(found, LOSSES, rtol=1e-6)
+    losses = speech.ctc(Frames(jnp.asarray(logits), LENGTHS), jnp.asarray(labels), LABEL_LENGTHS)
+    np.testing.assert_allclose(losses, LOSSES, rtol=1e-6)
 
 
 def test_the_loss_and_its_gradient_are_those_of_pytorch():
@@ -63,36 +63,36 @@ def test_the_loss_and_its_gradient_are_those_of_pytorch():
     np.testing.assert_allclose(jax.grad(total)(jnp.asarray(logits)), x.grad.numpy(), atol=1e-5)
 
 
-def test_the_gradient_on_frames_behind_the_end_is_0():
+def test_the_gradient_after_the_end_of_an_utterance_is_0():
     logits, labels = random_utterances()
 
     def total(x):
         return speech.ctc(Frames(x, LENGTHS), jnp.asarray(labels), LABEL_LENGTHS).sum()
 
     slope = np.asarray(jax.grad(total)(jnp.asarray(logits)))
-    behind = np.arange(12) >= np.asarray(LENGTHS)[:, None]
-    assert not slope[behind].any() and slope[~behind].any(-1).all()
+    padding = np.arange(12) >= np.asarray(LENGTHS)[:, None]
+    assert not slope[padding].any() and slope[~padding].any(-1).all()
 
 
 @pytest.mark.parametrize(("time", "most"), [(9, 6), (30, 3)])
 def test_letter_errors_are_those_of_a_library(time, most):
-    """Of the greedy transcript: repeats once, then without blanks; also of none, of empty transcripts and of far more
-    letters than there are labels."""
+    """Of the greedy transcript: repeats merged, then blanks removed; also without frames or labels, and with far more
+    letters than labels."""
     random, count, classes = np.random.default_rng(0), 300, 4
     logits = random.normal(size=(count, time, classes)).astype(np.float32)
     lengths = random.integers(0, time + 1, count).astype(np.int32)
     label_lengths = random.integers(0, most + 1, count).astype(np.int32)
     labels = random.integers(1, classes, (count, most)).astype(np.int32)
-    found = jax.jit(speech.edits)(
+    errors = jax.jit(speech.edits)(
         Frames(jnp.asarray(logits), jnp.asarray(lengths)), jnp.asarray(labels), jnp.asarray(label_lengths)
     )
     for i in range(count):
         once = [int(best) for best, _ in groupby(logits[i, : lengths[i]].argmax(-1))]
-        said = [letter for letter in once if letter != speech.BLANK]
-        assert found[i] == Levenshtein.distance(said, labels[i, : label_lengths[i]].tolist())
+        letters = [letter for letter in once if letter != speech.BLANK]
+        assert errors[i] == Levenshtein.distance(letters, labels[i, : label_lengths[i]].tolist())
 
 
-def test_letters_right_in_any_alignment_are_no_error():
+def test_right_letters_in_any_alignment_are_no_errors():
     path = jnp.asarray([[1, 1, 0, 1, 2, 0]])
     logits = Frames(jax.nn.one_hot(path, 3), numbers(6))
     assert speech.edits(logits, numbers(1, 1, 2)[None], numbers(3)) == 0

@@ -1,4 +1,4 @@
-"""Every task: totals are sums over weighted examples, their gradient is that of the loss, metrics say what they are."""
+"""Every task: totals are weighted sums, gradients are those of the loss, metrics have unit and direction."""
 
 import math
 
@@ -24,7 +24,7 @@ TIME = 3  # tokens of a window
 
 
 def network(name: str):
-    """(task, parameters) of a small network without kinks, so that differences are derivatives."""
+    """(task, parameters) of a small smooth network, so that finite differences approximate derivatives."""
     kind = "lstm" if name in LANGUAGE else "deepspeech" if name in SPEECH else "mlp"
     spec = tiny.spec(activation="linear", task=name, model=kind, width=3, front_end="stack")
     model = models.build(spec, tiny.IMAGE if kind == "mlp" else tiny.input_shape(kind), tiny.CLASSES)
@@ -32,7 +32,7 @@ def network(name: str):
 
 
 def batch(name: str, count: int) -> Batch | TextBatch | SpeechBatch:
-    """So many lanes: examples, or streams of text, which lie on the last axes."""
+    """`count` lanes: examples, or text streams on the last axis."""
     random = np.random.default_rng(count)
     if name in LANGUAGE:
         inputs, targets = jnp.asarray(random.integers(0, tiny.CLASSES, (2, TIME, count), np.int32))
@@ -49,12 +49,12 @@ def lanes_axis(batch: Batch | TextBatch | SpeechBatch) -> int:
     return -1 if isinstance(batch, TextBatch) else 0
 
 
-def weighed(batch: Batch | TextBatch | SpeechBatch, lanes: np.ndarray) -> Batch | TextBatch | SpeechBatch:
+def reweighted(batch: Batch | TextBatch | SpeechBatch, lanes: np.ndarray) -> Batch | TextBatch | SpeechBatch:
     return batch._replace(weight=jnp.broadcast_to(jnp.asarray(lanes, jnp.float32), batch.weight.shape))
 
 
 def totals(task: Task, params, batch: Batch | TextBatch | SpeechBatch) -> dict[str, float]:
-    """Those of training, which are those of evaluation where nothing depends on the batch as a whole."""
+    """The totals of evaluation; those of training are equal, since no layer depends on the batch as a whole."""
     lanes = batch.weight.shape[-1]
     trained, _, _ = task.training(params, {}, task.carry(lanes), batch, CONTEXT)
     evaluated, _ = task.evaluation(params, {}, task.carry(lanes), batch, CONTEXT)
@@ -71,7 +71,7 @@ def assert_close(left, right) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_an_example_of_weight_0_counts_for_nothing(name):
     task, params = network(name)
-    real, padding = batch(name, 5), weighed(batch(name, 3), np.zeros(3))
+    real, padding = batch(name, 5), reweighted(batch(name, 3), np.zeros(3))
     padded = jax.tree.map(lambda *x: jnp.concatenate(x, lanes_axis(real)), real, padding)
     assert_close(totals(task, params, padded), totals(task, params, real))
 
@@ -92,7 +92,7 @@ def test_totals_of_a_batch_are_the_sums_of_those_of_its_parts(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_the_gradient_of_the_mean_loss_is_that_of_finite_differences(name):
     task, params = network(name)
-    data = weighed(batch(name, 6), np.array([1, 1, 1, 1, 0, 0]))
+    data = reweighted(batch(name, 6), np.array([1, 1, 1, 1, 0, 0]))
 
     @jax.jit
     def loss(params):
@@ -102,7 +102,7 @@ def test_the_gradient_of_the_mean_loss_is_that_of_finite_differences(name):
     check_grads(loss, (params,), order=1, modes=["rev"], eps=1e-2, rtol=5e-3, atol=5e-3)
 
 
-# By hand: (logits, labels) → loss of every example.
+# (logits, labels) → loss of every example, in NumPy.
 LOSSES = {
     "classification": lambda z, y: np.log(np.exp(z).sum(1)) - z[np.arange(len(y)), y],
     "regression": lambda z, y: ((z - np.eye(tiny.CLASSES)[y]) ** 2).sum(1) / 2,
@@ -126,7 +126,7 @@ def test_losses_equal_numpy(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_metrics_begin_with_the_loss_and_say_their_unit_and_direction(name):
+def test_metrics_begin_with_the_loss_and_have_unit_and_direction(name):
     task, params = network(name)
     sums = totals(task, params, batch(name, 8))
     first = task.metrics[0]
@@ -137,12 +137,12 @@ def test_metrics_begin_with_the_loss_and_say_their_unit_and_direction(name):
     for metric in task.metrics:
         assert metric.better in ("low", "high") and metric.unit
         assert math.isfinite(metric.of(sums))
-        # A mean: twice as many examples of the same kind change nothing, and members are apart.
+        # A mean: twice the examples change nothing; members are separate.
         np.testing.assert_allclose(metric.of(several), metric.of(sums), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_what_is_carried_has_the_lanes_first_and_keeps_its_shape(name):
+def test_the_carry_has_lanes_first_and_keeps_its_shape(name):
     task, params = network(name)
     before = task.carry(6)
     _, _, trained = task.training(params, {}, before, batch(name, 6), CONTEXT)

@@ -28,10 +28,8 @@ SOURCE = Path(__file__).with_name("windows.cc")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared")
 COMPILERS = ("c++", "g++", "clang++")
 TIMEOUT_SECONDS = 300
-TARGETS = {
-    "wsn_sum": "WsnSum",
-    "wsn_value_gradient": "WsnValueGradient",
-}  # XLA's name → symbol of the library
+# XLA's name → symbol of the library.
+TARGETS = {"wsn_sum": "WsnSum", "wsn_value_gradient": "WsnValueGradient"}
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def regression(model: Model) -> Task:
     return on_logits(model, squared_error, LOSS._replace(unit="squared units"))
 
 
-def on_logits(model: Model, loss_of: Callable[[Array, Array], Array], loss: Metric) -> Task:
+def on_logits(model: Model, loss_of: Callable[[Array, Any], Array], loss: Metric) -> Task:
     """The task with a loss of (logits, labels) per example."""
 
     def totals(logits: Float[Array, "batch classes"], batch: Batch) -> Totals:
