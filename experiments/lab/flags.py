@@ -121,7 +121,7 @@ def _given(cls: type, values: flags.FlagValues) -> dict[str, Any]:
         if not values[flag.name].present:
             continue
         if flag.many:
-            value = _numbers(flag, value)
+            value = _numbers(flag, value or ())
         elif isinstance(value, str) and value.startswith("--"):
             raise UserError(
                 f"`{flag.name}={value}`: a flag in the place of a value: give `{flag.name}=VALUE`"

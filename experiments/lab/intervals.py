@@ -45,7 +45,7 @@ class Seeds(NamedTuple):
     mean: Float[np.ndarray, " networks"]
     variance: Float[np.ndarray, " networks"]
     freedom: Float[np.ndarray, " networks"]
-    count: Float[np.ndarray, " networks"]
+    num_seeds: Float[np.ndarray, " networks"]
 
 
 def over_seeds(networks: Sequence[Values]) -> Seeds | None:
@@ -71,7 +71,7 @@ def linear(
     seeds = over_seeds(networks)
     if seeds is None:
         return Estimate(value)
-    parts = coefficients**2 * seeds.variance / seeds.count
+    parts = coefficients**2 * seeds.variance / seeds.num_seeds
     if not parts.any():
         return Estimate(value, value, value)
     freedom = parts.sum() ** 2 / (parts**2 / seeds.freedom).sum()
@@ -113,7 +113,7 @@ def percentiles(
     if seeds is None:
         return [Estimate(float(value)) for value in values]
     t = np.random.default_rng(0).standard_t(seeds.freedom, (draws, len(seeds.mean)))
-    means = seeds.mean + t * np.sqrt(seeds.variance / seeds.count)
+    means = seeds.mean + t * np.sqrt(seeds.variance / seeds.num_seeds)
     low, high = np.percentile([statistic(row) for row in means], [2.5, 97.5], axis=0)
     return [Estimate(*map(float, estimate)) for estimate in zip(values, low, high, strict=True)]
 

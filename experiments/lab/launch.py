@@ -100,9 +100,14 @@ class Run(Output):
         "Number of processes; with `coordinator`.", None, least=1, group="Cluster"
     )
 
+    @property
+    def data_folder(self) -> str | None:
+        """`data_dir` as the library takes it."""
+        return None if self.data_dir is None else str(self.data_dir)
+
     def source_of(self, spec: Spec) -> Source:
         """The data of a spec."""
-        return sources.source_of(spec, self.data_dir)
+        return sources.source_of(spec, self.data_folder)
 
 
 # The process.
@@ -246,7 +251,7 @@ def _train(run: Run, groups: Sequence[Group], progress: Progress, labels: record
             workers.run(
                 groups,
                 run.folder,
-                partial(sources.source_of, data_dir=run.data_dir),
+                partial(sources.source_of, data_dir=run.data_folder),
                 workers=run.workers,
                 costs=progress.costs,
                 labels=labels,

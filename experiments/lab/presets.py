@@ -93,7 +93,7 @@ def spec(preset: Preset, **recipe: Any) -> Spec:
     Settings of the recipe's optimizer and schedule are dropped where the preset names another.
     """
     given = {name: value for name in SPEC_FIELDS if (value := getattr(preset, name, None)) is not None}
-    usual = {name: SPEC_FIELDS[name].default for name in ("optimizer", "schedule")} | recipe
+    usual: dict[str, Any] = {name: SPEC_FIELDS[name].default for name in ("optimizer", "schedule")} | recipe
     if given.get("optimizer", usual["optimizer"]) != usual["optimizer"]:
         recipe = {n: value for n, value in recipe.items() if n not in OPTIMIZERS[usual["optimizer"]].fields}
     if given.get("schedule", usual["schedule"]) != usual["schedule"]:

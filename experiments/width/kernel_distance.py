@@ -181,7 +181,7 @@ def main(preset: Preset, run: Run) -> None:
     base = template(preset)
     networks(preset)  # errors in widths and data come before any work
     run.source_of(base)
-    images = sources.dataset(preset.dataset, run.data_dir)
+    images = sources.dataset(preset.dataset, run.data_folder)
     pairs = inputs.of_images(images, base.normalization, preset.pairs, base.data_seed)
     planned = with_rates(preset, run)
     if planned is None:

@@ -34,7 +34,11 @@ def on_logits(model: Model, loss_of: Callable[[Array, Any], Array], loss: Metric
 
     def totals(logits: Float[Array, "batch classes"], batch: Batch) -> Totals:
         correct = (jnp.argmax(logits, axis=-1) == batch.labels).astype(jnp.float32)
-        sums = {"loss": loss_of(logits, batch.labels), "correct": correct, "weight": jnp.ones_like(correct)}
+        sums = {
+            "loss": loss_of(logits, jnp.asarray(batch.labels)),
+            "correct": correct,
+            "weight": jnp.ones_like(correct),
+        }
         return {name: jnp.sum(values * batch.weight) for name, values in sums.items()}
 
     return independent_batches(model, (loss, ACCURACY), totals)
