@@ -1,10 +1,10 @@
-"""Long runs measured: neither memory nor the time of an epoch or a group may grow.
+"""Long runs: neither memory nor the time per epoch or group may grow.
 
     python tests/endurance.py --epochs=10000       # of one group, trained; a checkpoint every 5 s
     python tests/endurance.py --groups=10000       # with stubbed training: locks, records, progress, and reading them
     python tests/endurance.py --programs=300       # groups of as many shapes, planned and trained
 
-Prints the time of each (of an epoch, a group) and the process's memory, at ten places of the way.
+Prints the time of an epoch or a group, and the memory of the process, at ten points of the run.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from wsn.training import train  # noqa: E402
 
 
 class Mark(NamedTuple):
-    """After so many: seconds of CPU of this process, and its memory in MB."""
+    """CPU seconds and memory (MB) of this process after `done` epochs or groups."""
 
     done: int
     seconds: float
@@ -37,7 +37,7 @@ class Mark(NamedTuple):
 
 
 class Meter:
-    """Counts, and notes ten marks on the way to `total`."""
+    """Counts to `total`, with ten marks."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.marks = total, 0, [mark(0)]
@@ -48,7 +48,7 @@ class Meter:
             self.marks.append(mark(self.done))
 
     def milliseconds(self) -> list[float]:
-        """Of one, between marks."""
+        """Time of one epoch or group, between marks."""
         pairs = zip(self.marks, self.marks[1:], strict=False)
         return [
             1e3 * (after.seconds - before.seconds) / (after.done - before.done) for before, after in pairs
@@ -72,7 +72,7 @@ def spec(**changes: object) -> Spec:
 
 
 def epochs(count: int, folder: Path) -> Meter:
-    """Of twenty networks that train as one program."""
+    """Epochs of twenty networks that train as one program."""
     import tiny
 
     meter = Meter(count)

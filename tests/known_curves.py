@@ -1,4 +1,4 @@
-"""Results of runs that never were, whose halting times and paths are known."""
+"""Synthetic results with known halting times and paths."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ SPEC = Spec(dataset="none", width=1, epochs=1, batch_size=1, learning_rate=1.0, 
 
 
 def result(time: float, minimum: float = 2.0, rises: bool = True, seed: int = 0, bend: float = 1.5) -> Result:
-    """A loss that falls in a line to its minimum just after `time`, and a path of constant steps."""
+    """A loss that falls linearly to its minimum just after `time`, and a path of constant steps."""
     end = time / (1 - 0.01 * minimum / 8)  # it falls from 8 above
     steps = np.linspace(end / 40, 2 * end, 80).round().astype(np.int64)
     loss = minimum + 8 * np.maximum(1 - steps / end, 0) + (rises * 3 * np.maximum(steps / end - 1, 0))

@@ -1,4 +1,4 @@
-"""Names of groups, records and checkpoints that are on people's disks: what wrote them is in pins/README.md."""
+"""Earlier versions' group names, records and checkpoints still work; pins/README.md says what wrote them."""
 
 import json
 import os
@@ -23,7 +23,7 @@ COMMANDS = [json.loads(line) for line in (PINS / "groups.jsonl").read_text().spl
 
 
 @pytest.mark.parametrize("pin", COMMANDS, ids=lambda pin: pin["command"])
-def test_every_command_trains_the_groups_that_it_always_has(pin, tmp_path, monkeypatch):
+def test_every_command_trains_groups_of_the_same_names(pin, tmp_path, monkeypatch):
     for name in ("mnist", "cifar10", "cifar100"):
         if f"dataset={name}" in pin["command"] or ("preset" in pin["command"] and name == "cifar100"):
             folder = Path(os.environ.get("TFDS_DATA_DIR", "")) / name
@@ -32,11 +32,11 @@ def test_every_command_trains_the_groups_that_it_always_has(pin, tmp_path, monke
     experiment, _, given = pin["command"].partition(" ")
     arguments = given.replace("--preset=small", REMOVED.get(experiment, "--preset=small")).split()
     command = contents.command(experiment)
-    found: list[str] = []
+    names: list[str] = []
     monkeypatch.setattr(plan, "cost", lambda *_: plan.Cost(1, (1,), 1.0, 1.0))
-    monkeypatch.setattr(plan, "describe", lambda groups, *_: found.extend(group.name for group in groups))
+    monkeypatch.setattr(plan, "describe", lambda groups, *_: names.extend(group.name for group in groups))
     command.main(*flags.parse(command, [*arguments, "--dry_run", f"--workdir={tmp_path}"]))
-    assert found == pin["groups"]
+    assert names == pin["groups"]
 
 
 def source_of(spec: Spec) -> data.Splits:
@@ -53,14 +53,14 @@ def source_of(spec: Spec) -> data.Splits:
     "finished", sorted(PINS.glob("uninterrupted/runs/*/record.jsonl")), ids=lambda p: p.parent.name
 )
 def test_a_checkpoint_resumes_to_the_record_of_an_uninterrupted_run(finished, tmp_path):
-    """To the last bits only: sums run in another order on another machine."""
+    """Up to rounding, since another machine may sum in another order."""
     workdir = tmp_path / "out"
     shutil.copytree(PINS / "interrupted", workdir)
     group = record.group_of(finished)
     snapshot = checkpoints.load(workdir / "runs" / group.name / "checkpoints")
     epochs = []
     runs.run([group], workdir, source_of, watch=lambda group, share, history: epochs.append(history.rows))
-    assert epochs[0] == 1 + len(snapshot.history.curves["train_loss"]), "it goes on, and does not start again"
+    assert epochs[0] == 1 + len(snapshot.history.curves["train_loss"]), "it resumes"
     for ours, theirs in zip(runs.results([group], workdir), record.read(finished).results, strict=True):
         assert (ours.spec, ours.seed, ours.status) == (theirs.spec, theirs.seed, theirs.status)
         for name, curve in theirs.curves.items():
@@ -68,7 +68,7 @@ def test_a_checkpoint_resumes_to_the_record_of_an_uninterrupted_run(finished, tm
             np.testing.assert_array_equal(ours.curves[name][: epochs[0] - 1], curve[: epochs[0] - 1])
 
 
-def test_records_merge_into_the_table_that_they_made(tmp_path):
+def test_records_give_the_same_table_and_nothing_is_trained(tmp_path):
     workdir = tmp_path / "out"
     shutil.copytree(PINS / "finished", workdir)
     before = (workdir / "kernel_distance.csv").read_text()
@@ -88,7 +88,5 @@ def test_records_merge_into_the_table_that_they_made(tmp_path):
         header, *rows = (line.split(",") for line in text.splitlines())
         return [[row[header.index(name)] for name in names] for row in rows]
 
-    assert records == {path: path.stat().st_mtime_ns for path in workdir.glob("runs/*/*")}, (
-        "nothing is trained"
-    )
+    assert records == {path: path.stat().st_mtime_ns for path in workdir.glob("runs/*/*")}
     assert trained((workdir / "kernel_distance.csv").read_text()) == trained(before)

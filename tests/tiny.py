@@ -1,4 +1,4 @@
-"""Data and networks so small that a program compiles in a second; for the tests of training and of runs.
+"""Data and networks so small that a program compiles in a second, for tests of training and of runs.
 
 `python -m tiny WORKDIR NAME GROUPS` trains that many groups, stubbed, together with another such process.
 """
@@ -94,13 +94,22 @@ def fit(
     raise AssertionError("no epoch was trained")
 
 
+def assert_equal(left: dict[str, np.ndarray], right: dict[str, np.ndarray], **tolerance: float) -> None:
+    """Arrays of equal names, shapes and types have equal bits, or values within `rtol` and `atol`."""
+    assert left.keys() == right.keys()
+    compare = partial(np.testing.assert_allclose, **tolerance) if tolerance else np.testing.assert_array_equal
+    for name in left:
+        assert (left[name].shape, left[name].dtype) == (right[name].shape, right[name].dtype), name
+        compare(left[name], right[name], err_msg=name)
+
+
 def params(snapshot: Snapshot) -> dict[str, np.ndarray]:
     """Parameters by path, such as `hidden_0/kernel`; the leading axis is that of members."""
-    found = {}
-    for place, leaf in snapshot.state.items():
-        if place.startswith(".params"):
-            found["/".join(place.removeprefix(".params")[2:-2].split("']['"))] = leaf
-    return found
+    return {
+        "/".join(place.removeprefix(".params")[2:-2].split("']['")): leaf
+        for place, leaf in snapshot.state.items()
+        if place.startswith(".params")
+    }
 
 
 def stub_source(

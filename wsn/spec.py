@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -56,7 +56,7 @@ def check_bounds(settings: Any) -> None:
 
     Converts NumPy's numbers, lists and arrays to Python's numbers and tuples, so that equal specs have equal hashes.
     """
-    hints = _hints(type(settings))
+    hints = _hints(settings.__class__)
     for field in dataclasses.fields(settings):
         value = _python(field.name, hints[field.name], getattr(settings, field.name))
         object.__setattr__(settings, field.name, value)
@@ -67,8 +67,8 @@ def check_bounds(settings: Any) -> None:
                 _check_number(f"`{field.name}={number}`", number, field.metadata)
 
 
-@lru_cache
-def _hints(cls: type) -> dict[str, Any]:
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls)
 
 

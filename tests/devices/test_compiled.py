@@ -1,4 +1,4 @@
-"""The cache of compiled programs: silent, bounded, of this machine, and never in the way."""
+"""The compilation cache: silent, bounded, for this kind of machine, and never an error."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ import wsn
 from wsn import folders
 from wsn.devices import compiled
 
-# One slow enough program, and whether it was found; a warning is an error.
+# One program, and whether it came from the cache; a warning is an error.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -31,7 +31,7 @@ print(float(total).hex(), len(found) > 0, jax.config.jax_compilation_cache_dir)
 
 
 def started(folder: Path, **environment: str) -> list[str]:
-    """What the program prints in a process of its own, which must keep silent otherwise."""
+    """The words that PROGRAM prints in another process, which must print nothing else."""
     inherited = {name: value for name, value in os.environ.items() if "CACHE" not in name}
     inherited |= {"PYTHONPATH": str(Path(wsn.__file__).parents[1])} | environment
     command = [sys.executable, "-W", "error", "-c", PROGRAM, str(folder)]
@@ -40,7 +40,7 @@ def started(folder: Path, **environment: str) -> list[str]:
     return ended.stdout.split()
 
 
-def test_a_second_start_finds_the_programs_of_the_first_even_after_damage(tmp_path):
+def test_a_second_start_loads_programs_and_replaces_corrupt_ones(tmp_path):
     total, found, where = started(tmp_path)
     assert found == "False" and Path(where).parent == tmp_path
     assert started(tmp_path) == [total, "True", where]
@@ -52,21 +52,21 @@ def test_a_second_start_finds_the_programs_of_the_first_even_after_damage(tmp_pa
     assert started(tmp_path) == [total, "True", where]
 
 
-def test_what_the_user_set_stays(tmp_path):
+def test_settings_of_the_user_stay(tmp_path):
     own = tmp_path / "own"
     assert started(tmp_path / "ours", JAX_COMPILATION_CACHE_DIR=str(own))[2] == str(own)
     assert started(tmp_path / "ours", JAX_ENABLE_COMPILATION_CACHE="false")[2] == "None"
     assert not (tmp_path / "ours").exists()
 
 
-def test_where_nothing_can_be_written_it_goes_on_without(tmp_path):
+def test_without_a_writable_folder_there_is_no_cache(tmp_path):
     (tmp_path / "file").touch()
     assert started(tmp_path / "file" / "compiled")[1:] == ["False", "None"]
 
 
 @pytest.fixture
 def unset(monkeypatch):
-    """As if the user had set no cache; what is set is put back."""
+    """No cache set by the user; settings are restored."""
     before = {name: getattr(jax.config, name) for name in NAMES}
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
     jax.config.update("jax_compilation_cache_dir", None)
@@ -100,7 +100,7 @@ def test_a_read_only_folder_is_left_alone(unset, monkeypatch, tmp_path):
     assert jax.config.jax_compilation_cache_dir is None
 
 
-def test_machines_of_other_cores_or_features_share_no_program(monkeypatch):
+def test_machines_with_different_cores_or_features_share_no_program(monkeypatch):
     names = {compiled.machine()}
     monkeypatch.setattr(compiled, "usable_cores", lambda: 999)
     names.add(compiled.machine())
@@ -114,7 +114,7 @@ def test_machines_of_other_cores_or_features_share_no_program(monkeypatch):
 
 
 @given(st.binary(max_size=300), st.integers(0, 300))
-def test_a_cut_stream_is_not_whole(content, length):
+def test_a_truncated_stream_is_not_whole(content, length):
     entry = zlib.compress(content)
     assert compiled.is_whole(entry)
     assert compiled.is_whole(entry[:length]) == (length >= len(entry))
@@ -122,7 +122,7 @@ def test_a_cut_stream_is_not_whole(content, length):
 
 
 @given(st.lists(st.integers(0, 50), max_size=8), st.integers(0, 200))
-def test_the_newest_stay_within_the_bound(tmp_path_factory, sizes, most):
+def test_the_newest_entries_stay_within_the_limit(tmp_path_factory, sizes, most):
     folder = tmp_path_factory.mktemp("compiled")
     for age, size in enumerate(sizes):
         path = folder / f"machine{age % 2}" / f"{age}-cache"
@@ -136,7 +136,7 @@ def test_the_newest_stay_within_the_bound(tmp_path_factory, sizes, most):
     assert len(left) == len(sizes) or sum(sizes[: len(left) + 1]) > most
 
 
-def test_an_entry_is_looked_at_once(tmp_path):
+def test_an_entry_is_checked_once(tmp_path):
     old, new = tmp_path / "old-cache", tmp_path / "new-cache"
     old.write_bytes(zlib.compress(b"a"))
     compiled.drop_damaged(tmp_path)
@@ -147,7 +147,7 @@ def test_an_entry_is_looked_at_once(tmp_path):
     assert old.exists() and not new.exists()
 
 
-def test_it_stands_beside_the_data(monkeypatch, tmp_path):
+def test_it_is_beside_the_cached_data(monkeypatch, tmp_path):
     monkeypatch.setenv("WSN_CACHE_DIR", str(tmp_path))
     assert folders.cache() == tmp_path and folders.cache("x") == Path("x")
     monkeypatch.delenv("WSN_CACHE_DIR")

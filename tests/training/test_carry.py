@@ -1,6 +1,6 @@
-"""A state that is carried from batch to batch: by lanes, over devices, through checkpoints; and a step's randomness.
+"""A state carried from batch to batch: by lanes, over devices, through checkpoints; and the random key of a step.
 
-The task is a recurrence h ← h/2 + network(x) a lane, pulled to the label; its carry also notes the key of the step.
+The task is a recurrence h ← h/2 + network(x) per lane, pulled to the label; its carry also has the key of the step.
 """
 
 from functools import cache
@@ -58,7 +58,7 @@ def registered(monkeypatch):
 
 
 @pytest.fixture(params=["scan", "step by step"])
-def way(request, monkeypatch) -> str:
+def program(request, monkeypatch) -> str:
     if request.param == "step by step":
         monkeypatch.setattr(strategy, "goes_step_by_step", lambda model: True)
     return request.param
@@ -73,25 +73,19 @@ def snapshots(placement: Placement, group: Group = GROUP, resume: Snapshot | Non
 
 
 @cache
-def on_one_device(way: str) -> list[Snapshot]:
+def on_one_device(program: str) -> list[Snapshot]:
     return snapshots(over(1))
 
 
 def assert_equal(left: Snapshot, right: Snapshot, **tolerance) -> None:
     np.testing.assert_array_equal(left.history.step, right.history.step)
-    for found, expected in ((left.history.curves, right.history.curves), (left.state, right.state)):
-        assert found.keys() == expected.keys()
-        for name in expected:
-            assert found[name].shape == expected[name].shape and found[name].dtype == expected[name].dtype
-            if tolerance:
-                np.testing.assert_allclose(found[name], expected[name], err_msg=name, **tolerance)
-            else:
-                np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    tiny.assert_equal(left.history.curves, right.history.curves, **tolerance)
+    tiny.assert_equal(left.state, right.state, **tolerance)
 
 
-def test_training_equals_numpy_and_evaluation_leaves_the_carry_alone(way):
-    """The carry goes on over the ends of epochs and past evaluations, which start from zero each."""
-    run = on_one_device(way)
+def test_training_equals_numpy_and_evaluation_does_not_change_the_carry(program):
+    """The carry continues across epochs and evaluations; each evaluation starts from zero."""
+    run = on_one_device(program)
     start = train.prepare(GROUP, tiny.SPLITS, over(1)).members.state.params
     for member, _ in enumerate(GROUP.seeds):
         first, last = (np.float64(start[layer]["kernel"][member]) for layer in ("hidden_0", "output"))
@@ -132,8 +126,8 @@ def held_out_loss(product: np.ndarray) -> float:
     return total / tiny.TEST
 
 
-def test_members_over_devices_carry_their_own():
-    """Three do not divide over two devices."""
+def test_members_over_devices_have_their_own_carry():
+    """Three members do not divide over two devices."""
     three = snapshots(over(2, "members"), Group((SPEC,), (0, 1, 2)))[-1]
     state = {name: leaf[:2] for name, leaf in three.state.items()}
     curves = {name: values[:, :2] for name, values in three.history.curves.items()}
@@ -141,16 +135,16 @@ def test_members_over_devices_carry_their_own():
     assert_equal(two, on_one_device("scan")[-1], **TOLERANCE)
 
 
-def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(way):
-    *earlier, final = on_one_device(way)
+def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(program):
+    *earlier, final = on_one_device(program)
     for snapshot in earlier:
         assert_equal(snapshots(over(1), resume=snapshot)[-1], final)
 
 
-def test_a_checkpoint_of_two_devices_goes_on_on_two_and_on_any_other_number(way, tmp_path):
+def test_a_checkpoint_of_two_devices_resumes_on_any_number(program, tmp_path):
     """The carry is cut over devices with the lanes, and joined in a snapshot."""
     first, *_, final = snapshots(over(2))
-    assert_equal(final, on_one_device(way)[-1], **TOLERANCE)
+    assert_equal(final, on_one_device(program)[-1], **TOLERANCE)
     assert first.state[".carry['h']"].shape == (2, LANES, tiny.CLASSES)
     checkpoints.save(tmp_path / "checkpoints", 3, first)
     saved = checkpoints.load(tmp_path / "checkpoints")
@@ -161,7 +155,7 @@ def test_a_checkpoint_of_two_devices_goes_on_on_two_and_on_any_other_number(way,
         assert_equal(snapshots(over(count), resume=saved)[-1], final, **TOLERANCE)
 
 
-def test_every_step_of_every_seed_has_a_key_of_its_own_that_a_resumed_run_has_again():
+def test_every_step_of_every_seed_has_its_key_also_in_a_resumed_run():
     group = Group((tiny.spec(**(vars(SPEC) | {"eval_every": 1})),), (0, 1))
     run = snapshots(over(1), group)
     keys = np.stack([snapshot.state[".carry['key']"] for snapshot in run])
@@ -170,6 +164,6 @@ def test_every_step_of_every_seed_has_a_key_of_its_own_that_a_resumed_run_has_ag
     assert (keys == keys[:, :, :1]).all()
     again = snapshots(over(1), group, run[4])
     np.testing.assert_array_equal(np.stack([s.state[".carry['key']"] for s in again]), keys[5:])
-    # A function of seed and step alone, whatever the company and the devices.
+    # A function of seed and step, whatever the other members and the devices.
     alone = snapshots(over(2), Group(group.specs, (1,)))
     np.testing.assert_array_equal(np.stack([s.state[".carry['key']"][0] for s in alone]), keys[:, 1])

@@ -1,4 +1,4 @@
-"""Sparse execution against masked, through the trainer: the same training up to rounding, and resumes across."""
+"""Sparse execution equals masked training up to rounding, and a run resumes in either."""
 
 import dataclasses
 import math
@@ -35,7 +35,7 @@ TOLERANCE = 1e-4
 
 
 def dense_params(group, snapshot, sparse):
-    """Parameters by path, masked ones and sparse ones alike as dense kernels."""
+    """Parameters by path, those of sparse layers as dense kernels."""
     ready = train.prepare(group, tiny.SPLITS, tiny.SINGLE, "sparse" if sparse else "masked")
     params = tiny.params(snapshot)
     for path, mask in ready.members.mask.items():
@@ -63,7 +63,7 @@ def close(group, found, expected, sparse=True, tolerance=TOLERANCE):
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_a_hundred_steps_sparse_equal_masked_ones(placement, masked):
+def test_a_hundred_sparse_steps_equal_masked_ones(placement, masked):
     found = tiny.fit(KEPT, PLACEMENTS[placement], execution="sparse")
     assert tiny.params(found[1])["hidden_0/kernel"].shape == (6, 20)
     close(KEPT, found, masked)
@@ -79,7 +79,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("settings", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_every_optimizer_trains_as_it_does_masked(settings):
+def test_every_optimizer_trains_sparse_as_masked(settings):
     group = Group(tuple(dataclasses.replace(spec, **settings) for spec in KEPT.specs), (0,))
     close(group, tiny.fit(group, execution="sparse"), tiny.fit(group))
 
@@ -93,8 +93,8 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize(("changes", "image"), NETWORKS.values(), ids=NETWORKS)
-def test_initial_weights_are_those_of_masked_networks_bit_for_bit(changes, image):
-    """Though only what is kept is drawn: members of different counts, one of which keeps everything."""
+def test_initial_weights_equal_those_of_masked_networks_bit_for_bit(changes, image):
+    """Though only kept weights are drawn; of two members with different counts one keeps everything."""
     spec = tiny.spec(**changes)
     model = models.build(spec, image, 5)
     counts = [{layer: max(1, math.prod(s) // n) for layer, s in model.shapes.items()} for n in (3, 1)]
@@ -133,7 +133,7 @@ AUTO = {
 
 
 @pytest.mark.parametrize(("changes", "layers"), AUTO.values(), ids=AUTO)
-def test_auto_runs_sparse_what_is_faster_so(changes, layers, monkeypatch):
+def test_auto_runs_sparse_what_is_faster(changes, layers, monkeypatch):
     group = Group((tiny.spec(**changes),), (0,))
     model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
     monkeypatch.setattr(library, "available", lambda: True)
@@ -145,25 +145,25 @@ def test_auto_runs_sparse_what_is_faster_so(changes, layers, monkeypatch):
     assert strategy.sparse_layers(group, model, "auto") == ()
 
 
-def rule(layers, kept, monkeypatch):
-    """What `auto` runs sparse of a network of base width 8 with those counts, by layer."""
+def auto_layers(layers, kept, monkeypatch):
+    """The layers that `auto` runs sparse in a network with those counts."""
     monkeypatch.setattr(library, "available", lambda: True)
     spec = tiny.spec(model="resnet18" if "linear" in layers else "mlp", width=1, kept=tuple(kept.items()))
     return strategy.sparse_layers(Group((spec,), (0,)), Model(layers, {}, None, None, None), "auto")
 
 
-def test_auto_is_right_where_it_was_measured(monkeypatch):
-    """Figure 8: masked up to width 24 (33 %: sparse is faster in large batches only); ResNet-18 never."""
+def test_auto_is_right_for_measured_networks(monkeypatch):
+    """Figure 8: masked up to width 24 (33 %: sparse is faster in large batches only); ResNet-18: always sparse."""
     both = ("hidden_0", "output")
     for width, layers in {16: (), 24: (), 32: both, 216: both, 512: both}.items():
         shapes = mlp_shapes(784, [width], 10)
-        assert rule(shapes, kept_counts("dense_last", shapes, 8 * 794), monkeypatch) == layers
+        assert auto_layers(shapes, kept_counts("dense_last", shapes, 8 * 794), monkeypatch) == layers
     for width in (8, 18, 40, 91):
         shapes = resnet18_shapes(width, 100)
-        assert rule(shapes, kept_counts("largest_first", shapes, 180_952), monkeypatch)[0] == "conv1"
+        assert auto_layers(shapes, kept_counts("largest_first", shapes, 180_952), monkeypatch)[0] == "conv1"
 
 
-def test_wide_networks_take_turns_and_are_evaluated_in_small_batches():
+def test_wide_networks_run_one_after_another_and_are_evaluated_in_small_batches():
     assert [feeds.evaluation_batch_size(width) for width in (5, 10**6, 2**24)] == [1000, 33, 2]
     shapes = mlp_shapes(9, [strategy.WIDEST_TOGETHER + 1], 4)
     model = Model(shapes, {}, None, None, None)
@@ -171,15 +171,15 @@ def test_wide_networks_take_turns_and_are_evaluated_in_small_batches():
     assert not strategy.trains_together(model, strategy.WIDEST_TOGETHER + 1, 100)
 
 
-def test_networks_that_scan_time_take_turns_on_a_cpu():
+def test_networks_that_step_through_time_run_one_after_another_on_a_cpu():
     for name, front_end in (("lstm", "conv"), ("deepspeech", "stack"), ("mlp", "conv")):
         spec = tiny.spec(model=name, front_end=front_end)
         model = models.build(spec, tiny.input_shape(name), 5)
         assert strategy.trains_together(model, 5, 100) == (name == "mlp")
 
 
-def test_convolutions_go_together():
-    """Up to a number of weights, whose lists would take too long to make, kept or not."""
+def test_all_convolutions_run_sparse_or_none():
+    """Beyond a number of weights none, since their index would take too long to make."""
     shapes = {"conv1": (3, 3, 3, 40), "conv2": (3, 3, 40, 40), "linear": (40, 100)}
     model = Model(shapes, {}, None, None, None)
     for connectivity in (0.1, 1.0):

@@ -1,4 +1,4 @@
-"""Halting times: by hand, and the laws that they obey."""
+"""Halting times by hand and their properties; training that stops past its minimum."""
 
 import dataclasses
 
@@ -16,14 +16,14 @@ from wsn.training.halting import MORE_EVALUATIONS, MORE_STEPS, TOLERANCE, haltin
 from wsn.training.registries import check
 
 
-def test_it_is_interpolated_between_the_evaluations_that_straddle_the_threshold():
+def test_halting_time_is_interpolated_between_evaluations():
     steps, losses = np.arange(100, 600, 100), np.array([10, 5, 2.1, 2.0, 2.2])
-    found = halting(steps, losses)
-    assert found.step == pytest.approx(300 + 100 * (2.1 - 2.02) / 0.1)
-    assert (found.minimum, found.minimum_step) == (2.0, 400) and found.censored
+    result = halting(steps, losses)
+    assert result.step == pytest.approx(300 + 100 * (2.1 - 2.02) / 0.1)
+    assert (result.minimum, result.minimum_step) == (2.0, 400) and result.censored
 
 
-def test_a_run_that_only_falls_is_censored_and_goes_on():
+def test_a_loss_that_only_falls_is_censored_and_training_continues():
     steps = np.arange(1, 101)
     losses = 1 + 1 / steps
     assert halting(steps, losses).censored and not past_minimum(steps, losses)
@@ -36,7 +36,7 @@ def test_a_plateau_is_no_minimum():
     assert halting(steps, losses, ceiling=5.0).censored
 
 
-def test_a_run_that_diverged_has_no_time_and_is_over():
+def test_a_diverged_run_has_no_halting_time_and_may_stop():
     steps, losses = np.arange(3), np.array([1.0, np.nan, np.nan])
     assert (
         np.isnan(halting(steps, losses).step)
@@ -45,7 +45,7 @@ def test_a_run_that_diverged_has_no_time_and_is_over():
     )
 
 
-def test_a_level_that_is_never_reached_has_no_time():
+def test_the_steps_to_a_loss_that_is_never_reached_are_nan():
     assert np.isnan(steps_to_loss(np.arange(3), np.array([3.0, 2.0, 2.5]), 1.9))
     assert steps_to_loss(np.arange(5, 8), np.array([3.0, 2.0, 2.5]), 4.0) == 5
 
@@ -54,8 +54,8 @@ curves = st.lists(st.floats(0.1, 10), min_size=2, max_size=60).map(np.array)
 
 
 @given(curves, st.integers(1, 50), st.floats(0.01, 100))
-def test_laws(losses, every, unit):
-    """No later than the minimum, at a loss within 1 % of it, whatever the unit; stopping is certain."""
+def test_properties_of_halting_times(losses, every, unit):
+    """Not after the minimum, at a loss within 1 % of it, whatever the unit; a run stops only when it is certain."""
     steps = every * np.arange(1, len(losses) + 1)
     found = halting(steps, losses)
     assert steps[0] <= found.step <= found.minimum_step <= steps[-1]
@@ -76,7 +76,7 @@ def test_a_higher_level_is_reached_earlier(losses, factor):
     assert steps_to_loss(steps, losses, factor * level) <= steps_to_loss(steps, losses, level)
 
 
-# Stopping: 23 examples with random labels are learned by heart, and the loss of the 5 held out rises.
+# Stopping: 23 examples with random labels are memorized, and the loss of the 5 held-out ones rises.
 
 SPEC = tiny.spec(stop="minimum", validation_samples=5, epochs=60, eval_every=2)
 GROUP = Group((SPEC,), (0, 2))
@@ -93,7 +93,7 @@ def stopped():
     return trained(GROUP)
 
 
-def test_training_ends_when_the_last_member_is_past_its_minimum(stopped):
+def test_training_ends_when_all_members_are_past_their_minimum(stopped):
     def done(moment) -> list[bool]:
         return [past_minimum(moment.history.step, x) for x in moment.history.curves["validation_loss"].T]
 
@@ -108,7 +108,7 @@ def test_training_ends_when_the_last_member_is_past_its_minimum(stopped):
     assert any(any(done(moment)) for moment, _ in earlier)  # one waits for the other
 
 
-def test_up_to_there_it_is_the_training_that_goes_on(stopped):
+def test_a_stopped_run_equals_the_start_of_a_longer_one(stopped):
     whole = trained(Group((dataclasses.replace(SPEC, stop="epochs"),), GROUP.seeds))
     assert [m.last for m, _ in whole] == [m.step == m.steps for m, _ in whole]
     history = stopped[-1][0].history
@@ -120,14 +120,12 @@ def test_a_resumed_run_stops_at_the_same_step_with_the_same_bits(stopped):
     final, state = stopped[-1]
     again, resumed = trained(GROUP, resume=stopped[len(stopped) // 2][1])[-1]
     np.testing.assert_array_equal(again.history.step, final.history.step)
-    for name, values in final.history.curves.items():
-        np.testing.assert_array_equal(again.history.curves[name], values)
-    for place, leaf in state.state.items():
-        np.testing.assert_array_equal(resumed.state[place], leaf)
+    tiny.assert_equal(again.history.curves, final.history.curves)
+    tiny.assert_equal(resumed.state, state.state)
     assert trained(GROUP, resume=state) == []
 
 
-def test_a_record_of_it_ends_there_and_its_share_is_whole(stopped, tmp_path):
+def test_the_record_of_a_stopped_run_is_complete(stopped, tmp_path):
     shares = []
     runs.run(
         [GROUP], tmp_path, lambda spec: tiny.SPLITS, watch=lambda group, share, history: shares.append(share)
@@ -139,7 +137,7 @@ def test_a_record_of_it_ends_there_and_its_share_is_whole(stopped, tmp_path):
 
 
 def test_a_checkpoint_of_the_end_becomes_the_record(stopped, tmp_path):
-    """Which another rule, or a killed process, may leave behind."""
+    """A killed process may leave one."""
     final, snapshot = stopped[-1]
     folder = runs.directory(tmp_path, GROUP) / "checkpoints"
     checkpoints.save(folder, final.step, snapshot, GROUP.name)
@@ -151,6 +149,6 @@ def test_a_checkpoint_of_the_end_becomes_the_record(stopped, tmp_path):
     assert not folder.exists()
 
 
-def test_test_data_may_not_choose_the_minimum():
+def test_stopping_on_test_data_is_refused():
     with pytest.raises(UserError, match="^`stop=minimum`[^\n]*`validation_samples`[^\n]*$"):
         check(dataclasses.replace(SPEC, validation_samples=0))

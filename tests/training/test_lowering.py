@@ -1,4 +1,4 @@
-"""The programs lower for devices that are not here: what a GPU or a TPU would be given."""
+"""The programs of training lower for GPUs and TPUs, on a machine without either."""
 
 import jax
 import pytest
@@ -20,12 +20,12 @@ DEVICES = tuple(jax.local_devices())
     [("mlp", "single"), ("mlp", "members"), ("mlp", "batch"), ("resnet18", "single"), ("resnet18", "batch")],
 )
 def test_steps_and_evaluation_lower_for_gpus_and_tpus(name, kind, monkeypatch):
-    """In one program each, as on those devices; by `pmap` over members or over the batch."""
+    """One program for all steps, as on those devices; by `pmap` over members or over the batch."""
     monkeypatch.setattr(strategy, "goes_step_by_step", lambda model: False)
     placement = devices.Placement(kind, DEVICES if kind != "single" else DEVICES[:1])
     ready = train.prepare(Group((NETWORKS[name],), (0, 1, 2, 3)), tiny.SPLITS, placement)
     members, feed = train.scattered(placement, ready.members), ready.feed
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # convolutions as they are away from a CPU
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # convolutions as on a GPU
     for program, rows, data in (
         (ready.program.advance, feed.training(0, feed.steps), feed.training_data),
         (ready.program.evaluate, feed.held_out(), feed.held_out_data),

@@ -1,4 +1,4 @@
-"""The promises of bounded memory, kept by processes of their own."""
+"""Peak memory, measured in separate processes."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ sparse_kernels(x[:4], y[:4], [0.003, 0.1], tolerance=0.0)  # the finest grid
 networks = sampled_networks(jax.random.key(0), 0.1, 512, 784, networks=2)
 mean_squared_distance(networks, x, y, arc_cosine(x, y, 1) / 784)
 """
-# The first kernel alone would be 1.2 GiB, and what it puts out for 1000 examples as much again.
+# The first kernel alone would take 1.2 GiB dense, and its activations of 1000 examples as much again.
 WIDE = """
 import numpy as np
 from wsn.data.splits import Splits
@@ -37,7 +37,7 @@ spec = Spec(dataset="zeros", width=width, kept=kept, epochs=1, batch_size=10, le
 for moment in train.train(Group((spec,), (0,)), splits, execution="sparse"):
     assert moment.sparse == ("hidden_0", "output")
 """
-# Not getrusage: its peak is also that of the parent which the process was forked from.
+# Not getrusage, whose peak includes the parent that the process was forked from.
 PEAK = """
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(peak.split()[1]) / 2**20)
@@ -61,5 +61,5 @@ def test_ten_thousand_pairs_of_784_features_fit_in_2_gib():
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.skipif(not library.available(), reason="no C++ compiler")
-def test_a_wide_sparse_network_takes_what_it_keeps():
+def test_the_memory_of_a_wide_sparse_network_is_that_of_its_kept_weights():
     assert peak_gib(WIDE) < 0.75

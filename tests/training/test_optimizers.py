@@ -112,14 +112,21 @@ def test_fields_of_other_optimizers_and_schedules_are_refused_in_one_line(kind, 
             build(tiny.spec(**{kind: name, field: value}), HORIZON)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw"])
-@pytest.mark.parametrize("epsilon", [0.0, 1e-46])
-def test_an_epsilon_of_0_is_refused_since_it_divides_0_by_0(name, epsilon):
-    with pytest.raises(
-        UserError, match=f"^`epsilon={epsilon}` is 0 in float32: {name} would divide 0 by 0[^\n]*$"
-    ):
-        check(tiny.spec(optimizer=name, epsilon=epsilon))
-    check(tiny.spec(optimizer=name, epsilon=1e-30))
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("epsilon", 0.0, ": adamw? would divide 0 by 0 for a weight without gradient"),
+        ("epsilon", 1e-40, " is out of the range of float32"),  # which XLA flushes to 0
+        ("learning_rate", 1e39, " is out of the range of float32"),
+        ("beta1", 1 - 1e-9, " is 1 in float32, so Adam would divide by 0"),
+        ("beta2", 1 - 1e-9, " is 1 in float32, so Adam would divide by 0"),
+    ],
+)
+def test_numbers_that_divide_0_by_0_in_float32_are_refused(optimizer, field, value, reason):
+    with pytest.raises(UserError, match=f"^`{field}={re.escape(str(value))}`{reason}[^\n]*$"):
+        check(tiny.spec(optimizer=optimizer, **{field: value}))
+    check(tiny.spec(optimizer=optimizer, epsilon=1e-30))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -1,4 +1,4 @@
-"""Every probe: finite, the same mapped as alone, no effect on training; the path against a replay and by hand."""
+"""Every probe: finite, the same under vmap, without effect on training; the path equals a replay and a hand count."""
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +24,14 @@ NAMES = ("hidden", "output", "all")
 
 
 def tree(seed: int, members: int):
-    """Parameters of two hidden layers, an output, and a normalisation of no layer."""
+    """Parameters of two hidden layers, an output, and a normalization that belongs to no layer."""
     random = np.random.default_rng(seed)
     layers = {layer: {"kernel": random.normal(size=(members, 3, 2))} for layer in GROUPS}
     return jax.tree.map(jnp.float32, layers | {"bn1": {"scale": random.normal(size=(members, 2))}})
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_numbers_are_finite_and_the_same_mapped_over_members_as_one_by_one(name):
+def test_numbers_are_finite_and_the_same_under_vmap(name):
     sums, reads = probes.measured((name,), GROUPS)
     step = Step(*(tree(seed, 3) for seed in range(4)))
     together = jax.vmap(sums)(step) | jax.vmap(reads)(step.params, step.start)
@@ -110,9 +110,9 @@ def test_path_length_distance_and_norm_are_those_of_the_replayed_run(run):
             "angles": np.arange(len(steps))[:, None] * np.ones(moved.shape[1]),
         }
         for quantity, values in expected.items():
-            found = curves[f"{name}/{quantity}"]
-            assert found.dtype == np.float64
-            np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-6, err_msg=f"{name}/{quantity}")
+            measured = curves[f"{name}/{quantity}"]
+            assert measured.dtype == np.float64
+            np.testing.assert_allclose(measured, values, rtol=1e-4, atol=1e-6, err_msg=f"{name}/{quantity}")
 
 
 def state_at_start(group: Group) -> dict[str, np.ndarray]:
@@ -120,38 +120,16 @@ def state_at_start(group: Group) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(members.state)}
 
 
-def test_the_way_along_the_start_is_what_distance_and_steps_leave(run):
-    """2·Σ⟨W − W(0), s⟩ = ‖W − W(0)‖² − Σ‖s‖²."""
-    curves = run[-1].history.curves
-    for name in NAMES:
-        squared, distance = curves[f"{name}/squared_steps"], curves[f"{name}/distance"]
-        left = 2 * curves[f"{name}/projection_start"]
-        assert np.abs(left - (distance**2 - squared)).max() < 1e-5 * (distance**2 + squared).max()
-        assert (curves[f"{name}/path_length"] >= distance * (1 - 1e-6)).all()
-        assert (np.diff(curves[f"{name}/gradient"], axis=0) > 0).all()
-
-
-def test_parts_are_orthogonal(run):
-    curves = run[-1].history.curves
-    for quantity in ("distance", "norm"):
-        parts = curves[f"hidden/{quantity}"] ** 2 + curves[f"output/{quantity}"] ** 2
-        np.testing.assert_allclose(curves[f"all/{quantity}"] ** 2, parts, rtol=1e-5)
-
-
-def test_a_resumed_run_goes_on_with_its_sums_bit_for_bit(run):
+def test_a_resumed_run_continues_the_sums_bit_for_bit(run):
     *_, last = train.train(PROBED, tiny.SPLITS, resume=run[3], placement=tiny.SINGLE)
-    assert last.history.curves.keys() == run[-1].history.curves.keys()
-    for name, values in run[-1].history.curves.items():
-        np.testing.assert_array_equal(last.history.curves[name], values, err_msg=name)
+    tiny.assert_equal(last.history.curves, run[-1].history.curves)
 
 
 def test_probes_change_nothing_and_sums_do_not_depend_on_evaluations(run):
     plain, snapshot = tiny.fit(Group((tiny.spec(eval_every=1, **RULE),), (0, 1)))
     assert plain.keys() == set(tiny.CURVES)
-    for name, values in plain.items():
-        np.testing.assert_array_equal(run[-1].history.curves[name], values, err_msg=name)
-    for place, leaf in snapshot.state.items():
-        np.testing.assert_array_equal(run[-1].state[place], leaf, err_msg=place)
+    tiny.assert_equal({name: run[-1].history.curves[name] for name in plain}, plain)
+    tiny.assert_equal(run[-1].state, snapshot.state)
     by_epoch, _ = tiny.fit(Group((tiny.spec(probes=tuple(PROBES), **RULE),), (0, 1)))
     for name in by_epoch.keys() - plain.keys():
         np.testing.assert_allclose(by_epoch[name], run[-1].history.curves[name][2::3], rtol=1e-5)
@@ -162,8 +140,8 @@ def sums_of(step: Step) -> dict[str, float]:
     return {name.removeprefix("all/"): float(x) for name, x in sums(step).items() if name.startswith("all/")}
 
 
-@pytest.mark.parametrize("gradient", [(0.0, 3.0), (4.0, 4.0), (-2.0, 0.0), (1e3, -7.0)])
-def test_cosine_and_angle_are_between_the_gradient_and_the_way_from_the_start(gradient):
+@pytest.mark.parametrize("gradient", [(0.0, 3.0), (4.0, 4.0), (-4.0, -2.0), (1e3, -7.0)])
+def test_cosine_and_angle_between_the_gradient_and_the_displacement_from_the_start(gradient):
     moved = np.array([2.0, 1.0])
     params, start, slope = (
         {"bowl": {"kernel": jnp.float32(jnp.array(x))}} for x in (moved + 5, (5, 5), gradient)
@@ -175,18 +153,11 @@ def test_cosine_and_angle_are_between_the_gradient_and_the_way_from_the_start(gr
     assert found["angles"] == 1
 
 
-def test_there_is_no_angle_at_the_start_nor_without_a_gradient():
+def test_the_angle_is_undefined_at_the_start_and_without_a_gradient():
     here, away, nothing = ({"bowl": {"kernel": jnp.full(2, x)}} for x in (1.0, 2.0, 0.0))
     for step in (Step(here, away, away, here), Step(away, nothing, nothing, here)):
         found = sums_of(step)
         assert found["cosine_start"] == found["angle_start"] == found["angles"] == 0
-
-
-def test_on_a_straight_way_down_the_angle_is_that_of_the_way_back():
-    """The gradient points back to the start: cosine −1, angle π."""
-    start, after, gradient = ({"bowl": {"kernel": x * jnp.array([1.0, 2.0])}} for x in (1.0, 0.6, 0.4))
-    found = sums_of(Step(after, gradient, gradient, start))
-    assert found["cosine_start"] == pytest.approx(-1) and found["angle_start"] == pytest.approx(np.pi)
 
 
 def test_two_steps_down_a_bowl_are_those_by_hand():
@@ -212,7 +183,7 @@ def test_two_steps_down_a_bowl_are_those_by_hand():
         assert total[f"hidden/{name}"] == total[f"all/{name}"] == pytest.approx(value, rel=2e-6)
 
 
-def test_a_reference_is_measured_from_in_either_storage():
+def test_probes_measure_from_a_reference_in_either_storage():
     group = Group((tiny.spec(probes=("path",), kept=tiny.kept(9, 20), epochs=1),), (0, 1))
     curves, end = tiny.fit(group)
     reference = {place: leaf for place, leaf in end.state.items() if place.startswith(train.PARAMS)}
@@ -226,6 +197,6 @@ def test_a_reference_is_measured_from_in_either_storage():
         np.testing.assert_allclose(2 * ahead, expected, rtol=1e-4)
 
 
-def test_a_reference_that_nobody_reads_is_refused():
+def test_a_reference_without_probes_is_refused():
     with pytest.raises(ValueError, match="probes"):
         next(train.train(Group((tiny.spec(),), (0,)), tiny.SPLITS, reference={}))

@@ -13,26 +13,15 @@ import pytest
 import tiny
 
 from wsn.data import batches, feeds, normalize
-from wsn.data import splits as splits_of
 from wsn.networks import models
 from wsn.spec import Group, Spec
 from wsn.tasks import TASKS
 from wsn.training import history as histories
-from wsn.training import optimizers, probes, programs, strategy, train
+from wsn.training import optimizers, strategy, train
 from wsn.training.state import Members, initial_members
-from wsn.training.step import make_evaluation, make_step
 
 # Members of one program share its matrix products; alone their sums may be taken in another order.
 OTHER_PROGRAM = {"rtol": 3e-5, "atol": 3e-6}
-
-
-def assert_equal(left: dict[str, np.ndarray], right: dict[str, np.ndarray], **tolerance) -> None:
-    assert left.keys() == right.keys()
-    for name in left:
-        if tolerance:
-            np.testing.assert_allclose(left[name], right[name], err_msg=name, **tolerance)
-        else:
-            np.testing.assert_array_equal(left[name], right[name], err_msg=name)
 
 
 def member(arrays: dict[str, np.ndarray], columns, axis: int = -1) -> dict[str, np.ndarray]:
@@ -139,9 +128,9 @@ def test_training_equals_numpy(changes):
     spec = tiny.spec(**changes)
     history, snapshot = tiny.fit(Group((spec,), (3, 8)))
     for i, seed in enumerate((3, 8)):
-        expected, params = reference(spec, seed)
-        assert_equal(member(history, [i]), expected, rtol=2e-5, atol=1e-6)
-        assert_equal(member(tiny.params(snapshot), i, axis=0), params, rtol=1e-4, atol=2e-6)
+        expected, params = jax.tree.map(np.float32, reference(spec, seed))
+        tiny.assert_equal(member(history, [i]), expected, rtol=2e-5, atol=1e-6)
+        tiny.assert_equal(member(tiny.params(snapshot), i, axis=0), params, rtol=1e-4, atol=2e-6)
 
 
 # Masks.
@@ -150,29 +139,18 @@ def test_training_equals_numpy(changes):
 def test_a_mask_of_ones_changes_no_bit():
     """Of steps and evaluation."""
     group = Group((tiny.spec(momentum=0.9, weight_decay=0.01, bias=True),), (0, 1))
-    model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
-    optimizer, task = optimizer_of(group.specs[0]), TASKS["classification"](model)
-    dense = jax.tree.map(jnp.asarray, initial_members(group, model, optimizer))
-    ones = {models.kernel_path(layer): jnp.ones((2, *shape), bool) for layer, shape in model.shapes.items()}
-    data, _ = splits_of.on_device(tiny.SPLITS, "test", raw=False)
-    rows = batches.batches(jnp.arange(tiny.TRAIN), 8)
-    run_epoch, evaluate = programs.compile_program(
-        make_step(task, optimizer),
-        make_evaluation(task),
-        probes.measured((), model.groups)[1],
-        tiny.SINGLE,
-        tiny.SPLITS.feed(group, tiny.SINGLE),
-        task.carry,
-        shared=True,
-        together=True,
-        step_by_step=False,
-    )
+    _, _, feed, members, program, *_ = train.prepare(group, tiny.SPLITS, tiny.SINGLE)
+    shapes = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES).shapes
+    ones = {models.kernel_path(layer): jnp.ones((2, *shape), bool) for layer, shape in shapes.items()}
     # Copies, since an epoch reuses the memory of its members.
-    left, right = jax.tree.map(jnp.array, (dense, dense._replace(mask=ones)))
+    left, right = jax.tree.map(jnp.array, (members, members._replace(mask=ones)))
+    rows = feed.training(0, feed.steps)
     for _ in range(3):
-        (left, left_sums), (right, right_sums) = run_epoch(left, rows, data), run_epoch(right, rows, data)
+        left, left_sums = program.advance(left, rows, feed.training_data)
+        right, right_sums = program.advance(right, rows, feed.training_data)
         jax.tree.map(np.testing.assert_array_equal, (left.state, left_sums), (right.state, right_sums))
-        jax.tree.map(np.testing.assert_array_equal, evaluate(left, rows, data), evaluate(right, rows, data))
+        totals = [program.evaluate(x, feed.held_out(), feed.held_out_data) for x in (left, right)]
+        jax.tree.map(np.testing.assert_array_equal, *totals)
 
 
 @pytest.mark.parametrize("order", ["shared", "seed"])
@@ -185,7 +163,7 @@ def test_networks_one_after_another_equal_networks_together(order, monkeypatch):
     together, _ = tiny.fit(group)
     monkeypatch.setattr(strategy, "LARGEST_TOGETHER", 0)
     one_by_one, _ = tiny.fit(group)
-    assert_equal(together, one_by_one, **OTHER_PROGRAM)
+    tiny.assert_equal(together, one_by_one, **OTHER_PROGRAM)
 
 
 def test_cells_with_different_kept_counts_train_as_they_do_alone():
@@ -193,7 +171,7 @@ def test_cells_with_different_kept_counts_train_as_they_do_alone():
     together, _ = tiny.fit(Group(tuple(cells), (5, 6)))
     for i, cell in enumerate(cells):
         alone, _ = tiny.fit(Group((cell,), (5, 6)))
-        assert_equal(member(together, [2 * i, 2 * i + 1]), alone, **OTHER_PROGRAM)
+        tiny.assert_equal(member(together, [2 * i, 2 * i + 1]), alone, **OTHER_PROGRAM)
 
 
 # Seeds and data order.
@@ -204,9 +182,9 @@ def test_a_seed_trains_the_same_whatever_the_other_members(order):
     spec = tiny.spec(order=order)
     several, _ = tiny.fit(Group((spec,), (4, 1, 9)))
     alone, _ = tiny.fit(Group((spec,), (1,)))
-    assert_equal(member(several, [1]), alone, **OTHER_PROGRAM)
+    tiny.assert_equal(member(several, [1]), alone, **OTHER_PROGRAM)
     swapped, _ = tiny.fit(Group((spec,), (9, 4, 1)))
-    assert_equal(member(swapped, [1, 2, 0]), several)
+    tiny.assert_equal(member(swapped, [1, 2, 0]), several)
 
 
 def test_batches_are_a_function_of_key_and_epoch_and_visit_every_example_once():
@@ -261,7 +239,7 @@ def test_evaluation_is_in_chunks_that_do_not_divide(monkeypatch):
     whole, _ = tiny.fit(group)
     monkeypatch.setattr(feeds, "EVALUATION_BATCH", 4)
     chunks, _ = tiny.fit(group)
-    assert_equal(chunks, whole, **OTHER_PROGRAM)
+    tiny.assert_equal(chunks, whole, **OTHER_PROGRAM)
 
 
 def test_a_member_that_diverges_stays_nan_and_the_others_go_on():
@@ -271,7 +249,7 @@ def test_a_member_that_diverges_stays_nan_and_the_others_go_on():
     )
     history, _ = tiny.fit(Group((tame, wild), (0, 1)))
     alone, _ = tiny.fit(Group((tame,), (0, 1)))
-    assert_equal(member(history, [0, 1]), alone, **OTHER_PROGRAM)
+    tiny.assert_equal(member(history, [0, 1]), alone, **OTHER_PROGRAM)
     for name, values in history.items():
         nan = np.isnan(values[:, 2:])
         assert nan[-1].all(), name
@@ -339,9 +317,9 @@ def test_resumed_training_equals_uninterrupted_training_bit_for_bit(stop):
     assert len(half_way["train_loss"]) == stop and any("trace" in place for place in snapshot.state)
     before = {place: leaf.copy() for place, leaf in snapshot.state.items()}
     resumed, resumed_final = tiny.fit(group, resume=snapshot)
-    assert_equal(resumed, history)
-    assert_equal(resumed_final.state, final.state)
-    assert_equal(snapshot.state, before)
+    tiny.assert_equal(resumed, history)
+    tiny.assert_equal(resumed_final.state, final.state)
+    tiny.assert_equal(snapshot.state, before)
 
 
 def test_a_snapshot_does_not_change_as_training_goes_on():
@@ -351,7 +329,7 @@ def test_a_snapshot_does_not_change_as_training_goes_on():
         kept.append(moment.snapshot())
         copies.append({place: leaf.copy() for place, leaf in kept[-1].state.items()})
     for snapshot, copy in zip(kept, copies, strict=True):
-        assert_equal(snapshot.state, copy)
+        tiny.assert_equal(snapshot.state, copy)
 
 
 # Evaluations every few steps.
@@ -387,7 +365,7 @@ def test_evaluations_change_no_bit_of_training(steps, at, order):
     """Also across epochs; training losses are means over the steps between evaluations."""
     default, found = evaluated(0, order)[-1], evaluated(steps, order)[-1]
     assert found.history.step.tolist() == list(at)
-    assert_equal(found.state, default.state)
+    tiny.assert_equal(found.state, default.state)
     left, right = found.history, default.history
     for name in tiny.CURVES:
         assert left.curves[name].shape == (len(at), 2)
@@ -413,8 +391,8 @@ def test_resumed_at_any_evaluation_equals_uninterrupted_bit_for_bit():
     for snapshot in earlier:
         *_, resumed = resumed_from(snapshot, 4)
         np.testing.assert_array_equal(resumed.history.step, final.history.step)
-        assert_equal(resumed.history.curves, final.history.curves)
-        assert_equal(resumed.state, final.state)
+        tiny.assert_equal(resumed.history.curves, final.history.curves)
+        tiny.assert_equal(resumed.state, final.state)
 
 
 @pytest.mark.parametrize(("done", "total", "steps"), [(0, 9, 4), (4, 9, 4), (6, 9, 4), (0, 3, 9), (9, 9, 4)])

@@ -8,6 +8,7 @@ over all devices. Probes see the gradient before it is clipped, and the update.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -101,16 +102,30 @@ def check(training: Training) -> None:
     others = {field for optimizer in OPTIMIZERS.values() for field in optimizer.fields} - {*fields}
     _refuse(training, others, "optimizer", fields)
     if (read := SCHEDULE_FIELDS.get(training.schedule)) is not None:
-        _refuse(training, {*sum(SCHEDULE_FIELDS.values(), ())} - {*read}, "schedule", read)
-    if "epsilon" in fields and training.epsilon < np.finfo(np.float32).tiny:
+        _refuse(training, {*itertools.chain(*SCHEDULE_FIELDS.values())} - {*read}, "schedule", read)
+    check_float32(training)
+    if "epsilon" in fields and not training.epsilon:
         raise UserError(
-            f"`epsilon={training.epsilon}` is 0 in float32: {training.optimizer} would divide 0 by 0 for a weight"
-            " without gradient, as those of inactive units are: give a larger one, such as 1e-8"
+            f"`epsilon={training.epsilon}`: {training.optimizer} would divide 0 by 0 for a weight without gradient,"
+            " as those of inactive units are: give a small number such as 1e-8"
         )
     if training.warmup_epochs and training.warmup_epochs >= training.epochs:
         raise UserError(
             f"`warmup_epochs={training.warmup_epochs}` is too large: give less than `epochs={training.epochs}`"
         )
+
+
+def check_float32(training: Training) -> None:
+    """Raises UserError for numbers that float32 rounds to 0 or infinity, and for decays that it rounds to 1."""
+    tiny, largest = (float(limit) for limit in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+    for field in dataclasses.fields(Training):
+        value = getattr(training, field.name)
+        if isinstance(value, float) and value and not tiny <= abs(value) <= largest:
+            raise UserError(
+                f"`{field.name}={value}` is out of the range of float32: 0, or {tiny:.2g} to {largest:.2g}"
+            )
+        if field.name in ("beta1", "beta2") and np.float32(value) == 1:
+            raise UserError(f"`{field.name}={value}` is 1 in float32, so Adam would divide by 0: give less")
 
 
 def _refuse(training: Training, others: set[str], kind: str, fields: tuple[str, ...]) -> None:

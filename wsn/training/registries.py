@@ -77,9 +77,9 @@ def check(spec: Spec) -> None:
         raise UserError(
             f"`task={spec.task}`: `model={spec.model}` cannot: choose one of {', '.join(sorted(networks))}"
         )
-    for field in dataclasses.fields(Spec):
-        chooser, value = unread(spec.model, spec.task).get(field.name), getattr(spec, field.name)
-        if chooser and value != field.default:
+    defaults = {field.name: field.default for field in dataclasses.fields(Spec)}
+    for field, chooser in unread(spec.model, spec.task).items():
+        if (value := getattr(spec, field)) != defaults[field]:
             raise UserError(
-                f"`{field.name}={value}`: `{chooser}={getattr(spec, chooser)}` does not read it: leave it out"
+                f"`{field}={value}`: `{chooser}={getattr(spec, chooser)}` does not read it: leave it out"
             )

@@ -47,7 +47,8 @@ class Members(NamedTuple):
 
 
 # The leaves that are cut over devices with the batch (0), for `devices.compile_program`.
-LANES: Any = Members(State(None, None, None, None, 0), None, None, None, None)
+_NO: Any = None
+LANES: Any = Members(State(_NO, _NO, _NO, _NO, 0), _NO, _NO, _NO, _NO)
 
 
 def initial_members(
@@ -69,10 +70,9 @@ def initial_members(
     params, stats, rates = [], [], []
     for member, (unit_params, unit_stats) in enumerate(units):
         stored = stored_weights(unit_params, positions[member], mask, member)
-        for values, x in zip(
-            (params, rates), scaled_weights(group.members[member][0], model, stored), strict=True
-        ):
-            values.append(x)
+        weights, learning_rates = scaled_weights(group.members[member][0], model, stored)
+        params.append(weights)
+        rates.append(learning_rates)
         stats.append(unit_stats)
     stacked_params, count = stack(params), len(group.members)
     state = State(
