@@ -12,8 +12,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from experiments.beyond import width, width_verdict
-from experiments.convergence.halting import Curve, common, known, mean, minimum, steps
-from experiments.convergence.halting_figure import logarithmic, plain, points
+from experiments.convergence.halting import Curve, common, mean, minimum, steps, valid
+from experiments.convergence.halting_figure import draw_points, log_times, plain_numbers, tidy
 from experiments.convergence.path import split
 from experiments.convergence.path_figure import PARTS, stacked
 from experiments.lab.families import PALETTE
@@ -55,10 +55,10 @@ def over_width(axes: Axes, curves: Sequence[Curve], of, colours: dict) -> None:
         form = "+.3f" if of is minimum else "+.2f"
         label = f"{width.name(curve)}: {found.show(form=form)}"
         colour = colours[row["kind"], row["base_width"]]
-        points(axes, curve, of, colour, label, everyone=of is not steps, x="width")
+        draw_points(axes, curve, of, colour, label, all_seeds=of is not steps, x="width")
     axes.set(xscale="log")
     if of is not minimum:
-        logarithmic(axes)
+        log_times(axes)
     told = sorted({point.row["width"] for curve in curves for point in curve.points})
     axes.set_xticks(told, [str(one) for one in told])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -69,7 +69,7 @@ def over_width(axes: Axes, curves: Sequence[Curve], of, colours: dict) -> None:
 def least_in_view(curves: Sequence[Curve]) -> tuple[float, float]:
     """Limits of the losses: what half of the seeds of every network reach, so that one that diverged hides no other."""
     losses = [[minimum(run) for run in point.runs] for curve in curves for point in curve.points]
-    finite = [some for some in (known(values) for values in losses) if some.size]
+    finite = [some for some in (valid(values) for values in losses) if some.size]
     low, high = min(map(np.min, finite)), max(map(np.median, finite))
     return low - 0.1 * (high - low), high + 0.4 * (high - low)
 
@@ -99,8 +99,8 @@ def one_axis(axes: Axes, curves: Sequence[Curve], colours: dict) -> None:
     found = width_verdict.collapse(curves)
     axes.set(xscale="log", xlabel="learning rate × trace of the tangent kernel, at the start")
     axes.set_ylabel(list(ROWS)[1])
-    plain(axes.xaxis)
-    logarithmic(axes)
+    plain_numbers(axes.xaxis)
+    log_times(axes)
     axes.set_title(
         f"one axis for all: exponent {found.exponent.show(form='+.2f')}\nof the width beside it"
         f" {found.width.show(form='+.2f')}; numbers are widths",
@@ -134,8 +134,3 @@ def bars(axes: Axes, curves: Sequence[Curve]) -> None:
     tidy(axes)
     keys = [Patch(color=colour, label=label) for label, colour in PARTS.values()]
     axes.legend(handles=[*keys, *axes.get_legend_handles_labels()[0]], frameon=False, fontsize=7.5)
-
-
-def tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)

@@ -56,7 +56,7 @@ class Collapse(NamedTuple):
 
 def by_width(curve: Curve, of=steps) -> Estimate:
     """The exponent in width; of a time to a minimum over the certain seeds, else over all."""
-    return curve.by("width", of) if of is steps else curve.of_all("width", of)
+    return curve.exponent("width", of) if of is steps else curve.exponent_of_all("width", of)
 
 
 def agrees(found: Estimate, prediction: str) -> str:
@@ -174,7 +174,7 @@ def together(told: Sequence[Row]) -> str:
 def rest(curves: Sequence[Curve]) -> str:
     """How many runs have no certain minimum, and how many no common time."""
     runs = {(r.result.spec, r.result.seed): r for c in curves for p in c.points for r in p.runs}.values()
-    uncertain = sum(not run.counts for run in runs)
+    uncertain = sum(not run.certain for run in runs)
     without = sum(np.isnan(common(run)) for run in runs)
     return (
         f"{uncertain} of {len(runs)} runs are censored: their own T is a lower bound; {without} did not come to the"

@@ -7,12 +7,12 @@
 
 "Empirically Characterizing Overparameterization Impact on Convergence" trains recurrent networks of growing width at
 one learning rate, and counts the steps T until the validation loss is within 1 % of its minimum: T = a·M^-k + b in the
-number of weights M (here: of all matrices, no biases). Each network has its own minimum, so T mixes speed with
-capacity: beside it are the steps to a loss that all of them reach. Training ends when the loss has risen for certain;
-where it did not before --epochs, the run is censored: drawn hollow, and left out of exponents.
-`--fractions=0.25,1`, `--depths=1,2,4`, `--learning_rates=0.3,0.8` and `--adam_rate=0.003` draw several curves.
-Writes WORKDIR/halting_time.csv, a row per network, halting_time_seeds.csv, a row per run, halting_time_claims.csv, what
-the paper says with our numbers, and WORKDIR/halting_time.png.
+number of weights M (here: of all matrices, without biases). Each network has its own minimum, so T mixes speed with
+capacity; the steps to a loss that all networks reach are reported as well. Training stops once the loss clearly rises.
+A run that reaches --epochs first is censored: drawn hollow, and excluded from exponents.
+`--fractions=0.25,1`, `--depths=1,2,4`, `--learning_rates=0.3,0.8` and `--adam_rate=0.003` add curves.
+Writes WORKDIR/halting_time.csv, a row per network, halting_time_seeds.csv, a row per run, halting_time_claims.csv, the
+paper's claims with our numbers, and WORKDIR/halting_time.png.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from itertools import combinations
 import numpy as np
 
 from experiments.convergence import halting, halting_figure, study
-from experiments.convergence.halting import Curve, Halted, common, minimum, slope, steps
+from experiments.convergence.halting import Curve, HaltedRun, common, minimum, slope, steps
 from experiments.convergence.settings import PRESETS, Preset
 from experiments.lab import families, launch, output
 from experiments.lab.flags import Command
@@ -32,17 +32,7 @@ from wsn.sparsity import family
 from wsn.tasks import metrics
 
 EXPERIMENT = "halting_time"
-COLUMNS = [
-    *study.KEYS,
-    "seeds",
-    "censored",
-    "steps_mean",
-    "steps_std",
-    "common_steps_mean",
-    "epochs_mean",
-    "best_validation_loss_mean",
-    "best_validation_loss_std",
-]
+COLUMNS = [*study.KEYS, *halting.SUMMARY]
 CLAIMS = ["claim", "curve", "value", "low", "high", "unit", "verdict"]
 SEEDS = [
     *study.KEYS,
@@ -58,21 +48,16 @@ SEEDS = [
     "common_steps_far",
     "best_validation_loss",
 ]
-BLOCKS = (
-    "width",
-    "fraction",
-    "depth",
-    "optimizer",
-    "learning_rate",
-)  # what curves and their points differ in
+# What curves and their networks differ in.
+FACTORS = ("width", "fraction", "depth", "optimizer", "learning_rate")
 IN_WEIGHTS = "exponent"
-OUTSIDE = ("embedding", "softmax")
-SAME = 0.1  # exponents that differ by less are called the same
-FLOOR = 0.05  # of the shortest time: a floor below it is called none
+NOT_HIDDEN = ("embedding", "softmax")
+SAME = 0.1  # exponents that differ by less count as equal
+FLOOR = 0.05  # of the shortest time: a smaller floor counts as none
 
 
 def rows(curves: Sequence[Curve], run: Run) -> list[families.Row]:
-    """A row per network: what it is, and its times."""
+    """A row per network: its description and its times."""
     return [
         point.row | halting.summary(point, study.steps_of_epoch(run.source_of(spec), spec))
         for curve in curves
@@ -82,149 +67,153 @@ def rows(curves: Sequence[Curve], run: Run) -> list[families.Row]:
 
 
 def claims(curves: Sequence[Curve], names: Sequence[str]) -> Iterator[families.Row]:
-    """The paper's claims about T, in its order; those that these curves can say something about."""
-    for curve, name in zip(curves, names, strict=True):
-        found = curve.by("weights", steps)
-        yield claim("C1 T falls as M grows", name, found, IN_WEIGHTS, sign(-found))
-    for curve, name in zip(curves, names, strict=True):
-        found = curve.of_all("weights", common)
-        yield claim("C1 T to a loss common to all falls", name, found, "common exponent", sign(-found))
-    yield from over("C2 T grows with the data", "fraction", curves, rising=True)
-    yield from rates(curves, names)
-    yield from over("C5 T falls as depth grows", "depth", curves, rising=False)
-    for curve, name in zip(curves, names, strict=True):
+    """The paper's claims about T in its order, those that these curves can test."""
+    named = list(zip(curves, names, strict=True))
+    for curve, name in named:
+        exponent = curve.exponent("weights", steps)
+        yield claim("C1 T falls as M grows", name, exponent, IN_WEIGHTS, sign(-exponent))
+    for curve, name in named:
+        exponent = curve.exponent_of_all("weights", common)
+        yield claim("C1 T to a loss common to all falls", name, exponent, "common exponent", sign(-exponent))
+    yield from across_curves("C2 T grows with the data", "fraction", curves, rising=True)
+    yield from optimizers(curves, names)
+    yield from across_curves("C5 T falls as depth grows", "depth", curves, rising=False)
+    for curve, name in named:
         yield from floor(curve, name)
-    for curve, name in zip(curves, names, strict=True):
+    for curve, name in named:
         yield from overfitting(curve, name)
 
 
-def claim(says: str, curve: str, found: Estimate, unit: str, verdict: str) -> families.Row:
-    return {"claim": says, "curve": curve, "unit": unit, "verdict": verdict} | dict(
-        zip(("value", "low", "high"), found, strict=True)
-    )
+def claim(text: str, curve: str, estimate: Estimate, unit: str, verdict: str) -> families.Row:
+    row = {"claim": text, "curve": curve, "unit": unit, "verdict": verdict}
+    return row | estimate._asdict()
 
 
-def over(says: str, column: str, curves: Sequence[Curve], rising: bool) -> Iterator[families.Row]:
-    """The exponent of T over what the curves differ in, all else being equal: one slope, each network its height."""
+def across_curves(text: str, column: str, curves: Sequence[Curve], rising: bool) -> Iterator[families.Row]:
+    """The exponent of T in a column in which curves differ, all else equal: one slope, an intercept per network."""
     points = [point for curve in curves for point in curve.points]
-    rest = [[point.row[name] for name in BLOCKS if name != column] for point in points]
-    times = [[steps(run) for run in point.runs if run.counts] for point in points]
+    blocks = [tuple(point.row[name] for name in FACTORS if name != column) for point in points]
+    times = [[steps(run) for run in point.runs if run.certain] for point in points]
     x = "weights" if column == "depth" else column
     if len({point.row[column] for point in points}) > 1:
-        found = slope([point.row[x] for point in points], times, [tuple(block) for block in rest])
-        yield claim(says, "all", found, f"exponent in {x}", sign(found if rising else -found))
+        exponent = slope([point.row[x] for point in points], times, blocks)
+        yield claim(text, "all", exponent, f"exponent in {x}", sign(exponent if rising else -exponent))
 
 
-def rates(curves: Sequence[Curve], names: Sequence[str]) -> Iterator[families.Row]:
-    """C3 and C4: whether curves that differ in nothing but rate, or in optimiser, have one exponent.
+def optimizers(curves: Sequence[Curve], names: Sequence[str]) -> Iterator[families.Row]:
+    """C3 and C4: whether curves that differ in learning rate or optimizer alone have the same exponent.
 
-    What the paper says of their heights is not tested: at one weight count T follows the rate anyway.
+    Not tested: what the paper says of the heights of these curves. At equal weights T depends on the rate anyway.
     """
-    for (one, name), (other, second) in combinations(zip(curves, names, strict=True), 2):
-        first, last = one.points[0].row, other.points[0].row
-        if any(first[key] != last[key] for key in ("fraction", "depth")):
+    for (curve, name), (other, other_name) in combinations(zip(curves, names, strict=True), 2):
+        if any(curve.row[key] != other.row[key] for key in ("fraction", "depth")):
             continue
-        found = halting.difference(one, other)
-        same, told = equal(found, SAME), f"{name} less {second}"
-        if first["optimizer"] == last["optimizer"] == "sgd":
-            yield claim("C3 the rate leaves the exponent as it is", told, found, IN_WEIGHTS, same)
-        elif first["optimizer"] != last["optimizer"]:
-            changes = (
-                "fails" if same == "holds" else "holds" if found.low > 0 or found.high < 0 else "undecided"
-            )
-            yield claim("C4 Adam changes the exponent", told, found, IN_WEIGHTS, changes)
+        difference = halting.difference(curve, other)
+        same, pair = equal(difference, SAME), f"{name} less {other_name}"
+        if curve.row["optimizer"] == other.row["optimizer"] == "sgd":
+            yield claim("C3 the rate leaves the exponent as it is", pair, difference, IN_WEIGHTS, same)
+        elif curve.row["optimizer"] != other.row["optimizer"]:
+            differs = difference.low > 0 or difference.high < 0
+            verdict = "fails" if same == "holds" else "holds" if differs else "undecided"
+            yield claim("C4 Adam changes the exponent", pair, difference, IN_WEIGHTS, verdict)
 
 
 def floor(curve: Curve, name: str) -> Iterator[families.Row]:
-    """C6 by the fit with three parameters, of which the exponent above the floor must be one that falls."""
+    """C6: the floor b of the fit with three parameters is above zero, and T falls toward it (k > 0)."""
     times = curve.values(steps)
-    fit = halting.fitted(curve.told("weights"), times)
+    fit = halting.fit_floor(curve.column("weights"), times)
     if fit is not None:
-        least = FLOOR * min(halting.mean(values) for values in times if values)
-        holds = fit.b.low > least and fit.k.low > 0
-        verdict = "holds" if holds else "fails" if fit.b.high < least else "undecided"
+        negligible = FLOOR * min(halting.mean(values) for values in times if values)
+        holds = fit.b.low > negligible and fit.k.low > 0
+        verdict = "holds" if holds else "fails" if fit.b.high < negligible else "undecided"
         yield claim("C6 T has a floor", name, fit.b, "steps", verdict)
         yield claim("C6 T falls above its floor", name, -fit.k, "exponent there", sign(fit.k))
 
 
 def overfitting(curve: Curve, name: str) -> Iterator[families.Row]:
-    """C11: the least loss of the largest network over that of the best of the others, while T falls."""
+    """C11: the lowest loss of the largest network minus that of the best other network is positive, while T falls."""
     *others, largest = curve.values(minimum)
     others = [values for values in others if values]
     if others and largest:
-        found = simulated(lambda means: means[:, 0] - means[:, 1:].min(1), [largest, *others])
-        both = sign(found), sign(-curve.by("weights", steps))
+        excess = simulated(lambda means: means[:, 0] - means[:, 1:].min(1), [largest, *others])
+        both = sign(excess), sign(-curve.exponent("weights", steps))
         verdict = next((word for word in ("fails", "undecided") if word in both), "holds")
-        yield claim("C11 the best loss rises again while T falls", name, found, "nats", verdict)
+        yield claim("C11 the best loss rises again while T falls", name, excess, "nats", verdict)
 
 
 def seeds(curves: Sequence[Curve], run: Run) -> Iterator[families.Row]:
-    """A row per run: its times, what they rest on, and what the task measures where the loss is least."""
+    """A row per run: its times, and what the task measures at the lowest loss."""
     for point in (point for curve in curves for point in curve.points):
         spec = point.runs[0].result.spec
         shapes = study.shapes_of(run.source_of(spec), spec)
-        inside = [layer for layer, group in models.groups_of(spec, shapes).items() if group not in OUTSIDE]
-        for one in point.runs:
-            found, at = one.halting, halting.evaluations(one.result)
-            yield (
-                point.row
-                | {
-                    "seed": one.result.seed,
-                    "hidden_weights": family.kept_weights(spec, {k: shapes[k] for k in inside}),
-                }
-                | {"censored": int(not one.counts), "diverged": int(np.isnan(found.minimum))}
-                | {"steps": found.step, "minimum_step": found.minimum_step, "last_step": int(at[-1])}
-                | {"evaluations_before": int(np.searchsorted(at, found.step)) if one.counts else ""}
-                | {"common_steps": one.common[0], "common_steps_far": one.common[1]}
-                | {"best_validation_loss": found.minimum}
-                | dict(at_minimum(one))
-            )
+        groups = models.groups_of(spec, shapes)
+        hidden = {layer: shapes[layer] for layer, group in groups.items() if group not in NOT_HIDDEN}
+        for halted in point.runs:
+            halt, evaluations = halted.halting, halting.evaluations(halted.result)
+            before = int(np.searchsorted(evaluations, halt.step)) if halted.certain else ""
+            yield point.row | {
+                "seed": halted.result.seed,
+                "hidden_weights": family.kept_weights(spec, hidden),
+                "censored": int(halt.censored),
+                "diverged": int(np.isnan(halt.minimum)),
+                "steps": halt.step,
+                "minimum_step": halt.minimum_step,
+                "last_step": int(evaluations[-1]),
+                "evaluations_before": before,
+                "common_steps": halted.common[0],
+                "common_steps_far": halted.common[1],
+                "best_validation_loss": halt.minimum,
+                **at_minimum(halted),
+            }
 
 
-def at_minimum(run: Halted) -> Iterator[tuple[str, float]]:
-    """What else the task measures on held-out data, where the loss is least; nothing of a run that diverged."""
-    for metric in metrics(run.result.spec.task):
-        if metric.name != "loss" and not np.isnan(minimum(run)):
-            losses = run.result.curves[halting.LOSS]
-            yield metric.name, float(run.result.curves[f"validation_{metric.name}"][np.argmin(losses)])
+def at_minimum(run: HaltedRun) -> dict[str, float]:
+    """What else the task measures on held-out data, at the lowest loss; nothing of a run that diverged."""
+    if np.isnan(minimum(run)):
+        return {}
+    curves = run.result.curves
+    lowest = np.argmin(curves[halting.LOSS])
+    names = [metric.name for metric in metrics(run.result.spec.task) if metric.name != "loss"]
+    return {name: float(curves[f"validation_{name}"][lowest]) for name in names}
 
 
-def lines(told: Sequence[families.Row]) -> Iterator[str]:
-    """The claims, a line each."""
-    for row in told:
+def lines(rows: Sequence[families.Row]) -> Iterator[str]:
+    """The claims, one line each."""
+    for row in rows:
         value = Estimate(row["value"], row["low"], row["high"])
         form = {"steps": ".0f", "nats": "+.3f"}.get(row["unit"], "+.2f")
         curve = "" if row["curve"] == "all" else f" ({row['curve']})"
-        yield f"{row['claim']}{curve}: {row['verdict']}, {row['unit']} {value.show(form=form)}"
+        verdict = row["verdict"].replace("undecided", "inconclusive")
+        yield f"{row['claim']}{curve}: {verdict}, {row['unit']} {value.show(form=form)}"
 
 
 def measured(curve: Curve, name: str) -> Iterator[str]:
-    """What else the task measures, where the loss is least: a mean over the seeds of each width."""
-    found = {point.row["width"]: [dict(at_minimum(run)) for run in point.runs] for point in curve.points}
-    for metric in dict.fromkeys(key for runs in found.values() for run in runs for key in run):
-        means = {w: halting.mean([run[metric] for run in runs if run]) for w, runs in found.items()}
-        told = ", ".join(f"{x:.3g} (width {w})" for w, x in means.items())
-        yield f"{metric.replace('_', ' ')} at the least loss ({name}): {told}"
+    """What else the task measures at the lowest loss: a mean over the seeds of each width."""
+    by_width = {point.row["width"]: [at_minimum(run) for run in point.runs] for point in curve.points}
+    for metric in dict.fromkeys(key for runs in by_width.values() for run in runs for key in run):
+        means = {w: halting.mean([run[metric] for run in runs if run]) for w, runs in by_width.items()}
+        values = ", ".join(f"{x:.3g} (width {w})" for w, x in means.items())
+        yield f"{metric.replace('_', ' ')} at the lowest loss ({name}): {values}"
 
 
 def main(preset: Preset, run: Run) -> None:
-    asked = study.networks(preset, run)
-    results = families.collect(asked, run, EXPERIMENT)
+    networks = study.networks(preset, run)
+    results = families.collect(networks, run, EXPERIMENT)
     if results is None:
         return
-    curves = study.curves(asked, results, run)
+    curves = study.curves(networks, results, run)
     names = study.names(curves)
-    table, told, runs = rows(curves, run), list(claims(curves, names)), list(seeds(curves, run))
+    table, claim_rows, runs = rows(curves, run), list(claims(curves, names)), list(seeds(curves, run))
     output.print_table(table, COLUMNS)
     figure = halting_figure.draw(curves, names, study.caption(preset, run))
     others = [metric.name for metric in metrics(runs[0]["task"]) if metric.name != "loss"]
     written = (
         output.write_table(run.folder, EXPERIMENT, table, COLUMNS),
-        output.write_table(run.folder, f"{EXPERIMENT}_claims", told, CLAIMS),
+        output.write_table(run.folder, f"{EXPERIMENT}_claims", claim_rows, CLAIMS),
         output.write_table(run.folder, f"{EXPERIMENT}_seeds", runs, [*SEEDS, *others]),
         output.write_figure(run.folder, EXPERIMENT, figure),
     )
-    print(*lines(told), sep="\n")
+    print(*lines(claim_rows), sep="\n")
     for curve, name in zip(curves, names, strict=True):
         for line in measured(curve, name):
             print(line)

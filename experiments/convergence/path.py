@@ -1,14 +1,14 @@
-"""The way through weight space up to the halting time, and the exact split of that time.
+"""The optimization path up to the halting time, and the exact factors of that time.
 
-In: runs with the sums of the probe `path`. Out: numbers of every group of layers, and T = distance × tortuosity ÷ mean
-step, whose exponents add up. The probes are cumulative: they are read at T, not at the end of a run that over-fitted.
+In: runs with the sums of the probe `path`. Out: measures of every group of layers; T = distance × tortuosity ÷ mean
+step, so exponents add up. The probe's sums are cumulative: they are read at T, not at the end of a run that overfitted.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.convergence.halting import Curve, Halted, at, deviation, mean, steps
+from experiments.convergence.halting import Curve, HaltedRun, Quantity, at_halting, deviation, mean, steps
 from experiments.lab.families import Row
 from experiments.lab.intervals import Estimate
 from wsn.spec import Spec
@@ -23,8 +23,8 @@ QUANTITIES = (
     "angle_start",
     "sum_squared_steps",
 )
-# Section 4.3: (claim, quantity, sign of its exponent); the paper says all of them of every group but C9, of which it
-# says that embeddings hardly change.
+# Section 4.3: (claim, quantity, sign of its exponent). The paper makes each claim about every group, but C9 about
+# embeddings less: their mean step hardly changes.
 CLAIMS = (
     ("C7 distance falls", "distance", -1),
     ("C8 path gets shorter", "path_length", -1),
@@ -32,97 +32,95 @@ CLAIMS = (
     ("C9 mean step grows", "step", 1),
     ("C10 angle opens", "angle_start", 1),
 )
-# What it prints, as exponents in width: falls by 13, 15, 25 % and a rise of 10 % over weights of 0.79 to 13 million.
-PAPER_WIDTHS = 764 / 185
+PAPER_WIDTHS = 764 / 185  # for 0.79 to 13 million weights, 22 H² + 2 V H with V = 98
+
+
+def paper_exponent(percent: float) -> float:
+    """The exponent in width of a change that the paper prints in percent from its narrowest to its widest network."""
+    return float(np.log1p(percent / 100) / np.log(PAPER_WIDTHS))
+
+
+# Section 4.3, the recurrent network: quantity → group → exponent in width.
 PAPER = {
     "distance": {
-        group: float(np.log(1 - fall) / np.log(PAPER_WIDTHS))
-        for group, fall in {"embedding": 0.13, "hidden": 0.15, "softmax": 0.25}.items()
+        "embedding": paper_exponent(-13),
+        "hidden": paper_exponent(-15),
+        "softmax": paper_exponent(-25),
     },
-    "step": {"embedding": float(np.log(1.1) / np.log(PAPER_WIDTHS)), "hidden": 0.21, "softmax": 0.5},
+    "step": {"embedding": paper_exponent(10), "hidden": 0.21, "softmax": 0.5},
 }
-FACTORS = {"distance": 1, "tortuosity": 1, "step": -1}  # of the time, with the sign of their exponents
+FACTORS = {"distance": 1, "tortuosity": 1, "step": -1}  # of T, with the signs of their exponents
 
 
 def groups(curves: Sequence[Curve]) -> list[str]:
     """The groups of layers, `all` last."""
     columns = curves[0].points[0].runs[0].result.curves
-    own = [name.partition("/")[0] for name in columns if name.endswith("/distance")]
+    names = [name.partition("/")[0] for name in columns if name.endswith("/distance")]
     order = ("convolutions", "embedding", "hidden", "softmax")
-    return sorted(own, key=lambda name: (name == "all", order.index(name) if name in order else 9, name))
+    return sorted(names, key=lambda name: (name == "all", order.index(name) if name in order else 9, name))
 
 
-def geometry(run: Halted, group: str) -> Row:
-    """What the path of a group is up to the halting time; angles in radians.
+def geometry(run: HaltedRun, group: str) -> Row:
+    """Measures of a group's path up to the halting time; angles in radians.
 
-    Squares are interpolated, so that 2·projection_start = distance² − sum_squared_steps holds between evaluations too.
+    Squares are interpolated, so that 2·projection_start = distance² − sum_squared_steps also between evaluations.
     """
-    curves = {
-        name.partition("/")[2]: x for name, x in run.result.curves.items() if name.startswith(f"{group}/")
-    }
-    total = {
-        name: at(run, curves[name])
-        for name in (
-            "path_length",
-            "gradient",
-            "cosine_start",
-            "angle_start",
-            "angles",
-            "squared_steps",
-            "projection_start",
-        )
-    }
-    distance, time = float(np.sqrt(at(run, curves["distance"] ** 2))), steps(run)
+    curves = run.result.curves
+
+    def total(name: str) -> float:
+        return at_halting(run, curves[f"{group}/{name}"])
+
+    distance = float(np.sqrt(at_halting(run, curves[f"{group}/distance"] ** 2)))
+    length, angles, time = total("path_length"), total("angles"), steps(run)
     return {
         "distance": distance,
-        "path_length": total["path_length"],
-        "step": total["path_length"] / time,
-        "gradient": total["gradient"] / time,
-        "tortuosity": ratio(total["path_length"], distance),
-        "cosine_start": ratio(total["cosine_start"], total["angles"]),
-        "angle_start": ratio(total["angle_start"], total["angles"]),
-        "sum_squared_steps": total["squared_steps"],
-        "projection_start": total["projection_start"],
+        "path_length": length,
+        "step": length / time,
+        "gradient": total("gradient") / time,
+        "tortuosity": ratio(length, distance),
+        "cosine_start": ratio(total("cosine_start"), angles),
+        "angle_start": ratio(total("angle_start"), angles),
+        "sum_squared_steps": total("squared_steps"),
+        "projection_start": total("projection_start"),
     }
 
 
-def ratio(over: float, under: float) -> float:
-    return over / under if under else np.nan
+def ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else np.nan
 
 
-def of(group: str, name: str) -> Callable[[Halted], float]:
+def quantity(group: str, name: str) -> Quantity:
     return lambda run: geometry(run, group)[name]
 
 
 def exponent(curve: Curve, group: str, name: str, x: str = "weights") -> Estimate:
-    """Of a quantity of a group in the number of weights, or in the width."""
-    return curve.by(x, of(group, name))
+    """The exponent of a quantity of a group in the number of weights, or in the width."""
+    return curve.exponent(x, quantity(group, name))
 
 
 def split(curve: Curve, group: str, x: str = "weights") -> dict[str, Estimate]:
-    """The exponents in `x` of T and of its factors: T's is that of distance + that of tortuosity − the step's."""
-    return {"T": curve.by(x, steps)} | {name: exponent(curve, group, name, x) for name in FACTORS}
+    """The exponents in `x` of T and of its factors: T's is distance + tortuosity − step."""
+    return {"T": curve.exponent(x, steps)} | {name: exponent(curve, group, name, x) for name in FACTORS}
 
 
-Ends = Mapping[tuple[Spec, int, str], Row]  # network, seed, group → what `second_pass` adds
+Ends = Mapping[tuple[Spec, int, str], Row]  # (network, seed, group) → columns of `second_pass`
 
 
 def rows(curves: Sequence[Curve], ends: Ends) -> list[Row]:
-    """A row per network and group: means over the seeds whose time is certain; over all, where none is."""
-    found = []
-    for curve in curves:
-        for point in curve.points:
-            for group in groups(curves):
-                values = [geometry(run, group) | of_end(run, group, ends) for run in point.certain]
-                row: Row = point.row | {"group": group, "seeds": len(point.certain)}
-                for name in (*QUANTITIES, *(name for name in values[0] if name.endswith("_end"))):
-                    row[f"{name}_mean"] = mean([one[name] for one in values])
-                    row[f"{name}_std"] = deviation([one[name] for one in values])
-                found.append(row)
-    return found
+    """A row per network and group: means over the seeds that are not censored, over all if all are."""
+    table = []
+    for point in (point for curve in curves for point in curve.points):
+        for group in groups(curves):
+            values = [geometry(run, group) | at_end(run, group, ends) for run in point.certain]
+            row: Row = point.row | {"group": group, "seeds": len(point.certain)}
+            for name in (*QUANTITIES, *(name for name in values[0] if name.endswith("_end"))):
+                row[f"{name}_mean"] = mean([of_seed[name] for of_seed in values])
+                row[f"{name}_std"] = deviation([of_seed[name] for of_seed in values])
+            table.append(row)
+    return table
 
 
-def of_end(run: Halted, group: str, ends: Ends) -> Row:
+def at_end(run: HaltedRun, group: str, ends: Ends) -> Row:
     return ends.get((run.result.spec, run.result.seed, group), {})
 
 
@@ -130,9 +128,9 @@ def seeds(curves: Sequence[Curve], ends: Ends) -> list[Row]:
     """A row per network, seed and group."""
     return [
         point.row
-        | {"seed": run.result.seed, "censored": int(not run.counts), "steps": steps(run), "group": group}
+        | {"seed": run.result.seed, "censored": int(not run.certain), "steps": steps(run), "group": group}
         | geometry(run, group)
-        | of_end(run, group, ends)
+        | at_end(run, group, ends)
         for curve in curves
         for point in curve.points
         for run in point.runs

@@ -1,6 +1,6 @@
-"""The figure of path geometry: violins over seeds of distance, step, angle and length, and the split of the exponents.
+"""The figure of path geometry: violins over seeds of distance, step, angle and length, and exponents of the factors.
 
-In: curves, of which the first is drawn as violins, and their names. Out: the figure, a column a group.
+In: curves, of which the first is drawn as violins, and their names. Out: the figure, one column per group of layers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,15 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from experiments.convergence import path
-from experiments.convergence.halting import Curve, mean
+from experiments.convergence.halting import Curve, mean, valid
 from experiments.lab.families import PALETTE
 from experiments.lab.intervals import Estimate
 
 PANELS = {
-    "distance": "direct distance",
+    "distance": "distance from the start",
     "step": "mean step",
-    "angle_start": "mean angle to the start, π",
-    "path_length": "length of the path",
+    "angle_start": "mean angle to the start (π)",
+    "path_length": "path length",
 }
 PARTS = {
     "distance": ("distance", PALETTE[1]),
@@ -30,25 +30,25 @@ PARTS = {
 
 
 def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
-    own = path.groups(curves)
-    figure = Figure(figsize=(3.4 * len(own), 13), layout="constrained")
-    panels = figure.subplots(len(PANELS) + 1, len(own), squeeze=False)
-    for column, group in enumerate(own):
+    groups = path.groups(curves)
+    figure = Figure(figsize=(3.4 * len(groups), 13), layout="constrained")
+    panels = figure.subplots(len(PANELS) + 1, len(groups), squeeze=False)
+    for column, group in enumerate(groups):
         for line, (quantity, label) in enumerate(PANELS.items()):
             axes = panels[line, column]
             violins(axes, curves[0], group, quantity)
             if group in path.PAPER.get(quantity, {}):
-                papers(axes, curves[0], group, quantity)
+                paper_line(axes, curves[0], group, quantity)
             axes.set(xlabel="width", ylabel=label if column == 0 else "")
         panels[0, column].set_title(group)
         bars(panels[-1, column], curves, names, group)
     panels[-1, 0].set_ylabel("exponent in weights")
-    keys = [Patch(color=colour, label=label) for label, colour in PARTS.values()]
+    keys = [Patch(color=color, label=label) for label, color in PARTS.values()]
     panels[-1, -1].legend(handles=keys, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     for axes in panels.ravel():
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
-        f"{caption}. Violins: {names[0]}; hollow: a minimum that is not certain.\n"
+        f"{caption}. Violins: {names[0]}; hollow: censored (minimum not certain).\n"
         "Bottom: exponent of T (dot, 95 %) = distance + tortuosity − step",
         fontsize=10,
     )
@@ -56,53 +56,52 @@ def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
 
 
 def violins(axes: Axes, curve: Curve, group: str, quantity: str) -> None:
-    """Over seeds by width, a dot each; a violin of three or more."""
+    """Seeds by width as dots, with a violin from three different values on."""
+    unit = np.pi if quantity == "angle_start" else 1.0
     for place, point in enumerate(curve.points):
-        values = [path.geometry(run, group)[quantity] for run in point.runs]
-        values = [value / np.pi for value in values] if quantity == "angle_start" else values
-        certain = np.array([run.counts for run in point.runs])
-        known = [value for value in values if np.isfinite(value)]
-        if len(set(known)) > 2:
-            bodies: Any = axes.violinplot([known], [place], showextrema=False, widths=0.7)["bodies"]
+        values = np.array([path.geometry(run, group)[quantity] for run in point.runs]) / unit
+        certain = np.array([run.certain for run in point.runs])
+        finite = values[np.isfinite(values)]
+        if len(set(finite)) > 2:
+            bodies: Any = axes.violinplot([finite], [place], showextrema=False, widths=0.7)["bodies"]
             bodies[0].set(facecolor=PALETTE[1], alpha=0.25)
         for chosen, face in ((certain, PALETTE[1]), (~certain, "white")):
-            axes.plot(
-                np.full(chosen.sum(), place), np.array(values)[chosen], "o", ms=4, color=PALETTE[1], mfc=face
-            )
-    axes.set_xticks(range(len(curve.points)), [f"{width:g}" for width in curve.told("width")])
+            axes.plot(np.full(chosen.sum(), place), values[chosen], "o", ms=4, color=PALETTE[1], mfc=face)
+    axes.set_xticks(range(len(curve.points)), [f"{width:g}" for width in curve.column("width")])
     axes.grid(alpha=0.25, axis="y")
 
 
-def papers(axes: Axes, curve: Curve, group: str, quantity: str) -> None:
-    """The paper's exponent, through the geometric middle of the means."""
+def paper_line(axes: Axes, curve: Curve, group: str, quantity: str) -> None:
+    """The paper's exponent, through the geometric center of our means."""
     power = path.PAPER[quantity][group]
-    points = [(x, mean(values)) for x, values in enumerate(curve.values(path.of(group, quantity))) if values]
+    by_width = curve.values(path.quantity(group, quantity))
+    points = [(x, mean(values)) for x, values in enumerate(by_width) if len(valid(values))]
     if len(points) < 2:
         return
     places, means = zip(*points, strict=True)
-    widths = np.log(np.array(curve.told("width"))[list(places)])
+    widths = np.log(np.array(curve.column("width"))[list(places)])
     heights = np.exp(np.log(means).mean() + power * (widths - widths.mean()))
-    axes.plot(places, heights, "--", color=PALETTE[0], lw=1.2, label=f"the paper: width^{power:+.2f}")
+    axes.plot(places, heights, "--", color=PALETTE[0], lw=1.2, label=f"paper: width^{power:+.2f}")
     axes.legend(frameon=False, fontsize=7)
 
 
-def stacked(found: Mapping[str, Estimate]) -> Iterator[tuple[str, float, float]]:
-    """(colour, where it begins, height) of each factor's exponent, those that rise above those that fall."""
+def stacked(exponents: Mapping[str, Estimate]) -> Iterator[tuple[str, float, float]]:
+    """(color, start, height) of the bar of each factor; positive ones stacked upward, negative ones downward."""
     top = bottom = 0.0
-    for name, (_, colour) in PARTS.items():
-        height = path.FACTORS[name] * found[name].value
+    for name, (_, color) in PARTS.items():
+        height = path.FACTORS[name] * exponents[name].value
         if not np.isnan(height):
-            yield colour, top if height > 0 else bottom, height
+            yield color, top if height > 0 else bottom, height
             top, bottom = (top + height, bottom) if height > 0 else (top, bottom + height)
 
 
 def bars(axes: Axes, curves: Sequence[Curve], names: Sequence[str], group: str) -> None:
     """The factors' exponents stacked; their sum is the exponent of T."""
     for place, curve in enumerate(curves):
-        found = path.split(curve, group)
-        for colour, start, height in stacked(found):
-            axes.bar(place, height, 0.6, start, color=colour)
-        time = found["T"]
+        exponents = path.split(curve, group)
+        for color, start, height in stacked(exponents):
+            axes.bar(place, height, 0.6, start, color=color)
+        time = exponents["T"]
         if not np.isnan(time.value):
             axes.plot(place, time.value, "ko", ms=5)
             if not np.isnan(time.low):

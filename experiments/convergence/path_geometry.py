@@ -1,16 +1,16 @@
-"""The way through weight space over the number of weights: Figures 6, 7 and 8 of the convergence paper, and a split.
+"""The optimization path over the number of weights: Figures 6, 7 and 8 of the convergence paper, and the factors of T.
 
     python -m experiments.path_geometry --workdir=results/halting_time  # records of halting_time, seconds
     python -m experiments.path_geometry --preset=small  # tiny_shakespeare, ten seeds, hours (estimated)
 
-Per group of layers (embedding, hidden, softmax, all), up to the halting time T: the direct distance from start to end;
-the length of the path, which the paper speaks of and does not show; the mean step; the mean angle between the gradient
-and the way from the start. Exactly T = distance × tortuosity ÷ step, with tortuosity = length ÷ distance, so the
-exponents in the number of weights add up: they say which of them makes wider networks faster.
-`--second_pass` trains everything twice more, for the angle between the gradient and the way to the end (cosine_end and
-angle_end, up to the first evaluation at or after T), since the end is known when it is reached.
-It trains the first curve of `experiments.halting_time`, but for what that left in the same folder.
-Writes WORKDIR/path_geometry.csv, a row per network and group, path_geometry_seeds.csv, one for every seed, in which
+Per group of layers (embedding, hidden, softmax, all), up to the halting time T: the distance from start to end; the
+length of the path, which the paper mentions but does not show; the mean step; the mean angle between the gradient and
+the displacement from the start. Exactly T = distance × tortuosity ÷ step, with tortuosity = length ÷ distance, so the
+exponents in the number of weights add up and show which factor makes wider networks faster.
+`--second_pass` trains everything twice more, for the angle between the gradient and the displacement from the end
+(cosine_end and angle_end, up to the first evaluation at or after T), since the end is known only after training.
+It trains the first curve of `experiments.halting_time`; runs that are already in the folder are reused.
+Writes WORKDIR/path_geometry.csv, a row per network and group, path_geometry_seeds.csv, a row per seed, in which
 2·projection_start = distance² − sum_squared_steps, path_geometry_claims.csv, the paper's claims beside ours (exponents
 in width), and path_geometry.png.
 """
@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from experiments.convergence import path, path_figure, second_pass, settings, study
-from experiments.convergence.halting import Curve, Halted
+from experiments.convergence.halting import Curve, HaltedRun
 from experiments.lab import families, launch, output
 from experiments.lab.flags import Command
 from experiments.lab.intervals import Estimate, sign
@@ -29,87 +29,84 @@ from wsn.spec import setting
 EXPERIMENT = "path_geometry"
 COLUMNS = [*study.KEYS, "group", *(f"{name}_mean" for name in path.QUANTITIES)]
 SEEDS = [*study.KEYS, "group", "seed", "censored", "steps", *path.QUANTITIES, "projection_start"]
-DIGITS = 9  # so that the identity can be checked
+DIGITS = 9  # enough to check the identity
 CLAIMS = ["curve", "claim", "group", "paper", "exponent", "low", "high", "verdict"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset(settings.Preset):
-    """As of halting times."""
+    """As in `halting_time`, with the second pass."""
 
     second_pass: bool = setting(
-        "Train everything twice more, for the angle between the gradient and the way to the end.", False
+        "Train everything twice more, for the angle between the gradient and the displacement from the end.",
+        False,
     )
 
 
 def claims(curve: Curve, name: str) -> Iterator[families.Row]:
-    """The paper's claims about the path, group by group: its exponent in width beside ours, and a verdict."""
-    own = path.groups([curve])
-    for claim, quantity, way in path.CLAIMS:
-        for group in own:
-            found = path.exponent(curve, group, quantity, "width")
-            yield row(name, claim, group, found, way, path.PAPER.get(quantity, {}).get(group))
-        if quantity == "distance" and "softmax" in own:
-            yield from most(curve, name, own)
-    for group in own:
-        for part, found in path.split(curve, group).items():
-            yield row(name, f"{part} ~ weights", group, found, 0)
+    """The paper's claims about the path by group: its exponent in width, ours, and a verdict."""
+    groups = path.groups([curve])
+    for claim, quantity, direction in path.CLAIMS:
+        for group in groups:
+            exponent = path.exponent(curve, group, quantity, "width")
+            yield row(name, claim, group, exponent, direction, path.PAPER.get(quantity, {}).get(group))
+        if quantity == "distance" and "softmax" in groups:
+            yield from softmax_falls_most(curve, name, groups)
+    for group in groups:
+        for factor, exponent in path.split(curve, group).items():
+            yield row(name, f"{factor} ~ weights", group, exponent, 0)
 
 
 def row(
-    name: str, claim: str, group: str, found: Estimate, way: int, paper: float | None = None
+    name: str, claim: str, group: str, exponent: Estimate, direction: int, paper: float | None = None
 ) -> families.Row:
-    """`way` is the sign that the claim gives the exponent; 0: there is no claim."""
-    verdict = sign(found if way > 0 else -found) if way else ""
+    """`direction` is the sign of the exponent that the paper claims; 0 if it claims nothing."""
+    verdict = sign(exponent if direction > 0 else -exponent) if direction else ""
     printed = "" if paper is None else round(paper, 2)
-    exponent = dict(zip(("exponent", "low", "high"), found, strict=True))
-    return {"curve": name, "claim": claim, "group": group, "paper": printed, "verdict": verdict} | exponent
+    ours = dict(zip(("exponent", "low", "high"), exponent, strict=True))
+    return {"curve": name, "claim": claim, "group": group, "paper": printed, "verdict": verdict} | ours
 
 
-def most(curve: Curve, name: str, own: Sequence[str]) -> Iterator[families.Row]:
+def softmax_falls_most(curve: Curve, name: str, groups: Sequence[str]) -> Iterator[families.Row]:
     """Whether the last layer's distance falls more than that of each other group, run by run."""
-    for group in own:
+    for group in groups:
         if group in ("embedding", "hidden"):
 
-            def over(run: Halted, group: str = group) -> float:
+            def ratio(run: HaltedRun, group: str = group) -> float:
                 return path.geometry(run, "softmax")["distance"] / path.geometry(run, group)["distance"]
 
             paper = path.PAPER["distance"]["softmax"] - path.PAPER["distance"][group]
-            yield row(name, "C7 most in softmax", f"softmax / {group}", curve.by("width", over), -1, paper)
+            exponent = curve.exponent("width", ratio)
+            yield row(name, "C7 most in softmax", f"softmax / {group}", exponent, -1, paper)
 
 
 def split(curve: Curve, name: str) -> Iterator[str]:
-    """The exponents in weights, which add up."""
+    """The exponents in weights, which add up, one line per group."""
     for group in path.groups([curve]):
-        time, *parts = path.split(curve, group).values()
-        distance, bends, step = map(shown, parts)
-        yield f"T {shown(time)} = distance {distance} + tortuosity {bends} − step {step} ({name}, {group})"
-
-
-def shown(found: Estimate) -> str:
-    return found.show(form="+.2f")
+        exponents = path.split(curve, group).values()
+        time, distance, tortuosity, step = (exponent.show(form="+.2f") for exponent in exponents)
+        yield f"T {time} = distance {distance} + tortuosity {tortuosity} − step {step} ({name}, {group})"
 
 
 def main(preset: Preset, run: Run) -> None:
-    asked = study.networks(preset, run)
-    results = families.collect(asked, run, EXPERIMENT)
+    networks = study.networks(preset, run)
+    results = families.collect(networks, run, EXPERIMENT)
     if results is None:
         return
-    curves = study.curves(asked, results, run)
+    curves = study.curves(networks, results, run)
     names = study.names(curves)
     ends = second_pass.ends(curves, run) if preset.second_pass else {}
     more = second_pass.COLUMNS if preset.second_pass else []
     rows, seeds = path.rows(curves, ends), path.seeds(curves, ends)
-    told = [one for curve, name in zip(curves, names, strict=True) for one in claims(curve, name)]
+    claim_rows = [row for curve, name in zip(curves, names, strict=True) for row in claims(curve, name)]
     output.print_table(rows, ["width", "weights", "fraction", *COLUMNS[len(study.KEYS) :]])
-    output.print_table(told, CLAIMS)
+    output.print_table(claim_rows, CLAIMS)
+    figure = path_figure.draw(curves, names, study.caption(preset, run))
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, [*COLUMNS, *(f"{name}_mean" for name in more)]),
         output.write_table(run.folder, f"{EXPERIMENT}_seeds", seeds, [*SEEDS, *more], DIGITS),
-        output.write_table(run.folder, f"{EXPERIMENT}_claims", told, CLAIMS),
-        output.write_figure(
-            run.folder, EXPERIMENT, path_figure.draw(curves, names, study.caption(preset, run))
-        ),
+        output.write_table(run.folder, f"{EXPERIMENT}_claims", claim_rows, CLAIMS),
+        output.write_figure(run.folder, EXPERIMENT, figure),
     )
     for curve, name in zip(curves, names, strict=True):
         for text in split(curve, name):
@@ -117,7 +114,7 @@ def main(preset: Preset, run: Run) -> None:
     launch.wrote(run, *written)
 
 
-# One curve of each preset, with the paper's ten seeds where that takes minutes.
+# The first curve of each preset; `small` with the paper's ten seeds.
 PRESETS = {
     name: Preset(
         **vars(preset)

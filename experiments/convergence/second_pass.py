@@ -1,15 +1,15 @@
-"""The angle to the end of the way: what is known only when training is over, by training the same once more.
+"""The angle to the end of the optimization path, which is known only after training: found by training again.
 
 In: runs whose halting time is known. Out: per group of layers the mean cosine and angle between the gradient and
 W(t) − W*, where W* are the parameters at the first evaluation at which the loss is within 1 % of its minimum. A replay
-has the same bits: the first finds W*, the second measures from there.
+is identical bit for bit: the first one saves W*, the second one measures the angles.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from experiments.convergence.halting import LOSS, Curve, Halted, evaluations
+from experiments.convergence.halting import LOSS, Curve, HaltedRun, evaluations
 from experiments.convergence.path import ratio
 from experiments.lab.families import Row
 from experiments.lab.launch import Run
@@ -25,7 +25,7 @@ COLUMNS = ["cosine_end", "angle_end", "projection_end"]
 
 
 def ends(curves: Sequence[Curve], run: Run) -> dict[tuple[Spec, int, str], Row]:
-    """What it adds to the runs of all curves whose time is certain, by network, seed and group of layers."""
+    """The columns of the runs of all curves that are not censored, by network, seed and group of layers."""
     return {
         (point.runs[0].result.spec, row["seed"], row["group"]): {name: row[name] for name in COLUMNS}
         for curve in curves
@@ -34,30 +34,31 @@ def ends(curves: Sequence[Curve], run: Run) -> dict[tuple[Spec, int, str], Row]:
     }
 
 
-def angles(run: Run, halted: Sequence[Halted]) -> Iterator[Row]:
-    """A row for every seed and group of layers of one network, of the runs whose time is certain."""
-    ends = {one.result.seed: end(one) for one in halted if one.counts}
+def angles(run: Run, halted: Sequence[HaltedRun]) -> Iterator[Row]:
+    """A row per seed and group of layers of one network, for the runs that are not censored."""
+    ends = {of_seed.result.seed: end(of_seed) for of_seed in halted if of_seed.certain}
     if ends:
         spec = halted[0].result.spec
         for group in runs.plan_groups(run.folder, [[spec]], ends):
             yield from of_group(group, run.source_of(spec), ends, run.execution, halted)
 
 
-def end(run: Halted) -> int:
+def end(run: HaltedRun) -> int:
     """The step of the first evaluation at or after the halting time."""
     steps = evaluations(run.result)
     return int(steps[np.searchsorted(steps, run.halting.step)])
 
 
-def check(history: History, places: Iterable[int], recorded: Mapping[int, Halted], group: Group) -> None:
-    """Raises UserError where a replay has other losses than its record: then it ends somewhere else."""
+def check(history: History, places: Iterable[int], recorded: Sequence[HaltedRun], group: Group) -> None:
+    """Raises UserError if a replay's losses differ from its record, since it then ends elsewhere."""
+    records = {run.result.seed: run.result for run in recorded}
     for place in places:
-        one = recorded.get(group.members[place][1])
+        record = records.get(group.members[place][1])
         losses = history.curves[LOSS][:, place]
-        if one and not np.array_equal(losses, one.result.curves[LOSS][: len(losses)]):
+        if record and not np.array_equal(losses, record.curves[LOSS][: len(losses)]):
             raise UserError(
-                "`second_pass`: this machine does not repeat the bits of these records; train them here, in a `workdir`"
-                " of their own"
+                "`second_pass`: this machine does not reproduce these records bit for bit; train them here, in another"
+                " `workdir`"
             )
 
 
@@ -66,40 +67,44 @@ def of_group(
     source: Source,
     ends: Mapping[int, int],
     execution: str = "masked",
-    recorded: Sequence[Halted] = (),
+    recorded: Sequence[HaltedRun] = (),
 ) -> Iterator[Row]:
-    """Two replays of a group; `ends` has the last step of every seed that is asked for.
+    """Replay a group twice; `ends` maps each seed to be measured to its last step.
 
-    Exactly 2·projection_end = −distance² − sum_squared_steps, those being of the way up to that step and not up to T.
+    Exactly 2·projection_end = −distance² − sum_squared_steps, with the path up to that step and not up to T.
     """
     places = {place: ends[seed] for place, (_, seed) in enumerate(group.members) if seed in ends}
     last = max(places.values())
-    found: dict[str, np.ndarray] = {}
-    for moment in train.train(group, source, execution=execution):
-        state = moment.snapshot().state if moment.step in places.values() or not found else {}
+    reference: dict[str, np.ndarray] = {}
+    for evaluation in train.train(group, source, execution=execution):
+        state = evaluation.snapshot().state if evaluation.step in places.values() or not reference else {}
         for key, leaf in state.items():
             if key.startswith(PARAMS):
-                known = found.setdefault(key, leaf.copy())  # of members that are not asked for: any
+                final = reference.setdefault(
+                    key, leaf.copy()
+                )  # members without an end keep these values, unused
                 for place, step in places.items():
-                    if step == moment.step:
-                        known[place] = leaf[place]
-        if moment.step >= last:
+                    if step == evaluation.step:
+                        final[place] = leaf[place]
+        if evaluation.step >= last:
             break
-    check(moment.history, places, {one.result.seed: one for one in recorded}, group)
-    for moment in train.train(group, source, execution=execution, reference=found):
-        if moment.step >= last:
+    check(evaluation.history, places, recorded, group)
+    for evaluation in train.train(group, source, execution=execution, reference=reference):
+        if evaluation.step >= last:
             break
-    history = moment.history
-    parts = [name.partition("/")[0] for name in history.curves if name.endswith("/angles")]
+    history = evaluation.history
+    layers = [name.partition("/")[0] for name in history.curves if name.endswith("/angles")]
     for place, step in places.items():
         at = int(np.searchsorted(history.step, step))
-        for part in parts:
-            sums = {name: history.curves[f"{part}/{name}_start"][at, place] for name in ("cosine", "angle")}
-            count = history.curves[f"{part}/angles"][at, place]
+        for name in layers:
+            cosine, angle, count, projection = (
+                history.curves[f"{name}/{sum_}"][at, place]
+                for sum_ in ("cosine_start", "angle_start", "angles", "projection_start")
+            )
             yield {
                 "seed": group.members[place][1],
-                "group": part,
-                "cosine_end": ratio(sums["cosine"], count),
-                "angle_end": ratio(sums["angle"], count),
-                "projection_end": float(history.curves[f"{part}/projection_start"][at, place]),
+                "group": name,
+                "cosine_end": ratio(cosine, count),
+                "angle_end": ratio(angle, count),
+                "projection_end": float(projection),
             }

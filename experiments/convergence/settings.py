@@ -1,6 +1,6 @@
-"""What experiments that train to the minimum of the validation loss can be told, and their presets.
+"""Settings of experiments that train to the minimum of the validation loss, and their presets.
 
-In: flags, or a notebook. Out: `Settings`, and the `Preset` that `halting_time` and `path_geometry` share.
+Out: `Settings`, and the `Preset` that `halting_time` and `path_geometry` share.
 """
 
 import dataclasses
@@ -33,46 +33,46 @@ class Settings(presets.Preset):
     bands: int | None = presets.of_spec("bands", None)
     validation_samples: int = presets.of_spec("validation_samples")
     epochs: int = presets.of_spec(
-        "epochs", help="Passes over `train_samples` at the most; over a fraction so many more."
+        "epochs", help="Most passes over `train_samples`; a fraction of the data gets as many steps."
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_list("widths", self.widths)
 
-    def replace(self, **told):
-        """As in every preset; what it says for its own network or task is left out where another does not read it."""
-        model, task = told.get("model", self.model), told.get("task", self.task)
-        others = registries.unread(model, task or SPEC_FIELDS["task"].default)
-        return super().replace(**{name: None for name in others if hasattr(self, name)} | told)
+    def replace(self, **changes):
+        """As in every preset; settings that another network or task does not read are dropped."""
+        model, task = changes.get("model", self.model), changes.get("task", self.task)
+        unread = registries.unread(model, task or SPEC_FIELDS["task"].default)
+        return super().replace(**{name: None for name in unread if hasattr(self, name)} | changes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset(Settings):
-    """Dense networks of every width: a curve, and further ones that differ from it in one thing each."""
+    """Dense networks: a first curve over width, and further curves that change one factor at a time."""
 
     depths: tuple[int, ...] = setting(
-        "Recurrence depths of the recurrent highway network, else numbers of hidden layers; the first is that of"
-        " the other curves.",
+        "Recurrence depths of the recurrent highway network, or numbers of hidden layers of other networks; the other"
+        " curves have the first.",
         (1,),
         least=1,
         most=DEEPEST,
         some=True,
     )
     fractions: tuple[float, ...] = setting(
-        "Shares of `train_samples` to train on, up to 1; the last is that of the other curves.",
+        "Fractions of `train_samples` to train on, up to 1; the other curves have the last.",
         (1.0,),
         above=0,
         most=1,
         some=True,
     )
     learning_rates: tuple[float, ...] = setting(
-        "Learning rates, instead of that of `learning_rate`; the first is that of the other curves.",
+        "Learning rates, in place of `learning_rate`; the other curves have the first.",
         (),
         above=0,
     )
     adam_rate: float | None = setting(
-        "Adam at this learning rate beside the optimizer (0: no).", None, none=0, above=0
+        "Add a curve with Adam at this learning rate (0: none).", None, none=0, above=0
     )
 
     def __post_init__(self) -> None:
@@ -82,9 +82,9 @@ class Preset(Settings):
 
 
 def check_list(name: str, values: tuple[Any, ...]) -> None:
-    """Raises UserError for an empty list, and for a value that is listed twice."""
+    """Raises UserError for an empty list or a repeated value."""
     if not values or len(set(values)) < len(values):
-        raise UserError(f"`{name}={','.join(map(str, values))}`: give at least one value, and none twice")
+        raise UserError(f"`{name}={','.join(map(str, values))}`: give at least one value, each once")
 
 
 # Python's language reference: halting times in two minutes.
@@ -122,7 +122,7 @@ DIGIT_LINES = Preset(
 PRESETS = {
     "quick": QUICK,
     "digit_lines": DIGIT_LINES,
-    # --data_dir: the cepstra of CMU's census, 848 utterances less 100 to validate.
+    # `data_dir` has the cepstra of CMU's census: 848 utterances, 100 of them for validation.
     "an4": dataclasses.replace(
         DIGIT_LINES,
         dataset="packed",
@@ -140,7 +140,7 @@ PRESETS = {
         epochs=60,
         seeds=3,
     ),
-    # Deep Speech 2 itself, on 960 hours: four layers, and the paper's rate.
+    # Deep Speech 2, on 960 hours: four layers, and the paper's learning rate.
     "librispeech": dataclasses.replace(
         DIGIT_LINES,
         dataset="librispeech",
@@ -156,7 +156,7 @@ PRESETS = {
         epochs=50,
         seeds=3,
     ),
-    # Weights over a factor of 101, all curves of Figures 1 to 3: an hour of one core.
+    # A 101-fold range of weights, all curves of Figures 1 to 3: an hour of one core.
     "small": dataclasses.replace(
         QUICK,
         dataset="tiny_shakespeare",
@@ -169,8 +169,8 @@ PRESETS = {
         adam_rate=0.002,
         seeds=3,
     ),
-    # Section 3.1: the word LM, on 100,000 words. The paper's rate of 0.3 stays on the plateau of frequent words; this
-    # one, with its clipping, is Zaremba's (2014) for a loss that is a mean over 20 steps and not their sum.
+    # Section 3.1: the word LM, on 100,000 words. With the paper's rate of 0.3 the loss stays on the plateau of word
+    # frequencies; this rate and clipping are those of Zaremba et al. (2014) for a mean loss, not a sum, over 20 steps.
     "words": Preset(
         dataset="text",
         task="words",

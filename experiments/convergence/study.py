@@ -1,7 +1,7 @@
-"""Networks that are trained to their minimum, for halting times and for the way through weight space.
+"""Networks that are trained to the minimum of their validation loss, for halting times and optimization paths.
 
-In: settings. Out: dense networks by width, depth, share of the data and learning rate, which stop past the minimum of
-their validation loss and measure their path; so both experiments find their numbers in the same records.
+In: settings. Out: dense networks by width, depth, fraction of the data and learning rate, which stop past the minimum
+of their validation loss and measure their path, so that both experiments read the same records.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt16
 
-from experiments.convergence.halting import Curve, Point, halted
+from experiments.convergence.halting import Curve, HaltedRun, Point, halted
 from experiments.convergence.settings import Preset, Settings
 from experiments.lab import families, presets
 from experiments.lab.families import Network
@@ -41,48 +41,48 @@ KEYS = [
     "optimizer",
     "learning_rate",
 ]
-PLATEAU = 0.95  # of the unigram entropy: a loss above it has learned little but how frequent the symbols are
+PLATEAU = 0.95  # of the unigram entropy: with a higher loss a network knows little but the symbol frequencies
 
 
 def template(preset: Settings) -> Spec:
-    """What all networks of a preset share. Every seed has its own streams, so that the spread over seeds is whole."""
+    """The fields that all networks of a preset share. Each seed has its order of the data."""
     if preset.probes and PROBE not in preset.probes:
-        raise UserError(f"`probes={','.join(preset.probes)}`: this experiment reads {PROBE}; name it as well")
+        raise UserError(f"`probes={','.join(preset.probes)}`: this experiment needs {PROBE}; add it")
     return presets.spec(
         preset, width=preset.widths[0], stop="minimum", order="seed", probes=(PROBE,), learning_rate=0.8
     )
 
 
 def networks(preset: Preset, run: Run) -> list[Network]:
-    """All networks of a preset; the columns of each are the share of the data and the depth. Raises UserError."""
+    """All networks of a preset, with columns for the fraction of the data and the depth. Raises UserError."""
     base = template(preset)
     whole = trained_on(run.source_of(base), base)
     return [
         Network(
             preset.widths[0],
             "dense",
-            dataclasses.replace(of_depth(fraction_of(rule, fraction, whole), depth), width=width),
+            dataclasses.replace(of_depth(fraction_of(spec, fraction, whole), depth), width=width),
             preset.seeds,
             {"fraction": fraction, "depth": depth},
         )
-        for rule, fraction, depth in variants(preset, base)
+        for spec, fraction, depth in variants(preset, base)
         for width in preset.widths
     ]
 
 
 def variants(preset: Preset, base: Spec) -> Iterator[tuple[Spec, float, int]]:
-    """(optimiser and rate, share of the data, depth) of every curve: each but the first differs from that in one."""
-    first, *rest = rules(preset, base)
-    *others, fraction = preset.fractions
-    depth = preset.depths[0]
+    """(optimizer and rate, fraction of the data, depth) of every curve, one factor at a time from the first."""
+    first, *optimizers = with_optimizers(preset, base)
+    *fractions, fraction = preset.fractions
+    depth, *depths = preset.depths
     yield first, fraction, depth
-    yield from ((first, other, depth) for other in others)
-    yield from ((other, fraction, depth) for other in rest)
-    yield from ((first, fraction, other) for other in preset.depths[1:])
+    yield from ((first, other, depth) for other in fractions)
+    yield from ((other, fraction, depth) for other in optimizers)
+    yield from ((first, fraction, other) for other in depths)
 
 
-def rules(preset: Preset, base: Spec) -> Iterator[Spec]:
-    """The template with each optimiser and learning rate."""
+def with_optimizers(preset: Preset, base: Spec) -> Iterator[Spec]:
+    """The template with each optimizer and learning rate."""
     for rate in preset.learning_rates or (base.learning_rate,):
         yield dataclasses.replace(base, learning_rate=rate)
     if preset.adam_rate is not None:
@@ -90,7 +90,7 @@ def rules(preset: Preset, base: Spec) -> Iterator[Spec]:
 
 
 def fraction_of(spec: Spec, fraction: float, whole: int) -> Spec:
-    """On a share of the `whole` training data, for as many steps at the most."""
+    """The same with a fraction of the `whole` training data and at least as many steps."""
     if fraction == 1:
         return spec
     epochs = -(-spec.epochs * whole // max(1, round(fraction * whole)))
@@ -104,7 +104,7 @@ def of_depth(spec: Spec, depth: int) -> Spec:
 
 
 def trained_on(source: Source, spec: Spec) -> int:
-    """How many examples, or tokens, train."""
+    """Number of training examples, or tokens of a text."""
     return len(source.train) if isinstance(source, Text) else source.num_examples(spec)[0]
 
 
@@ -113,7 +113,7 @@ def shapes_of(source: Source, spec: Spec) -> Shapes:
 
 
 def describe(network: Network, run: Run) -> families.Row:
-    """What a row says about a network before it is trained."""
+    """The columns of a network that are known before training."""
     spec = network.spec
     shapes = shapes_of(run.source_of(spec), spec)
     return {
@@ -131,47 +131,52 @@ def describe(network: Network, run: Run) -> families.Row:
 
 
 def curves(networks: Sequence[Network], results: Sequence[Result], run: Run) -> list[Curve]:
-    """The networks that have a record, as curves over width."""
+    """The networks with records, as curves over width."""
     lines: dict[Hashable, list[Network]] = {}
     for network in networks:
         lines.setdefault(dataclasses.replace(network.spec, width=1), []).append(network)
-    found = []
+    curves = []
     for line in lines.values():
-        specs = [network.spec for network in line]
-        limit = ceiling(run.source_of(specs[0]))
-        runs = halted([result for result in results if result.spec in specs], limit)
-        of = {spec: [one for one in runs if one.result.spec == spec] for spec in specs}
-        points = [Point(describe(n, run), of[n.spec]) for n in line if of[n.spec]]
-        found += [Curve(points)] if points else []
-    return found
+        of_line = [r for r in results if r.spec in {network.spec for network in line}]
+        runs = runs_by_spec(halted(of_line, ceiling(run.source_of(line[0].spec))))
+        points = [Point(describe(n, run), runs[n.spec]) for n in line if n.spec in runs]
+        curves += [Curve(points)] if points else []
+    return curves
+
+
+def runs_by_spec(runs: Sequence[HaltedRun]) -> dict[Spec, list[HaltedRun]]:
+    by_spec: dict[Spec, list[HaltedRun]] = {}
+    for halted_run in runs:
+        by_spec.setdefault(halted_run.result.spec, []).append(halted_run)
+    return by_spec
 
 
 def names(curves: Sequence[Curve]) -> list[str]:
-    """Of each curve what it differs in from most of them; all that any differ in, where it differs in nothing."""
-    shown: dict[str, Callable[[Any], str]] = {
+    """Of each curve, the columns in which it differs from most curves; if none, all columns that vary."""
+    formats: dict[str, Callable[[Any], str]] = {
         "fraction": lambda x: f"{100 * x:g} % of the data",
         "depth": lambda x: f"depth {x}",
         "optimizer": str,
         "learning_rate": lambda x: f"rate {x:g}",
     }
-    firsts = [curve.points[0].row for curve in curves]
-    usual = {name: mode(row[name] for row in firsts) for name in shown}
-    differ = [name for name in shown if len({row[name] for row in firsts}) > 1] or ["fraction"]
+    rows = [curve.row for curve in curves]
+    usual = {name: mode(row[name] for row in rows) for name in formats}
+    varying = [name for name in formats if len({row[name] for row in rows}) > 1] or ["fraction"]
     return [
-        ", ".join(shown[name](row[name]) for name in differ if row[name] != usual[name])
-        or ", ".join(shown[name](row[name]) for name in differ)
-        for row in firsts
+        ", ".join(formats[name](row[name]) for name in varying if row[name] != usual[name])
+        or ", ".join(formats[name](row[name]) for name in varying)
+        for row in rows
     ]
 
 
 def caption(preset: Settings, run: Run) -> str:
-    """What was trained, in a line."""
+    """One line: network, data, batch size, seeds."""
     base = template(preset)
     whole = trained_on(run.source_of(base), base)
-    names = {"characters": "characters", "words": "words", "speech": "utterances"}
-    what = names.get(preset.task or "", "examples")
+    units = {"characters": "characters", "words": "words", "speech": "utterances"}
+    unit = units.get(preset.task or "", "examples")
     seeds = f"{preset.seeds} seed{'s' * (preset.seeds > 1)}"
-    return f"{preset.model}, {preset.dataset}, {whole:,} {what}, batches of {preset.batch_size}, {seeds}"
+    return f"{preset.model}, {preset.dataset}, {whole:,} {unit}, batches of {preset.batch_size}, {seeds}"
 
 
 def steps_of_epoch(source: Source, spec: Spec) -> int:
@@ -179,10 +184,10 @@ def steps_of_epoch(source: Source, spec: Spec) -> int:
 
 
 def ceiling(source: Source) -> float:
-    """The loss below which a minimum counts: less 5 %, that of who knows how frequent the symbols are, and no more.
+    """The validation loss below which a minimum counts: 95 % of the loss of a model that knows symbol frequencies only.
 
-    In nats a symbol of the held-out text, or transcripts, by the frequencies of what trains, each symbol counted once
-    more. (The entropy of the held-out text itself is too low a bar where it is short for its vocabulary.)
+    In nats per symbol of the held-out text or transcripts, with the frequencies of the training data, each count plus
+    1. (The entropy of the held-out text itself is too low if the text is short for its vocabulary.)
     """
     if not isinstance(source, Text | Speech):
         return np.inf
@@ -192,7 +197,7 @@ def ceiling(source: Source) -> float:
 
 
 def symbols_of(part: SpeechSplit | UInt16[np.ndarray, " tokens"]) -> Int[np.ndarray, " symbols"]:
-    """The tokens of a text; the letters of all transcripts."""
+    """The tokens of a text, or the letters of all transcripts."""
     if not isinstance(part, SpeechSplit):
         return np.asarray(part, np.int64)
     labels = np.asarray(part.labels)

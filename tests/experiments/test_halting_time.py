@@ -1,4 +1,4 @@
-"""Halting times from curves that are known, what is said of them, and the whole way from a folder of text."""
+"""Halting times of known curves, the claims about them, and both commands from a folder of text to their tables."""
 
 import csv
 import dataclasses
@@ -22,106 +22,103 @@ WIDTHS = (4, 8, 16, 32)
 
 def curve(times, minima=(2.0,) * 4, spread=0.0, seeds=2, bends=(1.5,) * 4, **columns) -> Curve:
     row = {"fraction": 1.0, "depth": 2, "optimizer": "sgd", "learning_rate": 0.8} | columns
-    points = []
     results = [
-        [result(t * (1 + spread * (-1) ** seed), m, seed=seed, bend=b) for seed in range(seeds)]
+        result(t * (1 + spread * (-1) ** seed), m, seed=seed, bend=b)
         for t, m, b in zip(times, minima, bends, strict=True)
+        for seed in range(seeds)
     ]
-    runs = halting.halted([one for some in results for one in some], math.inf)
-    for i, width in enumerate(WIDTHS):
-        own = runs[i * seeds : (i + 1) * seeds]
-        points.append(Point(row | {"width": width, "weights": 10 * width**2}, own))
-    return Curve(points)
+    runs = halting.halted(results, math.inf)
+    rows = [row | {"width": width, "weights": 10 * width**2} for width in WIDTHS]
+    return Curve([Point(row, runs[i * seeds : (i + 1) * seeds]) for i, row in enumerate(rows)])
 
 
 def power(k: float, floor: float = 0.0, scale: float = 1e8) -> list[float]:
     return [scale * (10 * width**2) ** -k + floor for width in WIDTHS]
 
 
-def test_the_exponent_of_a_power_law_is_its_exponent():
-    found = curve(power(0.4), spread=0.02).by("weights", halting.steps)
-    assert found.value == pytest.approx(-0.4, abs=1e-3) and found.low < -0.4 < found.high
+def test_a_power_law_gives_its_exponent():
+    exponent = curve(power(0.4), spread=0.02).exponent("weights", halting.steps)
+    assert exponent.value == pytest.approx(-0.4, abs=1e-3) and exponent.low < -0.4 < exponent.high
 
 
-def test_censored_runs_are_left_out_of_exponents_and_counted():
-    one = curve(power(0.4))
-    first = one.points[0]
+def test_censored_runs_are_excluded_from_exponents_and_counted():
+    uncensored = curve(power(0.4))
+    first = uncensored.points[0]
     late = halting.halted([result(9e4, rises=False)] * 2, math.inf)
     runs = [run._replace(halting=run.halting._replace(censored=True)) for run in late]
-    other = Curve([Point(first.row, runs), *one.points[1:]])
-    assert other.by("weights", halting.steps).value == pytest.approx(-0.4, abs=1e-3)
-    row = halting.summary(other.points[0], 10)
+    with_censored = Curve([Point(first.row, runs), *uncensored.points[1:]])
+    assert with_censored.exponent("weights", halting.steps).value == pytest.approx(-0.4, abs=1e-3)
+    row = halting.summary(with_censored.points[0], 10)
     assert row["censored"] == row["seeds"] == 2 and row["steps_mean"] == pytest.approx(9e4, rel=1e-3)
 
 
-def test_the_common_time_is_reached_by_all_and_no_earlier_at_a_lower_loss():
+def test_every_run_reaches_the_common_losses_and_the_lower_one_later():
     falling = curve(power(0.4), minima=(3.0, 2.5, 2.2, 2.0))
     for point in falling.points:
         for run in point.runs:
             lower, higher = run.common
             assert higher <= lower <= run.result.steps[-1]
             level = halting.COMMON[0] * 3.0
-            assert np.interp(lower, run.result.steps, run.result.curves["validation_loss"]) == pytest.approx(
-                level, rel=1e-3
-            )
+            loss = np.interp(lower, run.result.steps, run.result.curves["validation_loss"])
+            assert loss == pytest.approx(level, rel=1e-3)
 
 
-def test_the_fit_finds_exponent_and_floor():
+def test_the_fit_recovers_exponent_and_floor():
     weights = [10 * width**2 for width in WIDTHS]
-    fit = halting.fitted(weights, [[t, 1.001 * t] for t in power(0.7, floor=50.0, scale=1e4)])
+    fit = halting.fit_floor(weights, [[t, 1.001 * t] for t in power(0.7, floor=50.0, scale=1e4)])
     assert fit.k.value == pytest.approx(0.7, abs=0.02) and fit.b.value == pytest.approx(50, rel=0.05)
     assert fit.b.low <= fit.b.value <= fit.b.high
-    none = halting.fitted(weights, [[t, 1.001 * t] for t in power(0.7, scale=1e4)])
-    assert none.b.value < 1 and halting.fitted([1, 2, 3], [[1.0], [2.0], [3.0]]) is None
+    no_floor = halting.fit_floor(weights, [[t, 1.001 * t] for t in power(0.7, scale=1e4)])
+    assert no_floor.b.value < 1 and halting.fit_floor([1, 2, 3], [[1.0], [2.0], [3.0]]) is None
 
 
 @pytest.mark.parametrize("bends", [(1.5,) * 4, (1.0, 1.5, 2.5, 3.0)])
-def test_the_exponents_of_distance_bends_and_steps_add_up_to_that_of_time(bends):
-    found = path.split(curve(power(0.3), spread=0.05, bends=bends), "all")
-    total = sum(path.FACTORS[name] * found[name].value for name in path.FACTORS)
-    assert total == pytest.approx(found["T"].value, abs=1e-12)
+def test_exponents_of_distance_tortuosity_and_step_add_up_to_that_of_time(bends):
+    exponents = path.split(curve(power(0.3), spread=0.05, bends=bends), "all")
+    total = sum(path.FACTORS[name] * exponents[name].value for name in path.FACTORS)
+    assert total == pytest.approx(exponents["T"].value, abs=1e-12)
 
 
 def test_the_path_is_read_at_the_halting_time():
     (run,) = halting.halted([result(500.0)], math.inf)
-    found = path.geometry(run, "all")
+    measures = path.geometry(run, "all")
     time = run.halting.step
-    assert found["path_length"] == pytest.approx(0.1 * time) and found["step"] == pytest.approx(0.1)
-    assert found["tortuosity"] == pytest.approx(1.5, rel=1e-3)
-    assert found["cosine_start"] == pytest.approx(-0.1) and found["angle_start"] == pytest.approx(1.6)
-    left = 2 * found["projection_start"]
-    assert left == pytest.approx(found["distance"] ** 2 - found["sum_squared_steps"], rel=1e-9)
+    assert measures["path_length"] == pytest.approx(0.1 * time) and measures["step"] == pytest.approx(0.1)
+    assert measures["tortuosity"] == pytest.approx(1.5, rel=1e-3)
+    assert measures["cosine_start"] == pytest.approx(-0.1) and measures["angle_start"] == pytest.approx(1.6)
+    twice = 2 * measures["projection_start"]
+    assert twice == pytest.approx(measures["distance"] ** 2 - measures["sum_squared_steps"], rel=1e-9)
 
 
-def said(*curves: Curve) -> list[str]:
+def lines(*curves: Curve) -> list[str]:
     return list(halting_time.lines(list(halting_time.claims(curves, study.names(curves)))))
 
 
-def test_what_is_said_of_times_that_fall_with_weights_and_rise_with_data():
-    lines = "\n".join(
-        said(
+def test_claims_about_times_that_fall_with_weights_and_grow_with_data():
+    text = "\n".join(
+        lines(
             curve([t / 2 for t in power(0.4)], spread=0.02, fraction=0.5),
             curve(power(0.4), minima=(2.0, 1.8, 1.7, 1.9), spread=0.02),
         )
     )
-    assert lines.count("C1 T falls as M grows") == lines.count(": holds, exponent -0.40") == 2
-    assert "C2 T grows with the data: holds, exponent in fraction +1.00" in lines
-    assert "C3" not in lines and "C5" not in lines
-    assert re.search(r"C11 .*\(100 % of the data\): holds", lines)
+    assert text.count("C1 T falls as M grows") == text.count(": holds, exponent -0.40") == 2
+    assert "C2 T grows with the data: holds, exponent in fraction +1.00" in text
+    assert "C3" not in text and "C5" not in text
+    assert re.search(r"C11 .*\(100 % of the data\): holds", text)
 
 
-def test_what_is_said_of_rates_optimisers_and_depths():
-    one, other = curve(power(0.4), spread=0.01), curve(power(0.4), spread=0.01, learning_rate=0.3)
-    assert any(line.startswith("C3") and "holds" in line for line in said(one, other))
+def test_claims_about_learning_rates_and_optimizers():
+    first, second = curve(power(0.4), spread=0.01), curve(power(0.4), spread=0.01, learning_rate=0.3)
+    assert any(line.startswith("C3") and "holds" in line for line in lines(first, second))
     adam = curve(power(0.9), spread=0.01, optimizer="adam")
-    assert any(line.startswith("C4") and "holds" in line for line in said(one, adam))
+    assert any(line.startswith("C4") and "holds" in line for line in lines(first, adam))
     steeper = curve(power(0.9), spread=0.01, learning_rate=0.3)
-    assert any(line.startswith("C3") and "fails" in line for line in said(one, steeper))
+    assert any(line.startswith("C3") and "fails" in line for line in lines(first, steeper))
 
 
-def test_one_seed_has_no_interval_and_decides_nothing():
-    lines = said(curve(power(0.4), seeds=1))
-    assert all("undecided" in line and "(no interval)" in line for line in lines) and lines
+def test_one_seed_has_no_interval_and_is_inconclusive():
+    all_lines = lines(curve(power(0.4), seeds=1))
+    assert all("inconclusive" in line and "(no interval)" in line for line in all_lines) and all_lines
 
 
 # From a folder of text.
@@ -159,46 +156,24 @@ def rows_of(path) -> list[dict]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-def test_both_commands_write_tables_that_keep_their_contract_from_the_same_records(
+def test_both_commands_write_their_tables_from_the_same_records(
     parsed, folder, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("WSN_CACHE_DIR", str(tmp_path / "cache"))
     preset, run = parsed(halting_time.COMMAND, f"--data_dir={folder}", *ARGUMENTS)
     halting_time.main(preset, run)
     table = rows_of(run.folder / "halting_time.csv")
-    assert list(table[0]) == [
-        "task",
-        "dataset",
-        "network",
-        "width",
-        "depth",
-        "kind",
-        "connectivity",
-        "weights",
-        "fraction",
-        "optimizer",
-        "learning_rate",
-        "seeds",
-        "censored",
-        "steps_mean",
-        "steps_std",
-        "common_steps_mean",
-        "epochs_mean",
-        "best_validation_loss_mean",
-        "best_validation_loss_std",
-    ]
+    assert ",".join(table[0]) == CONTRACT
     symbols = 5
     assert [(row["fraction"], int(row["weights"])) for row in table] == [
         ("0.5", 2 * symbols * h + 4 * h * h) for h in (2, 3)
     ]
-    assert {row["censored"] for row in table} == {
-        "2"
-    }  # noise has no minimum, and this is no time to find one
+    assert {row["censored"] for row in table} == {"2"}  # two epochs on noise show no certain minimum
     assert (run.folder / "halting_time.png").read_bytes().startswith(b"\x89PNG")
     records = sorted(run.folder.glob("runs/*/record.jsonl"))
     texts = "".join((folder / f"{split}.txt").read_text() for split in ("train", "valid", "test"))
-    told_of = {json.loads(record.read_text().splitlines()[0])["text"] for record in records}
-    assert told_of == {hashlib.sha256(texts.encode()).hexdigest()}
+    digests = {json.loads(record.read_text().splitlines()[0])["text"] for record in records}
+    assert digests == {hashlib.sha256(texts.encode()).hexdigest()}
     times = [record.stat().st_mtime_ns for record in records]
     path_geometry.main(*parsed(path_geometry.COMMAND, f"--data_dir={folder}", *ARGUMENTS))
     assert [record.stat().st_mtime_ns for record in sorted(run.folder.glob("runs/*/record.jsonl"))] == times
@@ -217,7 +192,7 @@ def test_both_commands_write_tables_that_keep_their_contract_from_the_same_recor
     assert "C1 T falls" in printed and "C10 angle opens" in printed and "wrote" in printed
 
 
-def test_another_network_or_task_leaves_out_what_the_preset_says_for_its_own(parsed):
+def test_another_network_or_task_drops_the_settings_that_it_does_not_read(parsed):
     preset, _ = parsed(halting_time.COMMAND, "--preset=paper", "--model=lstm")
     assert (preset.gate_bias, preset.sequence) == (None, 150)
     check(study.template(preset))
@@ -230,36 +205,29 @@ def test_another_network_or_task_leaves_out_what_the_preset_says_for_its_own(par
 
 
 @pytest.mark.parametrize(
-    ("argument", "flag"),
-    [
-        ("--fractions=0,1", "--fractions"),
-        ("--fractions=2", "--fractions"),
-        ("--widths=4,4", "--widths"),
-        ("--depths=0", "--depths"),
-        ("--probes=norm", "--probes"),
-        ("--validation_samples=-1", "--validation_samples"),
-    ],
+    "argument",
+    ["fractions=0,1", "fractions=2", "widths=4,4", "depths=0", "probes=norm", "validation_samples=-1"],
 )
-def test_bad_input_names_its_flag(parsed, argument, flag):
-    with pytest.raises(UserError, match=f"{flag}[^\n]*$"):
-        preset, _ = parsed(halting_time.COMMAND, argument)
+def test_bad_input_names_its_argument(parsed, argument):
+    with pytest.raises(UserError, match=f"{argument.partition('=')[0]}[^\n]*$"):
+        preset, _ = parsed(halting_time.COMMAND, f"--{argument}")
         study.template(preset)
 
 
-def test_the_vocabulary_and_the_most_steps_do_not_depend_on_the_fraction():
+def test_a_fraction_of_the_data_gets_as_many_steps():
     base = dataclasses.replace(SPEC, epochs=10)
     for fraction in (0.1, 0.3, 1.0):
-        cut = study.fraction_of(base, fraction, 1000)
-        assert (cut.train_samples or 1000) * cut.epochs >= 10_000
+        part = study.fraction_of(base, fraction, 1000)
+        assert (part.train_samples or 1000) * part.epochs >= 10_000
 
 
-def test_a_minimum_counts_below_the_loss_of_who_knows_the_frequencies_of_the_training_text():
+def test_a_minimum_counts_below_the_loss_of_a_model_that_knows_frequencies_only():
     random = np.random.default_rng(0)
     shares = np.array([0.6, 0.3, 0.1])
     train, held_out = (random.choice(3, n, p=shares).astype(np.uint16) for n in (200_000, 50_000))
     entropy = -(shares * np.log(shares)).sum()
-    found = study.ceiling(Text("abc", train, held_out, ("a", "b", "c"), 5))
-    assert found == pytest.approx(study.PLATEAU * entropy, rel=0.01)
+    ceiling = study.ceiling(Text("abc", train, held_out, ("a", "b", "c"), 5))
+    assert ceiling == pytest.approx(study.PLATEAU * entropy, rel=0.01)
     # A short text of many symbols hardly repeats one: its own entropy would be ln 50 at the most.
     many = random.integers(0, 10_000, 50).astype(np.uint16)
     longer = random.integers(0, 10_000, 200_000).astype(np.uint16)

@@ -1,10 +1,12 @@
+"""Distances, steps and exponents of linear networks, their verdicts, figure and command."""
+
 import subprocess
 import sys
 
 import pytest
 
-from experiments.convergence import appendix_b
 from experiments.convergence import linear_network as script
+from experiments.convergence import path
 from experiments.lab import flags
 from wsn.errors import UserError
 
@@ -14,7 +16,7 @@ def tables():
     return script.distance_rows([0.5, 4.0], draws=500), script.step_rows(), script.layer_rows([40, 320], 2)
 
 
-def test_distances_are_the_printed_ones_where_no_start_lies_beyond(tables):
+def test_printed_distances_hold_where_no_start_lies_beyond_the_solutions(tables):
     rows, _, _ = tables
     assert len(rows) == 4 * len(script.WIDTHS)
     for row in rows:
@@ -27,7 +29,7 @@ def test_distances_are_the_printed_ones_where_no_start_lies_beyond(tables):
             assert row["exact"] == pytest.approx(2, abs=1e-3)
 
 
-def test_steps_are_those_of_the_formula_in_every_arm(tables):
+def test_gradient_descent_takes_the_steps_of_the_formula_in_every_arm(tables):
     _, rows, _ = tables
     assert all(row["steps"] == row["simulated"] for row in rows)
     fixed = [row for row in rows if row["arm"] == "one rate"]
@@ -37,33 +39,36 @@ def test_steps_are_those_of_the_formula_in_every_arm(tables):
     assert len({row["steps"] for row in rows if row["arm"] != "one rate"}) == 1
 
 
-def test_exponents_have_the_signs_of_the_paper_in_the_standard_parameterisation(tables):
+def test_exponents_have_the_signs_of_the_paper_in_the_standard_parameterization(tables):
     _, _, rows = tables
-    own = {row["measure"]: row for row in rows if row["parameterization"] == "standard"}
-    assert own["steps"]["exponent"] < -0.5 and own["distance, last"]["exponent"] < -0.1
-    assert own["mean step, last"]["exponent"] > 0.3
-    for row in own.values():
+    standard = {row["measure"]: row for row in rows if row["parameterization"] == "standard"}
+    assert standard["steps"]["exponent"] < -0.5 and standard["distance, last"]["exponent"] < -0.1
+    assert standard["mean step, last"]["exponent"] > 0.3
+    for row in standard.values():
         assert row["low"] < row["exponent"] < row["high"]
     assert {
-        m: {k[6:]: row[k] for k in row if k.startswith("paper_") and row[k] != ""} for m, row in own.items()
-    } == {measure: script.PAPER.get(measure, {}) for measure in own}
+        m: {k[6:]: row[k] for k in row if k.startswith("paper_") and row[k] != ""}
+        for m, row in standard.items()
+    } == {measure: script.PAPER.get(measure, {}) for measure in standard}
 
 
 def test_the_papers_exponents_are_those_of_its_percentages():
-    assert appendix_b.exponent(-25) == pytest.approx(-0.20, abs=0.005)
-    assert appendix_b.exponent(10) == pytest.approx(0.067, abs=0.001)
-    assert (764 / 185) ** appendix_b.exponent(10) == pytest.approx(1.1)
+    assert path.paper_exponent(-25) == pytest.approx(-0.20, abs=0.005)
+    assert path.paper_exponent(10) == pytest.approx(0.067, abs=0.001)
+    assert path.PAPER_WIDTHS ** path.paper_exponent(10) == pytest.approx(1.1)
 
 
-def test_verdicts_carry_the_numbers(tables):
+def test_verdicts_state_their_numbers(tables):
     distances, steps, layers = tables
-    said = "\n".join(script.distance_verdicts(distances))
-    assert "R = 4: 2.5000 for 2.0000 at K = 1" in said and "R = 0.5: 0.3536 for 0.3536 at K = 32" in said
-    assert "never below 0.4607" in said and "fails with 1 / sqrt K, where they are at 2.000 to 2.000" in said
-    assert "holds where R <= C / sqrt K, fails beyond" in said and "holds with output weights 1" in said
-    said = "\n".join(script.step_verdicts(steps))
-    assert "862, 431, 215" in said and "inf (K = 525)" in said and f"{len(steps)} of {len(steps)}" in said
-    assert "holds at one learning rate, with steps ~ K^-1.0" in said and "fails at rate / K" in said
+    text = "\n".join(script.distance_verdicts(distances))
+    assert "R = 4: 2.5000, not 2.0000, at K = 1" in text and "R = 0.5: 0.3536, not 0.3536, at K = 32" in text
+    assert (
+        "never below 0.4607" in text and "fails with 1 / sqrt K, where the distance is 2.000 to 2.000" in text
+    )
+    assert "holds where R <= C / sqrt K, fails beyond" in text and "holds with output weights 1" in text
+    text = "\n".join(script.step_verdicts(steps))
+    assert "862, 431, 215" in text and "inf (K = 525)" in text and f"{len(steps)} of {len(steps)}" in text
+    assert "holds at one learning rate, with steps ~ K^-1.0" in text and "fails at rate / K" in text
     assert "standard: steps -" in script.layer_verdicts(layers)[0]
 
 
@@ -81,7 +86,7 @@ def run(*arguments):
 def test_the_command_writes_tables_and_figure(tmp_path):
     done = run(f"--workdir={tmp_path}/out", "--radii=4", "--widths=20,40", "--seeds=1")
     assert done.returncode == 0, done.stderr
-    assert "simulated and exact differ" in done.stdout
+    assert "simulation and theory differ" in done.stdout
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     tables = ("", "_layers", "_steps")
     expected = {f"linear_network{t}.{kind}" for t in tables for kind in ("csv", "command")}
@@ -89,8 +94,8 @@ def test_the_command_writes_tables_and_figure(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given", ["--radii=0", "--radii=x", "--widths=20", "--widths=0,20", "--widths=a", "--seeds=0"]
+    "argument", ["radii=0", "radii=x", "widths=20", "widths=0,20", "widths=a", "seeds=0"]
 )
-def test_bad_flags_are_one_line(given):
-    with pytest.raises(UserError, match=f"^{given.split('=')[0]}[^\n]*$"):
-        flags.parse(script.COMMAND, [given])
+def test_bad_flags_are_one_line(argument):
+    with pytest.raises(UserError, match=rf"^\W*{argument.partition('=')[0]}[^\n]*$"):
+        flags.parse(script.COMMAND, [f"--{argument}"])

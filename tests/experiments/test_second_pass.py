@@ -1,4 +1,4 @@
-"""The angle to the end against a replay in NumPy, and against the identity of the way."""
+"""The angle to the end of the path, compared with NumPy and with the identity of squared lengths."""
 
 import numpy as np
 import tiny
@@ -15,7 +15,7 @@ ENDS = {0: 7, 2: 9}
 
 
 def flat(state, place: int) -> np.ndarray:
-    """All parameters of a member, in one vector."""
+    """All parameters of a member as one vector."""
     leaves = [leaf[place] for key, leaf in sorted(state.items()) if key.startswith(train.PARAMS)]
     return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
 
@@ -23,20 +23,18 @@ def flat(state, place: int) -> np.ndarray:
 def test_angles_to_the_end_are_those_of_the_replayed_steps():
     group = Group((SPEC,), (0, 1, 2))
     start = train.prepare(group, tiny.SPLITS).members.state
-    names = sorted(train.snapshot(tiny.SINGLE, group, 8, start, train.histories.EMPTY).state)
-    assert names
     first = train.snapshot(tiny.SINGLE, group, 8, start, train.histories.EMPTY).state
-    states = [first, *(moment.snapshot().state for moment in train.train(group, tiny.SPLITS))]
+    states = [first, *(evaluation.snapshot().state for evaluation in train.train(group, tiny.SPLITS))]
     rows = {(row["seed"], row["group"]): row for row in second_pass.of_group(group, tiny.SPLITS, ENDS)}
     assert {seed for seed, _ in rows} == set(ENDS)
     for seed, end in ENDS.items():
-        way = np.array([flat(state, seed) for state in states[: end + 1]])
-        steps, back = np.diff(way, axis=0), way[:-1] - way[-1]
+        path = np.array([flat(state, seed) for state in states[: end + 1]])
+        steps, displacements = np.diff(path, axis=0), path[:-1] - path[-1]
         gradient = -steps / RATE
-        lengths = np.linalg.norm(gradient, axis=1) * np.linalg.norm(back, axis=1)
-        cosines = (gradient * back).sum(1) / lengths
+        lengths = np.linalg.norm(gradient, axis=1) * np.linalg.norm(displacements, axis=1)
+        cosines = (gradient * displacements).sum(1) / lengths
         row = rows[seed, "all"]
         assert np.isclose(row["cosine_end"], cosines.mean(), atol=1e-4)
         assert np.isclose(row["angle_end"], np.arccos(cosines).mean(), atol=1e-3)
-        squares, distance = (steps**2).sum(), np.linalg.norm(way[-1] - way[0])
+        squares, distance = (steps**2).sum(), np.linalg.norm(path[-1] - path[0])
         assert np.isclose(2 * row["projection_end"], -(distance**2) - squares, rtol=1e-4)
