@@ -1,1 +1,1 @@
-"""Experiments that neither paper has."""
+"""Experiments beyond both papers."""

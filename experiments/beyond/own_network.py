@@ -1,16 +1,16 @@
-"""A transformer of one's own, not one of wsn's: wide and sparse against narrow and dense, at equal weights.
+"""Your own network, here a transformer: wide and sparse against narrow and dense, at equal weights.
 
     python -m experiments.own_network  # digits, a minute and a half on 2 cores
 
 The network is a transformer block on scikit-learn's digits (an image is 16 patches of 2 × 2 pixels), trained by
-AdamW at one learning rate for all. It has no parameters but weights, so nothing else grows with the width. What wsn
-adds to the loop are the lines that say `sparsity`.
+AdamW at the same learning rate for all. It has no parameters but weights, so nothing else grows with the width. The
+only lines that use wsn in the training loop are those with `sparsity`.
 
-Expect, at 312 weights each and over 5 seeds, 61 % test accuracy at width 4 (dense), 74 and 76 % at 8 and 16 (31 and 9 %
-of their connections), 56 % at 32 (2 %): width 16 is 15 points [6, 24] better than width 4, width 32 is not. Dense
-ones, with up to 42 times the weights, reach 91, 96 and 96 %. At --learning_rate=0.03 the sparse ones and width 4 are
-better by 5 to 9 points, and the verdicts the same. Writes WORKDIR/own_network.csv, a row per network, and
-WORKDIR/own_network.png.
+Expect, at 312 weights each and over 5 seeds, 61 % test accuracy at width 4 (dense), 74 and 76 % at 8 and 16
+(connectivity 31 and 9 %), 56 % at 32 (2 %): width 16 is 15 points [6, 24] better than width 4, width 32 is not. Dense
+networks of these widths, with up to 42 times the weights, reach 91, 96 and 96 %. At --learning_rate=0.03 the sparse
+networks and width 4 gain 5 to 9 points, and the verdicts are the same.
+Writes WORKDIR/own_network.csv, a row per network, and WORKDIR/own_network.png.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from experiments.lab import launch, output
 from experiments.lab.flags import Command
-from experiments.lab.intervals import METHOD, difference, sign
+from experiments.lab.intervals import METHOD, Estimate, difference, sign
 from experiments.lab.launch import Output
 from wsn import data, sparsity
 from wsn.errors import UserError
@@ -51,17 +51,17 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A family of transformers. Raises UserError for widths that heads do not divide."""
+    """A family of transformers. Raises UserError if a head does not divide a width."""
 
     base_width: int = setting(
         "Width of the narrow, dense network whose weights are the budget.", 4, least=HEAD, most=WIDEST
     )
     widths: tuple[int, ...] = setting(
-        "Wider ones, comma-separated.", (8, 16, 32), least=HEAD, most=WIDEST, some=True
+        "Widths of the wider networks, comma-separated.", (8, 16, 32), least=HEAD, most=WIDEST, some=True
     )
     epochs: int = setting("Passes over the training samples.", 30, least=1)
-    seeds: int = setting("How many seeds (0, 1, …) of every network.", 5, least=1, bytes=NETWORK_BYTES)
-    learning_rate: float = setting("AdamW's, of every network.", 0.01, above=0)
+    seeds: int = setting("Number of seeds (0, 1, …) of every network.", 5, least=1, bytes=NETWORK_BYTES)
+    learning_rate: float = setting("Learning rate of AdamW, for every network.", 0.01, above=0)
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -74,7 +74,7 @@ class Settings:
 
 
 class Transformer(nn.Module):
-    """Patches → one block of attention and an MLP, each after a LayerNorm → mean over patches → classes."""
+    """Patches → a block of attention and MLP, each with LayerNorm before it → mean over patches → logits."""
 
     width: int
 
@@ -94,7 +94,7 @@ class Transformer(nn.Module):
 
 
 class Digits(NamedTuple):
-    """Images in standard units, and labels."""
+    """Standardized images, and labels."""
 
     train_images: Float[Array, "train side side"]
     train_labels: Int[Array, " train"]
@@ -124,7 +124,7 @@ def initial(width: int, key: PRNGKeyArray, images: Float[Array, "..."]) -> PyTre
 def train(
     width: int, digits: Digits, epochs: int, learning_rate: float, key: PRNGKeyArray, mask: PyTree
 ) -> Float[Array, ""]:
-    """Test accuracy of one network after training; `key` draws its start and the order of the batches."""
+    """Test accuracy of one network after training; `key` gives initial weights and batch order."""
     images, labels, *test = digits
     params = sparsity.mask_and_rescale(initial(width, jax.random.fold_in(key, 0), images), mask)
     optimizer = sparsity.with_static_mask(optax.adamw(learning_rate), mask)
@@ -142,8 +142,8 @@ def train(
         return (optax.apply_updates(params, updates), state), None
 
     def epoch(carry: tuple, key: PRNGKeyArray) -> tuple[tuple, None]:
-        whole = len(labels) // BATCH * BATCH
-        order = jax.random.permutation(key, len(labels))[:whole].reshape(-1, BATCH)
+        full_batches = len(labels) // BATCH * BATCH
+        order = jax.random.permutation(key, len(labels))[:full_batches].reshape(-1, BATCH)
         return jax.lax.scan(step, carry, order)
 
     keys = jax.random.split(jax.random.fold_in(key, 1), epochs)
@@ -152,18 +152,18 @@ def train(
 
 
 def measure(digits: Digits, width: int, budget: dict[str, Any], settings: Settings) -> Row:
-    """Weights and test accuracies of the networks of a width and a budget, a mask for each seed."""
+    """Weights and test accuracies of the networks of one width and budget, with a mask per seed."""
     shapes = jax.eval_shape(lambda: initial(width, jax.random.key(0), digits.train_images))
     keys = [jax.random.key(seed) for seed in range(settings.seeds)]
     masks = [sparsity.random_mask(shapes, key=jax.random.fold_in(key, 2), **budget) for key in keys]
     weights = sum(sparsity.num_kept(masks[0]).values())
     size = sum(sparsity.num_kept(sparsity.random_mask(shapes, key=keys[0], connectivity=1.0)).values())
 
-    def one(key: PRNGKeyArray, mask: PyTree) -> Float[Array, ""]:
+    def accuracy(key: PRNGKeyArray, mask: PyTree) -> Float[Array, ""]:
         return train(width, digits, settings.epochs, settings.learning_rate, key, mask)
 
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *masks)
-    test = np.asarray(jax.jit(jax.vmap(one))(jnp.stack(keys), stacked), float)
+    test = np.asarray(jax.jit(jax.vmap(accuracy))(jnp.stack(keys), stacked), float)
     return {
         "width": width,
         "connectivity": weights / size,
@@ -176,28 +176,28 @@ def measure(digits: Digits, width: int, budget: dict[str, Any], settings: Settin
 
 
 def family(digits: Digits, settings: Settings) -> list[Row]:
-    """Narrow and dense first; then each wider network, sparse with as many weights, and dense with all of its own."""
+    """The narrow, dense network first; then each wider network, sparse with as many weights, and dense."""
     base = jax.eval_shape(lambda: initial(settings.base_width, jax.random.key(0), digits.train_images))
-    everything = {"connectivity": 1.0}
-    rows = [{"kind": "dense"} | measure(digits, settings.base_width, everything, settings)]
+    dense = {"connectivity": 1.0}
+    rows = [{"kind": "dense"} | measure(digits, settings.base_width, dense, settings)]
     for width in sorted(settings.widths):
         rows.append({"kind": "sparse"} | measure(digits, width, {"like": base}, settings))
-        rows.append({"kind": "dense"} | measure(digits, width, everything, settings))
+        rows.append({"kind": "dense"} | measure(digits, width, dense, settings))
     return rows
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Test accuracy over width: at the weights of the narrow network, and dense."""
+    """Test accuracy over width at the narrow network's weights, and of dense networks."""
     base, dense = rows[0], [row for row in rows if row["kind"] == "dense"]
     sparse = [base, *(row for row in rows if row["kind"] == "sparse")]
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    _curve(axes, dense, color="#999999", linestyle=":", label="dense, weights as written")
-    _curve(axes, sparse, color="#2f6397", label=f"{base['weights']:,} weights each, connectivity as written")
+    _curve(axes, dense, color="#999999", linestyle=":", label="dense (labels: weights)")
+    _curve(axes, sparse, color="#2f6397", label=f"{base['weights']:,} weights each (labels: connectivity)")
     for row in dense:
-        _write(axes, row, f"{row['weights']:,}", -12)
+        _annotate(axes, row, f"{row['weights']:,}", -12)
     for row in sparse[1:]:
-        _write(axes, row, f"{row['connectivity']:.2g}", 8)
+        _annotate(axes, row, f"{row['connectivity']:.2g}", 8)
     axes.set_xscale("log", base=2)
     axes.set_xticks([row["width"] for row in dense], [str(row["width"]) for row in dense])
     axes.margins(x=0.08)
@@ -214,22 +214,24 @@ def _curve(axes: Axes, rows: Sequence[Row], **style: Any) -> None:
     axes.errorbar(width, 100 * mean, 100 * deviation, marker="o", capsize=3, **style)
 
 
-def _write(axes: Axes, row: Row, text: str, above: int) -> None:
+def _annotate(axes: Axes, row: Row, text: str, offset: int) -> None:
     at = (row["width"], 100 * row["test_accuracy_mean"])
-    axes.annotate(text, at, xytext=(7, above), textcoords="offset points", fontsize=8)
+    axes.annotate(text, at, xytext=(7, offset), textcoords="offset points", fontsize=8)
 
 
 def verdict(rows: Sequence[Row]) -> list[str]:
-    """For every wide and sparse network, what it gains over the narrow and dense one of its weight count."""
-    base, lines = rows[0], []
-    for row in rows:
-        if row["kind"] == "sparse":
-            gain = difference(row["test"], base["test"])
-            lines.append(
-                f"wide beats narrow at {row['weights']} weights: {sign(gain)}: width {row['width']}"
-                f" against {base['width']}: {gain.show(100)} points"
-            )
-    return lines
+    """The gain of every wide, sparse network over the narrow, dense one of the same number of weights."""
+    base = rows[0]
+    gains = [(row, difference(row["test"], base["test"])) for row in rows if row["kind"] == "sparse"]
+    return [
+        f"wide beats narrow at {row['weights']} weights: {_word(gain)}: width {row['width']}"
+        f" against {base['width']}: {gain.show(100)} points"
+        for row, gain in gains
+    ]
+
+
+def _word(gain: Estimate) -> str:
+    return sign(gain).replace("undecided", "inconclusive")
 
 
 def main(settings: Settings, run: Output) -> None:

@@ -1,17 +1,17 @@
-"""Which weights to keep: accuracy at one budget over patterns of masks and distributions over layers.
+"""Which weights to keep: accuracy at equal weights over mask patterns and distributions over layers.
 
     python -m experiments.patterns                                    # an MLP on digits, a minute on 2 cores
     python -m experiments.patterns --preset=mnist                     # an MLP on MNIST, minutes
     python -m experiments.patterns --preset=million                   # MNIST, widths up to 1,000,000, half an hour
     python -m experiments.patterns --preset=cifar --dataset=cifar100  # ResNet-18 on 10,000 images, hours on 2 cores
 
-Networks of one width with the weight count of the dense network of the base width, which stands beside them. A pattern
-says which weights a layer keeps (single ones, as many inputs of every unit, N of every four inputs, blocks, whole
-kernels of convolutions), a distribution how many. Rates and initial weights follow the kept inputs of a unit (SμPar,
-from the base width), so that no distribution is favoured by its learning rate.
-Writes WORKDIR/patterns.csv, a row per pattern and distribution, and WORKDIR/patterns.png. The time of a step is that of
-one network where the distributions of a pattern train as one program, run as --execution says; on a CPU
-it is that of all cores together.
+Networks of one width with as many weights as the dense network of the base width, which is trained as well. A pattern
+says which weights a layer keeps (single weights, constant fan-in, N of every four inputs, blocks, whole kernels of
+convolutions), a distribution how many. Learning rates and initial weights follow the effective fan-in (SμPar, from the
+base width), so that the learning rate favors no distribution.
+Writes WORKDIR/patterns.csv, a row per pattern and distribution, and WORKDIR/patterns.png. Step times are
+per network, with all distributions of a pattern in one program, in the mode of --execution; on a CPU they are CPU
+times, summed over cores.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ COLUMNS = [
     "diverged",
     "step_milliseconds",
 ]
-USUAL = ("elementwise", "largest_first")  # what the others are compared to
+USUAL = ("elementwise", "largest_first")  # pattern and distribution with which the others are compared
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,9 @@ class Preset(presets.Family):
         "Patterns of masks.", ("elementwise", "fan_in", "n_m", "block"), choices=tuple(PATTERNS)
     )
     distributions: tuple[str, ...] = setting(
-        "How the budget is shared among layers.", tuple(DISTRIBUTIONS), choices=tuple(DISTRIBUTIONS)
+        "Distributions of the budget over layers.", tuple(DISTRIBUTIONS), choices=tuple(DISTRIBUTIONS)
     )
-    repeats: int = setting("Epochs of which the fastest gives the time of a step.", 50, least=1)
+    repeats: int = setting("Epochs that are timed; the fastest gives the step time.", 50, least=1)
 
 
 MLP = Preset(
@@ -84,7 +84,7 @@ PRESETS = {
     "mnist": dataclasses.replace(
         MLP, dataset="mnist", widths=(128,), train_samples=10_000, batch_size=100, epochs=20, repeats=5
     ),
-    # One hidden layer, of up to a million units; SμPar's rates need Adam where the last layer is sparse.
+    # One hidden layer, of up to a million units; SμPar's rates need Adam if the last layer is sparse.
     "million": dataclasses.replace(
         MLP,
         dataset="mnist",
@@ -118,21 +118,22 @@ PRESETS = {
 
 
 def template(preset: Preset) -> Spec:
-    """The network of a preset; ResNets by the recipe of Appendix A. Width, mask and kept counts are filled in later."""
+    """The network of a preset; ResNets by the recipe of Appendix A. Width, mask and kept counts are set later."""
     spec = presets.spec(preset) if preset.model == "mlp" else recipe.template(preset)
     return dataclasses.replace(spec, rate_width=preset.base_width)
 
 
 def networks(preset: Preset) -> list[Network]:
-    """The dense network of the base width, and at every width each pattern under each distribution.
+    """The dense network of the base width, and every width, pattern and distribution.
 
-    What the budget of a width cannot hold is printed and left out. Raises UserError for widths below the base width.
+    Combinations that the budget does not allow are printed and left out.
+    Raises UserError for widths below the base width.
     """
     dense = template(preset)
     shapes = families.shapes_of(dense)
     family.check_widths(preset.base_width, preset.widths)
     columns = {"pattern": "dense", "distribution": "dense"}
-    found = [Network(preset.base_width, "dense", dense, preset.seeds, columns)]
+    networks = [Network(preset.base_width, "dense", dense, preset.seeds, columns)]
     for pattern in preset.patterns:
         masked = dataclasses.replace(dense, mask=pattern)
         for width in (width for width in preset.widths if width > preset.base_width):
@@ -140,26 +141,26 @@ def networks(preset: Preset) -> list[Network]:
                 columns = {"pattern": pattern, "distribution": distribution}
                 try:
                     [spec] = family.sparse(masked, preset.base_width, [width], shapes, distribution)
-                except UserError as refusal:
-                    print(f"width {width}, {pattern}, {distribution} is left out ({refusal})")
+                except UserError as error:
+                    print(f"width {width}, {pattern}, {distribution} is left out ({error})")
                     continue
-                found.append(Network(preset.base_width, pattern, spec, preset.seeds, columns))
-    return found
+                networks.append(Network(preset.base_width, pattern, spec, preset.seeds, columns))
+    return networks
 
 
 def program(network: Network) -> tuple[str, int]:
-    """What networks of one program share: they differ in the kept counts alone."""
+    """What the networks of one program share: they differ only in kept counts."""
     return network.spec.mask if network.spec.kept else "dense", network.spec.width
 
 
-def step_milliseconds(asked: Sequence[Network], run: Run, repeats: int) -> dict[tuple[str, int], float]:
-    """By program, the time of a step of one network, one seed each; one program at a time is in memory.
+def step_milliseconds(networks: Sequence[Network], run: Run, repeats: int) -> dict[tuple[str, int], float]:
+    """By program, the step time per network, with one seed each; one program at a time is in memory.
 
-    On a CPU that of all its cores together, so that what else the machine does counts little.
+    On a CPU it is CPU time over all cores, which other processes disturb little.
     """
     clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
     members: dict[tuple[str, int], dict[Spec, None]] = {}
-    for network in asked:
+    for network in networks:
         members.setdefault(program(network), {})[network.spec] = None
     times = {}
     for key, specs in members.items():
@@ -171,22 +172,21 @@ def step_milliseconds(asked: Sequence[Network], run: Run, repeats: int) -> dict[
 
 
 def gains(rows: Sequence[Row], by: str) -> dict[str, Estimate]:
-    """Best test accuracy of each pattern (or distribution) less that of the usual one, a mean over all the others.
+    """Best test accuracy of each pattern (or distribution) minus that of the usual one.
 
-    Over the pairs that differ in nothing else and of which both have a finished seed.
+    A mean over the pairs that differ in nothing else and both have a finished seed.
     """
     usual = USUAL[("pattern", "distribution").index(by)]
-    place = {_place(row, row[by], by): row["test"] for row in rows if row["test"]}
-    found = {}
+    tests = {_place(row, row[by], by): row["test"] for row in rows if row["test"]}
+    gains = {}
     for name in dict.fromkeys(row[by] for row in rows if row["pattern"] != "dense"):
         keys = [(_place(row, name, by), _place(row, usual, by)) for row in rows if row[by] == name]
-        pairs = [(place[own], place[other]) for own, other in keys if own in place and other in place]
+        pairs = [(tests[key], tests[other]) for key, other in keys if key in tests and other in tests]
         if name != usual and pairs:
-            half = np.full(len(pairs), 1 / len(pairs))
-            found[name] = linear(
-                np.concatenate([half, -half]), [*(a for a, _ in pairs), *(b for _, b in pairs)]
-            )
-    return found
+            share = np.full(len(pairs), 1 / len(pairs))
+            networks = [*(first for first, _ in pairs), *(second for _, second in pairs)]
+            gains[name] = linear(np.concatenate([share, -share]), networks)
+    return gains
 
 
 def _place(row: Row, name: str, by: str) -> tuple:
@@ -195,50 +195,46 @@ def _place(row: Row, name: str, by: str) -> tuple:
 
 
 def over_dense(rows: Sequence[Row]) -> dict[str, Estimate]:
-    """Best test accuracy of every pattern, a mean over distributions and widths, less that of the dense network."""
+    """Best test accuracy of every pattern, a mean over distributions and widths, minus that of the dense network."""
     tests: dict[str, list[list[float]]] = {}
     for row in rows:
         if row["test"]:
             tests.setdefault(row["pattern"], []).append(row["test"])
     dense = tests.pop("dense", [])
     return {
-        name: linear(np.append(np.full(len(own), 1 / len(own)), -1.0), [*own, dense[0]])
-        for name, own in tests.items()
+        name: linear(np.append(np.full(len(of_name), 1 / len(of_name)), -1.0), [*of_name, dense[0]])
+        for name, of_name in tests.items()
         if dense
     }
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
-    """What every pattern and distribution gains, over the dense network and over the usual one."""
+    """The gain of every pattern and distribution over the dense network and over the usual one."""
     lines = [
         f"{name} over the dense network of base width {rows[0]['base_width']}: {gain.show(100)} points"
         for name, gain in over_dense(rows).items()
     ]
     for by, usual in zip(("pattern", "distribution"), USUAL, strict=True):
         lines += [f"{by} {name} over {usual}: {g.show(100)} points" for name, g in gains(rows, by).items()]
-    return [
-        *lines,
-        METHOD,
-    ]
+    return [*lines, METHOD]
 
 
 def main(preset: Preset, run: Run) -> None:
-    asked = networks(preset)
-    results = families.collect(asked, run, EXPERIMENT, together=program)
+    all_networks = networks(preset)
+    results = families.collect(all_networks, run, EXPERIMENT, together=program)
     if results is None:
         return
-    times = step_milliseconds(asked, run, preset.repeats)
+    times = step_milliseconds(all_networks, run, preset.repeats)
     trained = {result.spec for result in results}
-    there = [network for network in asked if network.spec in trained]
+    with_records = [network for network in all_networks if network.spec in trained]
     rows = [
         row | {"step_milliseconds": times[program(network)]}
-        for network, row in zip(there, families.table(there, results), strict=True)
+        for network, row in zip(with_records, families.table(with_records, results), strict=True)
     ]
     output.print_table(rows, COLUMNS)
     layers = f"{preset.hidden_layers} hidden layer{'s' * (preset.hidden_layers > 1)}"
-    figure = patterns_figure.draw(
-        rows, preset, "ResNet-18" if preset.model == "resnet18" else f"MLP, {layers}"
-    )
+    name = "ResNet-18" if preset.model == "resnet18" else f"MLP, {layers}"
+    figure = patterns_figure.draw(rows, preset, name)
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
         output.write_figure(run.folder, EXPERIMENT, figure),

@@ -1,12 +1,12 @@
-"""Does one learning rate serve all widths? Learning-rate curves over width, by parameterisation.
+"""Does the best learning rate transfer across widths? Loss over the learning rate, by width and parameterization.
 
     python -m experiments.rate_transfer                 # digits, a minute on 2 cores
     python -m experiments.rate_transfer --preset=mnist  # MNIST at the sizes of Figure 8, half an hour (estimated)
 
-MLPs with one hidden layer and one weight count, however wide (the last layer stays dense), as in Figure 8, trained with
-a grid of learning rates in each parameterisation: standard, NTK, and SμPar from the base width. Loss and accuracy are
-of held-out training samples. A rate transfers if the rate that is best at the base width is the best at all widths.
-Writes WORKDIR/rate_transfer.csv, a row per parameterisation, width and rate, and WORKDIR/rate_transfer.png.
+MLPs with one hidden layer and the same number of weights at all widths (the last layer stays dense), as in Figure 8,
+trained with a grid of learning rates in each parameterization: standard, NTK, and SμPar from the base width. Loss and
+accuracy are of held-out training samples. The rate transfers if the best rate at the base width is best at all widths.
+Writes WORKDIR/rate_transfer.csv, a row per parameterization, width and rate, and WORKDIR/rate_transfer.png.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from experiments.convergence.halting_figure import tidy
 from experiments.lab import families, launch, output, presets
 from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
@@ -46,13 +47,15 @@ COLUMNS = [
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset(presets.Family):
-    """Settings of one figure; `centres` are learning rates that are about the best at the base width."""
+    """Settings of one figure; `centers` are learning rates close to the best at the base width."""
 
     parameterizations: tuple[str, ...] = setting(
-        "Panels.", ("standard", "ntk", "smup"), choices=tuple(PARAMETERIZATIONS)
+        "Parameterizations, one panel each.", ("standard", "ntk", "smup"), choices=tuple(PARAMETERIZATIONS)
     )
-    centres: Mapping[str, float]
-    octaves: int = setting("Rates from so many octaves below the centre to as many above.", 5, least=1)
+    centers: Mapping[str, float]
+    octaves: int = setting(
+        "Learning rates from this many octaves below the center to as many above.", 5, least=1
+    )
     validation_samples: int = presets.of_spec("validation_samples", least=1)
 
 
@@ -65,7 +68,7 @@ QUICK = Preset(
     batch_size=100,
     epochs=30,
     seeds=3,
-    centres={"standard": 0.5, "ntk": 4.0, "mup": 0.5, "smup": 0.5},
+    centers={"standard": 0.5, "ntk": 4.0, "mup": 0.5, "smup": 0.5},
 )
 PRESETS = {
     "quick": QUICK,
@@ -83,73 +86,73 @@ PRESETS = {
 
 
 def template(preset: Preset) -> Spec:
-    """The network of Figure 8 on the data of a preset; width, masks, parameterisation and rate are filled in later."""
+    """The network of Figure 8 on the data of a preset; width, masks, parameterization and rate are set later."""
     return presets.spec(preset, learning_rate=1.0)
 
 
 def rates(preset: Preset, name: str) -> list[float]:
-    """The grid of a parameterisation: powers of two around its centre."""
+    """The grid of a parameterization: powers of two around its center."""
     octaves = range(-preset.octaves, preset.octaves + 1)
-    return [float(f"{preset.centres[name] * 2.0**octave:.4g}") for octave in octaves]
+    return [float(f"{preset.centers[name] * 2.0**octave:.4g}") for octave in octaves]
 
 
 def networks(preset: Preset) -> list[Network]:
-    """Every parameterisation, width and rate."""
+    """Every parameterization, width and rate."""
     plain = template(preset)
     shapes = families.shapes_of(plain)
-    found = []
+    networks = []
     for name in preset.parameterizations:
         reference = preset.base_width if name in ("mup", "smup") else 0
         base = dataclasses.replace(plain, parameterization=name, rate_width=reference)
         for spec in family.sparse(base, preset.base_width, preset.widths, shapes, "dense_last"):
             for rate in rates(preset, name):
-                own = dataclasses.replace(spec, learning_rate=rate)
-                kind = {"parameterization": name}
-                found.append(Network(preset.base_width, name, own, preset.seeds, kind))
-    return found
+                with_rate = dataclasses.replace(spec, learning_rate=rate)
+                columns = {"parameterization": name}
+                networks.append(Network(preset.base_width, name, with_rate, preset.seeds, columns))
+    return networks
 
 
 def program(network: Network) -> tuple[str, int]:
-    """What networks of one program share: they differ in the learning rate."""
+    """What the networks of one program share: they differ only in the learning rate."""
     return network.kind, network.spec.width
 
 
 Grid = Float[np.ndarray, "seeds widths rates"]
 
 
-def grids(asked: Sequence[Network], results: Sequence[Result], name: str) -> tuple[Grid, Grid] | None:
-    """Last validation loss and accuracy in a parameterisation, if all its records exist; ∞ and 0 where it diverged."""
-    own = [network for network in asked if network.kind == name]
+def grids(networks: Sequence[Network], results: Sequence[Result], name: str) -> tuple[Grid, Grid] | None:
+    """Final validation loss and accuracy in a parameterization, if all records exist; ∞ and 0 of diverged runs."""
+    of_name = [network for network in networks if network.kind == name]
     by_run = {(result.spec, result.seed): result for result in results}
-    runs = [by_run.get((network.spec, seed)) for seed in range(own[0].seeds) for network in own]
+    runs = [by_run.get((network.spec, seed)) for seed in range(of_name[0].seeds) for network in of_name]
     if None in runs:
         return None
-    widths = len({network.spec.width for network in own})
+    widths = len({network.spec.width for network in of_name})
 
     def last(metric: str, diverged: float) -> Grid:
-        found = [
+        values = [
             run.curves[f"validation_{metric}"][-1] if run.status == "finished" else diverged
             for run in runs
             if run
         ]
-        return np.array(found, np.float64).reshape(own[0].seeds, widths, -1)
+        return np.array(values, np.float64).reshape(of_name[0].seeds, widths, -1)
 
     return last("loss", math.inf), last("accuracy", 0.0)
 
 
 def octave(losses: Float[np.ndarray, " rates"]) -> float:
-    """Where the loss is least, on the scale of the grid: by the parabola through the least and its neighbours."""
-    least = int(np.argmin(losses))
-    around = losses[max(least - 1, 0) : least + 2]
+    """The position of the lowest loss in the grid, by the parabola through it and its neighbors."""
+    lowest = int(np.argmin(losses))
+    around = losses[max(lowest - 1, 0) : lowest + 2]
     if len(around) < 3 or not np.isfinite(around).all():
-        return least
+        return lowest
     left, middle, right = around
-    bend = left - 2 * middle + right
-    return least + 0.5 * (left - right) / bend if bend > 0 else least
+    curvature = left - 2 * middle + right
+    return lowest + 0.5 * (left - right) / curvature if curvature > 0 else lowest
 
 
 def transfer(loss: Grid, accuracy: Grid, widths: Sequence[int]) -> tuple[Estimate, Estimate]:
-    """(exponent of the best rate in the width, the accuracy that the base width's best rate costs the worst width)."""
+    """(exponent of the best rate in width, largest accuracy lost over widths with the best rate of the base width)."""
     best = [[octave(row) for row in of_width] for of_width in loss]
     slopes = [np.polyfit(np.log2(widths), octaves, 1)[0] for octaves in best]
     lost = [
@@ -161,7 +164,7 @@ def transfer(loss: Grid, accuracy: Grid, widths: Sequence[int]) -> tuple[Estimat
 
 
 def draw(rows: Sequence[Row], preset: Preset) -> Figure:
-    """Validation loss over the learning rate, a panel per parameterisation and a curve per width."""
+    """Validation loss over the learning rate, a panel per parameterization and a curve per width."""
     figure = Figure(figsize=(4 * len(preset.parameterizations), 4), layout="constrained")
     panels = figure.subplots(1, len(preset.parameterizations), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, preset.parameterizations, strict=True):
@@ -169,16 +172,15 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
             curve = [r for r in rows if (r["parameterization"], r["width"]) == (name, width)]
             curve = [row for row in curve if not row["diverged"]]
             x, y = ([row[key] for row in curve] for key in ("learning_rate", "validation_loss_mean"))
-            colour = families.PALETTE[i % len(families.PALETTE)]
-            axes.plot(x, y, "o-", markersize=3, linewidth=1.2, color=colour, label=f"width {width}")
+            color = families.PALETTE[i % len(families.PALETTE)]
+            axes.plot(x, y, "o-", markersize=3, linewidth=1.2, color=color, label=f"width {width}")
             if y:
-                axes.plot(x[int(np.argmin(y))], min(y), "*", markersize=11, color=colour)
+                axes.plot(x[int(np.argmin(y))], min(y), "*", markersize=11, color=color)
         axes.set(xscale="log", yscale="log", title=name, xlabel="learning rate")
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set(ylabel="validation loss (star: least)")
+        tidy(axes)
+    panels[0].set(ylabel="validation loss (star: lowest)")
     losses = [row["validation_loss_mean"] for row in rows if not row["diverged"]]
-    if losses:  # so that rates far too large hide nothing
+    if losses:  # cut the losses of learning rates that are far too large
         panels[0].set_ylim(0.9 * min(losses), 8 * min(losses))
     panels[0].legend(fontsize=8)
     weights = max((row["weights"] for row in rows), default=0)
@@ -188,35 +190,32 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
 
 
 def main(preset: Preset, run: Run) -> None:
-    asked = networks(preset)
-    results = families.collect(asked, run, EXPERIMENT, together=program)
+    all_networks = networks(preset)
+    results = families.collect(all_networks, run, EXPERIMENT, together=program)
     if results is None:
         return
-    rows = families.table(asked, results)
+    rows = families.table(all_networks, results)
     output.print_table(rows, COLUMNS)
-    told = []
+    claims = []
     for name in preset.parameterizations:
-        if found := grids(asked, results, name):
-            slope, cost = transfer(*found, preset.widths)
+        if losses_and_accuracies := grids(all_networks, results, name):
+            slope, cost = transfer(*losses_and_accuracies, preset.widths)
             print(
-                f"{name}: the best rate goes with width to the power of {slope.show(form='+.2f')}; the best rate of the"
-                f" base width costs the worst width {cost.show(100)} points"
+                f"{name}: best rate ∝ width^{slope.show(form='+.2f')}; with the best rate of the base width the worst"
+                f" width loses {cost.show(100)} points"
             )
-            told += [
-                {
-                    "parameterization": name,
-                    "quantity": quantity,
-                    "value": one.value,
-                    "low": one.low,
-                    "high": one.high,
-                }
-                for quantity, one in (("exponent of the best rate in width", slope), ("accuracy lost", cost))
+            claims += [
+                {"parameterization": name, "quantity": quantity} | estimate._asdict()
+                for quantity, estimate in (
+                    ("exponent of the best rate in width", slope),
+                    ("accuracy lost", cost),
+                )
             ]
     print(METHOD)
     launch.wrote(
         run,
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_table(run.folder, f"{EXPERIMENT}_claims", told, CLAIMS),
+        output.write_table(run.folder, f"{EXPERIMENT}_claims", claims, CLAIMS),
         output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
     )
 

@@ -1,8 +1,8 @@
-"""Width apart from weights: which networks, with which learning rates, and how fast each of them begins.
+"""Width separated from weights: the networks, their learning rates, and the traces of their tangent kernels.
 
-In: settings. Out: dense networks, whose weights grow with their width, and families of fixed weights, each in several
-arms, which differ in how learning rates follow the network: one for all (as in the convergence paper), over the kept
-inputs of a unit (`rate_width`), and tuned network by network.
+In: settings. Out: dense networks, whose weights grow with width, and families with a fixed number of weights, in up to
+three arms that differ in the learning rate: one rate for all (as in the convergence paper), rate ∝ 1 / effective fan-in
+(`rate_width`), and a rate tuned per network.
 """
 
 import dataclasses
@@ -36,133 +36,131 @@ from wsn.training.state import initial_members
 
 ARMS = {
     "one": "one rate",
-    "fan_in": "rate over kept inputs",
-    "tuned": "rate tuned",
+    "fan_in": "rate ∝ 1 / fan-in",
+    "tuned": "tuned rate",
 }
-FACTORS = 2.0 ** np.arange(-2, 6)  # of the learning rate, in tuning
+FACTORS = 2.0 ** np.arange(-2, 6)  # of the learning rate, tried in tuning
 TUNING_SEEDS = 2
-SAMPLES, TRACED_SEEDS = 256, 3  # outputs, and networks, that a trace is a mean over
-BATCH = 32  # inputs that share the statistics of a batch normalisation, as in training
+SAMPLES, TRACED_SEEDS = 256, 3  # a trace is a mean over outputs and seeds
+BATCH = 32  # inputs that share batch statistics, as in training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset(settings.Settings):
-    """Dense networks of --widths, and for every base width one of each width above it, with its weights."""
+    """Dense networks, and for every base width a family of wider networks with the weights of the dense one."""
 
     base_widths: tuple[int, ...] = setting(
         "Widths of the dense networks whose weights are the budgets.", least=1, most=WIDEST
     )
     distribution: str = setting(
-        "How a budget is shared among layers.", "largest_first", choices=tuple(DISTRIBUTIONS)
+        "Distribution of a budget over layers.", "largest_first", choices=tuple(DISTRIBUTIONS)
     )
     sparsify: tuple[str, ...] = setting(
-        "Groups of layers that lose weights, such as hidden,softmax; none: all but embedding and softmax.", ()
+        "Groups of layers to make sparse, such as hidden,softmax; empty: all but embedding and softmax.", ()
     )
-    arms: tuple[str, ...] = setting(
-        f"How learning rates follow the network: of {', '.join(ARMS)}.", tuple(ARMS)
-    )
+    arms: tuple[str, ...] = setting(f"Learning-rate rules, some of {', '.join(ARMS)}.", tuple(ARMS))
     rate_width: int = presets.of_spec("rate_width")
     depth: int | None = presets.of_spec("depth", None)
     hidden_layers: int | None = presets.of_spec("hidden_layers", None)
-    tuning_epochs: int = setting("Epochs of each learning rate that is tried.", least=1)
+    tuning_epochs: int = setting("Epochs per learning rate in tuning.", least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         settings.check_list("base_widths", self.base_widths)
         settings.check_list("arms", self.arms)
         if max(self.base_widths) > max(self.widths):
-            raise UserError("`base_widths`: give no width above all of `widths`")
+            raise UserError("`base_widths`: none may be above all of `widths`")
         for name in self.arms:
             choose(ARMS, "arms", name)
         if self.rate_width < 1:
-            raise UserError("`rate_width`: give the width whose rates the others are measured in, at least 1")
+            raise UserError("`rate_width`: give the width whose rates stay as they are, at least 1")
 
 
 def template(preset: Preset) -> Spec:
-    """What all networks of a preset share; the rates of its arms come later."""
+    """The fields that all networks of a preset share; rates of the arms are set later."""
     return dataclasses.replace(study.template(preset), rate_width=0)
 
 
 def networks(preset: Preset, run: Run) -> list[Network]:
-    """All networks, at one learning rate: dense ones, then every family. Raises UserError."""
+    """All networks, at one learning rate: the dense ones, then every family. Raises UserError."""
     base = template(preset)
     source = run.source_of(base)
-    samples(source, 1, 1)  # what cannot be traced is told before anything is trained
+    samples(source, 1, 1)  # raises before training if the data cannot be traced
 
     def shapes(width: int):
         return study.shapes_of(source, dataclasses.replace(base, width=width))
 
     whole = family.whole_layers(models.groups_of(base, shapes(preset.widths[0])), preset.sparsify)
-    found = [
+    networks = [
         Network(min(preset.widths), "dense", spec, preset.seeds) for spec in family.dense(base, preset.widths)
     ]
     for width in preset.base_widths:
         widths = sorted({width, *(wide for wide in preset.widths if wide > width)})
         members = family.sparse(base, width, widths, shapes, preset.distribution, whole)
-        found += [Network(width, "sparse", spec, preset.seeds) for spec in members]
-    return found
+        networks += [Network(width, "sparse", spec, preset.seeds) for spec in members]
+    return networks
 
 
-def in_arms(preset: Preset, asked: Sequence[Network], tuned: dict[Spec, float]) -> list[Network]:
-    """The networks in every arm whose learning rates are known, the arm among their columns."""
+def in_arms(preset: Preset, networks: Sequence[Network], tuned: dict[Spec, float]) -> list[Network]:
+    """The networks in every arm whose learning rates are known, with a column for the arm."""
 
     def with_rates(spec: Spec, arm: str) -> Spec:
         if arm == "tuned":
             return dataclasses.replace(spec, learning_rate=tuned[spec])
-        # The dense network of that width has the rates that it has anyway.
-        own = arm == "one" or (spec.width == preset.rate_width and not spec.kept)
-        return spec if own else dataclasses.replace(spec, rate_width=preset.rate_width)
+        # For the dense network of `rate_width` both rules give the same rates.
+        same = arm == "one" or (spec.width == preset.rate_width and not spec.kept)
+        return spec if same else dataclasses.replace(spec, rate_width=preset.rate_width)
 
     return [
         network._replace(spec=with_rates(network.spec, arm), columns={"arm": arm})
         for arm in preset.arms
         if arm != "tuned" or tuned
-        for network in asked
+        for network in networks
     ]
 
 
-def tune(preset: Preset, asked: Sequence[Network], run: Run, experiment: str) -> dict[Spec, float]:
-    """The learning rate of every network that has the least validation loss after a few epochs, writing a table.
+def tune(preset: Preset, networks: Sequence[Network], run: Run, experiment: str) -> dict[Spec, float]:
+    """The learning rate of every network with the lowest validation loss after a few epochs; writes a table.
 
-    Nothing where no arm asks for it, and after a dry run. Raises UserError where every rate diverged.
+    Empty without the arm `tuned` and after a dry run. Raises UserError if every rate diverged.
     """
     if "tuned" not in preset.arms:
         return {}
-    of = {network.spec: network for network in asked}
-    options = {spec: candidates(spec, preset.tuning_epochs) for spec in of}
+    by_spec = {network.spec: network for network in networks}
+    options = {spec: candidates(spec, preset.tuning_epochs) for spec in by_spec}
     labels = {
-        option: Label(experiment, run.preset, of[spec].base_width, of[spec].kind)
-        for spec, some in options.items()
-        for option in some
+        option: Label(experiment, run.preset, by_spec[spec].base_width, by_spec[spec].kind)
+        for spec, tried in options.items()
+        for option in tried
     }
-    found = launch.train(run, [(some, TUNING_SEEDS) for some in options.values()], labels)
-    if found is None:
+    results = launch.train(run, [(tried, TUNING_SEEDS) for tried in options.values()], labels)
+    if results is None:
         return {}
     best, rows = {}, []
-    for spec, some in options.items():
-        losses = {option.learning_rate: final_loss(option, found) for option in some}
+    for spec, tried in options.items():
+        losses = {option.learning_rate: final_loss(option, results) for option in tried}
         usable = {rate: loss for rate, loss in losses.items() if np.isfinite(loss)}
         if not usable:
             raise UserError(
                 f"`arms=tuned`: every learning rate diverged at width {spec.width}: lower `learning_rate`"
             )
         best[spec] = min(usable, key=usable.__getitem__)
-        place = of[spec]
+        network = by_spec[spec]
         rows += [
-            {"kind": place.kind, "base_width": place.base_width, "width": spec.width}
+            {"kind": network.kind, "base_width": network.base_width, "width": spec.width}
             | {"learning_rate": rate, "validation_loss": loss, "chosen": int(rate == best[spec])}
             for rate, loss in losses.items()
         ]
         if best[spec] in (min(losses), max(losses)):
             print(
-                f"`arms=tuned`: rate {best[spec]:g} of width {spec.width} is an end of those that were tried"
+                f"`arms=tuned`: rate {best[spec]:g} of width {spec.width} is the lowest or highest that was tried"
             )
     output.write_table(run.folder, "learning_rates", rows, list(rows[0]))
     return best
 
 
 def candidates(spec: Spec, epochs: int) -> tuple[Spec, ...]:
-    """The network with each learning rate that is tried, for a few epochs."""
+    """The network with each learning rate to try, for a few epochs."""
     return tuple(
         dataclasses.replace(
             spec,
@@ -176,39 +174,39 @@ def candidates(spec: Spec, epochs: int) -> tuple[Spec, ...]:
 
 
 def final_loss(option: Spec, results: Sequence[Result]) -> float:
-    """Mean validation loss at the end, over seeds; NaN where one diverged."""
+    """Final validation loss, a mean over seeds; NaN if a seed diverged."""
     return float(np.mean([r.curves[halting.LOSS][-1] for r in results if r.spec == option]))
 
 
-def curves(asked: Sequence[Network], results: Sequence[Result], run: Run) -> list[Curve]:
-    """A curve over width for every arm and family, of the networks that have a record; one common loss for all."""
-    source = run.source_of(asked[0].spec)
-    runs = halting.halted([r for r in results if r.spec in {n.spec for n in asked}], study.ceiling(source))
+def curves(networks: Sequence[Network], results: Sequence[Result], run: Run) -> list[Curve]:
+    """A curve over width for every arm and family, of the networks with records; one common loss for all."""
+    ceiling, specs = study.ceiling(run.source_of(networks[0].spec)), {network.spec for network in networks}
+    runs = study.runs_by_spec(halting.halted([r for r in results if r.spec in specs], ceiling))
     lines: dict[tuple, list[Point]] = {}
-    for network in asked:
-        own = [one for one in runs if one.result.spec == network.spec]
-        row = study.describe(network, run) | {"base_width": network.base_width}
-        if own:
+    for network in networks:
+        if network.spec in runs:
+            row = study.describe(network, run) | {"base_width": network.base_width}
             row["rate_trace"] = rate_trace(network.spec, run)
-            lines.setdefault((row["arm"], row["kind"], row["base_width"]), []).append(Point(row, own))
+            line = lines.setdefault((row["arm"], row["kind"], row["base_width"]), [])
+            line.append(Point(row, runs[network.spec]))
     return [Curve(points) for points in lines.values()]
 
 
 def rate_trace(spec: Spec, run: Run) -> float:
-    """Trace of the tangent kernel at the start, every parameter's part times its learning rate; a mean over seeds."""
+    """Trace of the initial tangent kernel, each parameter weighted by its learning rate; a mean over seeds."""
     plain, source = dataclasses.replace(spec, rate_width=0, learning_rate=1.0), run.source_of(spec)
     model = models.build(spec, source.input_shape, source.classes)
     params = jax.eval_shape(lambda: model.init(jax.random.key(0))[0])
-    rules = models.scalings(spec, model, params)
+    scalings = models.scalings(spec, model, params)
     return sum(
-        spec.learning_rate * rules[path].learning_rate * value
+        spec.learning_rate * scalings[path].learning_rate * value
         for path, value in start_traces(plain, run).items()
     )
 
 
 @cache
 def start_traces(spec: Spec, run: Run) -> dict[str, float]:
-    """`kernels.trace.traces` of a network at the start, by parameter, over held-out inputs and seeds."""
+    """`kernels.trace.traces` of the initial network, by parameter; means over held-out inputs and seeds."""
     source = run.source_of(spec)
     model = models.build(spec, source.input_shape, source.classes)
     group = Group((spec,), tuple(range(TRACED_SEEDS)))
@@ -224,37 +222,34 @@ def start_traces(spec: Spec, run: Run) -> dict[str, float]:
     size = jax.eval_shape(apply, jax.tree.map(lambda x: x[0], members.state.params), inputs[0]).size
     chosen = jax.random.randint(jax.random.key(1), (len(inputs),), 0, size)
 
-    def member(one: tuple[Any, Any]) -> dict[str, Array]:
-        params, keep = one
-        return traces(apply, params, keep, inputs, chosen)
+    def member(params_and_mask: tuple[Any, Any]) -> dict[str, Array]:
+        return traces(apply, *params_and_mask, inputs, chosen)
 
-    found = jax.jit(lambda members: jax.lax.map(member, members))((members.state.params, members.mask))
-    return {path: float(x.mean()) for path, x in found.items()}
+    by_seed = jax.jit(lambda members: jax.lax.map(member, members))((members.state.params, members.mask))
+    return {path: float(x.mean()) for path, x in by_seed.items()}
 
 
 def samples(source: Source, count: int, batch: int) -> Float[Array, "samples batch ..."] | Array:
-    """Held-out inputs, each as a network sees it: windows of a text, or small batches of images."""
+    """Held-out inputs: windows of a text, or small batches of standardized images."""
     if isinstance(source, Text):
         first = jax.random.randint(jax.random.key(0), (count,), 0, len(source.held_out) - source.sequence)
         places = np.asarray(first)[:, None] + np.arange(source.sequence)
         return jnp.asarray(source.held_out[places], jnp.int32)[..., None]
     if not isinstance(source, Splits):
-        raise UserError("`dataset`: this experiment reads images and texts alone")
-    rows = np.asarray(jax.random.permutation(jax.random.key(0), len(source.validation_images)))
-    rows = (
-        np.resize(rows, (min(count, len(rows)), batch))
-        if batch > 1
-        else np.arange(min(count, len(rows)))[:, None]
-    )
+        raise UserError("`dataset`: this experiment reads only images and texts")
+    rows = np.arange(len(source.validation_images))
+    if batch > 1:
+        rows = np.asarray(jax.random.permutation(jax.random.key(0), len(rows)))
+    rows = np.resize(rows, (min(count, len(rows)), batch))
     return jnp.asarray((source.validation_images[rows] - source.mean) / source.std, jnp.float32)
 
 
-def rows(curves: Sequence[Curve], epoch: dict[Spec, int]) -> Iterator[Row]:
-    """A row per network and arm: what it is, its times, and the factors of its time."""
+def rows(curves: Sequence[Curve], steps_of_epoch: dict[Spec, int]) -> Iterator[Row]:
+    """A row per network and arm: its description, its times, and the factors of its time."""
     for curve in curves:
         for point in curve.points:
             spec = point.runs[0].result.spec
-            row = point.row | halting.summary(point, epoch[spec])
+            row = point.row | halting.summary(point, steps_of_epoch[spec])
             row["common_steps_far_mean"] = mean([run.common[1] for run in point.runs])
             for name in path.FACTORS:
                 values = [path.geometry(run, "all")[name] for run in point.certain]
@@ -263,11 +258,10 @@ def rows(curves: Sequence[Curve], epoch: dict[Spec, int]) -> Iterator[Row]:
 
 
 def name(curve: Curve) -> str:
-    """The family of a curve."""
-    row = curve.points[0].row
-    return "dense" if row["kind"] == "dense" else f"{row['weights']:,} weights"
+    """The name of a curve's family."""
+    return "dense" if curve.row["kind"] == "dense" else f"{curve.row['weights']:,} weights"
 
 
 def families_shown(curves: Sequence[Curve]) -> list[tuple[str, int]]:
     """(kind, base width) of every family, dense first."""
-    return list(dict.fromkeys((c.points[0].row["kind"], c.points[0].row["base_width"]) for c in curves))
+    return list(dict.fromkeys((c.row["kind"], c.row["base_width"]) for c in curves))

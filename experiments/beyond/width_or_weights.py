@@ -1,4 +1,4 @@
-"""Does width itself make learning faster? Halting times with weights growing and with weights fixed, in three arms.
+"""Does width itself make training faster? Halting times with growing and with fixed weights, by learning-rate rule.
 
     python -m experiments.width_or_weights  # MLPs on digits, two minutes on 2 cores
     python -m experiments.width_or_weights --preset=small  # MLPs on MNIST, half an hour
@@ -7,21 +7,21 @@
     python -m experiments.width_or_weights --preset=resnet  # ResNet-18 on a part of CIFAR-10, hours
     python -m experiments.width_or_weights --preset=paper --data_dir=FOLDER_OF_TEXT  # a folder of text, a GPU
 
-The convergence paper lets width and weights grow together at one learning rate and sees training get shorter; the
-paper of this laboratory fixes the weights. Here are both: dense networks, and families of fixed weights (a width is in
-several of them). Learning rates are one for all as in the paper, or go with one over the kept inputs of a unit, or are
-tuned by the validation loss after a few epochs. Three answers have different signs: the weights decide, the width does,
-or the effective rate does; if the last, the steps to one loss lie on one line over rate × trace of the tangent kernel.
-T = distance × tortuosity ÷ step says what a time is made of.
+The convergence paper lets width and weights grow together at one learning rate and finds shorter training; the first
+paper fixes the weights. This experiment does both: dense networks, and families with a fixed number of weights. There
+are three arms: one learning rate for all as in the paper, learning rate ∝ 1 / effective fan-in, and a rate tuned by the
+validation loss after a few epochs. Three hypotheses predict different signs: the number of weights, the width or the
+effective rate sets the speed; in the last case the steps to a common loss are a function of learning rate × trace of
+the tangent kernel. T = distance × tortuosity ÷ step splits each time into factors.
 Writes WORKDIR/width_or_weights.csv, a row per network and arm, WORKDIR/width_or_weights.png, learning_rates.csv, and
-width_or_weights_claims.csv: exponents with intervals, and whether each of three hypotheses agrees with them.
+width_or_weights_claims.csv: exponents with intervals, and which hypotheses they agree with.
 """
 
 import dataclasses
 
 from experiments.beyond import width, width_figure, width_verdict
 from experiments.beyond.width import Preset
-from experiments.convergence import study
+from experiments.convergence import path, study
 from experiments.lab import families, launch, output
 from experiments.lab.flags import Command
 from experiments.lab.launch import Run
@@ -41,12 +41,7 @@ COLUMNS = [
     "epochs_mean",
     "best_validation_loss_mean",
     "best_validation_loss_std",
-    "distance_mean",
-    "distance_std",
-    "tortuosity_mean",
-    "tortuosity_std",
-    "step_mean",
-    "step_std",
+    *(f"{name}_{moment}" for name in path.FACTORS for moment in ("mean", "std")),
 ]
 MLP = Preset(
     dataset="digits",
@@ -84,7 +79,7 @@ TEXT = Preset(
 )
 PRESETS = {
     "quick": MLP,
-    # The network and the samples of Figure 8 of the first paper.
+    # Network and samples of Figure 8 of the first paper.
     "small": dataclasses.replace(
         MLP,
         dataset="mnist",
@@ -118,7 +113,7 @@ PRESETS = {
         epochs=60,
         tuning_epochs=2,
     ),
-    # The convergence paper's language model and text, with budgets of its two narrowest networks.
+    # The convergence paper's language model and text, with the budgets of its two narrowest networks.
     "paper": dataclasses.replace(
         TEXT,
         dataset="text",
@@ -139,25 +134,25 @@ PRESETS = {
 
 
 def main(preset: Preset, run: Run) -> None:
-    plain = width.networks(preset, run)
-    asked = width.in_arms(preset, plain, width.tune(preset, plain, run, EXPERIMENT))
-    results = families.collect(asked, run, EXPERIMENT)
+    untuned = width.networks(preset, run)
+    networks = width.in_arms(preset, untuned, width.tune(preset, untuned, run, EXPERIMENT))
+    results = families.collect(networks, run, EXPERIMENT)
     if results is None:
         return
-    curves = width.curves(asked, results, run)
-    epoch = {n.spec: study.steps_of_epoch(run.source_of(n.spec), n.spec) for n in asked}
-    rows = list(width.rows(curves, epoch))
+    curves = width.curves(networks, results, run)
+    steps = {n.spec: study.steps_of_epoch(run.source_of(n.spec), n.spec) for n in networks}
+    rows = list(width.rows(curves, steps))
     output.print_table(rows, COLUMNS)
-    told = list(width_verdict.claims(curves))
+    claims = list(width_verdict.claims(curves))
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_table(run.folder, f"{EXPERIMENT}_claims", told, width_verdict.CLAIMS),
+        output.write_table(run.folder, f"{EXPERIMENT}_claims", claims, width_verdict.CLAIMS),
         output.write_figure(run.folder, EXPERIMENT, width_figure.draw(curves, study.caption(preset, run))),
     )
-    for line in (*width_verdict.exponents(told), *width_verdict.hypotheses(told)):
+    for line in (*width_verdict.exponents(claims), *width_verdict.hypotheses(claims)):
         print(line)
-    print(width_verdict.together(told))
-    print(width_verdict.rest(curves))
+    print(width_verdict.rate_trace_fit(claims))
+    print(width_verdict.exclusions(curves))
     launch.wrote(run, *written)
 
 

@@ -1,7 +1,7 @@
-"""What decides how fast a network learns: its weights, its width, or its effective learning rate.
+"""What sets the training speed of a network: its number of weights, its width, or its effective learning rate.
 
-In: curves over width of every arm and family. Out: exponents in width, three hypotheses held against them, and the one
-axis on which all networks should lie if the effective rate decides.
+In: curves over width of every arm and family. Out: exponents in width, three hypotheses tested against them, and a fit
+of all times over rate × trace, which should explain them if the effective rate decides.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,14 +10,15 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.beyond import width
-from experiments.convergence.halting import Curve, common, minimum, steps
-from experiments.convergence.path import FACTORS, exponent
+from experiments.convergence.halting import Curve, Quantity, common, minimum, steps
+from experiments.convergence.path import FACTORS
+from experiments.convergence.path import exponent as path_exponent
 from experiments.lab.families import Row
 from experiments.lab.intervals import Estimate, equal, regression
 
-FLAT = 0.1  # exponents of time in width below it are called none
+FLAT = 0.1  # smaller exponents of time in width count as none
 FALLS, FLATLY, RISES, NOT_DOWN = "falls", "flat", "rises", "not down"
-# What each hypothesis says of the time over width: (family, arm) → how.
+# The time over width that each hypothesis predicts, by family and arm.
 HYPOTHESES = {
     "weights decide": {
         ("dense", "one"): FALLS,
@@ -40,82 +41,83 @@ HYPOTHESES = {
 }
 TIMES = {"its own minimum": steps, "a loss common to all": common}
 
-AXIS = "steps to a loss common to all over rate × trace"
-VERDICTS = {"agrees": "agrees with", "contradicts": "contradicted by", "undecided": "undecided for"}
+RATE_TRACE = "steps to a loss common to all over rate × trace"
+VERDICTS = {"agrees": "agrees with", "contradicts": "contradicted by", "undecided": "inconclusive for"}
 CLAIMS = ["arm", "family", "quantity", "exponent", "low", "high", "explained", *HYPOTHESES]
 
 
 class Collapse(NamedTuple):
-    """log(common time) over log(rate × trace): the exponent alone, and beside that of the width."""
+    """log(common time) over log(rate × trace), alone and jointly with log(width)."""
 
     exponent: Estimate
-    explained: float  # share of the variance of networks' means
+    explained: float  # fraction of the variance of networks' means
     with_width: Estimate
     width: Estimate
 
 
-def by_width(curve: Curve, of=steps) -> Estimate:
-    """The exponent in width; of a time to a minimum over the certain seeds, else over all."""
-    return curve.exponent("width", of) if of is steps else curve.exponent_of_all("width", of)
+def by_width(curve: Curve, quantity: Quantity = steps) -> Estimate:
+    """The exponent in width, over all seeds, but of halting times over those that are not censored."""
+    return (curve.exponent if quantity is steps else curve.exponent_of_all)("width", quantity)
 
 
-def agrees(found: Estimate, prediction: str) -> str:
-    """Whether an exponent is as predicted: agrees, contradicts or undecided, by its whole interval."""
-    flat = equal(found, FLAT)
+def agrees(estimate: Estimate, prediction: str) -> str:
+    """Whether the whole interval of an exponent agrees with or contradicts a prediction; else undecided."""
+    flat = equal(estimate, FLAT)
     inside = flat == "holds"
-    yes = {
-        FALLS: found.high < 0 and not inside,
-        RISES: found.low > 0 and not inside,
+    agreement = {
+        FALLS: estimate.high < 0 and not inside,
+        RISES: estimate.low > 0 and not inside,
         FLATLY: inside,
-        NOT_DOWN: found.low > -FLAT,
+        NOT_DOWN: estimate.low > -FLAT,
     }
-    no = {
-        FALLS: found.low > 0 or inside,
-        RISES: found.high < 0 or inside,
+    contradiction = {
+        FALLS: estimate.low > 0 or inside,
+        RISES: estimate.high < 0 or inside,
         FLATLY: flat == "fails",
-        NOT_DOWN: found.high < -FLAT,
+        NOT_DOWN: estimate.high < -FLAT,
     }
-    return "agrees" if yes[prediction] else "contradicts" if no[prediction] else "undecided"
+    if agreement[prediction]:
+        return "agrees"
+    return "contradicts" if contradiction[prediction] else "undecided"
 
 
 def claims(curves: Sequence[Curve]) -> Iterator[Row]:
-    """Of every curve the exponents in width, with what hypotheses say of its times; then those of the one axis."""
+    """The exponents in width of every curve, with the verdicts of the hypotheses; then those in rate × trace."""
     for curve in curves:
-        row = curve.points[0].row
-        own = {"arm": row["arm"], "family": width.name(curve)}
-        for time, of in TIMES.items():
-            found = by_width(curve, of)
-            yield (
-                own
-                | exponent_of(f"steps to {time}", found)
-                | {
-                    hypothesis: agrees(found, predictions[row["kind"], row["arm"]])
-                    for hypothesis, predictions in HYPOTHESES.items()
-                    if (row["kind"], row["arm"]) in predictions and len(curve.points) > 1
-                }
-            )
-        yield own | exponent_of("least validation loss", by_width(curve, minimum))
+        row = {"arm": curve.row["arm"], "family": width.name(curve)}
+        place = curve.row["kind"], curve.row["arm"]
+        for time, quantity in TIMES.items():
+            exponent = by_width(curve, quantity)
+            verdicts = {
+                hypothesis: agrees(exponent, predictions[place])
+                for hypothesis, predictions in HYPOTHESES.items()
+                if place in predictions and len(curve.points) > 1
+            }
+            yield row | exponent_columns(f"steps to {time}", exponent) | verdicts
+        yield row | exponent_columns("least validation loss", by_width(curve, minimum))
         for name in FACTORS:
-            yield own | exponent_of(name, exponent(curve, "all", name, "width"))
-    for arm in ("all", *dict.fromkeys(c.points[0].row["arm"] for c in curves)):
-        axis = collapse([c for c in curves if arm in ("all", c.points[0].row["arm"])])
-        own = {"arm": arm, "family": "all", "explained": axis.explained}
-        yield own | exponent_of(AXIS, axis.exponent)
+            yield row | exponent_columns(name, path_exponent(curve, "all", name, "width"))
+    for arm in ("all", *dict.fromkeys(c.row["arm"] for c in curves)):
+        fit = collapse([c for c in curves if arm in ("all", c.row["arm"])])
+        row = {"arm": arm, "family": "all", "explained": fit.explained}
+        yield row | exponent_columns(RATE_TRACE, fit.exponent)
         if arm == "all":
-            yield own | exponent_of(f"{AXIS}, width beside it", axis.with_width)
-            yield own | exponent_of("width beside it", axis.width)
+            yield row | exponent_columns(f"{RATE_TRACE}, width beside it", fit.with_width)
+            yield row | exponent_columns("width beside it", fit.width)
 
 
-def exponent_of(quantity: str, found: Estimate) -> Row:
-    return {"quantity": quantity} | dict(zip(("exponent", "low", "high"), found, strict=True))
+def exponent_columns(quantity: str, estimate: Estimate) -> Row:
+    return {"quantity": quantity} | dict(zip(("exponent", "low", "high"), estimate, strict=True))
 
 
-def hypotheses(told: Sequence[Row]) -> Iterator[str]:
-    """How many curves agree with each hypothesis, for both times, of `claims`."""
+def hypotheses(claims: Sequence[Row]) -> Iterator[str]:
+    """From the rows of `claims`: how many curves agree with each hypothesis, for both times."""
     for hypothesis in HYPOTHESES:
         for time in TIMES:
             verdicts = [
-                row[hypothesis] for row in told if row["quantity"] == f"steps to {time}" and hypothesis in row
+                row[hypothesis]
+                for row in claims
+                if row["quantity"] == f"steps to {time}" and hypothesis in row
             ]
             counts = ", ".join(
                 f"{words} {verdicts.count(word)}" for word, words in VERDICTS.items() if word in verdicts
@@ -123,60 +125,62 @@ def hypotheses(told: Sequence[Row]) -> Iterator[str]:
             yield f"{hypothesis} (steps to {time}): of {len(verdicts)} curves {counts}"
 
 
-def exponents(told: Sequence[Row]) -> Iterator[str]:
-    """A line a curve, of `claims`: both times, the least loss, and the exact split of its own time."""
-    for arm, family in dict.fromkeys((row["arm"], row["family"]) for row in told if row["family"] != "all"):
-        found = {
+def exponents(claims: Sequence[Row]) -> Iterator[str]:
+    """From the rows of `claims`, a line per curve: both times, the lowest loss, and the factors of the halting time."""
+    for arm, family in dict.fromkeys((row["arm"], row["family"]) for row in claims if row["family"] != "all"):
+        by_quantity = {
             row["quantity"]: Estimate(row["exponent"], row["low"], row["high"])
-            for row in told
+            for row in claims
             if (row["arm"], row["family"]) == (arm, family)
         }
-        own, shared = (show(found[f"steps to {time}"]) for time in TIMES)
-        distance, bends, step = (show(found[name]) for name in FACTORS)
+        time, common_time = (show(by_quantity[f"steps to {time}"]) for time in TIMES)
+        distance, tortuosity, step = (show(by_quantity[name]) for name in FACTORS)
         yield (
-            f"{width.ARMS[arm]}, {family}: T ~ width^{own} = distance {distance} + tortuosity {bends} − step {step};"
-            f" common T {shared}; least loss {show(found['least validation loss'], 3)}"
+            f"{width.ARMS[arm]}, {family}: T ~ width^{time} = distance {distance} + tortuosity {tortuosity} − step {step};"
+            f" common T {common_time}; lowest loss {show(by_quantity['least validation loss'], 3)}"
         )
 
 
-def show(found: Estimate, digits: int = 2) -> str:
-    return found.show(form=f"+.{digits}f")
+def show(estimate: Estimate, digits: int = 2) -> str:
+    return estimate.show(form=f"+.{digits}f")
 
 
 def collapse(curves: Sequence[Curve]) -> Collapse:
-    """Every network once, whatever arms and families it is in, of which every seed came to the common loss."""
+    """The fit over the networks of which every seed reached the common loss, each counted once."""
     points = {p.runs[0].result.spec: p for curve in curves for p in curve.points}
     times = {spec: np.log([common(run) for run in p.runs]) for spec, p in points.items()}
-    usable = [spec for spec, own in times.items() if not np.isnan(own).any()]
+    usable = [spec for spec, values in times.items() if not np.isnan(values).any()]
     y = np.array([times[spec].mean() for spec in usable])
     effective, widths = (
         np.log([points[spec].row[name] for spec in usable]) for name in ("rate_trace", "width")
     )
     (alone,), explained = regression([effective], y)
-    (beside, wide), _ = regression([effective, widths], y)
-    return Collapse(alone, explained, beside, wide)
+    (joint, wide), _ = regression([effective, widths], y)
+    return Collapse(alone, explained, joint, wide)
 
 
-def together(told: Sequence[Row]) -> str:
-    """The one axis in a line, of `claims`."""
-    rows = {(row["arm"], row["quantity"]): row for row in told if row["family"] == "all"}
+def rate_trace_fit(claims: Sequence[Row]) -> str:
+    """From the rows of `claims`, a line: the exponents in rate × trace."""
+    rows = {(row["arm"], row["quantity"]): row for row in claims if row["family"] == "all"}
     shown = {key: show(Estimate(row["exponent"], row["low"], row["high"])) for key, row in rows.items()}
-    apart = ", ".join(
-        f"{width.ARMS[arm]} {shown[arm, AXIS]}" for arm, quantity in rows if arm != "all" and quantity == AXIS
+    by_arm = ", ".join(
+        f"{width.ARMS[arm]} {shown[arm, RATE_TRACE]}"
+        for arm, quantity in rows
+        if arm != "all" and quantity == RATE_TRACE
     )
     return (
-        f"common T ~ (rate × trace)^{shown['all', AXIS]}, all networks on one line (−1: the effective rate decides"
-        f" alone), {100 * rows['all', AXIS]['explained']:.0f} % of the variance; arm by arm {apart}; with the width"
-        f" beside it ^{shown['all', f'{AXIS}, width beside it']} and width^{shown['all', 'width beside it']}"
+        f"common T ~ (rate × trace)^{shown['all', RATE_TRACE]} over all networks (−1: the effective rate alone decides),"
+        f" {100 * rows['all', RATE_TRACE]['explained']:.0f} % of the variance; by arm {by_arm}; jointly with the width"
+        f" ^{shown['all', f'{RATE_TRACE}, width beside it']} and width^{shown['all', 'width beside it']}"
     )
 
 
-def rest(curves: Sequence[Curve]) -> str:
-    """How many runs have no certain minimum, and how many no common time."""
+def exclusions(curves: Sequence[Curve]) -> str:
+    """How many runs are censored, and how many have no common time."""
     runs = {(r.result.spec, r.result.seed): r for c in curves for p in c.points for r in p.runs}.values()
     uncertain = sum(not run.certain for run in runs)
     without = sum(np.isnan(common(run)) for run in runs)
     return (
-        f"{uncertain} of {len(runs)} runs are censored: their own T is a lower bound; {without} did not come to the"
-        " common loss between two evaluations, and their networks are left out where it counts"
+        f"{uncertain} of {len(runs)} runs are censored: their T is a lower bound; {without} did not reach the common"
+        " loss between two evaluations, and their networks are excluded from its exponents"
     )
