@@ -136,8 +136,8 @@ def exponents(claims: Sequence[Row]) -> Iterator[str]:
         time, common_time = (show(by_quantity[f"steps to {time}"]) for time in TIMES)
         distance, tortuosity, step = (show(by_quantity[name]) for name in FACTORS)
         yield (
-            f"{width.ARMS[arm]}, {family}: T ~ width^{time} = distance {distance} + tortuosity {tortuosity} − step {step};"
-            f" common T {common_time}; lowest loss {show(by_quantity['least validation loss'], 3)}"
+            f"{width.ARMS[arm]}, {family}: T ~ width^{time} = distance {distance} + tortuosity {tortuosity}"
+            f" − step {step}; common T {common_time}; lowest loss {show(by_quantity['least validation loss'], 3)}"
         )
 
 
@@ -169,8 +169,8 @@ def rate_trace_fit(claims: Sequence[Row]) -> str:
         if arm != "all" and quantity == RATE_TRACE
     )
     return (
-        f"common T ~ (rate × trace)^{shown['all', RATE_TRACE]} over all networks (−1: the effective rate alone decides),"
-        f" {100 * rows['all', RATE_TRACE]['explained']:.0f} % of the variance; by arm {by_arm}; jointly with the width"
+        f"common T ~ (rate × trace)^{shown['all', RATE_TRACE]} over all networks (−1: the effective rate alone"
+        f" decides), {100 * rows['all', RATE_TRACE]['explained']:.0f} % of the variance; by arm {by_arm}; jointly with the width"
         f" ^{shown['all', f'{RATE_TRACE}, width beside it']} and width^{shown['all', 'width beside it']}"
     )
 

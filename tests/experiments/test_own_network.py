@@ -6,7 +6,7 @@ from experiments.beyond.own_network import Digits
 from wsn import sparsity
 
 
-def test_the_transformer_has_weights_alone_and_trains_at_the_count_of_the_narrow_one():
+def test_the_transformer_has_only_weights_and_trains_with_the_budget_of_the_narrow_one():
     templates = jax.random.normal(jax.random.key(0), (2, 4, 4))
     labels = jnp.arange(70) % 2
     images = templates[labels] + 0.1 * jax.random.normal(jax.random.key(1), (70, 4, 4))
@@ -22,7 +22,7 @@ def test_the_transformer_has_weights_alone_and_trains_at_the_count_of_the_narrow
     assert train(jax.random.key(2), mask) > 0.9
 
 
-def test_the_verdict_is_over_the_narrow_network():
+def test_the_verdict_compares_with_the_narrow_network():
     row = {"width": 4, "weights": 10, "kind": "dense", "test": [0.5, 0.51]}
     rows = [row, row | {"width": 8, "kind": "sparse", "test": [0.8, 0.81]}, row | {"width": 8, "weights": 40}]
     [line] = own_network.verdict(rows)

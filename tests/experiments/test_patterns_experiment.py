@@ -1,4 +1,4 @@
-"""Patterns and distributions with pretended training: which networks, the table, the verdicts, the time of a step."""
+"""Patterns and distributions with stubbed training: networks, table, verdicts, step times."""
 
 import csv
 
@@ -15,10 +15,10 @@ from wsn.training import train
 
 @pytest.fixture
 def experiment(parsed, tmp_path, monkeypatch):
-    """Run it with pretended training and pretended times; returns the rows of its table."""
+    """Run it with stubbed training and times; returns the rows of its table."""
     monkeypatch.setattr(train, "train", tiny.stub_train)
     monkeypatch.setattr(
-        script, "step_milliseconds", lambda asked, *_: {script.program(n): 1.5 for n in asked}
+        script, "step_milliseconds", lambda networks, *_: {script.program(n): 1.5 for n in networks}
     )
 
     def run(*arguments: str) -> list[dict[str, str]]:
@@ -28,7 +28,7 @@ def experiment(parsed, tmp_path, monkeypatch):
     return run
 
 
-def test_every_pattern_stands_under_every_distribution_at_one_budget(experiment, capsys, tmp_path):
+def test_every_pattern_and_distribution_is_trained_at_one_budget(experiment, capsys, tmp_path):
     rows = experiment("--epochs=2", "--seeds=2")
     assert ",".join(rows[0]) == ",".join(script.COLUMNS)
     preset = script.PRESETS["quick"]
@@ -52,10 +52,10 @@ def test_several_widths_are_a_curve(experiment, tmp_path):
     assert (tmp_path / "out" / "patterns.png").stat().st_size > 10_000
 
 
-def test_what_a_budget_cannot_hold_is_left_out(experiment, capsys):
+def test_combinations_that_the_budget_does_not_allow_are_left_out(experiment, capsys):
     rows = experiment("--epochs=1", "--seeds=1", "--widths=110", "--patterns=fan_in")
     assert "dense_last" not in {row["distribution"] for row in rows} and len(rows) == 4
-    assert "width 110, fan_in, dense_last is left out (--widths: " in capsys.readouterr().out
+    assert "width 110, fan_in, dense_last is left out (" in capsys.readouterr().out
     with pytest.raises(UserError, match="`widths`: 7 is below"):
         experiment("--widths=7")
 
@@ -65,7 +65,7 @@ def test_resnets_have_whole_kernels_too():
     assert {"io", "block"} < {n.spec.mask for n in networks} and networks[0].spec.rate_width == 8
 
 
-def test_gains_are_means_over_what_differs_in_nothing_else():
+def test_gains_are_means_over_pairs_that_differ_in_nothing_else():
     accuracy = {
         ("elementwise", "a"): 0.5,
         ("fan_in", "a"): 0.75,
@@ -81,7 +81,7 @@ def test_gains_are_means_over_what_differs_in_nothing_else():
     assert script.gains([*rows, rows[1] | {"pattern": "block", "test": []}], "pattern").keys() == {"fan_in"}
 
 
-def test_an_epoch_goes_on_from_call_to_call():
+def test_every_timed_call_trains_one_more_epoch():
     prepared = train.prepare(Group((tiny.spec(),), (0,)), tiny.SPLITS, tiny.SINGLE)
     run = timing.epoch(prepared)
     assert run() is None and run() is None

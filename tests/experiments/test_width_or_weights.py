@@ -1,4 +1,4 @@
-"""Families and arms of the question whether width or weights make learning faster, and what is said of known curves."""
+"""Families and arms of `width_or_weights`, and the verdicts on known curves."""
 
 import csv
 import dataclasses
@@ -18,15 +18,14 @@ WIDTHS = (8, 16, 32, 64)
 
 
 def curve(exponent: float, kind: str, arm: str, traces=(1.0,) * 4, scale=1e3, spread=0.01) -> Curve:
-    """Own and common times that go with a power of the width."""
+    """Halting and common times that follow a power of the width."""
     points = []
     for wide, trace in zip(WIDTHS, traces, strict=True):
         spec = dataclasses.replace(SPEC, width=wide, dataset=f"{kind} {arm}")
         runs = []
         for seed in range(3):
             time = scale * wide**exponent * (1 + spread * (seed - 1))
-            (one,) = halting.halted([dataclasses.replace(result(time, seed=seed), spec=spec)], np.inf)
-            runs.append(one)
+            runs += halting.halted([dataclasses.replace(result(time, seed=seed), spec=spec)], np.inf)
         row = {"kind": kind, "arm": arm, "base_width": 8, "width": wide, "weights": 10, "rate_trace": trace}
         points.append(Point(row, runs))
     return Curve(points)
@@ -49,28 +48,28 @@ def four(dense: float, dense_over: float, sparse: float, sparse_over: float) -> 
         ((-0.5, 0.3, 0.5, 0.0), "the effective rate decides"),
     ],
 )
-def test_curves_as_a_hypothesis_says_agree_with_it_and_contradict_the_others(exponents, right):
+def test_curves_that_a_hypothesis_predicts_agree_with_it_and_contradict_the_others(exponents, right):
     for line in width_verdict.hypotheses(list(width_verdict.claims(four(*exponents)))):
         assert (line.startswith(right)) == line.endswith("of 4 curves agrees with 4"), line
         assert line.startswith(right) or "contradicted by" in line
 
 
 @pytest.mark.parametrize("prediction", ["falls", "rises", "flat", "not down"])
-def test_an_interval_that_decides_nothing_is_undecided(prediction):
+def test_a_wide_interval_is_undecided(prediction):
     assert width_verdict.agrees(Estimate(0.0, -1.0, 1.0), prediction) == "undecided"
     assert width_verdict.agrees(Estimate(0.0), prediction) == "undecided"  # one seed
 
 
-def test_times_that_go_with_one_over_the_effective_rate_lie_on_one_line():
+def test_times_proportional_to_one_over_the_effective_rate_are_explained_by_it():
     traces = tuple(float(wide) for wide in WIDTHS)
     inverse = tuple(1 / wide for wide in WIDTHS)
     curves = [curve(-1.0, "dense", "one", traces), curve(1.0, "sparse", "one", inverse)]
-    found = width_verdict.collapse(curves)
-    assert found.exponent.value == pytest.approx(-1, abs=0.01) and found.explained > 0.999
-    assert found.width.value == pytest.approx(0, abs=0.01)
+    fit = width_verdict.collapse(curves)
+    assert fit.exponent.value == pytest.approx(-1, abs=0.01) and fit.explained > 0.999
+    assert fit.width.value == pytest.approx(0, abs=0.01)
     curves = [curve(-1.0, "dense", "one", tuple(np.sqrt(traces))), curve(1.0, "sparse", "one", inverse)]
-    beside = width_verdict.collapse(curves)
-    assert beside.explained < found.explained and abs(beside.width.value) > 0.01
+    other = width_verdict.collapse(curves)
+    assert other.explained < fit.explained and abs(other.width.value) > 0.01
 
 
 def networks_of(parsed, *arguments):
@@ -79,43 +78,38 @@ def networks_of(parsed, *arguments):
 
 
 def test_families_have_the_weights_of_their_base_and_dense_networks_grow(parsed):
-    preset, run, asked = networks_of(parsed)
-    source = run.source_of(asked[0].spec)
-    weights = {(n.kind, n.base_width, n.spec.width): width.study.describe(n, run)["weights"] for n in asked}
-    assert {n.spec.width for n in asked if n.kind == "dense"} == set(preset.widths)
+    preset, run, networks = networks_of(parsed)
+    source = run.source_of(networks[0].spec)
+    weights = {
+        (n.kind, n.base_width, n.spec.width): width.study.describe(n, run)["weights"] for n in networks
+    }
+    assert {n.spec.width for n in networks if n.kind == "dense"} == set(preset.widths)
     for (kind, base, wide), count in weights.items():
-        own = width.study.shapes_of(source, dataclasses.replace(asked[0].spec, width=wide, kept=()))
-        full = sum(int(np.prod(shape)) for shape in own.values())
+        shapes = width.study.shapes_of(source, dataclasses.replace(networks[0].spec, width=wide, kept=()))
+        full = sum(int(np.prod(shape)) for shape in shapes.values())
         assert count == (full if kind == "dense" else weights["sparse", base, base])
         assert wide >= base
 
 
-def test_rates_go_with_the_arm_and_the_network_of_that_width_keeps_its_own(parsed):
-    preset, _, asked = networks_of(parsed)
-    tuned = {network.spec: 3.0 for network in asked}
-    arms = width.in_arms(preset, asked, tuned)
-    assert len(arms) == 3 * len(asked)
-    for network, plain in zip(arms, asked * 3, strict=True):
+def test_learning_rates_follow_the_arm_but_not_in_the_reference_network(parsed):
+    preset, _, networks = networks_of(parsed)
+    tuned = {network.spec: 3.0 for network in networks}
+    arms = width.in_arms(preset, networks, tuned)
+    assert len(arms) == 3 * len(networks)
+    for network, plain in zip(arms, networks * 3, strict=True):
         arm, spec = network.columns["arm"], network.spec
         reference = spec.width == preset.rate_width and not spec.kept
         assert spec.learning_rate == (3.0 if arm == "tuned" else plain.spec.learning_rate)
         assert spec.rate_width == (preset.rate_width if arm == "fan_in" and not reference else 0)
-    assert {n.columns["arm"] for n in width.in_arms(preset, asked, {})} == {"one", "fan_in"}
+    assert {n.columns["arm"] for n in width.in_arms(preset, networks, {})} == {"one", "fan_in"}
 
 
 @pytest.mark.parametrize(
-    ("argument", "flag"),
-    [
-        ("--arms=two", "--arms"),
-        ("--base_widths=", "--base_widths"),
-        ("--rate_width=0", "--rate_width"),
-        ("--sparsify=softmax", "--sparsify"),
-        ("--base_widths=1000", "--base_widths"),
-    ],
+    "argument", ["arms=two", "base_widths=", "rate_width=0", "sparsify=softmax", "base_widths=1000"]
 )
-def test_bad_input_names_its_flag(parsed, argument, flag):
-    with pytest.raises(UserError, match=f"{flag}[^\n]*$"):
-        networks_of(parsed, argument)
+def test_bad_input_names_its_argument(parsed, argument):
+    with pytest.raises(UserError, match=f"{argument.partition('=')[0]}[^\n]*$"):
+        networks_of(parsed, f"--{argument}")
 
 
 def test_the_command_writes_its_table_and_figure(parsed, capsys):
@@ -145,11 +139,11 @@ def test_the_command_writes_its_table_and_figure(parsed, capsys):
 
 
 @pytest.mark.slow
-def test_a_network_with_batch_normalisation_is_traced_as_it_is_trained(parsed, monkeypatch):
-    """Outputs do not depend on the scale of what is normalised, so a trace there goes with one over its square."""
+def test_a_network_with_batch_normalization_is_traced_in_training_mode(parsed, monkeypatch):
+    """Outputs do not depend on the scale of normalized layers, so their trace is proportional to 1 / scale²."""
     monkeypatch.setattr(width, "SAMPLES", 2)
     monkeypatch.setattr(width, "TRACED_SEEDS", 1)
-    preset, run, asked = networks_of(
+    preset, run, networks = networks_of(
         parsed,
         "--preset=resnet",
         "--dataset=digits",
@@ -161,20 +155,23 @@ def test_a_network_with_batch_normalisation_is_traced_as_it_is_trained(parsed, m
         "--batch_size=50",
         "--validation_samples=100",
     )
-    found = width.start_traces(asked[0].spec, run)
-    assert all(np.isfinite(value) and value >= 0 for value in found.values()) and sum(found.values()) > 0
+    expected = width.start_traces(networks[0].spec, run)
+    assert (
+        all(np.isfinite(value) and value >= 0 for value in expected.values()) and sum(expected.values()) > 0
+    )
     initial = width.initial_members
 
-    def louder(*arguments):
+    def doubled_kernels(*arguments):
         members = initial(*arguments)
         params = jax.tree_util.tree_map_with_path(
             lambda path, x: 2 * x if "conv" in jax.tree_util.keystr(path) else x, members.state.params
         )
         return members._replace(state=members.state._replace(params=params))
 
-    monkeypatch.setattr(width, "initial_members", louder)
+    monkeypatch.setattr(width, "initial_members", doubled_kernels)
     width.start_traces.cache_clear()
-    again = width.start_traces(asked[0].spec, run)
-    for path in found:
-        expected = found[path] / (4 if "conv" in path else 1)
-        assert again[path] == pytest.approx(expected, rel=0.02, abs=1e-6 * sum(found.values())), path
+    doubled = width.start_traces(networks[0].spec, run)
+    tolerance = 1e-6 * sum(expected.values())
+    for path, trace in expected.items():
+        trace /= 4 if "conv" in path else 1
+        assert doubled[path] == pytest.approx(trace, rel=0.02, abs=tolerance), path
