@@ -170,8 +170,8 @@ def rate_trace_fit(claims: Sequence[Row]) -> str:
     )
     return (
         f"common T ~ (rate × trace)^{shown['all', RATE_TRACE]} over all networks (−1: the effective rate alone"
-        f" decides), {100 * rows['all', RATE_TRACE]['explained']:.0f} % of the variance; by arm {by_arm}; jointly with the width"
-        f" ^{shown['all', f'{RATE_TRACE}, width beside it']} and width^{shown['all', 'width beside it']}"
+        f" decides), {100 * rows['all', RATE_TRACE]['explained']:.0f} % of the variance; by arm {by_arm};"
+        f" jointly with the width ^{shown['all', f'{RATE_TRACE}, width beside it']} and width^{shown['all', 'width beside it']}"
     )
 
 
