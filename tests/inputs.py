@@ -117,14 +117,14 @@ def check_images(field: str, defect: str, normalization: str) -> None:
     settings: Any = dict(train_samples=None, validation_samples=5, data_seed=0, normalization=normalization)
     splits = data.split(data.Dataset(**given), **settings)
     reference = data.split(data.Dataset(**clean), **settings)
-    assert splits.classes in (CLASSES, 5), splits.classes  # a class that does not occur is allowed
+    assert splits.classes >= CLASSES  # classes that do not occur are allowed
     for split in ("train", "validation", "test"):
         labels, images = getattr(splits, f"{split}_labels"), getattr(splits, f"{split}_images")
         assert labels.shape == (len(images),) and labels.dtype.kind in "iu"
         if f"{split}_labels" != "test_labels" or defect not in ("one less",):
             np.testing.assert_array_equal(labels, getattr(reference, f"{split}_labels"))
         inputs, expected = (
-            np.asarray(data.normalize(x, s.mean, s.deviation))
+            np.asarray(data.normalize(x, s.mean, s.std))
             for x, s in ((images, splits), (getattr(reference, f"{split}_images"), reference))
         )
         assert inputs.dtype == np.float32 and np.isfinite(inputs).all()
@@ -170,7 +170,7 @@ def check_text(folder: Path, split: str, defect: str, task: str, vocabulary: int
     source: Any = source_of(spec, str(folder))
     assert source.classes == len(source.symbols) > 0
     for tokens in (source.train, source.held_out):
-        assert len(tokens) > 1 and tokens.min() >= 0 and tokens.max() < source.classes
+        assert len(tokens) and tokens.min() >= 0 and tokens.max() < source.classes
 
 
 # Utterances: an .npz file.

@@ -145,7 +145,7 @@ def share(workdir: Path, name: str, count: int) -> None:
             if history:
                 print(json.dumps([group.specs[0].width, round(20 * share)]), file=log, flush=True)
 
-        runs.run(groups, workdir, lambda spec: None, checkpoint_seconds=0.0, watch=watch)
+        runs.run(groups, workdir, lambda spec: SPLITS, checkpoint_seconds=0.0, watch=watch)
 
 
 if __name__ == "__main__":

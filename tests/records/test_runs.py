@@ -1,8 +1,10 @@
 """Groups trained into a folder, with stubbed training: records, interruption, other processes, corruption."""
 
+import dataclasses
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -13,7 +15,7 @@ import pytest
 import tiny
 
 import wsn
-from wsn.data.language.text import Text
+from wsn.data import Splits
 from wsn.errors import UserError
 from wsn.records import record, runs
 from wsn.records.locks import try_lock
@@ -189,29 +191,29 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path, trained):
     assert files(folder) == {"group.json", "record.jsonl", ".ipynb_checkpoints"}
 
 
-def text(digit: str) -> Text:
-    tokens = np.zeros(1, np.uint16)
-    return Text("text", tokens, tokens, ("a",), 1, digit * 64)
+def other(digit: str) -> Splits:
+    return dataclasses.replace(tiny.SPLITS, sha256=digit * 64)
 
 
 def test_networks_trained_on_other_data_are_refused(tmp_path, trained):
-    """Finished or interrupted. Records without the checksum of their data, as in wsn 0.1, are not."""
-    now, later = text("a"), text("b")
-    finished, half, unknown = (group(width=width) for width in (1, 2, 3))
-    runs.run([finished], tmp_path, lambda spec: now)
+    """Finished or interrupted. Records of wsn 0.1 say nothing of their data, except for texts."""
+    now, later = other("a"), other("b")
+    finished, half, old = (group(width=width) for width in (1, 2, 3))
+    runs.run([finished, old], tmp_path, lambda spec: now)
     with pytest.raises(KeyboardInterrupt):
         runs.run([half], tmp_path, lambda spec: now, watch=interrupted_after(1))
-    runs.run([unknown], tmp_path, lambda spec: text(""))
-    headers = [record.read(runs.record_path(tmp_path, g)).header for g in (finished, unknown)]
-    assert record.data_checksum(headers[0]) == "a" * 64 and record.data_checksum(headers[1]) is None
-    assert record.data_checksum({"text": "c"}) == "c", "wsn 0.1 wrote it so, for texts alone"
-    runs.check([unknown, group(width=4), finished, half], tmp_path, lambda spec: now)
+    assert record.data_checksum(record.read(runs.record_path(tmp_path, finished)).header) == "a" * 64
+    assert record.data_checksum({"text": "c"}) == "c"
+    for path in (runs.record_path(tmp_path, old), runs.directory(tmp_path, old) / "group.json"):
+        text = re.sub(r',\s*"(digest|data)": "\w+"', "", path.read_text())
+        path.write_text(text)
+    runs.check([old, group(width=4), finished, half], tmp_path, lambda spec: now)
     for g in (finished, half):
         match = (
             f"^`workdir`: [^\n]*{g.name} was trained on other data [^\n]*aaaaaaaaaaaa…[^\n]*`resume=false`$"
         )
         with pytest.raises(UserError, match=match):
-            runs.check([unknown, g], tmp_path, lambda spec: later)
+            runs.check([old, g], tmp_path, lambda spec: later)
 
 
 def test_with_a_corrupt_description_of_its_data_training_starts_afresh(tmp_path, caplog):
@@ -220,9 +222,9 @@ def test_with_a_corrupt_description_of_its_data_training_starts_afresh(tmp_path,
     record.write_description(path, group(), "b" * 64)
     (path.parent / "checkpoints").mkdir()
     path.write_text(path.read_text().replace("bb", "aa"))
-    runs.check([group()], tmp_path, lambda spec: text("a"))
+    runs.check([group()], tmp_path, lambda spec: other("a"))
     assert not (path.parent / "checkpoints").exists() and "first step" in caplog.messages[-1]
-    runs.check([group()], tmp_path, lambda spec: text("a"))
+    runs.check([group()], tmp_path, lambda spec: other("a"))
 
 
 def test_archiving_keeps_the_old_folders(tmp_path, trained):
@@ -338,13 +340,13 @@ def test_the_groups_of_another_process_are_waited_for_and_not_trained_again(tmp_
     ours, theirs = group(width=6, epochs=1), group()
     locked, release = threading.Event(), threading.Event()
 
-    def other():
+    def train_theirs():
         with try_lock(tmp_path / "runs" / f"{theirs.name}.lock"):
             locked.set()
             release.wait(10)
             record.write(runs.record_path(tmp_path, theirs), theirs, uninterrupted(theirs))
 
-    thread = threading.Thread(target=other)
+    thread = threading.Thread(target=train_theirs)
     thread.start()
     locked.wait(10)
     seen = []

@@ -89,7 +89,7 @@ def _train(
     for path in (folder / "group.json", folder / PARTIAL, record_path(workdir, group)):
         clear(path)  # we have the lock, so whatever process was writing them was killed
     started = saved = time.monotonic()
-    data = checksum_of(source)
+    data = source.digest
     record.write_description(folder / "group.json", group, data)
     snapshot = checkpoints.load(folder / "checkpoints", group.name)
     hosts.broadcast((group, snapshot, execution))
@@ -200,11 +200,6 @@ def results(groups: Iterable[Group], workdir: Path | str) -> list[Result]:
     return list(networks.values())
 
 
-def checksum_of(source: Source) -> str | None:
-    """The checksum of the data of a source, if it has one: a name does not identify data."""
-    return getattr(source, "digest", None) or getattr(source, "sha256", None)
-
-
 def check(
     groups: Iterable[Group], workdir: Path | str, source_of: Callable[[Spec], Source], *, repair: bool = True
 ) -> None:
@@ -223,8 +218,8 @@ def check(
         except (OSError, ValueError) as error:
             before = record.data_checksum(header) if header else None
             if repair:
-                _repair(path, group, header, checksum_of(source_of(group.specs[0])), error)
-        now = checksum_of(source_of(group.specs[0])) if before else None
+                _repair(path, group, header, source_of(group.specs[0]).digest, error)
+        now = source_of(group.specs[0]).digest if before else None
         if before and now and now != before:
             raise UserError(
                 f"`workdir`: {path.parent} was trained on other data (SHA-256 {before[:12]}…, now {now[:12]}…):"
