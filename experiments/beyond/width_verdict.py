@@ -163,15 +163,13 @@ def rate_trace_fit(claims: Sequence[Row]) -> str:
     """From the rows of `claims`, a line: the exponents in rate × trace."""
     rows = {(row["arm"], row["quantity"]): row for row in claims if row["family"] == "all"}
     shown = {key: show(Estimate(row["exponent"], row["low"], row["high"])) for key, row in rows.items()}
-    by_arm = ", ".join(
-        f"{width.ARMS[arm]} {shown[arm, RATE_TRACE]}"
-        for arm, quantity in rows
-        if arm != "all" and quantity == RATE_TRACE
-    )
+    arms = [arm for arm, quantity in rows if arm != "all" and quantity == RATE_TRACE]
+    by_arm = ", ".join(f"{width.ARMS[arm]} {shown[arm, RATE_TRACE]}" for arm in arms)
+    explained = 100 * rows["all", RATE_TRACE]["explained"]
+    joint, of_width = (shown["all", name] for name in (f"{RATE_TRACE}, width beside it", "width beside it"))
     return (
-        f"common T ~ (rate × trace)^{shown['all', RATE_TRACE]} over all networks (−1: the effective rate alone"
-        f" decides), {100 * rows['all', RATE_TRACE]['explained']:.0f} % of the variance; by arm {by_arm};"
-        f" jointly with the width ^{shown['all', f'{RATE_TRACE}, width beside it']} and width^{shown['all', 'width beside it']}"
+        f"common T ~ (rate × trace)^{shown['all', RATE_TRACE]}, all networks (−1: only the effective rate matters),"
+        f" {explained:.0f} % of the variance; by arm {by_arm}; jointly with the width ^{joint} and width^{of_width}"
     )
 
 
