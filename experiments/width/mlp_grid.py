@@ -109,7 +109,7 @@ def networks(preset: Preset) -> list[Network]:
                 kind = "sparse" if spec.kept else "dense"
                 planned.append(Network(preset.base_width, kind, of_cell, preset.seeds, cell))
         if len(refusals) == len(preset.last_connectivity):
-            raise refusals[-1]
+            raise UserError(f"`widths={width}`: {refusals[-1]}")
     return planned
 
 

@@ -210,7 +210,8 @@ def test_a_sparse_family_keeps_exact_counts(model):
             assert alive.tolist() == [count, count]
     assert dict(tied.kept)["embedding"] == dict(tied.kept)["softmax"] == 10 * SYMBOLS
     with pytest.raises(
-        UserError, match=r"^`sparsify`: of a budget of \d+ weights the layers that stay whole[^\n]*$"
+        UserError,
+        match=r"^`widths=\d+`, `sparsify`: of a budget of \d+ weights the layers that stay whole[^\n]*$",
     ):
         family.sparse(template, 2, [16], of_width(template), "largest_first", ("embedding", "softmax"))
 

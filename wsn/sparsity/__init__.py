@@ -1,25 +1,29 @@
-"""Sparsity: a budget of weights, and which ones a network keeps of it. Needs no data, and no training.
+"""Sparsity for anyone's network: masks, initial parameters, and optimizers under which removed weights stay 0.
 
-In: shapes or parameters of anyone's network, a number of weights, a key. Out: kept counts, positions, masks,
-initial parameters, and an optimizer under which removed weights stay 0 (`network` has the whole in one place).
+README.md in this folder is the guide. Nothing here needs data or training.
 """
 
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+from wsn.sparsity.axes import Axes, linen_axes, nnx_axes
 from wsn.sparsity.budget import DISTRIBUTIONS, kept_counts
 from wsn.sparsity.masks import apply_mask
-from wsn.sparsity.network import is_kernel, mask_and_rescale, num_kept, random_mask, with_static_mask
+from wsn.sparsity.network import is_kernel, mask_and_rescale, num_kept, random_mask
+from wsn.sparsity.optimizer import with_static_mask
 from wsn.sparsity.patterns import PATTERNS
 
 __all__ = [
     "DISTRIBUTIONS",
     "PATTERNS",
+    "Axes",
     "apply_mask",
     "is_kernel",
     "kept_counts",
+    "linen_axes",
     "mask_and_rescale",
+    "nnx_axes",
     "num_kept",
     "random_mask",
     "with_static_mask",

@@ -1,19 +1,18 @@
-"""How many weights each layer keeps: layer shapes and a total -> kept counts, in integers alone.
+"""How many weights each layer keeps: kernel shapes and a total → kept counts, in integers.
 
-In: shapes of kernels by layer name (or `sizes`, their numbers of weights, where no more is needed), from input to
-output, and `total`, the number of weights that the whole network keeps. Out: layer name -> kept count, in the same
-order; the counts sum to `total` exactly, no layer keeps more than it has and none is left empty. Which weights are
-kept is another question (`patterns`). Sources: Golubeva et al., ICLR 2021, section 2.3, Appendices B and C; Figure 4
-draws `largest_first`. Mocanu et al. 2018 and Evci et al. 2020 (section 3) for the Erdős–Rényi ones.
+Layers are named, and listed from input to output. The counts sum to the total exactly; no layer keeps more weights than
+it has, none is left empty. Which weights are kept is up to `patterns`. Sources: Golubeva et al., ICLR 2021, section 2.3
+and Appendices B and C (Figure 4 shows `largest_first`); Mocanu et al. 2018 and Evci et al. 2020 for Erdős–Rényi.
 """
 
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping
 from fractions import Fraction
+from typing import SupportsFloat, SupportsIndex
 
-from wsn.errors import UserError, choose
-from wsn.sparsity.shapes import Shapes
+from wsn.errors import UserError, choose, whole_number
+from wsn.sparsity.shapes import Shapes, group, weights
 from wsn.sparsity.shapes import sizes as sizes_of
 
 
@@ -21,10 +20,8 @@ def largest_first(sizes: Mapping[str, int], total: int) -> dict[str, int]:
     """Cut the largest layer down to the next largest, then both equally, and so on (Appendix B).
 
     So every layer is cut to one common level and smaller layers stay whole. The level is rounded up and the
-    largest layer (of equals, the first) is cut by the few weights more that make the sum exact. Where it
+    largest layer (the first, if several are equal) is cut by the few weights more that make the sum exact. Where it
     has too few weights for that, the largest layers are cut by one more weight each instead.
-
-    Raises UserError unless `len(sizes) <= total <= sum(sizes.values())`.
     """
     _check_range(sizes, total)
     highest = max(sizes.values(), default=0)
@@ -43,63 +40,61 @@ def largest_first(sizes: Mapping[str, int], total: int) -> dict[str, int]:
 
 
 def dense_last(sizes: Mapping[str, int], total: int) -> dict[str, int]:
-    """Keep the last layer whole; the others share the rest by `largest_first` (Figure 8).
-
-    Raises UserError if that leaves another layer without a weight, or `total` exceeds the network.
-    """
+    """Keep the last layer whole; the others share the rest by `largest_first` (Figure 8)."""
     return last_layer_fraction(sizes, total, 1.0)
 
 
 def last_layer_fraction(sizes: Mapping[str, int], total: int, fraction: float) -> dict[str, int]:
     """Keep `round(fraction * size)` weights of the last layer; the rest by `largest_first` (Figure 5).
 
-    `fraction` is the connectivity of the last layer, in (0, 1]. Raises UserError if the rest does not fit the
-    other layers: too few weights to leave one in each, or more than they have.
+    Raises UserError for a fraction outside (0, 1], and where the rest does not fit the other layers.
     """
     if not 0 < fraction <= 1:
-        raise UserError(f"`last_connectivity`: {fraction:g} is outside (0, 1]")
+        raise UserError(f"a fraction of {fraction:g} of the last layer is outside (0, 1]")
     *others, last = sizes
     in_last = round(fraction * sizes[last])
     if in_last < 1:
         raise UserError(
-            f"`last_connectivity={fraction:g}` keeps none of the {sizes[last]} weights of the last layer: give more"
+            f"a fraction of {fraction:g} keeps none of the {sizes[last]} weights of the last layer"
         )
     rest = total - in_last
     room = sum(sizes[name] for name in others)
     if not len(others) <= rest <= room:
         raise UserError(
-            f"`widths`: the last layer keeps {in_last} weights of a budget of {total}, leaving {rest} for"
-            f" the layers before it, which hold {len(others)} to {room}:"
-            f" take a {'smaller' if rest < len(others) else 'larger'} width"
+            f"the last layer keeps {in_last} weights of a budget of {total}, leaving {rest} for the layers before it,"
+            f" which hold {len(others)} to {room}: take a {'smaller' if rest < len(others) else 'larger'} width"
         )
     return largest_first({name: sizes[name] for name in others}, rest) | {last: in_last}
 
 
 def uniform(shapes: Shapes, total: int) -> dict[str, int]:
-    """The same connectivity in every layer, up to the rounding."""
+    """The same connectivity in every layer, up to rounding."""
     return in_proportion(sizes_of(shapes), sizes_of(shapes), total)
 
 
 def erdos_renyi(shapes: Shapes, total: int) -> dict[str, int]:
-    """Connectivity in proportion to (inputs + outputs) / (inputs · outputs); of a convolution its channels."""
-    size = sizes_of(shapes)
-    shares = {name: size[name] // math.prod(shape[-2:]) * sum(shape[-2:]) for name, shape in shapes.items()}
-    return in_proportion(shares, size, total)
+    """Connectivity ∝ (inputs + outputs) / (inputs · outputs), the channels of a convolution; of each group of it."""
+    shares = {}
+    for name, shape in shapes.items():
+        groups, (*taps, inputs, outputs) = group((1, *shape) if len(shape) == 1 else shape)
+        shares[name] = groups * math.prod(taps) * (inputs + outputs)
+    return in_proportion(shares, sizes_of(shapes), total)
 
 
 def erdos_renyi_kernel(shapes: Shapes, total: int) -> dict[str, int]:
     """As `erdos_renyi`, with the height and width of kernels in the sum and in the product (Evci et al. 2020)."""
-    return in_proportion({name: sum(shape) for name, shape in shapes.items()}, sizes_of(shapes), total)
+    groups = {name: group(shape) for name, shape in shapes.items()}
+    return in_proportion(
+        {name: n * sum(of_one) for name, (n, of_one) in groups.items()}, sizes_of(shapes), total
+    )
 
 
 def in_proportion(shares: Mapping[str, int], sizes: Mapping[str, int], total: int) -> dict[str, int]:
-    """Counts in proportion to the shares, within 1 and the size of the layer, which sum to `total`.
+    """Counts in proportion to the shares, between 1 and the size of the layer, which sum to `total`.
 
-    Layers that would exceed their size are kept whole, and the others share the rest in the same proportion; one that
-    would be left without a weight keeps one. Exact: the level ε of min(max(ε · share, 1), size) is a fraction, and the
-    weights that rounding down leaves go to the largest remainders (of equals, the first).
-
-    Raises UserError unless `len(sizes) <= total <= sum(sizes.values())`.
+    Layers that would exceed their size are kept whole, and the others share the rest in the same proportion. Exact:
+    the level ε of min(max(ε · share, 1), size) is a fraction, and the weights that rounding down leaves go to the
+    largest remainders (the first, if several are equal).
     """
     _check_range(sizes, total)
     if total == len(sizes):
@@ -111,7 +106,7 @@ def in_proportion(shares: Mapping[str, int], sizes: Mapping[str, int], total: in
             for name, share in shares.items()
         }
 
-    # Between two of these the sum is a line in the level.
+    # Between two of these levels the sum is linear.
     bends = {Fraction(bound, share) for name, share in shares.items() for bound in (1, sizes[name])}
     levels = sorted(bends | {Fraction(0)})
     sums = [sum(at(level).values(), Fraction(0)) for level in levels]
@@ -138,23 +133,26 @@ DISTRIBUTIONS: dict[str, Distribution] = {
     "erdos_renyi": erdos_renyi,
     "erdos_renyi_kernel": erdos_renyi_kernel,
 }
+BY_SIZE = ("largest_first", "dense_last", "uniform")  # those for which inputs and outputs are all the same
 
 
-def kept_counts(distribution: str, shapes: Shapes, total: int, whole: Collection[str] = ()) -> dict[str, int]:
+def kept_counts(
+    distribution: str, shapes: Shapes, total: SupportsIndex | SupportsFloat, whole: Collection[str] = ()
+) -> dict[str, int]:
     """Kept count of each layer under a named distribution; exact, asserted.
 
-    Layers of `whole` keep all of their weights, and the others share the rest of the total. Raises UserError for an
+    Layers of `whole` keep all their weights, and the others share the rest of the total. Raises UserError for an
     unknown name and for a budget that the network cannot meet.
     """
     rule = choose(DISTRIBUTIONS, "distribution", distribution)
-    sizes = sizes_of(shapes)
+    sizes, total = sizes_of(shapes), whole_number("total", total)
     _check_range(sizes, total)
     others = {name: shape for name, shape in shapes.items() if name not in whole}
-    rest = total - sum(size for name, size in sizes.items() if name not in others)
+    rest = total - (weights(shapes) - weights(others))
     if rest < len(others):
         raise UserError(
-            f"`sparsify`: of a budget of {total} weights the layers that stay whole take {total - rest}, which leaves"
-            f" too few for {', '.join(others)}: take a smaller width, or name more groups"
+            f"of a budget of {total} weights the layers that stay whole take {total - rest}, which leaves too few for"
+            f" {', '.join(others)}: take a smaller width, or fewer whole layers"
         )
     kept = sizes | rule(others, rest)
     assert list(kept) == list(sizes) and sum(kept.values()) == total
@@ -162,16 +160,12 @@ def kept_counts(distribution: str, shapes: Shapes, total: int, whole: Collection
     return kept
 
 
-def connectivity(kept: Mapping[str, int], sizes: Mapping[str, int]) -> float:
-    """Kept weights over the weights of the dense network of the same width."""
-    return sum(kept.values()) / sum(sizes.values())
-
-
 def _check_range(sizes: Mapping[str, int], total: int) -> None:
     if total < len(sizes):
-        raise UserError(f"`base_width`: {total} weights cannot leave one in each of {len(sizes)} layers")
+        raise UserError(
+            f"a budget of {total} weights cannot leave one in each of {len(sizes)} layers: give more"
+        )
     if total > sum(sizes.values()):
         raise UserError(
-            f"`widths`: a budget of {total} weights exceeds the {sum(sizes.values())} of the dense network:"
-            " take a width of at least the base width"
+            f"a budget of {total} weights exceeds the {sum(sizes.values())} of the dense network: take a larger width"
         )

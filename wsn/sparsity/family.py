@@ -1,6 +1,7 @@
-"""Families: one weight budget → specs of growing width with that many weights, and dense ones beside them.
+"""Families: one weight budget → specs of growing width with that many weights, and dense ones for comparison.
 
-Three ways to widen (paper, Figure 2): `sparse`, `linear_bottleneck` and `nonlinear_bottleneck`.
+There are three ways to widen (paper, Figure 2): `sparse`, `linear_bottleneck` and `nonlinear_bottleneck`. All raise
+UserError for a width that is listed twice, below the base width, or too wide for the budget.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from wsn.spec import Spec
 
 ShapesOfWidth = Callable[[int], Shapes]
 
-# Groups of layers that lose no weights unless they are named: their size goes with the vocabulary.
+# Groups of layers that lose no weights unless `sparsify` names groups: their size depends on the vocabulary.
 WHOLE = ("embedding", "softmax")
 
 
@@ -37,23 +38,26 @@ def sparse(
     distribution: str,
     whole: Collection[str] = (),
 ) -> list[Spec]:
-    """The members of the family of `base_width`, each with the weight count of that dense network.
+    """Sparse networks, each with the weight count of the dense network of `base_width`.
 
-    Layers of `whole` lose no weight. Of the budget, the few that the template's pattern cannot keep find no place.
-    Raises UserError for a width below the base width and for a budget that a width cannot meet.
+    Layers of `whole` lose no weights. A pattern that cannot keep any count may leave a few weights of the budget over.
     """
     check_widths(base_width, widths)
     total = weights(shapes(base_width))
     specs = []
     for width in widths:
-        kept = budget.kept_counts(distribution, shapes(width), total, whole)
-        kept = patterns.rounded(template.mask, kept, shapes(width))
+        try:
+            kept = budget.kept_counts(distribution, shapes(width), total, whole)
+            kept = patterns.rounded(template.mask, kept, shapes(width))
+        except UserError as error:
+            arguments = f"`widths={width}`, `sparsify`" if whole else f"`widths={width}`"
+            raise UserError(f"{arguments}: {error}") from None
         specs.append(with_kept(template, width, kept, shapes(width)))
     return specs
 
 
 def whole_layers(groups: Mapping[str, str], sparsify: Sequence[str] = ()) -> tuple[str, ...]:
-    """The layers that lose no weights: all but those of the groups of `sparsify`; where it names none, `WHOLE`.
+    """The layers that lose no weights: those outside the groups of `sparsify`, by default those of `WHOLE`.
 
     `groups` has the group of every layer. Raises UserError for a group that the network does not have.
     """
@@ -67,14 +71,12 @@ def whole_layers(groups: Mapping[str, str], sparsify: Sequence[str] = ()) -> tup
 def linear_bottleneck(
     template: Spec, base_width: int, widths: Sequence[int], shapes: ShapesOfWidth
 ) -> list[Spec]:
-    """Networks of linear bottlenecks in all layers, each with about the weight count of that of `base_width`.
+    """Networks with linear bottlenecks in all layers, each with about the weight count of that of `base_width`.
 
     That one has inner dimensions min(inputs, outputs), so more weights than the dense network of the base width.
-    Raises UserError for a width below the base width, or too wide for the budget.
     """
     check_widths(base_width, widths)
-    base = shapes(base_width)
-    inner = {width: bottleneck.linear(base, shapes(width)) for width in widths}
+    inner = {width: bottleneck.linear(shapes(base_width), shapes(width)) for width in widths}
     return [with_inner(template, width, "linear", inner[width], shapes(width)) for width in widths]
 
 
@@ -87,8 +89,8 @@ def nonlinear_bottleneck(
 ) -> list[Spec]:
     """Networks in which every other layer is narrow, each with about the weight count of the dense base network.
 
-    `narrowed` chooses among the layers those whose outputs shrink, no two of them adjacent.
-    Raises UserError for a width below the base width, or too wide for the budget, and for too few layers.
+    `narrowed` chooses among the layers those whose outputs shrink, no two of them adjacent; it may raise UserError for
+    too few layers.
     """
     check_widths(base_width, widths)
     base = shapes(base_width)
@@ -98,21 +100,22 @@ def nonlinear_bottleneck(
 
 
 def dense(template: Spec, widths: Sequence[int]) -> list[Spec]:
-    """The dense networks of those widths: their weight count grows with the width."""
+    """The dense networks of those widths."""
     return [dataclasses.replace(template, width=width, kept=()) for width in widths]
 
 
 def with_kept(template: Spec, width: int, kept: Mapping[str, int], shapes: Shapes) -> Spec:
-    """The spec of that width with those kept counts; a network that keeps everything is the dense one."""
-    whole = kept == sizes(shapes)
-    return dataclasses.replace(template, width=width, kept=() if whole else tuple(kept.items()))
+    """The spec of that width and kept counts; a network that keeps everything is the dense one."""
+    kept = {} if kept == sizes(shapes) else kept
+    return dataclasses.replace(template, width=width, kept=tuple(kept.items()))
 
 
 def with_inner(template: Spec, width: int, kind: str, inner: Mapping[str, int], shapes: Shapes) -> Spec:
-    """The spec of that width with those bottlenecks; a network that they leave as it is is the dense one."""
+    """The spec of that width and bottlenecks; a network that they leave unchanged is the dense one."""
+    spec = dataclasses.replace(template, width=width, kept=())
     if bottleneck.transformed(shapes, kind, inner) == shapes:
-        return dataclasses.replace(template, width=width, kept=())
-    return dataclasses.replace(template, width=width, kept=(), bottleneck=kind, inner=tuple(inner.items()))
+        return spec
+    return dataclasses.replace(spec, bottleneck=kind, inner=tuple(inner.items()))
 
 
 def kept_weights(spec: Spec, shapes: Shapes) -> int:
@@ -123,8 +126,5 @@ def kept_weights(spec: Spec, shapes: Shapes) -> int:
 
 
 def connectivity(spec: Spec, shapes: Shapes) -> float:
-    """Kept weights over the weights of the dense network of the same width (paper, section 2.3).
-
-    `shapes` are those of the dense network: without bottlenecks.
-    """
+    """Kept weights over the weights of the dense network of the same width (paper, section 2.3), which has `shapes`."""
     return kept_weights(spec, shapes) / weights(shapes)

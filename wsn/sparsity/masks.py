@@ -39,9 +39,26 @@ def apply_mask(params: PyTree, mask: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(params), masked)
 
 
-def by_path(tree: PyTree) -> dict[str, Any]:
+def placed(mask: ArrayLike, param: ArrayLike) -> Array:
+    """A copy of a mask with the sharding of its parameter; under an explicit mesh also while that is traced."""
+    mask = jnp.array(mask)
+    if not mask.ndim:
+        return mask
+    if isinstance(param, jax.core.Tracer):
+        sharding = jax.typeof(param).sharding
+        return jax.sharding.reshard(mask, sharding) if is_explicit(param) else mask
+    return jax.device_put(mask, param.sharding) if getattr(param, "committed", False) else mask  # type: ignore[union-attr]
+
+
+def is_explicit(array: Array) -> bool:
+    """Whether the sharding of an array is part of its type (`jax.sharding.AxisType.Explicit`)."""
+    mesh = getattr(jax.typeof(array).sharding, "mesh", None)
+    return jax.sharding.AxisType.Explicit in getattr(mesh, "axis_types", ())
+
+
+def by_path(tree: PyTree, leaf: type = SparseIndex) -> dict[str, Any]:
     """Path → leaf, in the order of the tree. Raises UserError where two leaves have the same path."""
-    leaves = tree_flatten_with_path(tree, is_leaf=lambda leaf: isinstance(leaf, SparseIndex))[0]
+    leaves = tree_flatten_with_path(tree, is_leaf=lambda node: isinstance(node, leaf))[0]
     named = {_name(path): leaf for path, leaf in leaves}
     if len(named) < len(leaves):
         raise UserError("`params`: two leaves have the same path; use keys without '/'")

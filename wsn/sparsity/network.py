@@ -1,31 +1,27 @@
-"""Anyone's network: parameters, a budget and a key → what is kept, a start, and an optimiser that respects it.
+"""Masks for anyone's network: parameters, a budget and a key → a mask, and the sparse network's initial parameters.
 
-In: any tree of parameters (Flax's linen or nnx, or your own), or of anything that has their shapes. Out: `mask`, a
-tree of the same structure, True where a weight is kept; parameters to start from; an optax transformation under
-which removed weights are exactly 0. In `mask` a leaf that counts as weights has an array of its own shape, any other
-a single True: so `mask` alone says how many weights there are, and mask ⊙ params is the sparse network.
+`params` is any tree of arrays (Flax's linen or nnx, or your own), or of anything that has their shapes. A mask is a
+tree of the same structure. A leaf that counts as weights has a boolean array of its shape there, True where a weight is
+kept, any other leaf a single True: so the mask alone says how many weights there are.
 
-Leaves are named by their path, keys joined by '/', as in `hidden_0/kernel`; those of nnx carry the names that linen
-would give them. The draw of a leaf depends on (key, path, shape, kept count) alone (`patterns`).
+Leaves are named by their path, keys joined by '/', as in `hidden_0/kernel`; those of nnx have the names that linen
+would give them. The draw of a leaf depends on (key, path, shape, kept count) alone.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from functools import partial
-from numbers import Integral
-from typing import Any, NamedTuple, SupportsInt
+from collections.abc import Callable, Mapping
+from typing import Any, SupportsFloat, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.tree_util import KeyPath, tree_flatten_with_path
 from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray, PyTree
 
-from wsn.errors import UserError
+from wsn.errors import UserError, check_known, real_number, whole_number
 from wsn.sparsity import patterns
-from wsn.sparsity.budget import DISTRIBUTIONS, kept_counts
-from wsn.sparsity.masks import by_path, mask_array
-from wsn.sparsity.shapes import Shapes, weights
+from wsn.sparsity.axes import AxesOf, View, known_axes, view
+from wsn.sparsity.budget import BY_SIZE, DISTRIBUTIONS, kept_counts
+from wsn.sparsity.masks import by_path, mask_array, placed
+from wsn.sparsity.shapes import weights
 
 Predicate = Callable[[str, Any], bool]  # (path, leaf) → whether the leaf counts as weights
 
@@ -39,182 +35,151 @@ def random_mask(
     params: PyTree,
     *,
     key: PRNGKeyArray,
-    total: SupportsInt | None = None,
-    connectivity: float | None = None,
+    total: SupportsIndex | SupportsFloat | None = None,
+    connectivity: SupportsFloat | None = None,
     like: PyTree | None = None,
     distribution: str = "largest_first",
     pattern: str = "elementwise",
     counted: Predicate = is_kernel,
     last: str | None = None,
+    axes: AxesOf | None = None,
 ) -> PyTree[Bool[np.ndarray, "..."]]:
-    """Which weights are kept: `mask`, of the structure of `params`, drawn at random within each leaf.
+    """A mask of the structure of `params`, drawn at random within each leaf.
 
     The budget is one of `total` weights, a share `connectivity` in (0, 1] of those that `params` have, or as many
-    as `like` has, the parameters of a narrower network. `counted` chooses the leaves that hold weights, in
-    both. They go to the `distribution` in the order of the tree, which for dictionaries is that of their sorted
-    keys: name by its path the one that is `last` in the network where the distribution treats it apart. A pattern
-    may leave a few weights of the budget without a place (`patterns.rounded`).
+    as `like` has, the parameters of a narrower network. `counted` chooses the leaves that hold weights, in both. The
+    `distribution` gets them in the order of the tree, which for dictionaries is that of their sorted keys: name by its
+    path the one that is `last` in the network if the distribution treats it differently. A pattern may leave a few
+    weights of the budget over (`patterns.rounded`).
+
+    `axes` says which dimensions are inputs and outputs: `linen_axes(module, rngs, x)`, `nnx_axes(model)`, or a function
+    (path, leaf) → roles such as `ttio`. Each of stacked layers is a layer of its own. Without it, three and more
+    dimensions are known for attention and for convolutions (square windows, or layers named `conv`); stacked layers
+    are then one layer.
 
     `params` and `like` may be shapes, as of `jax.eval_shape`. The draw is made on the host: inside `jit` the key must
-    be a constant. Raises UserError for a budget that cannot be met, unknown names, and leaves that cannot count.
+    be a constant. Raises UserError for a budget that cannot be met, for unknown names, for leaves that cannot count,
+    and for kernels of unknown axes where they matter.
     """
-    _check_known("distribution", distribution, DISTRIBUTIONS)
-    _check_known("pattern", pattern, patterns.PATTERNS)
+    check_known(DISTRIBUTIONS, "distribution", distribution)
+    check_known(patterns.PATTERNS, "pattern", pattern)
     if isinstance(key, jax.core.Tracer):
-        raise UserError("key: masks are drawn on the host, so call random_mask outside of jit and vmap")
+        raise UserError("`key`: masks are drawn on the host, so call random_mask outside of jit and vmap")
     leaves = by_path(params)
-    shapes = _counted_shapes(leaves, counted, last)
-    size = weights(shapes)
-    budget = _budget(size, total, connectivity, like, counted)
-    kept = _kept(distribution, pattern, shapes, budget)
+    counting = _counted(leaves, counted, last)
+    matter = distribution not in BY_SIZE or pattern != "elementwise"
+    views = {path: _view(leaves, path, axes, matter) for path in counting}
+    layers = {path: _layers(path, views[path].layers) for path in counting}
+    shapes = {name: views[path].shape for path in counting for name in layers[path]}
+    budget = _budget(weights(shapes), total, connectivity, like, counted)
+    try:
+        kept = patterns.rounded(pattern, kept_counts(distribution, shapes, budget), shapes)
+    except UserError as error:
+        raise UserError(f"`distribution={distribution}`, `pattern={pattern}`: {error}") from None
     with jax.ensure_compile_time_eval():
         positions = patterns.draw(key, shapes, kept, pattern)
-    mask = {path: np.ones(shapes.get(path, ()), np.bool_) for path in leaves}
-    mask |= {path: mask_array(at, shapes[path]) for path, at in positions.items()}
-    assert {path: int(mask[path].sum()) for path in kept} == kept
+    kernels = {name: mask_array(at, shapes[name]) for name, at in positions.items()}
+    mask = {path: np.ones((), np.bool_) for path in leaves}
+    for path in counting:
+        drawn = [kernels.get(name, np.ones(shapes[name], np.bool_)) for name in layers[path]]
+        mask[path] = views[path].restore(np.stack(drawn), counting[path])
+        assert mask[path].sum() == sum(kept[name] for name in layers[path])
     return jax.tree.unflatten(jax.tree.structure(params), mask.values())
 
 
 def num_kept(mask: PyTree) -> dict[str, int]:
-    """Path → number of kept weights of every leaf that counts; their sum is that of the network."""
-    return {path: int(np.sum(kept)) for path, kept in by_path(mask).items() if kept.ndim}
+    """Path → number of kept weights, of every leaf that counts; their sum is that of the network."""
+    return {path: int(np.sum(leaf)) for path, leaf in by_path(mask).items() if leaf.ndim}
 
 
-def mask_and_rescale(params: PyTree, mask: PyTree) -> PyTree[Array]:
-    """Parameters to start from: removed weights 0, kept ones times (connectivity of their leaf)^-1/2.
+def mask_and_rescale(params: PyTree, mask: PyTree, axes: AxesOf | None = None) -> PyTree[Array]:
+    """Initial parameters of the sparse network: removed weights 0, kept ones times (connectivity of their leaf)^-1/2.
 
-    So weights that were drawn by their fan-in are initialised by their effective fan-in, fan-in × connectivity.
-    Leaves that lose nothing stay as they are. Raises UserError where `mask` does not fit the parameters.
+    So weights that were initialized by their fan-in are initialized by their effective fan-in, fan-in × connectivity.
+    With `axes` (as of `random_mask`) the connectivity is that of each of stacked layers. Leaves that lose nothing stay
+    the same. Raises UserError where `mask` does not fit the parameters.
     """
-    return jax.tree.map(_rescaled, _aligned(mask, params), params)
+    leaves, masks = by_path(params), by_path(aligned(mask, params))
+    rescaled = [_rescaled(masks[path], leaf, axes and axes(path, leaf)) for path, leaf in leaves.items()]
+    return jax.tree.unflatten(jax.tree.structure(params), rescaled)
 
 
-class StaticMaskState(NamedTuple):
-    """`mask` travels in the state, so it is saved and sharded with it, and is no constant of a compiled program."""
-
-    mask: PyTree[Array]
-    inner: optax.OptState
-
-
-def with_static_mask(
-    inner: optax.GradientTransformation, mask: PyTree
-) -> optax.GradientTransformationExtraArgs:
-    """`inner` for the kept weights alone; removed ones are exactly 0 after the first update, and stay so.
-
-    `inner` sees zeros at removed weights, in gradients, parameters and extra arguments of their shapes (such as `grad`
-    of a line search): norms, moments and averages are those of the kept weights. What it answers there is replaced by
-    what makes the parameter 0. `update` needs the parameters. Raises UserError without them, and in `init` where
-    `mask` does not fit them.
-    """
-    inner = optax.with_extra_args_support(inner)
-
-    def init(params: PyTree) -> StaticMaskState:
-        own = jax.tree.map(jnp.array, _aligned(mask, params))  # a copy: states may be donated
-        return StaticMaskState(own, inner.init(jax.tree.map(_masked, own, params)))
-
-    def update(
-        updates: PyTree, state: StaticMaskState, params: PyTree | None = None, **extra: Any
-    ) -> tuple[PyTree, StaticMaskState]:
-        if params is None:
-            raise UserError("update: a static mask needs the parameters, update(gradients, state, params)")
-        masked = partial(jax.tree.map, _masked, state.mask)
-        ours = _paths_and_shapes(params)
-        extra = {
-            name: masked(value) if _paths_and_shapes(value) == ours else value
-            for name, value in extra.items()
-        }
-        updates, inner_state = inner.update(masked(updates), state.inner, masked(params), **extra)
-        updates = jax.tree.map(_to_zero, state.mask, updates, params)
-        return updates, StaticMaskState(state.mask, inner_state)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+def aligned(mask: PyTree, params: PyTree) -> PyTree:
+    """`mask` in the structure of `params`, which may lack some of its leaves or hold them in nnx's variables."""
+    masks, leaves = by_path(mask), by_path(params)
+    for path, leaf in leaves.items():
+        if path not in masks:
+            raise UserError(f"`mask` has no {path}, only {', '.join(masks)}")
+        if masks[path].ndim and masks[path].shape != leaf.shape:
+            raise UserError(
+                f"`mask`: {path} has shape {masks[path].shape} there, and {leaf.shape} in `params`"
+            )
+    return jax.tree.unflatten(jax.tree.structure(params), [masks[path] for path in leaves])
 
 
-def _masked(kept: ArrayLike, leaf: ArrayLike) -> ArrayLike:
-    return jnp.where(kept, leaf, 0) if jnp.ndim(kept) else leaf
-
-
-def _to_zero(kept: Array, update: Array, param: Array) -> Array:
-    return jnp.where(kept, update, -param) if kept.ndim else update
-
-
-def _rescaled(kept: ArrayLike, param: ArrayLike) -> Array:
-    kept, param = jnp.asarray(kept), jnp.asarray(param)
-    if not kept.ndim:
+def _rescaled(mask: ArrayLike, param: ArrayLike, axes: Any) -> Array:
+    param = jnp.asarray(param)
+    mask = placed(mask, param)
+    if not mask.ndim:
         return param
-    scale = jnp.sqrt(kept.size / kept.sum()).astype(param.dtype)
-    return jnp.where(kept, scale * param, 0)
+    roles = getattr(axes, "roles", axes) or ""
+    within = tuple(d for d in range(mask.ndim) if roles[d : d + 1] != "l")
+    kept = mask.sum(within, keepdims=True) if "l" in roles else mask.sum()
+    scale = jnp.sqrt(mask.size // kept.size / kept).astype(param.dtype)
+    return jnp.where(mask, scale * param, 0)
 
 
-def _paths_and_shapes(tree: PyTree) -> list[tuple[KeyPath, Any]]:
-    return [(path, _shape(leaf)) for path, leaf in tree_flatten_with_path(tree)[0]]
-
-
-def _shape(leaf: Any) -> tuple[int, ...] | None:
-    return getattr(leaf, "shape", None)
-
-
-def _counted_shapes(leaves: Mapping[str, Any], counted: Predicate, last: str | None = None) -> Shapes:
+def _counted(leaves: Mapping[str, Any], counted: Predicate, last: str | None) -> dict[str, tuple[int, ...]]:
     """Shapes of the leaves that count, `last` at the end."""
-    shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items() if _shape(leaf) is not None}
+    shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items() if hasattr(leaf, "shape")}
     shapes = {path: shape for path, shape in shapes.items() if counted(path, leaves[path])}
     if not shapes:
-        raise UserError(f"counted: no leaf counts as weights, of {', '.join(leaves) or 'none'}")
+        raise UserError(f"`counted`: no leaf counts as weights, of {', '.join(leaves) or 'none'}")
     for path, shape in shapes.items():
         if not shape or 0 in shape:
-            raise UserError(f"counted: {path} has shape {shape}, which holds no weights; leave it out")
+            raise UserError(f"`counted`: {path} has shape {shape}, which holds no weights; leave it out")
     if last is not None:
         if last not in shapes:
-            raise UserError(f"last={last} is no leaf that counts: choose one of {', '.join(shapes)}")
+            raise UserError(f"`last={last}` is no leaf that counts: choose one of {', '.join(shapes)}")
         shapes[last] = shapes.pop(last)
     return shapes
 
 
+def _view(leaves: Mapping[str, Any], path: str, axes: AxesOf | None, matter: bool) -> View:
+    shape = tuple(leaves[path].shape)
+    known = known_axes(axes, leaves, path)
+    if known is None:
+        if matter:
+            raise UserError(
+                f"`axes`: {path} has shape {shape}: say which dimensions are inputs (i), outputs (o), taps (t) or"
+                " layers (l), by linen_axes(module, rngs, x), nnx_axes(model) or a function (path, leaf) → 'tio'"
+            )
+        return View(1, shape, tuple(range(len(shape))))
+    return view(path, shape, known)
+
+
+def _layers(path: str, layers: int) -> list[str]:
+    return [path] if layers == 1 else [f"{path}[{layer}]" for layer in range(layers)]
+
+
 def _budget(
-    size: int, total: SupportsInt | None, connectivity: float | None, like: PyTree | None, counted: Predicate
+    size: int,
+    total: SupportsIndex | SupportsFloat | None,
+    connectivity: SupportsFloat | None,
+    like: PyTree | None,
+    counted: Predicate,
 ) -> int:
     """The number of weights to keep, of `size`."""
     budgets = {"total": total, "connectivity": connectivity, "like": like}
     given = [name for name, value in budgets.items() if value is not None]
     if len(given) != 1:
-        raise UserError(f"give one budget: total, connectivity or like; here {' and '.join(given) or 'none'}")
+        chosen = " and ".join(given) or "none"
+        raise UserError(f"give one budget, `total`, `connectivity` or `like`: here {chosen}")
     if like is not None:
-        return weights(_counted_shapes(by_path(like), counted))
-    if connectivity is not None:
-        if not 0 < connectivity <= 1:
-            raise UserError(f"connectivity={connectivity:g} is outside (0, 1]")
-        return round(connectivity * size)
-    if not isinstance(total, Integral):
-        raise UserError(f"total={total} is not a whole number")
-    return int(total)
-
-
-def _kept(distribution: str, pattern: str, shapes: Shapes, budget: int) -> dict[str, int]:
-    """Path → kept count."""
-    size = weights(shapes)
-    if budget < len(shapes):
-        raise UserError(f"a budget of {budget} weights cannot leave one in each of {len(shapes)} leaves")
-    if budget > size:
-        raise UserError(f"a budget of {budget} weights exceeds the {size} of the network: take a wider one")
-    try:
-        return patterns.rounded(pattern, kept_counts(distribution, shapes, budget), shapes)
-    except UserError as error:  # names a flag first, which a caller of this library does not have
-        reason = str(error).partition(": ")[2]
-        raise UserError(f"distribution={distribution}, pattern={pattern}: {reason}") from error
-
-
-def _aligned(mask: PyTree, params: PyTree) -> PyTree:
-    """`mask` in the structure of `params`, which may lack leaves of it or hold them in nnx's variables."""
-    kept = by_path(mask)
-    leaves = by_path(params)
-    for path, leaf in leaves.items():
-        if path not in kept:
-            raise UserError(f"mask: there is no {path} in it; it was drawn for {', '.join(kept)}")
-        if kept[path].ndim and kept[path].shape != leaf.shape:
-            raise UserError(f"mask: {path} has shape {kept[path].shape} in it, and {leaf.shape} in params")
-    return jax.tree.unflatten(jax.tree.structure(params), [kept[path] for path in leaves])
-
-
-def _check_known(argument: str, name: str, registry: Collection[str]) -> None:
-    if name not in registry:
-        raise UserError(f"{argument}={name} is unknown: choose one of {', '.join(registry)}")
+        return weights(_counted(by_path(like), counted, None))
+    if total is not None:
+        return whole_number("total", total)
+    share = real_number("connectivity", connectivity)
+    if not 0 < share <= 1:
+        raise UserError(f"`connectivity={share:g}` is outside (0, 1]")
+    return round(share * size)

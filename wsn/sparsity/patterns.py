@@ -1,16 +1,12 @@
-"""Which weights are kept: kept counts and a key -> sorted positions, drawn once and static (section 2.3).
+"""Which weights are kept: kept counts and a key → sorted positions, drawn once and static (section 2.3).
 
-In: kernel shapes by parameter path, kept counts by the same paths (`budget`), a key. Out: the tree
-`keep`, path -> positions, with an entry only for layers that lose weights. A `Pattern` rounds the counts to
-those that it can keep, and draws the positions of one kernel: a new one is two functions and a line in
-`PATTERNS`. Positions are flat C-order
-indices into the kernel in Flax's layout; they are the truth, and the 0/1 array that `apply_mask`
-multiplies by (1 = kept) is a view of them.
+Positions are flat C-order indices into a kernel (*taps, inputs, outputs); layers are named by their parameter path. A
+`Pattern` rounds counts to those that it can keep, and draws the positions of one kernel: a new one is two functions and
+an entry in `PATTERNS`.
 
-Each layer's key is folded in from its parameter path, so that a draw depends on (key, path, size, kept)
-alone and no two layers share one. The draw is made on the host by NumPy's Philox, whose raw stream is the
-same on every machine and in every NumPy version (that of `Generator.choice` is not), whatever devices train
-afterwards.
+Each layer's key is folded in from its path, so a draw depends on (key, path, size, kept count) alone and no two layers
+share one. It is made on the host from NumPy's Philox, whose raw stream is the same on every machine, in every version
+of NumPy (that of `Generator.choice` is not) and for any number of devices.
 """
 
 import math
@@ -28,16 +24,14 @@ from wsn.sparsity.shapes import Shapes
 
 Counts = dict[str, int]
 Positions = Int64[np.ndarray, " kept"]
-PIECE = 2**22  # random words that are held at once
+PIECE = 2**22  # random words in memory at once
 
 
 class Pattern(NamedTuple):
-    """Which weights of a kernel may be kept together."""
+    """`round`: (kept counts, shapes) → the nearest counts possible. `draw`: (key, shape, count) → sorted positions."""
 
-    round: Callable[
-        [Mapping[str, int], Shapes], Counts
-    ]  # kept counts → the nearest that the pattern can keep
-    draw: Callable[[PRNGKeyArray, tuple[int, ...], int], Positions]  # (key, shape, kept) → sorted positions
+    round: Callable[[Mapping[str, int], Shapes], Counts]
+    draw: Callable[[PRNGKeyArray, tuple[int, ...], int], Positions]
 
 
 def draw(
@@ -48,9 +42,9 @@ def draw(
 ) -> dict[str, Int64[np.ndarray, " _"]]:
     """Positions of the kept weights of every layer that loses some; a layer kept whole has no entry.
 
-    `counts` are those that the pattern can keep (`rounded`). Raises UserError for an unknown pattern.
+    `counts` must be possible under the pattern (see `rounded`). Raises UserError for an unknown pattern.
     """
-    rule = choose(PATTERNS, "mask", pattern)
+    rule = choose(PATTERNS, "pattern", pattern)
     return {
         path: rule.draw(layer_key(key, path), shape, counts[path])
         for path, shape in shapes.items()
@@ -59,11 +53,11 @@ def draw(
 
 
 def rounded(pattern: str, counts: Mapping[str, int], shapes: Shapes) -> Counts:
-    """The counts that a pattern keeps in place of those given; never more in all.
+    """The nearest counts that are possible under a pattern; in sum no more than `counts`.
 
-    Raises UserError for an unknown pattern, and for one that leaves a layer without a weight.
+    Raises UserError for an unknown pattern, and where a layer would be left without a weight.
     """
-    kept = choose(PATTERNS, "mask", pattern).round(counts, shapes)
+    kept = choose(PATTERNS, "pattern", pattern).round(counts, shapes)
     assert list(kept) == list(counts) and sum(kept.values()) <= sum(counts.values())
     assert all(1 <= kept[name] <= math.prod(shapes[name]) for name in kept)
     return kept
@@ -74,8 +68,8 @@ def layer_key(key: PRNGKeyArray, path: str) -> PRNGKeyArray:
     return jax.random.fold_in(key, zlib.crc32(path.encode()))
 
 
-def as_they_are(counts: Mapping[str, int], shapes: Shapes) -> Counts:
-    """Any count can be kept."""
+def any_count(counts: Mapping[str, int], shapes: Shapes) -> Counts:
+    """Any count is possible."""
     return dict(counts)
 
 
@@ -85,9 +79,9 @@ def elementwise(key: PRNGKeyArray, shape: tuple[int, ...], kept: int) -> Positio
 
 
 def uniform_positions(key: PRNGKeyArray, size: int, kept: int) -> Int64[np.ndarray, " kept"]:
-    """`kept` of `range(size)`, uniform without replacement, sorted; exact in number for every key.
+    """`kept` of `range(size)`, uniform without replacement, sorted.
 
-    Takes the smallest of `size` random 64-bit words, drawn piece by piece. Host memory: a piece, and what is kept.
+    These are the places of the smallest of `size` random 64-bit words, which are drawn in pieces to save memory.
     """
     if not 0 <= kept <= size:
         raise ValueError(f"cannot keep {kept} of {size} weights")
@@ -102,8 +96,11 @@ def smallest_drawn(
     for first in range(0, size, PIECE):
         piece = random.random_raw(min(PIECE, size - first))
         # A word above the largest of enough smaller ones is not kept, whatever follows.
-        near = np.flatnonzero(piece < words.max()) if 0 < kept <= words.size else np.arange(piece.size)
-        words, places = np.concatenate([words, piece[near]]), np.concatenate([places, first + near])
+        candidates = np.flatnonzero(piece < words.max()) if 0 < kept <= words.size else np.arange(piece.size)
+        words, places = (
+            np.concatenate([words, piece[candidates]]),
+            np.concatenate([places, first + candidates]),
+        )
         if words.size > kept:
             chosen = smallest(words, kept)
             words, places = words[chosen], places[chosen]
@@ -117,9 +114,9 @@ def philox(key: PRNGKeyArray) -> np.random.Philox:
 
 
 def kernel_positions(key: PRNGKeyArray, shape: tuple[int, ...], kept: int) -> Int64[np.ndarray, " kept"]:
-    """Positions of whole kernels, `kept` weights in all, of a layer of `shape` (k, k, in, out) or (in, out).
+    """Positions of whole k × k kernels of a convolution, single weights of a dense layer; `kept` weights in all.
 
-    The pairs (in, out) are uniform without replacement. `kept` must be a multiple of k^2.
+    The pairs (input, output) are uniform without replacement. `kept` must be a multiple of the taps of a pair.
     """
     taps, pairs = math.prod(shape[:-2]), math.prod(shape[-2:])
     if kept % taps:
@@ -129,14 +126,11 @@ def kernel_positions(key: PRNGKeyArray, shape: tuple[int, ...], kept: int) -> In
 
 
 def whole_kernels(counts: Mapping[str, int], shapes: Shapes) -> Counts:
-    """Kept counts in whole k x k kernels; a few weights of the budget may find no place (Appendix C).
+    """Kept counts in whole k × k kernels; a few weights of the budget may be left over (Appendix C).
 
-    `shapes` are Flax kernels, `(k, k, in, out)` or `(in, out)`. A k x k layer rounds down to a multiple of
-    k^2. The surplus goes back as whole kernels, one to a layer, to empty layers first and then to those
-    that lost most; what is left fills layers with room in turn, larger kernels first, so single weights go
-    to dense and 1x1 layers. Ties go to the earlier layer.
-
-    Raises UserError if a layer is left without a kernel.
+    A k × k layer rounds down to a multiple of k². The surplus goes back as whole kernels, one to a layer, first to
+    empty layers and then to those that lost most; the rest fills layers with room, larger kernels first, so single
+    weights go to dense and 1 × 1 layers. Ties go to the earlier layer. Raises UserError if a layer is left empty.
     """
     taps = {name: math.prod(shape[:-2]) for name, shape in shapes.items()}
     lost = {name: counts[name] % taps[name] for name in counts}
@@ -153,32 +147,32 @@ def whole_kernels(counts: Mapping[str, int], shapes: Shapes) -> Counts:
         surplus -= given
     empty = [name for name in kept if not kept[name]]
     if empty:
-        raise UserError(f"`mask`: io leaves no whole kernel in {', '.join(empty)}; take a larger base width")
+        raise UserError(f"pattern io leaves no whole kernel in {', '.join(empty)}: give a larger budget")
     return kept
 
 
 def balanced(group: int | None = None) -> Pattern:
-    """Of every `group` consecutive inputs of an output unit (None: of all of them) the same number N, or N + 1.
+    """N or N + 1 weights of every `group` consecutive inputs of an output unit (None: of all its inputs).
 
-    N follows from the kept count, and which groups have one more is drawn, so any count can be kept. A count of N
-    groups is N:M sparsity (M the group; 2:4 for half of the weights, Mishra et al. 2021); below 1:M a group has one
-    weight or none. Inputs are those of the kernel as a matrix (height · width · in, out); the last group of a unit may
-    be smaller, and keeps N or all that it has.
+    N follows from the kept count, and which groups keep N + 1 is drawn, so any count is possible. A count of N in every
+    group is N:M sparsity (M the group; 2:4 for half of the weights, Mishra et al. 2021); below 1:M a group has one
+    weight or none. Inputs are the rows of the kernel as a matrix (height · width · inputs, outputs); the last group of
+    a unit may be smaller, and keeps N or all that it has.
     """
 
     def draw(key: PRNGKeyArray, shape: tuple[int, ...], kept: int) -> Positions:
         inputs, units = math.prod(shape[:-1]), shape[-1]
         return balanced_positions(key, inputs, units, min(group or inputs, inputs), kept)
 
-    return Pattern(as_they_are, draw)
+    return Pattern(any_count, draw)
 
 
 def balanced_positions(
     key: PRNGKeyArray, inputs: int, units: int, group: int, kept: int
 ) -> Int64[np.ndarray, " kept"]:
-    """Positions of `kept` weights of a matrix (inputs, units), as many in every group of inputs of a unit, or one more.
+    """Positions of `kept` weights of a matrix (inputs, units), N or N + 1 in every group of inputs of a unit.
 
-    Groups that keep something take the smallest of their random words, a million words at a time.
+    They are the places of the smallest random words of a group; words are drawn in pieces to save memory.
     """
     groups = -(-inputs // group)
     room = np.full(groups, group)
@@ -191,34 +185,34 @@ def balanced_positions(
     )
     more = np.zeros(units * groups, bool)
     more[unit * groups + place] = True
-    members = np.arange(units * groups) if least else np.flatnonzero(more)  # groups that keep something
+    nonempty = np.arange(units * groups) if least else np.flatnonzero(more)
     stream = philox(jax.random.fold_in(key, 1))
-    found = [np.empty(0, np.int64)]
-    for piece in np.array_split(members, -(-members.size * group // PIECE) or 1):
+    pieces = [np.empty(0, np.int64)]
+    for piece in np.array_split(nonempty, -(-nonempty.size * group // PIECE) or 1):
         size = room[piece % groups, None]
         words = stream.random_raw((piece.size, group))
         words[np.arange(group) >= size] = np.iinfo(np.uint64).max
         order = np.argpartition(words, least, axis=1)[:, : least + 1]
         chosen = ((np.arange(least + 1) < least) | more[piece, None]) & (order < size)
         rows = (piece % groups)[:, None] * group + order
-        found.append((rows * units + (piece // groups)[:, None])[chosen])
-    positions = np.sort(np.concatenate(found))
+        pieces.append((rows * units + (piece // groups)[:, None])[chosen])
+    positions = np.sort(np.concatenate(pieces))
     assert positions.size == kept
     return positions
 
 
 def blocks(side: int = 4) -> Pattern:
-    """Square blocks of `side` inputs and as many output units, whole: the kernel as a matrix, cut into such blocks.
+    """Whole blocks of `side` inputs × `side` outputs of the kernel as a matrix; smaller at its edges.
 
-    Blocks at the edges are what is left of them. They come in random order until the count is reached, and the last
-    one gives its first weights only, so any count can be kept.
+    Blocks are added in random order until the count is reached, and the last one keeps its first weights only, so any
+    count is possible.
     """
 
     def draw(key: PRNGKeyArray, shape: tuple[int, ...], kept: int) -> Positions:
         inputs, units = math.prod(shape[:-1]), shape[-1]
         down, across = -(-inputs // side), -(-units // side)
-        edge = (down if units % side else 0) + (across if inputs % side else 0)  # blocks that may be smaller
-        enough = min(down * across, kept // side**2 + edge + 1)
+        smaller = (down if units % side else 0) + (across if inputs % side else 0)
+        enough = min(down * across, kept // side**2 + smaller + 1)
         words, places = smallest_drawn(philox(key), down * across, enough)
         order = places[np.argsort(words, kind="stable")]
         corner = np.stack(np.divmod(order, across)) * side
@@ -228,7 +222,7 @@ def blocks(side: int = 4) -> Pattern:
         inside = (rows < inputs) & (columns < units)
         return np.sort((rows * units + columns)[inside][:kept])
 
-    return Pattern(as_they_are, draw)
+    return Pattern(any_count, draw)
 
 
 def smallest(words: UInt64[np.ndarray, " size"], kept: int) -> Int64[np.ndarray, " kept"]:
@@ -245,7 +239,7 @@ def smallest(words: UInt64[np.ndarray, " size"], kept: int) -> Int64[np.ndarray,
 
 
 PATTERNS: dict[str, Pattern] = {
-    "elementwise": Pattern(as_they_are, elementwise),
+    "elementwise": Pattern(any_count, elementwise),
     "io": Pattern(whole_kernels, kernel_positions),
     "fan_in": balanced(),
     "n_m": balanced(4),

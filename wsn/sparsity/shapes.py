@@ -6,9 +6,26 @@ kernels count as weights (paper, Appendix A): biases and BatchNorm parameters ha
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 Shapes = dict[str, tuple[int, ...]]
+
+
+class GroupedShape(tuple):
+    """The shape of a convolution in groups: (*taps, inputs of a group, outputs of all groups)."""
+
+    groups: int
+
+    def __new__(cls, shape: Iterable[int], groups: int) -> "GroupedShape":
+        grouped = super().__new__(cls, shape)
+        grouped.groups = groups
+        return grouped
+
+
+def group(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """(number of groups, shape of the kernel of one)."""
+    groups = getattr(shape, "groups", 1)
+    return groups, (*shape[:-1], shape[-1] // groups)
 
 
 def mlp_shapes(inputs: int, widths: Sequence[int], classes: int) -> Shapes:
@@ -40,7 +57,7 @@ def resnet18_shapes(width: int, classes: int, stem: int = 3, channels: int = 3) 
 
 def sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Number of weights of each layer, in the order of `shapes`."""
-    return {name: math.prod(shape) for name, shape in shapes.items()}
+    return {name: math.prod(map(int, shape)) for name, shape in shapes.items()}
 
 
 def weights(shapes: Mapping[str, tuple[int, ...]]) -> int:
