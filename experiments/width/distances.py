@@ -29,6 +29,7 @@ from wsn.training import state
 
 COLUMNS = ["distance_empirical", "distance_empirical_stderr", "distance_exact", "distance_eq4"]
 REFERENCE_WIDTH = 10_000  # Appendix A
+DRAWN = 2**23  # weights in memory at once
 TOLERANCE = 1e-4  # estimated scaled error of K_l, far below the error of simulation
 RESAMPLES = 10_000
 LEAST_PAIRS = 500  # for the search of the optimum
@@ -66,9 +67,11 @@ def first_layers(
 ) -> Iterator[Float32[np.ndarray, "width features"]]:
     """Initial first-layer weights of training, masks applied, seed by seed."""
     model = _model(dataclasses.replace(spec, kept=(), learning_rate=1.0), features, classes)
-    for seed in seeds:
-        members = state.initial_members(Group((spec,), (seed,)), model, optax.identity())
-        yield members.state.params["hidden_0"]["kernel"][0].T
+    seeds = tuple(seeds)
+    count = max(1, DRAWN // (spec.width * features))
+    for i in range(0, len(seeds), count):  # every call compiles a little
+        members = state.initial_members(Group((spec,), seeds[i : i + count]), model, optax.identity())
+        yield from (kernel.T for kernel in members.state.params["hidden_0"]["kernel"])
 
 
 def references(pairs: Pairs) -> dict[str, Float64[np.ndarray, " pairs"]]:
