@@ -172,7 +172,7 @@ def test_both_commands_write_their_tables_from_the_same_records(
     assert (run.folder / "halting_time.png").read_bytes().startswith(b"\x89PNG")
     records = sorted(run.folder.glob("runs/*/record.jsonl"))
     texts = "".join((folder / f"{split}.txt").read_text() for split in ("train", "valid", "test"))
-    digests = {json.loads(record.read_text().splitlines()[0])["text"] for record in records}
+    digests = {json.loads(record.read_text().splitlines()[0])["data"] for record in records}
     assert digests == {hashlib.sha256(texts.encode()).hexdigest()}
     times = [record.stat().st_mtime_ns for record in records]
     path_geometry.main(*parsed(path_geometry.COMMAND, f"--data_dir={folder}", *ARGUMENTS))
