@@ -192,7 +192,8 @@ def test_all_convolutions_run_sparse_or_none():
     assert strategy.faster_sparse(wide, {"conv1": 1.0, "conv2": 0.1, "output": 1.0}) == tuple(wide.shapes)
 
 
-RESNET = tiny.spec(model="resnet18", width=2, learning_rate=0.1, momentum=0.9, batch_size=8, epochs=1)
+# A small rate: at 0.1 the loss grows to 100, and rounding with it.
+RESNET = tiny.spec(model="resnet18", width=2, learning_rate=0.005, momentum=0.9, batch_size=8, epochs=1)
 
 
 @pytest.mark.parametrize("placement", [None, pytest.param("batch", marks=pytest.mark.slow)])
