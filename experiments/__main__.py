@@ -1,7 +1,7 @@
-"""What experiments there are: a line each, with the time of the quick one.
+"""The list of commands, with data and time of the first command line of each.
 
 python -m experiments
-python -m experiments NAME          # what it says of itself
+python -m experiments NAME          # its docstring
 """
 
 import sys

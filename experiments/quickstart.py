@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Given the same number of weights, is a wider network better?
 # Eight cells, from a budget to a figure; half a minute on two cores. Jupyter (with jupytext), VS Code and PyCharm open
-# this file as a notebook; `python -m experiments.quickstart` runs it as it is.
+# this file as a notebook; `python -m experiments.quickstart` runs it as a script.
 
-# %% The question: a dense network of width 3 on handwritten digits has 222 weights. Wider ones shall have no more.
+# %% The question: a dense network of width 3 on handwritten digits has 222 weights. Are wider ones with 222 better?
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ narrow = Spec(
     dataset="digits", width=3, parameterization="ntk", epochs=EPOCHS, batch_size=100, learning_rate=5.0
 )
 
-# %% The budget: how many weights each layer of a wider network keeps, so that all of them count the same.
+# %% The budget: how many weights each layer of a wider network keeps, so that all networks have 222.
 specs = family.sparse(narrow, 3, WIDTHS, lambda width: mlp_shapes(64, [width], 10), "dense_last")
 for spec in specs:
     print(spec.width, dict(spec.kept) or "dense")
@@ -31,13 +31,13 @@ digits = data.split(
     data.load("digits"), train_samples=1000, validation_samples=0, data_seed=0, normalization="scalar"
 )
 
-# %% Training: every width with its seeds is one program; a moment is an evaluation.
+# %% Training: each width with its seeds is one program, which yields an evaluation after every epoch.
 accuracy = {}
 for spec in specs:
     *_, last = train(Group((spec,), SEEDS), digits)
     accuracy[spec.width] = last.history.curves["test_accuracy"][-1]
 
-# %% The answer in numbers: mean and deviation over the seeds.
+# %% The answer in numbers: mean ± standard deviation over the seeds.
 for width, values in accuracy.items():
     print(f"width {width:2}: {100 * values.mean():.1f} ± {100 * values.std(ddof=1):.1f} %")
 
@@ -53,7 +53,7 @@ axes.set_xticks(WIDTHS, map(str, WIDTHS))
 axes.minorticks_off()
 figure  # noqa: B018 - in a notebook, the picture
 
-# %% To keep it, and to go on: the whole experiment, resumable, with learning rates by width and ten seeds, is
+# %% Save it. The whole experiment, resumable, with a learning rate tuned for every width and ten seeds, is
 # `python -m experiments.kernel_distance`.
 Path("results").mkdir(exist_ok=True)
 figure.savefig("results/quickstart.png", dpi=150)

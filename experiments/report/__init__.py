@@ -1,4 +1,1 @@
-"""The results page: find → read → section → chart → page.
-
-In: a folder of any depth with what experiments wrote. Out: one HTML file that needs nothing beside it.
-"""
+"""The results page: a folder of any depth with the files of experiments → one HTML file that needs no other."""

@@ -4,9 +4,9 @@
     python -m experiments.report --workdir=results/kernel_distance --watch    # the same, until Ctrl-C
 
 Reads every record, table and figure of WORKDIR and of the folders in it, trains nothing, and writes
-WORKDIR/report.html, one file that needs no network and nothing beside it: open it in a browser, send it to a colleague.
-With --watch it is made anew when something has changed, as often as costs at most 2 % of a core, until Ctrl-C; the open
-page follows.
+WORKDIR/report.html, one file that needs no network and no other file: open it in a browser, send it to a colleague.
+Charts have the axes that the experiments declare for their figures. With --watch the page is written again when
+something has changed, at a cost of at most 2 % of a core, until Ctrl-C; an open page follows.
 """
 
 import dataclasses
@@ -23,27 +23,27 @@ from wsn.spec import check_bounds, setting
 from wsn.stored import replacing
 
 NAME = "report.html"
-SECONDS = 3.0  # between two looks, at least
+SECONDS = 3.0  # between two checks, at least
 SHARE = 0.02  # of a core, at most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How the page is made."""
+    """Settings of the page."""
 
-    watch: bool = setting("Make the page anew when something has changed, until Ctrl-C.", False)
+    watch: bool = setting("Write the page again when something has changed, until Ctrl-C.", False)
 
     def __post_init__(self) -> None:
         check_bounds(self)
 
 
 def write(workdir: Path, reader: Reader, seconds: float | None = None) -> Path:
-    """WORKDIR/report.html, when the folder has something that the page does not show yet."""
+    """Write WORKDIR/report.html if the folder has changed since the last time."""
     before = reader.stamp
-    found = reader.read(workdir)
+    folders = reader.read(workdir)
     path = workdir / NAME
     if reader.stamp != before:
-        text = page(sections(found, workdir), workdir, seconds)
+        text = page(sections(folders, workdir), workdir, seconds)
         with replacing(path) as file:
             file.write(text)
     return path

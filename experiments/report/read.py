@@ -1,7 +1,6 @@
-"""What lies in a folder tree, read once: a file is read again when its time or size has changed.
+"""Reading a folder tree: tables, printed lines beside figures, records of finished and unfinished groups.
 
-In: a folder. Out: `Folder`s with their tables, what was said beside figures, and members of groups: trained, in
-training or damaged. Nothing here raises for what it finds: damage becomes a note.
+A file is read again when its time or size has changed. Corrupt files become notes and raise nothing.
 """
 
 import csv
@@ -26,7 +25,7 @@ POINTS = 200  # of a curve that are kept in memory; besides, its extremes
 
 
 class Member(NamedTuple):
-    """One network and seed: its result so far, thinned out, and of how many evaluations; `finished`, `diverged`, …"""
+    """A network and seed: its result so far, thinned, its state (`finished`, `diverged`), number of evaluations."""
 
     result: Result
     state: str
@@ -35,7 +34,7 @@ class Member(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A group: what its header says, and its members."""
+    """A group: the header of its record, and its members."""
 
     header: dict[str, Any]
     members: list[Member]
@@ -43,7 +42,7 @@ class Trained(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """What an experiment wrote into one folder; names are stems of files."""
+    """The files of one folder, by stem."""
 
     path: Path
     tables: dict[str, list[dict[str, str]]]
@@ -56,7 +55,7 @@ class Folder(NamedTuple):
 
 
 class Reader:
-    """Reads a tree again and again. `stamp` is another whenever anything to be seen has changed."""
+    """Reads a tree repeatedly; `stamp` differs after every change of what a page shows."""
 
     def __init__(self) -> None:
         self._cache: dict[str, tuple[tuple[int, int], Any]] = {}
@@ -72,7 +71,7 @@ class Reader:
         return [folder for folder in found if folder.tables or folder.said or folder.groups or folder.notes]
 
     def _once(self, path: str, load: Callable[[Path], Any]) -> Any:
-        """What `load` makes of a file, from memory where it is as it was; None where there is none."""
+        """`load(file)`, from memory if the file has not changed; None if there is none."""
         try:
             status = os.stat(path)
         except OSError:
@@ -110,7 +109,7 @@ class Reader:
             folder.times[stem] = max(time, folder.times.get(stem, time))
 
     def _group(self, folder: Folder, path: str) -> None:
-        """The record of a group, or what it has so far."""
+        """The record of a group, finished or not."""
         if os.path.splitext(path)[1]:
             folder.notes.append(f"{path}: set aside by `resume=false`")
             return
@@ -125,7 +124,7 @@ class Reader:
 
 
 class Note(NamedTuple):
-    """What is wrong with a file."""
+    """A problem with a file."""
 
     text: str
 
@@ -135,7 +134,7 @@ def noted(load: Callable[[Path], Any]) -> Callable[[Path], Any]:
         try:
             return load(path)
         except FileNotFoundError:
-            return None  # gone meanwhile, as the files of who trains come and go
+            return None  # gone meanwhile: files of a running training come and go
         except UserError as error:
             return Note(str(error).removeprefix("`workdir`: "))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
@@ -157,7 +156,7 @@ def walk(workdir: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def trained(path: Path) -> Trained:
-    """A record, or one in the making. Raises UserError."""
+    """A record, finished or not. Raises UserError."""
     found = record.read(path)
     if not len(found.results):
         raise ValueError("no networks")
@@ -169,7 +168,7 @@ def trained(path: Path) -> Trained:
 
 
 def checkpointed(path: Path) -> Trained | None:
-    """What older versions left of a group that they did not finish: the history of its newest checkpoint."""
+    """The history in the newest checkpoint of an unfinished group of an older version."""
     found = stored.parse(stored.read(path))
     group = Group(tuple(record.from_fields(fields) for fields in found["specs"]), tuple(found["seeds"]))
     snapshot = checkpoints.load(path.parent / "checkpoints", group.name)
@@ -202,8 +201,8 @@ def _member(result: Result, group: str, header: dict[str, Any]) -> Member:
 
 
 def thinned(result: Result, points: int) -> Result:
-    """Evaluations at even distances, the first and the last, and where any curve is least or largest: so the best
-    and final values of the thinned curves are those of the whole ones."""
+    """Evenly spaced evaluations, the first and the last, and the extremes of every curve, so that best and final values
+    are those of the whole curves."""
     if len(result.steps) <= points:
         return result
     kept = thin(result, points)
@@ -228,7 +227,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def said(path: Path) -> dict[str, Any]:
-    """What a command printed beside its figure. Raises ValueError."""
+    """The lines that a command printed, its plot and versions. Raises ValueError."""
     found = stored.parse(stored.read(path))
     stored.verify_checksum(found)
     return {"said": [str(line) for line in found["said"]], "command": str(found["command"])} | {
