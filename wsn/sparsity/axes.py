@@ -178,8 +178,8 @@ def nnx_axes(model: nnx.Module) -> AxesOf:
     """
     table: dict[str, tuple[Axes, tuple[int, ...]]] = {}
     for path, module in nnx.iter_modules(model):
-        for name, *layer in _nnx_layers(module):
-            table["/".join(map(str, (*path, name)))] = layer
+        for name, roles, shape in _nnx_layers(module):
+            table["/".join(map(str, (*path, name)))] = roles, shape
 
     def axes(path: str, leaf: Any) -> Axes | None:
         layer = table.get(path)
