@@ -181,6 +181,7 @@ def test_sigterm_of_any_process_stops_all_of_them_and_resuming_is_exact(finished
     assert not list(places[0].glob("out/runs/*/checkpoints"))
 
 
+@pytest.mark.thorough
 def test_a_recurrent_run_is_saved_by_both_processes_and_resumes_to_the_curve_of_one(tmp_path):
     """Its hidden state is cut over them, so that neither can save it alone."""
     command = ["-m", "experiments.halting_time", "--widths=8", "--seeds=1", "--epochs=4", "--fractions=1.0"]
