@@ -30,6 +30,7 @@ from experiments.lab import launch, output
 from experiments.lab.flags import Command
 from experiments.lab.intervals import METHOD, Estimate, difference, sign
 from experiments.lab.launch import Output
+from experiments.lab.plots import Plot
 from wsn import data, sparsity
 from wsn.errors import UserError
 from wsn.machine import NETWORK_BYTES
@@ -45,6 +46,7 @@ COLUMNS = [
     "test_accuracy_mean",
     "test_accuracy_std",
 ]
+PLOT = Plot("width", "test_accuracy_mean", "width", "test accuracy (%)", curves=("kind",), percent=True)
 PATCH, HEAD, CLASSES, BATCH = 2, 4, 10, 64
 Row = dict[str, Any]
 
@@ -201,7 +203,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_xticks([row["width"] for row in dense], [str(row["width"]) for row in dense])
     axes.margins(x=0.08)
-    axes.set(xlabel="width", ylabel="test accuracy (%)")
+    axes.set(xlabel=PLOT.xlabel, ylabel=PLOT.ylabel)
     axes.set_title(f"a transformer block on digits, AdamW, {base['seeds']} seeds", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
@@ -209,7 +211,7 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 
 def _curve(axes: Axes, rows: Sequence[Row], **style: Any) -> None:
-    names = ("width", "test_accuracy_mean", "test_accuracy_std")
+    names = (PLOT.x, PLOT.y, "test_accuracy_std")
     width, mean, deviation = np.array([[row[name] for name in names] for row in rows]).T
     axes.errorbar(width, 100 * mean, 100 * deviation, marker="o", capsize=3, **style)
 
@@ -240,7 +242,7 @@ def main(settings: Settings, run: Output) -> None:
     print(*verdict(rows), METHOD, sep="\n")
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, draw(rows)),
+        output.write_figure(run.folder, EXPERIMENT, draw(rows), PLOT),
     )
     launch.wrote(run, *written)
 

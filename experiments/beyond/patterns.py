@@ -237,7 +237,7 @@ def main(preset: Preset, run: Run) -> None:
     figure = patterns_figure.draw(rows, preset, name)
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, figure),
+        output.write_figure(run.folder, EXPERIMENT, figure, patterns_figure.plot(rows)),
     )
     print(*verdicts(rows), sep="\n")
     launch.wrote(run, *written)

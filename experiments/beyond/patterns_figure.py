@@ -9,9 +9,24 @@ from matplotlib.figure import Figure
 from experiments.convergence.halting_figure import tidy
 from experiments.lab import families
 from experiments.lab.families import Row
+from experiments.lab.plots import Plot
 from experiments.lab.presets import Family
 
 ACCURACY = "best_test_accuracy_mean"
+
+
+def plot(rows: Sequence[Row]) -> Plot:
+    """Accuracy over distributions at one width, over several widths."""
+    widths = sorted({row["width"] for row in rows if row["pattern"] != "dense"})
+    dense = tuple((_dense_label(row), row[ACCURACY]) for row in rows if row["pattern"] == "dense")
+    over = ("width", "width") if len(widths) > 1 else ("distribution", f"width {', '.join(map(str, widths))}")
+    curves = ("pattern", "distribution")
+    label = "best test accuracy (%)"
+    return Plot(over[0], ACCURACY, over[1], label, curves, logx=len(widths) > 1, percent=True, lines=dense)
+
+
+def _dense_label(row: Row) -> str:
+    return f"dense, width {row['width']}"
 
 
 def draw(rows: Sequence[Row], preset: Family, network: str) -> Figure:
@@ -22,13 +37,12 @@ def draw(rows: Sequence[Row], preset: Family, network: str) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(3, 2 if several else 1))
     for row in rows:
         if row["pattern"] == "dense":
-            left.axhline(
-                100 * row[ACCURACY], color="0.5", linestyle="--", label=f"dense, width {row['width']}"
-            )
+            left.axhline(100 * row[ACCURACY], color="0.5", linestyle="--", label=_dense_label(row))
     (over_widths if several else over_distributions)(left, right, rows, masked)
     weights = max((row["weights"] for row in rows), default=0)
     left.set_title(f"{weights:,} weights (bars: s.d. over seeds)")
-    left.set_ylabel("best test accuracy (%)")
+    axes = plot(rows)
+    left.set(xlabel=axes.xlabel, ylabel=axes.ylabel)
     left.legend(fontsize=8)
     right.set_title(f"batch {preset.batch_size}")
     figure.suptitle(families.caption(rows, preset, preset.epochs, network), fontsize=9)
@@ -49,7 +63,6 @@ def over_distributions(left: Axes, right: Axes, rows: Sequence[Row], masked: Seq
         left.errorbar(x, y, bars, fmt="o", capsize=2, markersize=5, color=color[pattern], label=pattern)
     names = [name.replace("_", "\n", 1) for name in distributions]
     left.set_xticks(range(len(names)), names, fontsize=8)
-    left.set_xlabel(", ".join(sorted({f"width {row['width']}" for row in masked})))
     times = {row["pattern"]: row["step_milliseconds"] for row in masked}
     right.barh(list(times), list(times.values()), color=[color[name] for name in times])
     right.set_xlabel("step time per network (ms)")

@@ -23,12 +23,21 @@ from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
 from experiments.lab.intervals import METHOD, Estimate, simulated
 from experiments.lab.launch import Run
+from experiments.lab.plots import Plot
 from wsn.networks.parameterization import PARAMETERIZATIONS
 from wsn.records.record import Result
 from wsn.sparsity import family
 from wsn.spec import Spec, setting
 
 EXPERIMENT = "rate_transfer"
+PLOT = Plot(
+    "learning_rate",
+    "validation_loss_mean",
+    "learning rate",
+    "validation loss",
+    curves=("parameterization", "width"),
+    logy=True,
+)
 CLAIMS = ["parameterization", "quantity", "value", "low", "high"]
 COLUMNS = [
     "parameterization",
@@ -171,14 +180,15 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
         for i, width in enumerate(preset.widths):
             curve = [r for r in rows if (r["parameterization"], r["width"]) == (name, width)]
             curve = [row for row in curve if not row["diverged"]]
-            x, y = ([row[key] for row in curve] for key in ("learning_rate", "validation_loss_mean"))
+            x, y = ([row[key] for row in curve] for key in (PLOT.x, PLOT.y))
             color = families.PALETTE[i % len(families.PALETTE)]
             axes.plot(x, y, "o-", markersize=3, linewidth=1.2, color=color, label=f"width {width}")
             if y:
                 axes.plot(x[int(np.argmin(y))], min(y), "*", markersize=11, color=color)
-        axes.set(xscale="log", yscale="log", title=name, xlabel="learning rate")
+        PLOT.label(axes)
+        axes.set(title=name, ylabel="")
         tidy(axes)
-    panels[0].set(ylabel="validation loss (star: lowest)")
+    panels[0].set(ylabel=f"{PLOT.ylabel} (star: lowest)")
     losses = [row["validation_loss_mean"] for row in rows if not row["diverged"]]
     if losses:  # cut the losses of learning rates that are far too large
         panels[0].set_ylim(0.9 * min(losses), 8 * min(losses))
@@ -216,7 +226,7 @@ def main(preset: Preset, run: Run) -> None:
         run,
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
         output.write_table(run.folder, f"{EXPERIMENT}_claims", claims, CLAIMS),
-        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
+        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset), PLOT),
     )
 
 

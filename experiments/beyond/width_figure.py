@@ -17,12 +17,14 @@ from experiments.convergence.halting_figure import draw_points, log_times, plain
 from experiments.convergence.path import split
 from experiments.convergence.path_figure import PARTS, stacked
 from experiments.lab.families import PALETTE
+from experiments.lab.plots import Plot
 
 ROWS = {
     "steps to within 1 % of the minimum": steps,
     "steps to a loss that all reach": common,
     "lowest validation loss (nats)": minimum,
 }
+PLOT = Plot("width", "steps_mean", "width", next(iter(ROWS)), curves=("arm", "kind", "base_width"), logy=True)
 MARKERS = dict(zip(width.ARMS, "os^", strict=True))
 
 
@@ -39,7 +41,7 @@ def draw(curves: Sequence[Curve], caption: str) -> Figure:
             axes.set_ylabel(label if j == 0 else "")
         grid[0, j].set_title(width.ARMS[arm], fontsize=10)
         limit_losses(grid[-1, j], of_arm, limits_of_losses(curves))
-        grid[-1, j].set_xlabel("width")
+        grid[-1, j].set_xlabel(PLOT.xlabel)
     above, below = right.subplots(2, 1)
     over_rate_trace(above, curves, colors)
     bars(below, curves)
@@ -53,7 +55,7 @@ def over_width(axes: Axes, curves: Sequence[Curve], quantity: Quantity, colors: 
         form = "+.3f" if quantity is minimum else "+.2f"
         label = f"{width.name(curve)}: {width_verdict.by_width(curve, quantity).show(form=form)}"
         color = colors[curve.row["kind"], curve.row["base_width"]]
-        draw_points(axes, curve, quantity, color, label, all_seeds=quantity is not steps, x="width")
+        draw_points(axes, curve, quantity, color, label, all_seeds=quantity is not steps, x=PLOT.x)
     axes.set(xscale="log")
     if quantity is not minimum:
         log_times(axes)

@@ -147,7 +147,9 @@ def main(preset: Preset, run: Run) -> None:
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
         output.write_table(run.folder, f"{EXPERIMENT}_claims", claims, width_verdict.CLAIMS),
-        output.write_figure(run.folder, EXPERIMENT, width_figure.draw(curves, study.caption(preset, run))),
+        output.write_figure(
+            run.folder, EXPERIMENT, width_figure.draw(curves, study.caption(preset, run)), width_figure.PLOT
+        ),
     )
     for line in (*width_verdict.exponents(claims), *width_verdict.hypotheses(claims)):
         print(line)

@@ -13,11 +13,20 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.convergence.halting import COMMON, Curve, HaltedRun, Point, Quantity, mean, minimum, steps
 from experiments.lab.families import PALETTE
+from experiments.lab.plots import Plot
 
 LABELS = (
     "steps to within 1 % of the minimum",
     "steps to a loss that all widths reach",
     "lowest validation loss (nats)",
+)
+PLOT = Plot(
+    "weights",
+    "steps_mean",
+    "weights",
+    LABELS[0],
+    curves=("fraction", "depth", "optimizer", "learning_rate"),
+    logy=True,
 )
 
 
@@ -40,7 +49,7 @@ def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
             draw_points(common, curve, time, color, label, line, all_seeds=True)
         draw_points(loss, curve, minimum, color, name, style, all_seeds=True)
     for axes, label in zip((times, common, loss), LABELS, strict=True):
-        axes.set(xscale="log", xlabel="weights", ylabel=label)
+        axes.set(xscale="log", xlabel=PLOT.xlabel, ylabel=label)
         plain_numbers(axes.xaxis)
         if axes is not loss:
             log_times(axes)

@@ -211,7 +211,7 @@ def main(preset: Preset, run: Run) -> None:
         output.write_table(run.folder, EXPERIMENT, table, COLUMNS),
         output.write_table(run.folder, f"{EXPERIMENT}_claims", claim_rows, CLAIMS),
         output.write_table(run.folder, f"{EXPERIMENT}_seeds", runs, [*SEEDS, *others]),
-        output.write_figure(run.folder, EXPERIMENT, figure),
+        output.write_figure(run.folder, EXPERIMENT, figure, halting_figure.PLOT),
     )
     print(*lines(claim_rows), sep="\n")
     for curve, name in zip(curves, names, strict=True):

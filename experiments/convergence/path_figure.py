@@ -15,6 +15,7 @@ from experiments.convergence import path
 from experiments.convergence.halting import Curve, mean, valid
 from experiments.lab.families import PALETTE
 from experiments.lab.intervals import Estimate
+from experiments.lab.plots import Plot
 
 PANELS = {
     "distance": "distance from the start",
@@ -22,6 +23,13 @@ PANELS = {
     "angle_start": "mean angle to the start (π)",
     "path_length": "path length",
 }
+PLOT = Plot(
+    "width",
+    "distance_mean",
+    "width",
+    PANELS["distance"],
+    curves=("group", "fraction", "depth", "optimizer", "learning_rate"),
+)
 PARTS = {
     "distance": ("distance", PALETTE[1]),
     "tortuosity": ("tortuosity", PALETTE[4]),
@@ -39,7 +47,7 @@ def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
             violins(axes, curves[0], group, quantity)
             if group in path.PAPER.get(quantity, {}):
                 paper_line(axes, curves[0], group, quantity)
-            axes.set(xlabel="width", ylabel=label if column == 0 else "")
+            axes.set(xlabel=PLOT.xlabel, ylabel=label if column == 0 else "")
         panels[0, column].set_title(group)
         bars(panels[-1, column], curves, names, group)
     panels[-1, 0].set_ylabel("exponent in weights")

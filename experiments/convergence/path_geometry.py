@@ -106,7 +106,7 @@ def main(preset: Preset, run: Run) -> None:
         output.write_table(run.folder, EXPERIMENT, rows, [*COLUMNS, *(f"{name}_mean" for name in more)]),
         output.write_table(run.folder, f"{EXPERIMENT}_seeds", seeds, [*SEEDS, *more], DIGITS),
         output.write_table(run.folder, f"{EXPERIMENT}_claims", claim_rows, CLAIMS),
-        output.write_figure(run.folder, EXPERIMENT, figure),
+        output.write_figure(run.folder, EXPERIMENT, figure, path_figure.PLOT),
     )
     for curve, name in zip(curves, names, strict=True):
         for text in split(curve, name):

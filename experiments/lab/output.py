@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import math
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import jax
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from experiments.lab.plots import Plot
 from wsn import stored
 from wsn.machine import usable_cores
 from wsn.records import record
@@ -28,7 +30,7 @@ class Transcript:
     def __init__(self, stream: Any) -> None:
         self.stream = stream
         self.text: list[str] = []
-        self.figures: list[Path] = []
+        self.figures: dict[Path, Plot | None] = {}
 
     def write(self, text: str) -> int:
         self.text.append(text)
@@ -42,17 +44,19 @@ class Transcript:
 def transcript() -> Iterator[None]:
     """When the block ends without exception, write FIGURE.said.json beside every figure that it wrote.
 
-    It has the command, the printed lines, the versions of code and packages, and the device, but no time: the same run
-    writes the same bytes.
+    It has the command, the printed lines, the plot, the versions of code and packages, and the device, but no time: the
+    same run writes the same bytes.
     """
     stream = Transcript(sys.stdout)
     with contextlib.redirect_stdout(stream):  # type: ignore[type-var]
         yield
     lines = [line for line in "".join(stream.text).splitlines() if not line.startswith("wrote ")]
     content = {"command": command(), "said": lines} | record.made_with()
-    for figure in stream.figures:
+    for figure, plot in stream.figures.items():
         with replacing(figure.with_suffix(SAID)) as file:
-            json.dump(stored.add_checksum(content), file, indent=1)
+            finite = [line for line in plot.lines if math.isfinite(line[1])] if plot else []
+            more = {"plot": plot._asdict() | {"lines": finite}} if plot else {}
+            json.dump(stored.add_checksum(content | more), file, indent=1)
 
 
 def write_table(
@@ -72,13 +76,13 @@ def write_table(
     return path
 
 
-def write_figure(folder: Path, name: str, figure: Figure) -> Path:
-    """Write FOLDER/NAME.png; the same figure gives the same bytes."""
+def write_figure(folder: Path, name: str, figure: Figure, plot: Plot | None = None) -> Path:
+    """Write FOLDER/NAME.png; the same figure gives the same bytes. The results page draws FOLDER/NAME.csv by `plot`."""
     path = folder / f"{name}.png"
     with replacing(path, "wb") as file:
         figure.savefig(file, format="png", dpi=150, metadata={"Software": None, "Description": command()})
     if isinstance(sys.stdout, Transcript):
-        sys.stdout.figures.append(path)
+        sys.stdout.figures[path] = plot
     return path
 
 

@@ -7,13 +7,14 @@ const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "star"];
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 let data = JSON.parse($("data").textContent), chosen = {};
 
-const layout = (x, y, logx, logy, values = []) => {
+const layout = (x, y, logx, logy, values = [], lines = []) => {
   const colour = getComputedStyle(document.body).color, grid = "rgba(128,128,128,0.25)";
   const ticks = [...new Set(values)].filter((value, i, all) => logx && all.length < 13), few = ticks.length ? { tickvals: ticks, ticktext: ticks.map(String) } : {};
   const axis = (text, log) => ({ title: { text, standoff: 12 }, type: log ? "log" : "-", gridcolor: grid, zeroline: false });
   return { xaxis: { ...axis(x, logx), ...few }, yaxis: axis(y, logy), font: { color: colour }, uirevision: [x, y, logx, logy].join(),
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
-    hoverlabel: { align: "left" }, legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, colorway: COLOURS };
+    shapes: lines.map(([text, value]) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value, line: { color: colour, width: 1, dash: "dash" },
+      label: { text: escaped(text), textposition: "end", yanchor: "bottom", font: { size: 11 } } })), hoverlabel: { align: "left" }, legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, colorway: COLOURS };
 };
 const draw = (id, traces, form) => {
   $(id).parentElement.hidden = !traces.length;
@@ -26,22 +27,25 @@ const drawFigure = (name) => {
   const tables = data.sections[name].tables, i = +($(`${name}-table`)?.value ?? -1), table = tables[i];
   for (const axes of $(name).querySelectorAll("[data-of]")) axes.hidden = +axes.dataset.of !== i;
   if (!table?.columns) return draw(`${name}-plot`, [], {});
-  const x = $(`${name}-x${i}`).value, y = $(`${name}-y${i}`).value, spread = table.deviations[y];
+  const x = $(`${name}-x${i}`).value, y = $(`${name}-y${i}`).value, spread = table.deviations[y], figure = table.plot;
+  const declared = y === figure.y, scale = declared && figure.percent ? 100 : 1;
   const told = ["weights", "connectivity", "seeds", "diverged", "censored"].filter((column) => column in table.columns && column !== x);
   const series = new Map();
   table.curves.forEach((curve, row) => series.set(curve, [...(series.get(curve) ?? []), row]));
   const traces = [...series].map(([curve, rows], k) => {
-    rows.sort((a, b) => table.columns[x][a] - table.columns[x][b]);
-    const of = (column) => rows.map((row) => table.columns[column]?.[row]);
+    rows.sort((a, b) => table.columns[x][a] - table.columns[x][b] || 0);
+    const of = (column) => rows.map((row) => table.columns[column]?.[row]), scaled = (column) => of(column).map((value) => value && value * scale);
     const hover = rows.map((row) => [`<b>${escaped(curve)}</b>`, `${title(x)} ${table.columns[x][row]}`,
       `${title(y)} ${table.columns[y][row]}${spread ? ` ± ${table.columns[spread][row]}` : ""}`,
       ...told.map((column) => `${title(column)} ${table.columns[column][row]}`)].join("<br>"));
     const marked = rows.map((row) => (table.columns.diverged?.[row] || table.columns.censored?.[row] ? "-open" : ""));
-    return { x: of(x), y: of(y), name: escaped(curve), customdata: rows, text: hover, hovertemplate: "%{text}<extra></extra>",
+    return { x: of(x), y: scaled(y), name: escaped(curve), customdata: rows, text: hover, hovertemplate: "%{text}<extra></extra>",
       mode: "lines+markers", line: { dash: ["solid", "dash", "dot", "dashdot"][Math.floor(k / 6) % 4], width: 1.5 }, marker: { size: 8, symbol: marked.map((open) => SYMBOLS[(k + Math.floor(k / 6)) % 6] + open) },
-      visible: k < 24 || "legendonly", ...(spread && { error_y: { array: of(spread), thickness: 1 } }) };
+      visible: k < 24 || "legendonly", ...(spread && { error_y: { array: scaled(spread), thickness: 1 } }) };
   });
-  draw(`${name}-plot`, traces, layout(title(x), title(y), $(`${name}-logx`).checked, $(`${name}-logy`).checked, table.columns[x]));
+  const labels = [x === figure.x ? escaped(figure.xlabel) : title(x), declared ? escaped(figure.ylabel) : title(y)];
+  const lines = declared ? figure.lines.map(([text, value]) => [text, value * scale]) : [];
+  draw(`${name}-plot`, traces, layout(...labels, $(`${name}-logx`).checked, $(`${name}-logy`).checked, table.columns[x], lines));
   const plot = $(`${name}-plot`);
   plot.removeAllListeners("plotly_click");
   plot.on("plotly_click", ({ points: [point] }) => choose(name, i, point.customdata));

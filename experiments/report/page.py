@@ -1,6 +1,6 @@
-"""The page: sections → one HTML file with its library, its data and its style inside.
+"""The page: sections → one HTML file that contains its library, data and style.
 
-All text is escaped where it enters HTML; and a policy lets no script run but those whose hash it names.
+All text is escaped where it enters HTML, and a policy allows the scripts alone whose hashes it names.
 """
 
 import base64
@@ -15,33 +15,32 @@ from typing import Any
 
 from plotly import offline
 
-from experiments.report import chart
 from experiments.report.charts import data_of
 from experiments.report.read import Trained
 from experiments.report.sections import Section
-from experiments.report.tables import shown_name, table_html, text
+from experiments.report.tables import table_html, text, words
 from wsn.records.progress import duration
 
 FOLDER = Path(__file__).parent
-WIDE = 8  # largest over least value from which on an axis begins logarithmic
+WIDE = 8  # an axis whose largest value is as many times its least is logarithmic at first
 TIME = "%Y-%m-%d %H:%M UTC"
-NOTHING = """<p>There is nothing here yet. Train a family of networks in a minute or two, and make this page anew:</p>
+NOTHING = """<p>There is nothing here yet. Train a family of networks in a minute or two, and write this page again:</p>
 <pre>python -m experiments.kernel_distance
 python -m experiments.report</pre>"""
 UNSAID = (
-    "<p>Not kept here: an older version drew this. Its command prints it again, and trains nothing twice.</p>"
+    "<p>Not stored: an older version drew this. Its command prints it again; completed runs are skipped.</p>"
 )
-ABOUT = """Points are means over seeds, with deviations where the table has them. A click on a point shows the curves of
-its networks; so does the button of a row in the table below."""
+ABOUT = """Points are means over seeds, bars standard deviations where the table has them. A click on a point shows the
+curves of its networks; so does the button of a row in the table below."""
 
 
 def page(sections: Sequence[Section], workdir: Path, seconds: float | None = None) -> str:
-    """The whole page; with `seconds` an open one asks for a newer one so often."""
+    """The whole page; with `seconds` an open page looks for a newer one that often."""
     names = {_identifier(section): section for section in sections}
     data = {"sections": data_of(names)}
     main = "".join(_section(name, section) for name, section in names.items())
     made = datetime.datetime.now(datetime.UTC)
-    scripts = [_own("fresh.js"), _library(), _own("page.js")]
+    scripts = [_file("fresh.js"), _library(), _file("page.js")]
     hashes = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:;"
@@ -52,7 +51,7 @@ def page(sections: Sequence[Section], workdir: Path, seconds: float | None = Non
 <html lang="en" data-made="{made.timestamp():.3f}"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}"><script>{scripts[0]}</script>
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>wsn: {text(workdir.name)}</title>
-<style>{_own("page.css")}</style></head><body{watch}>
+<style>{_file("page.css")}</style></head><body{watch}>
 <a class="skip" href="#main">to the results</a>
 <header><h1>Width at a fixed number of weights</h1>
 <div class="live" id="made"><p>{text(workdir)}, {_counted(sections)}, {made.strftime(TIME)}</p></div></header>
@@ -65,7 +64,7 @@ def page(sections: Sequence[Section], workdir: Path, seconds: float | None = Non
 
 def _section(name: str, section: Section) -> str:
     where = "" if section.folder == "." else f" <small>{text(section.folder)}</small>"
-    said = "".join(f"<p>{text(line)}</p>" for line in _paragraphs(section.said))
+    said = "".join(f"<p>{text(line)}</p>" for line in section.said if line.strip())
     notes = "".join(f"<li>{text(note)}</li>" for note in section.notes)
     tables = "".join(table_html(f"{name}-t{i}", table) for i, table in enumerate(section.tables))
     return f"""<section id="{name}" class="tab" aria-labelledby="{name}-h">
@@ -77,6 +76,7 @@ def _section(name: str, section: Section) -> str:
 <figure hidden><figcaption>{ABOUT}</figcaption>
 <div class="plot" id="{name}-plot" role="img" aria-label="{text(section.title)}; its numbers are below"></div>
 </figure>
+<div class="live" id="{name}-picture">{_picture(section)}</div>
 <figure hidden><figcaption id="{name}-chosen" aria-live="polite"></figcaption>
 <div class="plot" id="{name}-curves" role="img" aria-label="Curves of the chosen networks over training"></div></figure>
 <div class="live" id="{name}-tables">{tables}</div>
@@ -85,26 +85,26 @@ def _section(name: str, section: Section) -> str:
 
 
 def _controls(name: str, section: Section) -> str:
-    """What is drawn: one choice of table, and for each table its axes; and the metric of curves."""
-    parts, charts = [], [chart.chart(table.rows) for table in section.tables]
-    drawn = [(str(i), section.tables[i].name) for i, one in enumerate(charts) if one]
+    """The choice of a table, its axes, and the metric of curves."""
+    parts, charts = [], [table.chart for table in section.tables]
+    drawn = [(str(i), section.tables[i].name) for i, chart in enumerate(charts) if chart]
     if drawn:
         parts.append(_select(f"{name}-table", "table", drawn))
-    for i, one in enumerate(charts):
-        if one:
+    for i, chart in enumerate(charts):
+        if chart:
             axes = [
-                _select(f"{name}-{axis}{i}", axis, [(value, shown_name(value)) for value in values])
-                for axis, values in (("x", one.axes), ("y", one.measures))
+                _select(f"{name}-{axis}{i}", axis, [(value, words(value)) for value in values])
+                for axis, values in (("x", chart.axes), ("y", chart.measures))
             ]
             parts.append(f'<span data-of="{i}"{" hidden" * (str(i) != drawn[0][0])}>{" ".join(axes)}</span>')
-    first = next((one for one in charts if one), None)
-    if first:
-        parts += [_check(f"{name}-logx", "log x", wide(first.columns[first.axes[0]]))]
-        parts += [_check(f"{name}-logy", "log y")]
+    if first := next((chart for chart in charts if chart), None):
+        logx = first.plot.logx if first.plot else wide(first.columns[first.axes[0]])
+        parts += [_check(f"{name}-logx", "log x", logx)]
+        parts += [_check(f"{name}-logy", "log y", bool(first.plot and first.plot.logy))]
     metrics = list(dict.fromkeys(m for member in section.members for m in map(_metric, member.result.curves)))
     metrics.sort(key=lambda metric: metric != "loss")
     if metrics:
-        options = [(metric, shown_name(metric)) for metric in metrics]
+        options = [(metric, words(metric)) for metric in metrics]
         parts += [_select(f"{name}-metric", "curves of", options)]
         parts += [_check(f"{name}-epochs", "over epochs"), _check(f"{name}-logc", "log curves")]
     return f'<div class="controls">{"".join(parts)}</div>'
@@ -122,7 +122,7 @@ def _select(name: str, label: str, options: Iterable[tuple[str, str]]) -> str:
 def wide(values: Sequence[Any]) -> bool:
     """Whether an axis with these values is best logarithmic."""
     known = [value for value in values if value is not None]
-    return min(known) > 0 and max(known) >= WIDE * min(known)
+    return all(isinstance(v, int | float) for v in known) and 0 < WIDE * min(known) <= max(known)
 
 
 def _check(name: str, label: str, checked: bool = False) -> str:
@@ -130,7 +130,7 @@ def _check(name: str, label: str, checked: bool = False) -> str:
 
 
 def _progress(groups: Sequence[Trained]) -> str:
-    """The groups that are not finished: how far, how long, by whom."""
+    """The groups that are not finished: progress, time left, process."""
     rows = []
     for group in groups:
         if group.state == "finished":
@@ -139,8 +139,8 @@ def _progress(groups: Sequence[Trained]) -> str:
         share, left, owner = header.get("share"), header.get("left"), header.get("owner")
         training = group.state == "training"
         state = {
-            "stopped": "stopped: the same command goes on",
-            "silent": f"no news since {header.get('written')}",
+            "stopped": "stopped: the same command resumes it",
+            "silent": f"no update since {header.get('written')}",
         }
         lost = sum(member.state == "diverged" for member in group.members)
         rows.append(
@@ -163,6 +163,19 @@ def _bar(share: float | None) -> str:
     if share is None:
         return "not evaluated yet"
     return f'<progress value="{share:.4f}" aria-label="done"></progress> {100 * share:.0f} %'
+
+
+def _picture(section: Section) -> str:
+    """The figure as the experiment drew it, inside the page."""
+    try:
+        picture = section.figure.read_bytes() if section.figure else b""
+    except OSError:
+        picture = b""
+    if not picture.startswith(b"\x89PNG"):
+        return ""
+    source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    return f"""<details><summary>The figure of the experiment</summary>
+<img src="{source}" alt="{text(section.title)}, as the experiment drew it"></details>"""
 
 
 def _made(section: Section) -> str:
@@ -192,24 +205,20 @@ def _counted(sections: Sequence[Section]) -> str:
     return f"{counted}, {lost} of them diverged" if lost else counted
 
 
-def _paragraphs(lines: Iterable[str]) -> list[str]:
-    return [line for line in lines if line.strip()]
-
-
 def _identifier(section: Section) -> str:
-    """An id that does not change while the section is there, of letters that need no escape."""
+    """A stable id of letters that need no escape."""
     place = f"{section.folder}/{section.title}"
     plain = re.sub(r"[^a-z0-9]+", "-", place.lower()).strip("-")
     return f"{plain}-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:6]}"
 
 
 def _json(data: Any) -> str:
-    """JSON that ends no script element."""
+    """JSON that cannot end its script element."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 @cache
-def _own(name: str) -> str:
+def _file(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 

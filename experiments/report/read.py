@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from experiments.lab import plots
 from experiments.lab.output import SAID
 from wsn import stored
 from wsn.errors import UserError, one_line
@@ -228,8 +229,8 @@ def table(path: Path) -> list[dict[str, str]]:
 
 def said(path: Path) -> dict[str, Any]:
     """The lines that a command printed, its plot and versions. Raises ValueError."""
-    found = stored.parse(stored.read(path))
-    stored.verify_checksum(found)
-    return {"said": [str(line) for line in found["said"]], "command": str(found["command"])} | {
-        name: dict(found[name]) for name in ("code", "packages", "device")
-    }
+    content = stored.parse(stored.read(path))
+    stored.verify_checksum(content)
+    read = {"said": [str(line) for line in content["said"]], "command": str(content["command"])}
+    read |= {name: dict(content[name]) for name in ("code", "packages", "device")}
+    return read | {"plot": plots.of_fields(content["plot"]) if "plot" in content else None}

@@ -10,11 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from experiments.lab.plots import Plot
 from experiments.theory import inputs
 from kernels.approximations import eq4
 from kernels.optimum import DistanceCurves
 
 DRAWN = 8.0  # np of the curves over connectivity: that of Figure 8
+PLOT = Plot(
+    "n",
+    "simulated",
+    "width n",
+    "D",
+    curves=("inputs", "normalization", "p"),
+    deviation="stderr",
+    logy=True,
+)
 Curves = tuple[dict[str, Any], DistanceCurves]
 
 
@@ -31,13 +41,14 @@ def draw_simulation(rows: Sequence[dict[str, Any]], limit: float) -> Figure:
         mine = [row for row in rows if inputs.label(row) == label]
         for p, color in zip(connectivities, colors, strict=True):
             _draw_connectivity(above, below, [row for row in mine if row["p"] == p], color, f"p = {p:g}")
-        above.set(xscale="log", yscale="log", title=f"{label} (d = {mine[0]['d']})")
-        below.set(xlabel="width n")
+        PLOT.label(above)
+        above.set(title=f"{label} (d = {mine[0]['d']})", xlabel="", ylabel="")
+        below.set(xlabel=PLOT.xlabel)
         below.axhspan(-limit, limit, color="0.5", alpha=0.12)
         for axes in (above, below):
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(alpha=0.25)
-    upper[0].set_ylabel(f"D, mean over {rows[0]['pairs']} pairs")
+    upper[0].set_ylabel(f"{PLOT.ylabel}, mean over {rows[0]['pairs']} pairs")
     lower[0].set_ylabel("z")
     styles = [Line2D([], [], color="0.3", linestyle=style) for style in ("-", ":")]
     points = Line2D([], [], color="0.3", marker="o", linestyle="", markersize=4)

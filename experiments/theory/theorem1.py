@@ -229,7 +229,7 @@ def validate(settings: Settings, run: Output) -> bool:
     figure = theory.draw_simulation(rows, threshold(len(rows), level))
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, POINT_COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, figure),
+        output.write_figure(run.folder, EXPERIMENT, figure, theory.PLOT),
     )
     lines, agree = verdicts(rows, level)
     print(*lines, sep="\n")

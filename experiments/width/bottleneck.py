@@ -30,6 +30,7 @@ from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
 from experiments.lab.intervals import METHOD, difference, sign
 from experiments.lab.launch import Run
+from experiments.lab.plots import Plot
 from wsn.data import sources
 from wsn.errors import UserError
 from wsn.networks import models
@@ -63,6 +64,14 @@ WAYS: dict[str, Callable[..., list[Spec]]] = {
     "nonlinear": nonlinear,
     "sparse": partial(family.sparse, distribution="largest_first"),
 }
+PLOT = Plot(
+    "widening",
+    "best_test_accuracy_mean",
+    "widening factor",
+    "best test accuracy (%)",
+    curves=("kind", "base_width"),
+    percent=True,
+)
 TITLES = {"linear": "linear bottleneck", "nonlinear": "non-linear bottleneck", "sparse": "static sparsity"}
 
 
@@ -162,7 +171,7 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
     for axes, kind in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds, strict=True):
         for base, color in families.colors(rows).items():
             _draw_family(axes, members(rows, base, kind), members(rows, base, "dense"), color)
-        families.finish(axes, rows, "widening", "widening factor", "best test accuracy (%)")
+        families.finish(axes, rows, PLOT.x, PLOT.xlabel, PLOT.ylabel)
         factors = sorted({float(f"{row['widening']:.3g}") for row in rows})
         ticks = factors[:: 1 + len(factors) // 9]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -175,10 +184,10 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
 
 
 def _draw_family(axes: Axes, points: Sequence[Row], dense: Sequence[Row], color: str) -> None:
-    y = "best_test_accuracy_mean"
+    y = PLOT.y
     if points:
         label = f"{points[0]['untransformed']:,}: {TITLES[points[0]['kind']]}"
-        families.curve(axes, points, "widening", y, color=color, marker="x", label=label)
+        families.curve(axes, points, PLOT.x, y, color=color, marker="x", label=label)
     for row in dense[:1]:
         if row["width"] == row["base_width"]:
             label = f"{row['untransformed']:,}: original network"
@@ -186,7 +195,7 @@ def _draw_family(axes: Axes, points: Sequence[Row], dense: Sequence[Row], color:
     if len(dense) > 1:
         style = {"color": color, "linestyle": ":", "marker": "o", "markerfacecolor": "none"}
         span = f"{dense[0]['weights']:,}–{dense[-1]['weights']:,}"
-        families.curve(axes, dense, "widening", y, label=f"{span}: dense", **style)
+        families.curve(axes, dense, PLOT.x, y, label=f"{span}: dense", **style)
 
 
 def verdict(rows: Sequence[Row], base: int, kind: str) -> list[str]:
@@ -235,7 +244,7 @@ def main(preset: Preset, run: Run) -> None:
     output.print_table(rows, [*COLUMNS, "diverged"])
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
+        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset), PLOT),
     )
     for base in families.colors(rows):
         for way in preset.ways:

@@ -22,10 +22,19 @@ from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
 from experiments.lab.intervals import METHOD, Estimate, difference
 from experiments.lab.launch import Run
+from experiments.lab.plots import Plot
 from wsn.sparsity import family
 
 EXPERIMENT = "conv_masks"
 COLUMNS = ["dataset", "base_width", "width", "mask", *families.COLUMNS]
+PLOT = Plot(
+    "connectivity",
+    "best_test_accuracy_mean",
+    "connectivity",
+    "best test accuracy (%)",
+    curves=("mask", "base_width"),
+    percent=True,
+)
 PAPER_GAP = 3.0  # points, the largest, Appendix C
 MASKS = {"elementwise": "single weights", "io": "whole kernels"}
 
@@ -84,11 +93,11 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
                 # Whole kernels fall short of the budget by a few weights: the label has the budget.
                 label = f"{max(row['weights'] for row in points):,} weights, {MASKS[mask]}"
                 style = {"color": color, "marker": marker, "linestyle": line, "label": label}
-                families.curve(left, points, "connectivity", "best_test_accuracy_mean", **style)
+                families.curve(left, points, PLOT.x, PLOT.y, **style)
         _draw_gaps(right, gaps(rows, base), color, f"base width {base}")
     right.axhline(0, color="0.6", linewidth=0.8)
     right.axhline(PAPER_GAP, color="black", linestyle=":", label="the paper's largest, “up to 3 %”")
-    families.finish(left, rows, "connectivity", "connectivity", "best test accuracy (%)")
+    families.finish(left, rows, PLOT.x, PLOT.xlabel, PLOT.ylabel)
     families.finish(right, rows, "connectivity", "connectivity", "single weights − whole kernels (points)")
     for axes in (left, right):
         axes.legend(fontsize=7.5, framealpha=0.8, edgecolor="none")
@@ -133,7 +142,7 @@ def main(preset: Preset, run: Run) -> None:
     output.print_table(rows, [*COLUMNS, "diverged"])
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset)),
+        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset), PLOT),
     )
     print(*verdicts(rows), sep="\n")
     launch.wrote(run, *written)

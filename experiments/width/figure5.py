@@ -7,11 +7,20 @@ import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure, SubFigure
 
+from experiments.lab.plots import Plot
 from experiments.lab.presets import Family
 
 # Appendix A, Figure 5: best final accuracy and where; the baselines are given as "approximately 90 %".
 PAPER_BEST = {"relu": (0.963, "widths 80, 160"), "linear": (0.927, "width 40")}
 PAPER_LOWEST_COLOR = 0.70
+PLOT = Plot(
+    "width",
+    "final_test_accuracy_mean",
+    "width",
+    "test accuracy after the last epoch",
+    curves=("activation", "last_connectivity"),
+    percent=True,
+)
 PAPER_FRACTIONS = 10  # connectivities of the last layer
 
 
@@ -87,7 +96,9 @@ def _draw_panel(
     names = [f"{w}\n{overall[w]:.2g}" if w in overall else f"{w}" for w in preset.widths]
     axes.set_xticks(range(len(preset.widths)), names, fontsize=8)
     axes.set_yticks(range(len(fractions)), [f"{f:g}" for f in fractions], fontsize=8)
-    axes.set(xlabel="width; connectivity of the whole network", ylabel="connectivity of the last layer")
+    axes.set(
+        xlabel=f"{PLOT.xlabel}; connectivity of the whole network", ylabel="connectivity of the last layer"
+    )
     title = activation if top is None else f"{activation}: best {100 * top['final_test_accuracy_mean']:.1f} %"
     if preset.dataset == "mnist":
         value, where = PAPER_BEST[activation]

@@ -10,8 +10,17 @@ from matplotlib.figure import Figure
 from experiments.lab import families
 from experiments.lab.families import Row
 from experiments.lab.intervals import METHOD, Estimate, difference, linear, sign, simulated
+from experiments.lab.plots import Plot
 from experiments.lab.presets import Family
 
+PLOT = Plot(
+    "width",
+    "best_test_accuracy_mean",
+    "width (channels of the first convolution)",
+    "best test accuracy (%)",
+    curves=("kind", "base_width"),
+    percent=True,
+)
 BEST_CONNECTIVITY, BEST_WIDENING = (0.01, 0.1), (3.0, 10.0)  # paper, sections 1 and 2
 
 # The figure.
@@ -22,9 +31,9 @@ def draw(rows: Sequence[Row], preset: Family, paper: Sequence[Row], paper_epochs
     figure = Figure(figsize=(15, 8.4), layout="constrained")
     panels = figure.subplots(2, 3, sharex="col")
     for row, split in enumerate(("test", "train")):
-        label = f"best {'training' if split == 'train' else split} accuracy (%)"
-        _draw_accuracy(panels[row, 0], rows, paper, split, "width")
-        families.finish(panels[row, 0], rows, "width", "width (channels of the first convolution)", label)
+        label = PLOT.ylabel.replace("test", "training") if split == "train" else PLOT.ylabel
+        _draw_accuracy(panels[row, 0], rows, paper, split, PLOT.x)
+        families.finish(panels[row, 0], rows, PLOT.x, PLOT.xlabel, label)
         kept = [r for r in rows if r["kind"] == "sparse"]
         _draw_accuracy(
             panels[row, 1], kept, [p for p in paper if p["kind"] == "sparse"], split, "connectivity"

@@ -11,6 +11,7 @@ from matplotlib.patheffects import withStroke
 
 from experiments.lab import families
 from experiments.lab.families import Row
+from experiments.lab.plots import Plot
 from experiments.lab.presets import Family
 from experiments.width import distances
 from experiments.width.distances import Distance
@@ -19,6 +20,7 @@ from wsn.spec import Spec
 
 SPARSE, ERROR, THEORY = "#b5482f", "#c2588f", "0.35"
 ACCURACY = "test_accuracy_mean"
+PLOT = Plot("width", ACCURACY, "width (hidden units)", "test accuracy (%)", curves=("kind",), percent=True)
 STYLES = {
     "dense": {"color": "0.6", "marker": "o"},
     "tuned": {"color": "#c08a1e", "marker": "+"},
@@ -29,6 +31,16 @@ STYLES = {
 def base_of(rows: Sequence[Row]) -> Row:
     """The narrowest dense network; the first row while that is not trained."""
     return next((row for row in rows if row["kind"] == "dense"), rows[0])
+
+
+def plot(rows: Sequence[Row]) -> Plot:
+    """Figure 8a, with the dense network of base width as a line."""
+    base = base_of(rows)
+    return PLOT._replace(lines=((_base_label(base), base[ACCURACY]),))
+
+
+def _base_label(base: Row) -> str:
+    return f"dense, width {base['width']}, {base['weights']:,} weights"
 
 
 def floor_of(rows: Sequence[Row]) -> float:
@@ -43,13 +55,11 @@ def draw(rows: Sequence[Row], preset: Family, pairs: int) -> Figure:
     figure = Figure(figsize=(9.6, 5.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_accuracy(left, rows)
-    families.finish(left, rows, "width", "width (hidden units)", "test accuracy (%)")
+    families.finish(left, rows, PLOT.x, PLOT.xlabel, PLOT.ylabel)
     left.set_title("(a) after training", fontsize=11)
     if sparse := [row for row in rows if row["kind"] == "sparse"]:
         draw_distances(right, sparse, floor_of(rows))
-        families.finish(
-            right, rows, "width", "width (hidden units)", "D, mean squared distance of GP kernels"
-        )
+        families.finish(right, rows, PLOT.x, PLOT.xlabel, "D, mean squared distance of GP kernels")
         right.set_title("(b) before training: D to the infinite-width kernel", fontsize=11)
     for axes in (left, right):
         axes.tick_params(labelsize=10)
@@ -82,8 +92,7 @@ def draw_accuracy(axes: Axes, rows: Sequence[Row]) -> None:
                 )
             else:
                 _note(axes, f"↓ {100 * row[ACCURACY]:.1f}\n{percent}", row["width"], 100 * floor, 4, SPARSE)
-    label = f"dense, width {base['width']}, {base['weights']:,} weights"
-    axes.axhline(100 * base[ACCURACY], color="black", linestyle="--", linewidth=1, label=label)
+    axes.axhline(100 * base[ACCURACY], color="black", linestyle="--", linewidth=1, label=_base_label(base))
     if floor < base[ACCURACY]:
         axes.set_ylim(bottom=100 * floor)
     axes.legend(frameon=False, loc="upper center", fontsize=9.5, bbox_to_anchor=(0.5, -0.14))

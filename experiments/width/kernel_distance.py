@@ -206,7 +206,9 @@ def main(preset: Preset, run: Run) -> None:
     output.print_table(rows, COLUMNS)
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, figure8.draw(rows, preset, preset.pairs)),
+        output.write_figure(
+            run.folder, EXPERIMENT, figure8.draw(rows, preset, preset.pairs), figure8.plot(rows)
+        ),
     )
     sparse = [network.spec for network in finished if network.kind == "sparse"]
     print(figure8.verdict(rows))

@@ -125,7 +125,7 @@ def main(preset: Preset, run: Run) -> None:
     figure = figure5.draw(rows, preset, preset.activations, preset.last_connectivity, PRESETS["paper"])
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, figure),
+        output.write_figure(run.folder, EXPERIMENT, figure, figure5.PLOT),
     )
     for activation in preset.activations:
         print(figure5.verdict(rows, activation))

@@ -156,7 +156,7 @@ def main(preset: Preset, run: Run) -> None:
     figure = figure6.draw(rows, preset, paper, PRESETS["imagenet" if paper else "paper"].epochs)
     written = (
         output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, figure),
+        output.write_figure(run.folder, EXPERIMENT, figure, figure6.PLOT),
     )
     print(*figure6.verdicts(rows), sep="\n")
     if preset.compare:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import experiments
-from experiments.lab import contents, flags, launch, presets
+from experiments.lab import contents, flags, launch, output, presets
 from experiments.theory import optimum
 from experiments.width import bottleneck, conv_masks, kernel_distance, mlp_grid, resnet_width
 from wsn.errors import UserError
@@ -213,7 +213,11 @@ FEW = {
 
 
 @by_experiment
-def test_records_name_the_experiment(script, parsed, tmp_path, monkeypatch):
+def test_records_name_the_experiment_and_its_figure_has_the_declared_axes(
+    script, parsed, tmp_path, monkeypatch
+):
+    figures = []
+    monkeypatch.setattr(output, "write_figure", lambda *figure: figures.append(figure) or tmp_path)
     monkeypatch.setattr(train, "train", tiny.stub_train)
     monkeypatch.setattr(plan, "cost", lambda *_: plan.Cost(1, (1,), 1.0, 1.0))
     arguments, kinds = FEW[script]
@@ -222,6 +226,10 @@ def test_records_name_the_experiment(script, parsed, tmp_path, monkeypatch):
     labels = [result.label for found in record.read_all(tmp_path / "out") for result in found.results]
     assert {label[:3] for label in labels} == {(script.EXPERIMENT, "quick", preset.base_width)}
     assert {label.kind for label in labels} == kinds
+    [(_, _, figure, plot)] = figures
+    axes = figure.axes or figure.subfigs[0].axes
+    assert any(panel.get_xlabel().startswith(plot.xlabel) for panel in axes)
+    assert {plot.x, plot.y, *plot.curves} - {"widening"} <= {*script.COLUMNS}
 
 
 def test_draw_only_trains_nothing_and_prints_what_is_missing(parsed, monkeypatch, capsys):

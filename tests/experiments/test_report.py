@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.lab import families, output
+from experiments.lab.plots import Plot
 from experiments.report import __main__ as report
 from experiments.report import chart, charts, read
 from experiments.report.read import Reader
@@ -66,11 +67,33 @@ def test_curves_of_a_chart_have_one_value_at_an_x():
         for w in (3, 6)
     ]
     one = chart.chart(rows)
-    assert (
-        one.axes == ["width"] and one.measures == ["x_mean", "rate"] and one.deviations == {"x_mean": "x_std"}
-    )
-    assert one.curves == ["sparse", "sparse", "dense", "dense"]
+    assert (one.axes, one.measures) == (["width"], ["x_mean", "rate"])
+    assert one.deviations == {"x_mean": "x_std"} and one.curves == ["sparse", "sparse", "dense", "dense"]
     assert chart.chart([{"what": "a"}]) is None
+
+
+def test_learning_rates_that_follow_the_width_are_no_axis():
+    """They have more values than the widths, as in Figure 8."""
+    rates = {("sparse", 3): 2, ("sparse", 6): 6, ("dense", 3): 2.5, ("dense", 6): 5}
+    rows = [{"kind": k, "width": w, "learning_rate": rate, "x_mean": w} for (k, w), rate in rates.items()]
+    assert chart.chart(rows).axes[0] == "width" and set(chart.chart(rows).curves) == {"sparse", "dense"}
+    grid = [{"width": w, "learning_rate": rate, "x_mean": w} for w in (3, 6) for rate in (1, 2, 3)]
+    assert chart.chart(grid).axes[0] == "learning_rate"
+
+
+def test_a_declared_plot_decides_axes_curves_and_deviations():
+    rows = [
+        {"kind": kind, "base_width": "2", "width": w, "seeds": 1, "y": w, "z_mean": 0, "error": 0.1}
+        for kind in "ab"
+        for w in ("4", "6")
+    ]
+    plot = Plot("widening", "y", "widening factor", "Y", curves=("kind", "base_width"), deviation="error")
+    declared = chart.chart(rows, plot)
+    assert (declared.axes[0], declared.measures[0], declared.plot) == ("widening", "y", plot)
+    assert declared.columns["widening"] == [2, 3, 2, 3] and declared.curves == ["a", "a", "b", "b"]
+    assert declared.deviations["y"] == "error"
+    guessed = chart.chart(rows, plot._replace(y="nosuch"))
+    assert guessed.plot is None and guessed.axes[0] == "width"
 
 
 def test_the_papers_numbers_have_their_difference():
@@ -100,7 +123,7 @@ def test_what_trains_says_how_far_how_long_and_who(tmp_path):
     folders.changed(
         next(tmp_path.glob("runs/*/partial.jsonl")), lambda h: {"owner": h["owner"] | {"pid": 2**22 + 1}}
     )
-    assert "stopped: the same command goes on" in report.write(tmp_path, Reader()).read_text()
+    assert "stopped: the same command resumes it" in report.write(tmp_path, Reader()).read_text()
 
 
 def test_old_damaged_and_aside_are_told(tmp_path):
@@ -111,7 +134,7 @@ def test_old_damaged_and_aside_are_told(tmp_path):
     path.write_text("\n".join([re.sub(r', "digest": "\w+"', "", header), *lines]) + "\n")
     (tmp_path / "runs" / "x.aside-1").mkdir()
     notes = " ".join(note for section in found(tmp_path) for note in section.notes)
-    assert "is corrupt" in notes and "have no digest" in notes and "set aside" in notes
+    assert "is corrupt" in notes and "have no checksum" in notes and "set aside" in notes
 
 
 def test_all_that_is_hostile_is_escaped(tmp_path):
@@ -142,7 +165,10 @@ def test_what_a_command_says_lies_beside_its_figure(tmp_path, capsys):
         output.print_table([{"width": 3}], ["width"])
         print("wider is better: holds +2 [1, 3]")
         output.write_table(tmp_path, "mine", [{"width": 3}], ["width"])
-        print("wrote", output.write_figure(tmp_path, "mine", Figure()))
+        plot = Plot("width", "y", "width", "y", ("kind",), lines=(("base", 0.5), ("none", float("nan"))))
+        print("wrote", output.write_figure(tmp_path, "mine", Figure(), plot))
     assert "width\n" in capsys.readouterr().out
     [section] = found(tmp_path)
+    assert section.tables[0].plot == plot._replace(lines=plot.lines[:1])
+    assert "data:image/png;base64,iVBOR" in report.write(tmp_path, Reader()).read_text()
     assert section.said == ["wider is better: holds +2 [1, 3]"] and ("device", "4 × cpu") in section.made

@@ -6,16 +6,37 @@ from pathlib import Path
 import browser as real
 import pytest
 import report_folders as folders
+from matplotlib.figure import Figure
 
+from experiments.beyond import own_network, patterns_figure, rate_transfer, width_figure
+from experiments.convergence import halting_figure, path_figure
+from experiments.lab import contents, output
 from experiments.report import __main__ as report
 from experiments.report.read import Reader
+from experiments.results import tables
+from experiments.width import bottleneck, conv_masks, figure5, figure6, figure8
 
+# The plot that each experiment declares for its figure, by a committed table.
+PLOTS = {
+    "kernel_distance": figure8.plot,
+    "mlp_grid": figure5.PLOT,
+    "bottleneck": bottleneck.PLOT,
+    "conv_masks_cifar10": conv_masks.PLOT,
+    "resnet_width": figure6.PLOT,
+    "patterns": patterns_figure.plot,
+    "patterns_million": patterns_figure.plot,
+    "rate_transfer": rate_transfer.PLOT,
+    "own_network": own_network.PLOT,
+    "halting_time": halting_figure.PLOT,
+    "path_geometry_small": path_figure.PLOT,
+    "width_or_weights": width_figure.PLOT,
+}
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 
 
 def wait(browser, script: str, *arguments):
     """What a script returns, once that is true."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 30
     while not (found := browser.execute_script(f"return {script}", *arguments)):
         assert time.monotonic() < deadline, script
         time.sleep(0.1)
@@ -43,6 +64,27 @@ def test_figures_are_drawn_and_the_console_is_empty(light, page):
     box = light.execute_script("return document.querySelector('.plot .lines path').getBBox().width")
     assert box > 100, "a line across the figure"
     assert "3 of them diverged" in light.page_source and "is corrupt" in light.page_source
+    assert real.complaints(light) == []
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_the_chart_has_the_axes_of_the_figure(light, tmp_path, name):
+    rows = tables.read(contents.ROOT / "figures" / f"{name}.csv")
+    plot = PLOTS[name](rows) if callable(PLOTS[name]) else PLOTS[name]
+    with output.transcript():
+        output.write_table(tmp_path, name, rows, list(rows[0]))
+        output.write_figure(tmp_path, name, Figure(), plot)
+    real.opened(light, report.write(tmp_path, Reader()))
+    wait(light, "document.querySelectorAll('section.shown .plot .point').length")
+    titles = "['xtitle', 'ytitle'].map(name => document.querySelector(`section.shown .${name}`).textContent)"
+    assert light.execute_script(f"return {titles}") == [plot.xlabel, plot.ylabel]
+    chosen = "['x', 'y'].map(name => document.querySelector(`section.shown [id$='-${name}0']`).value)"
+    assert light.execute_script(f"return {chosen}") == [plot.x, plot.y]
+    kind = light.execute_script("return document.querySelector('section.shown .plot').layout.xaxis.type")
+    assert (kind == "log") == plot.logx
+    shown = "document.querySelectorAll('section.shown .shapelayer path, section.shown .label-temp').length"
+    assert bool(light.execute_script(f"return {shown}")) == bool(plot.lines)
+    assert "data:image/png" in light.find_element("css selector", "section.shown img").get_attribute("src")
     assert real.complaints(light) == []
 
 
