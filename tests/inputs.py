@@ -377,6 +377,8 @@ def check_tree(rng: random.Random) -> None:
     if "total" in budget and names.get("pattern", "elementwise") == "elementwise":
         assert kept == int(budget["total"])
     start = sparsity.mask_and_rescale(params, mask)
+    if not all(jnp.issubdtype(jnp.result_type(value), jnp.floating) for value in jax.tree.leaves(start)):
+        return  # optax updates floats
     optimizer = sparsity.with_static_mask(rng.choice([optax.sgd(0.1, 0.9), optax.adam(0.1)]), mask)
     gradients = jax.tree.map(jnp.ones_like, start)  # whose leaves are arrays, as the docstring promises
     updates, _ = optimizer.update(gradients, optimizer.init(start), start)

@@ -49,9 +49,9 @@ def choose(registry: Mapping[str, Entry], argument: str, name: str) -> Entry:
 
 def check_known(registry: Collection[str], argument: str, name: str) -> None:
     """Raises UserError for a name that is not in a registry."""
-    if name not in registry:
+    if not isinstance(name, str) or name not in registry:
         raise UserError(
-            f"`{argument}={name}` is unknown: choose one of {', '.join(registry)}{did_you_mean(name, registry)}"
+            f"`{argument}={name}` is unknown: choose one of {', '.join(registry)}{did_you_mean(str(name), registry)}"
         )
 
 

@@ -100,7 +100,9 @@ def mask_and_rescale(params: PyTree, mask: PyTree, axes: AxesOf | None = None) -
     the same. Raises UserError where `mask` does not fit the parameters.
     """
     leaves, masks = by_path(params), by_path(aligned(mask, params))
-    rescaled = [_rescaled(masks[path], leaf, axes and axes(path, leaf)) for path, leaf in leaves.items()]
+    rescaled = [
+        _rescaled(masks[path], _array(path, leaf), axes and axes(path, leaf)) for path, leaf in leaves.items()
+    ]
     return jax.tree.unflatten(jax.tree.structure(params), rescaled)
 
 
@@ -117,8 +119,14 @@ def aligned(mask: PyTree, params: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(params), [masks[path] for path in leaves])
 
 
-def _rescaled(mask: ArrayLike, param: ArrayLike, axes: Any) -> Array:
-    param = jnp.asarray(param)
+def _array(path: str, leaf: Any) -> Array:
+    try:
+        return jnp.asarray(leaf)
+    except TypeError as error:
+        raise UserError(f"`params`: {path} is no array of numbers: leave it out") from error
+
+
+def _rescaled(mask: ArrayLike, param: Array, axes: Any) -> Array:
     mask = placed(mask, param)
     if not mask.ndim:
         return param
