@@ -231,6 +231,9 @@ def said(path: Path) -> dict[str, Any]:
     """The lines that a command printed, its plot and versions. Raises ValueError."""
     content = stored.parse(stored.read(path))
     stored.verify_checksum(content)
-    read = {"said": [str(line) for line in content["said"]], "command": str(content["command"])}
+    read: dict[str, Any] = {
+        "said": [str(line) for line in content["said"]],
+        "command": str(content["command"]),
+    }
     read |= {name: dict(content[name]) for name in ("code", "packages", "device")}
     return read | {"plot": plots.of_fields(content["plot"]) if "plot" in content else None}

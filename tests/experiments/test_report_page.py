@@ -13,7 +13,7 @@ from experiments.convergence import halting_figure, path_figure
 from experiments.lab import contents, output
 from experiments.report import __main__ as report
 from experiments.report.read import Reader
-from experiments.results import tables
+from experiments.results.tables import Tables
 from experiments.width import bottleneck, conv_masks, figure5, figure6, figure8
 
 # The plot that each experiment declares for its figure, by a committed table.
@@ -69,7 +69,7 @@ def test_figures_are_drawn_and_the_console_is_empty(light, page):
 
 @pytest.mark.parametrize("name", PLOTS)
 def test_the_chart_has_the_axes_of_the_figure(light, tmp_path, name):
-    rows = tables.read(contents.ROOT / "figures" / f"{name}.csv")
+    rows = Tables(contents.ROOT / "figures")[name]
     plot = PLOTS[name](rows) if callable(PLOTS[name]) else PLOTS[name]
     with output.transcript():
         output.write_table(tmp_path, name, rows, list(rows[0]))
