@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 import tiny
@@ -122,8 +123,16 @@ def test_bounds_hold_for_every_item_and_the_message_gives_them(values, message):
     assert str(error.value).startswith(message)
 
 
+@pytest.fixture
+def unchecked():
+    """As outside of tests, where no annotation is enforced."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.mark.parametrize("numbers", [np.int64, np.int32, np.array, jnp.asarray, np.float64])
-def test_numbers_of_numpy_are_those_of_python(numbers):
+def test_numbers_of_numpy_are_those_of_python(unchecked, numbers):
     """Scalars and arrays of no dimension, where `operator.index` or `float` accepts them; names of groups too."""
     whole = np.int64 if numbers is np.float64 else numbers
     real = {np.int64: np.float64, np.int32: np.float64}.get(numbers, numbers)
@@ -151,7 +160,7 @@ def test_numbers_of_numpy_are_those_of_python(numbers):
         ({"learning_rate": np.float32("nan")}, "`learning_rate=nan` is not a positive number"),
     ],
 )
-def test_what_is_no_number_is_refused_in_a_line(fields, message):
+def test_what_is_no_number_is_refused_in_a_line(unchecked, fields, message):
     with pytest.raises(UserError, match=message) as error:
         tiny.spec(**fields)
     assert "\n" not in str(error.value)
