@@ -73,7 +73,7 @@ def test_more_than_the_memory_of_the_machine_is_refused(line):
         ("benchmark --of=theory --members=3", "--members does not apply to --of=theory: only to mlp"),
         ("benchmark --of=resnet --dtypes=nan", "--dtypes=nan is unknown: choose one of float32"),
         ("theorem1 --connectivities=", "--connectivities= is not a comma-separated list"),
-        ("mlp_grid --last_connectivity=1e-30 --base_width=3", "--last_connectivity=1e-30 "),
+        ("mlp_grid --last_connectivity=1e-30 --base_width=3", "--widths=3: a fraction of 1e-30 keeps none"),
         ("resnet_width --widths=1000000000", "--widths=1000000000 is too large"),
         ("layer_sparsity --num_classes=1000000000", "--num_classes=1000000000 is too large"),
         ("bottleneck --hidden_layers=1000000", "--hidden_layers=1000000 is too large"),
