@@ -45,6 +45,7 @@ class Preset:
     schedule: str | None = of_spec("schedule", None)
     decay_epochs: tuple[int, ...] | None = of_spec("decay_epochs", None)
     decay_factor: float | None = of_spec("decay_factor", None)
+    warmup_epochs: float | None = of_spec("warmup_epochs", None)
     momentum: float | None = of_spec("momentum", None)
     weight_decay: float | None = of_spec("weight_decay", None)
     beta1: float | None = of_spec("beta1", None)
