@@ -106,10 +106,10 @@ def test_machines_with_different_cores_or_features_share_no_program(monkeypatch)
     names.add(compiled.machine())
     for flags in ("sse2", "sse2 avx512f"):
         text = f"processor\t: 0\nflags\t: {flags}\ncpu MHz\t: {len(names)}\n\nprocessor\t: 1\n"
-        monkeypatch.setattr(Path, "read_text", lambda path, text=text: text)
+        monkeypatch.setattr(Path, "read_text", lambda path, text=text, **_: text)
         names.add(compiled.machine())
     assert len(names) == 4
-    monkeypatch.setattr(Path, "read_text", lambda path: text.replace("cpu MHz\t: 3", "cpu MHz\t: 1"))
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: text.replace("cpu MHz\t: 3", "cpu MHz\t: 1"))
     assert compiled.machine() in names, "the clock changes all the time"
 
 
