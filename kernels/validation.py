@@ -12,7 +12,9 @@ def _finite(name: str, values: Any) -> np.ndarray:
     try:
         array = np.asarray(values)
         if array.size and array.dtype.kind not in "bfiu" and not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"type {array.dtype}")
+            raise UserError(f"`{name}` has type {array.dtype}: give real numbers")
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
         raise UserError(f"`{name}` must be an array of real numbers: give rows of equal length") from error
     array = array.astype(np.float64)
@@ -67,7 +69,7 @@ def checked_width(width: Any) -> np.ndarray:
     """Float64 widths, all at least 1 (fractional ones are allowed)."""
     width = _finite("width", width)
     if not (width >= 1).all():
-        raise UserError(f"`width={width.min():g}` is too small: give at least 1")
+        raise UserError(f"`width={float(width.min())}` is too small: give at least 1")
     return width
 
 
@@ -75,5 +77,5 @@ def checked_positive(name: str, values: Any) -> np.ndarray:
     """Float64 numbers, all above 0."""
     values = _finite(name, values)
     if not (values > 0).all():
-        raise UserError(f"`{name}={values.min():g}`: give numbers above 0")
+        raise UserError(f"`{name}={float(values.min())}`: give numbers above 0")
     return values

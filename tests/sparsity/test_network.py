@@ -144,6 +144,8 @@ def test_trees_of_any_make_get_the_same_draw_by_the_same_names():
         ({"like": {"bias": np.zeros(3)}}, "no leaf counts.*bias"),
         ({"total": 40, "distribution": "even"}, "`distribution=even` is unknown.*largest_first"),
         ({"total": 40, "pattern": "columns"}, "`pattern=columns` is unknown.*elementwise"),
+        ({"total": 40, "pattern": None}, "`pattern=None` is unknown.*elementwise"),
+        ({"total": 40, "distribution": 3}, "`distribution=3` is unknown.*largest_first"),
         ({"total": 36, "distribution": "dense_last"}, "dense_last.*the last layer keeps 36"),
         ({"total": 40, "counted": lambda path, leaf: False}, "no leaf counts"),
         ({"total": 40, "counted": lambda path, leaf: path == "step"}, r"step has shape \(\)"),
@@ -215,3 +217,10 @@ def test_the_example_of_the_guide_runs(capsys):
     assert len(block.splitlines()) <= 15
     exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out == "16384\n"
+
+
+def test_a_leaf_that_is_no_array_is_named():
+    params = {"dense": {"kernel": np.ones((3, 4), np.float32)}, "name": "text"}
+    mask = sparsity.random_mask(params, key=jax.random.key(0), total=5)
+    with pytest.raises(UserError, match="^`params`: name is no array of numbers[^\n]*$"):
+        sparsity.mask_and_rescale(params, mask)
