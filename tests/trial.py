@@ -174,8 +174,8 @@ class Trial:
     def flags(self) -> Iterator[str]:
         """Flags of an experiment with values that they hardly take."""
         name = self.random.choice(NAMES)
-        classes = type(COMMANDS[name].run), flags._settings(COMMANDS[name])
-        fields = [field.name for cls in classes for field, *_ in flags.fields(cls)]
+        classes = type(COMMANDS[name].run), flags.settings_type(COMMANDS[name])
+        fields = [flag.name for cls in classes for flag in flags.table(cls)]
         given = [
             f"--{self.random.choice(fields)}={self.random.choice(VALUES)}"
             for _ in range(self.random.choice([1, 1, 2]))
