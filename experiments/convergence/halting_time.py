@@ -1,6 +1,6 @@
 """Halting time over the number of weights: Figures 1 to 5 of the convergence paper.
 
-    python -m experiments.halting_time  # Python's own reference, two minutes on 2 quiet cores
+    python -m experiments.halting_time  # Python's language reference, two minutes on 2 quiet cores
     python -m experiments.halting_time --preset=small  # tiny_shakespeare, an hour of one core
     python -m experiments.halting_time --preset=words --data_dir=FOLDER_OF_TEXT  # a folder of text, an hour
     python -m experiments.halting_time --preset=paper --data_dir=FOLDER_OF_TEXT  # a folder of text, a GPU
