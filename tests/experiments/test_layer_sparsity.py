@@ -80,10 +80,10 @@ def test_csv_has_a_row_per_layer_and_width(members):
     ("arguments", "message"),
     [
         (["--widths=4,8"], "`widths`: 4 is below the base width"),
-        (["--distribution=even"], "`distribution=even`"),
+        (["--distribution=even"], "`widths=8`: `distribution=even`"),
         (
             ["--model=mlp", "--widths=636", "--num_classes=10", "--distribution=dense_last"],
-            "`widths`: the last layer",
+            "`widths=636`: the last layer",
         ),
     ],
     ids=" ".join,

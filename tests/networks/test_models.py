@@ -309,7 +309,7 @@ def test_every_parameter_has_the_learning_rate_of_its_spec():
 def test_unknown_names_are_refused():
     with pytest.raises(UserError, match="^`model=vgg` is unknown: choose one of .*mlp"):
         build(model="vgg")
-    with pytest.raises(UserError, match="^`mask=bent` is unknown"):
+    with pytest.raises(UserError, match="^`pattern=bent` is unknown"):
         initial(kept=tiny.kept(11, 20), mask="bent")
     with pytest.raises(UserError, match="^`parameterization=muP` is unknown"):
         parameterization("muP")
