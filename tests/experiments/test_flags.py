@@ -36,6 +36,7 @@ OTHER = {
     "schedule": "cosine",
     "decay_epochs": (1, 4),
     "decay_factor": 0.3,
+    "warmup_epochs": 0.5,
     "momentum": 0.45,
     "weight_decay": 0.067,
     "beta1": 0.8,
