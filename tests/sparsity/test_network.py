@@ -144,8 +144,6 @@ def test_trees_of_any_make_get_the_same_draw_by_the_same_names():
         ({"like": {"bias": np.zeros(3)}}, "no leaf counts.*bias"),
         ({"total": 40, "distribution": "even"}, "`distribution=even` is unknown.*largest_first"),
         ({"total": 40, "pattern": "columns"}, "`pattern=columns` is unknown.*elementwise"),
-        ({"total": 40, "pattern": None}, "`pattern=None` is unknown.*elementwise"),
-        ({"total": 40, "distribution": 3}, "`distribution=3` is unknown.*largest_first"),
         ({"total": 36, "distribution": "dense_last"}, "dense_last.*the last layer keeps 36"),
         ({"total": 40, "counted": lambda path, leaf: False}, "no leaf counts"),
         ({"total": 40, "counted": lambda path, leaf: path == "step"}, r"step has shape \(\)"),
