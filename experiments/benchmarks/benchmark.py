@@ -7,7 +7,7 @@
     python -m experiments.benchmark --of=theory            # Theorem 1, exact, against Monte Carlo over masks
     python -m experiments.benchmark --of=input             # decoding of ImageNet images; a minute
 
-Candidates run one after another in every repeat, so that other programs disturb all of them alike; medians are
+Candidates run one after another in every repeat, so that other programs disturb all equally; medians are
 reported. PyTorch is compared where it is installed. `gflops` counts dense arithmetic; `matrix product` is the time
 this arithmetic takes at the device's measured matrix-product rate, a lower bound for masked execution. Each
 benchmark is described in experiments/benchmarks/of_NAME.py. Writes WORKDIR/benchmark.csv and .png for MLPs,

@@ -155,7 +155,7 @@ def measure(settings: Settings) -> Report:
         draw(rows, settings.tolerance),
         [
             f"{name}: {count} pairs at {len(CONNECTIVITIES)} connectivities in {seconds:.1f} s including compilation"
-            f" ({count / seconds:.1f} pairs/s); largest scaled error of {checked} of them"
+            f" ({count / seconds:.1f} pairs/s); largest scaled error of {checked} pairs"
             f" {max(row['error'] for row in rows):.2g}",
             f"Monte Carlo takes at least {fastest['ratio']:.2g} times as long (connectivity"
             f" {fastest['connectivity']:.2g}: {fastest['masks']:.2g} masks)",

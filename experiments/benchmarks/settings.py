@@ -64,7 +64,7 @@ class Settings:
         "theory", "Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None
     )
     pairs: int = read_by("theory", "Pairs of inputs.", 1000, least=1, bytes=inputs.PAIR_BYTES)
-    checked: int = read_by("theory", "How many of them to compare with the finest setting.", 100, least=1)
+    checked: int = read_by("theory", "Number of pairs to compare with the finest setting.", 100, least=1)
     # The error estimate that refinement uses is up to three times too low on images.
     tolerance: float = read_by("theory", "Estimated scaled error to refine to.", 2e-7, above=0, below=1)
     threads: tuple[int, ...] = read_by(

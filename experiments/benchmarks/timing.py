@@ -1,4 +1,4 @@
-"""Times of candidates that run one after another in every repeat, so that other programs disturb all of them alike."""
+"""Times of candidates that run one after another in every repeat, so that other programs disturb all equally."""
 
 import time
 from collections.abc import Callable, Mapping
