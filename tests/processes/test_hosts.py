@@ -277,9 +277,20 @@ def test_nonsense_in_the_variables_of_slurm_is_one_line(monkeypatch, mode, name,
 
 
 @pytest.mark.parametrize("tasks", ["", "1", "0", "x", "-2", "²"])
-def test_one_process_is_left_alone(monkeypatch, tasks):
+def test_one_process_is_left_alone(monkeypatch, tmp_path, tasks):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
+    (tmp_path / "libtpu.py").touch()  # the library, as jax[tpu] installs it, but no chip
+    monkeypatch.syspath_prepend(tmp_path)
     hosts.join("auto", None, None, None)
     hosts.join("off", "localhost:1", 0, 2)
     assert hosts.is_leader() and hosts.broadcast({"a": 1}) == {"a": 1}
     assert [hosts.any_process(flag) for flag in (False, True)] == [False, True]
+
+
+def test_a_tpu_has_chips(tmp_path):
+    assert not hosts.has_chips(tmp_path)
+    for chip in ("accel0", "vfio/3"):
+        (tmp_path / chip).parent.mkdir(exist_ok=True)
+        (tmp_path / chip).touch()
+        assert hosts.has_chips(tmp_path)
+        (tmp_path / chip).unlink()

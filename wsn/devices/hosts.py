@@ -11,6 +11,7 @@ import importlib.util
 import os
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -80,9 +81,16 @@ def is_address(coordinator: str) -> bool:
 
 
 def started_as_several() -> bool:
-    """Whether `srun` started several tasks, or this is a TPU machine."""
+    """Whether `srun` started several tasks, or this machine has TPU chips and the library for them."""
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "")
-    return (tasks.isdecimal() and int(tasks) > 1) or importlib.util.find_spec("libtpu") is not None
+    return (tasks.isdecimal() and int(tasks) > 1) or (
+        importlib.util.find_spec("libtpu") is not None and has_chips(Path("/dev"))
+    )
+
+
+def has_chips(dev: Path) -> bool:
+    """Whether the folder of devices has TPU chips: accel0, … (to v4) or vfio/0, … (from v5)."""
+    return any([*dev.glob("accel[0-9]*"), *dev.glob("vfio/[0-9]*")])
 
 
 def is_leader() -> bool:
