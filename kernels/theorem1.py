@@ -5,10 +5,10 @@ vector), the sum over masks (`kernels.enumeration`) and quadrature (`kernels.qua
 (`kernels.sampling`) is the independent check. Errors are scaled: |error of K_l| / (|x||y|)^l.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from jaxtyping import Float64
 
 from kernels import enumeration, quadrature, radial
 from kernels.closed_forms import arc_cosine
-from kernels.precision import in_float64
+from kernels.precision import in_float64, on_cpu
 from kernels.validation import checked_connectivity, checked_pairs, checked_width
 from wsn.errors import UserError
 from wsn.machine import usable_cores
@@ -102,16 +102,6 @@ def _enumeration(x: np.ndarray, y: np.ndarray, p: np.ndarray) -> _Units:
     return _Units(k1[:, :-1] - k1[:, -1:], k2[:, :-1], error, error * np.maximum(1, k2[:, :-1]))
 
 
-def _in_chunks(
-    function: Callable[[np.ndarray], Any], rows: np.ndarray, size: int
-) -> Iterator[tuple[np.ndarray, Any]]:
-    """(rows, function(rows)) in chunks of `size` rows, one at a time on each CPU core."""
-    chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
-    cores = usable_cores() if jax.default_backend() == "cpu" else 1
-    with ThreadPoolExecutor(cores) as pool:
-        yield from zip(chunks, pool.map(function, chunks), strict=True)
-
-
 def _quadrature(x: np.ndarray, y: np.ndarray, p: np.ndarray, tolerance: float) -> _Units:
     """Refine the angular grid of each pair until its error estimate meets the tolerance at every connectivity.
 
@@ -121,28 +111,28 @@ def _quadrature(x: np.ndarray, y: np.ndarray, p: np.ndarray, tolerance: float) -
     shape = (len(x), len(p))
     best = _Units(np.zeros(shape), np.zeros(shape), np.full(shape, np.inf), np.full(shape, np.inf))
     size = ((x != 0) | (y != 0)).sum(axis=1)
-    pending = np.argsort(size, kind="stable")  # pairs of similar size share a chunk and its padding
-    chunk = 1 if jax.default_backend() == "cpu" else 32  # always full: one compilation
+    pending = np.argsort(size, kind="stable")  # pairs of similar size have the same padding
     padded = np.concatenate([p, np.full(-len(p) % 5, p[-1])])  # few shapes, few compilations
     logarithms = radial.table(padded)
     # With few survivors the integrand is rough: the first grid would not meet a fine tolerance for most pairs.
     rough = int(p.min() * size.mean() < 20 and tolerance < 1e-5)
     for angles in quadrature.ANGLES[rough:]:
 
-        def integrate(rows: np.ndarray, angles: int = angles) -> quadrature.Result:
-            rows = np.resize(rows, chunk)
-            with jax.enable_x64(True):
-                result = quadrature.integrate(quadrature.pack(x[rows], y[rows]), padded, logarithms, angles)
-                return jax.tree.map(lambda leaf: np.asarray(leaf)[:, : len(p)], result)
+        def integrate(row: np.integer, angles: int = angles) -> quadrature.Result:
+            with jax.enable_x64(True), on_cpu():
+                result = quadrature.integrate(quadrature.pack(x[[row]], y[[row]]), padded, logarithms, angles)
+                return jax.tree.map(lambda leaf: np.asarray(leaf)[0, : len(p)], result)
 
         unmet = np.zeros(len(x), bool)
-        for rows, result in _in_chunks(integrate, pending, chunk):
+        with ThreadPoolExecutor(usable_cores()) as pool:  # a pair at a time on each core
+            results = zip(pending, pool.map(integrate, pending), strict=True)
+        for row, result in results:
             for value, error, rounding in ((0, 2, 4), (1, 3, 5)):
-                new, error, rounding = (result[field][: len(rows)] for field in (value, error, rounding))
-                better = error + rounding < best[value + 2][rows]
-                best[value][rows] = np.where(better, new, best[value][rows])
-                best[value + 2][rows] = np.where(better, error + rounding, best[value + 2][rows])
-                unmet[rows] |= ((best[value + 2][rows] > tolerance) & (error > rounding)).any(axis=1)
+                new, error, rounding = (result[field] for field in (value, error, rounding))
+                better = error + rounding < best[value + 2][row]
+                best[value][row] = np.where(better, new, best[value][row])
+                best[value + 2][row] = np.where(better, error + rounding, best[value + 2][row])
+                unmet[row] |= ((best[value + 2][row] > tolerance) & (error > rounding)).any()
         pending = pending[unmet[pending]]
         if not len(pending):
             break
