@@ -24,41 +24,15 @@ def eq4(connectivity: npt.ArrayLike, width: npt.ArrayLike, features: int) -> Num
     return (p**-0.5 - 1) ** 2 / (16 * features) + (1 - 1 / np.pi**2) / (4 * n)
 
 
-def eq24(connectivity: npt.ArrayLike, width: npt.ArrayLike, features: int) -> Numbers:
-    """D(x, x) ~ (5 + 12 / (d p)) / (4 n): equation (24).
-
-    It neglects the variance of the number of kept weights, which `gaussian_diagonal` includes.
-    """
-    return (5 + 12 / (features * checked_connectivity(connectivity))) / (4 * checked_width(width))
-
-
-def _share(weights_per_input: npt.ArrayLike, features: int) -> Numbers:
-    """n p / (4 d)."""
-    weights = np.asarray(weights_per_input, np.float64)
-    if not ((weights > 0) & np.isfinite(weights)).all() or not features >= 1:
-        raise UserError(f"`weights_per_input` and `features` must be positive, not {weights} and {features}")
-    return weights / (4 * features)
-
-
 def eq25(weights_per_input: npt.ArrayLike, features: int) -> Numbers:
     """p* ~ sqrt(n p / (4 d)) at fixed n p = `weights_per_input`: equation (25), the minimum of (4) for p* << 1.
 
     It inherits the bias of (4): the exact D of Gaussian inputs has no minimum there.
     """
-    return np.sqrt(_share(weights_per_input, features))
-
-
-def eq25_exact(weights_per_input: float, features: int) -> float:
-    """The p in (0, 1) that minimises (4) at fixed n p: p^2 / (1 - sqrt p) = n p / (4 d (1 - 1/pi^2)).
-
-    By bisection; 0.0471 where `eq25` gives 0.0505 (n p = 8, d = 784).
-    """
-    target = _share(weights_per_input, features) / (1 - 1 / np.pi**2)
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if middle**2 < target * (1 - np.sqrt(middle)) else (low, middle)
-    return high
+    weights = np.asarray(weights_per_input, np.float64)
+    if not ((weights > 0) & np.isfinite(weights)).all() or not features >= 1:
+        raise UserError(f"`weights_per_input` and `features` must be positive, not {weights} and {features}")
+    return np.sqrt(weights / (4 * features))
 
 
 def leading_bias(
@@ -81,18 +55,6 @@ def leading_bias(
     mixed = 4 * xy / area
     total = m40 / x2**2 * first + m04 / y2**2 * first - mixed * (m31 / x2 + m13 / y2) + 6 * m22 / area
     return np.multiply.outer(np.where(line, 0, total) / (16 * np.pi), (1 - p) / p)
-
-
-def gaussian_off_diagonal(connectivity: npt.ArrayLike, width: npt.ArrayLike, features: int) -> Numbers:
-    """Mean of D over independent N(0,1) inputs x, y: (1 - 1/pi^2 + (3/p - 5/4 - 1/pi^2) / d) / (4 n)."""
-    p, n = checked_connectivity(connectivity), checked_width(width)
-    return (1 - 1 / np.pi**2 + (3 / p - 1.25 - 1 / np.pi**2) / features) / (4 * n)
-
-
-def gaussian_diagonal(connectivity: npt.ArrayLike, width: npt.ArrayLike, features: int) -> Numbers:
-    """Mean of D(x, x) over N(0,1) inputs, exactly and at every p: (5 + (18/p - 8) / d) / (4 n)."""
-    p, n = checked_connectivity(connectivity), checked_width(width)
-    return (5 + (18 / p - 8) / features) / (4 * n)
 
 
 def exact_count_correction(

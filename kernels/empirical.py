@@ -5,7 +5,7 @@ Theta = (1/(n d)) sum_j [u_j.x]_+ [u_j.y]_+ with masked weights u. In a GP kerne
 gradient with respect to the last layer v is taken without any mask on v.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -127,50 +127,6 @@ def sparse_weights(
     return kept * jax.random.normal(value, shape, jnp.float32) / jnp.sqrt(connectivity)
 
 
-def _checked(x: Any, y: Any, reference: Any) -> tuple[Array, Array, np.ndarray]:
-    """Pairs in JAX's precision, for `gp_kernel`, and their reference in float64."""
-    x, y = checked_pairs(x, y)
-    if x.ndim != 2:
-        raise UserError(f"`x` and `y` {x.shape} must be matrices, (pairs, features): give pairs as rows")
-    return jnp.asarray(x), jnp.asarray(y), checked_reference(reference, x.shape[:-1])
-
-
-def mean_squared_distance(
-    networks: Iterable[Float[ArrayLike, "width features"]],
-    x: npt.ArrayLike,
-    y: npt.ArrayLike,
-    reference: npt.ArrayLike,
-) -> MeanDistance:
-    """Mean of (Theta - reference)^2 over pairs and at least two networks, one network in memory at a time.
-
-    x and y are (pairs, features), the reference is (pairs,). Raises UserError where shapes differ,
-    values are not finite, or there is a single network.
-    """
-    x, y, reference = _checked(x, y, reference)
-    per_network, per_pair = [], np.zeros(len(reference))
-    for u in networks:
-        squares = (np.asarray(gp_kernel(u, x, y), np.float64) - reference) ** 2
-        per_network.append(squares.mean())
-        per_pair += squares
-    return _over_networks(np.asarray(per_network), per_pair)
-
-
-def _over_networks(per_network: np.ndarray, sum_per_pair: np.ndarray) -> MeanDistance:
-    networks = len(per_network)
-    if networks < 2:
-        raise UserError("`networks`: an error bar needs at least two networks")
-    stderr = per_network.std(ddof=1) / np.sqrt(networks)
-    return MeanDistance(float(per_network.mean()), float(stderr), per_network, sum_per_pair / networks)
-
-
-def sampled_networks(
-    key: Key[Array, ""], connectivity: npt.ArrayLike, width: int, features: int, networks: int
-) -> Iterable[Float[Array, "width features"]]:
-    """`networks` independent draws of `sparse_weights`; draw i depends on the key and i alone."""
-    p = jnp.float32(one_connectivity(connectivity))
-    return (sparse_weights(jax.random.fold_in(key, i), p, width, features) for i in range(networks))
-
-
 @partial(jax.jit, static_argnames=("width", "networks"))
 def _simulate(
     key: Array, connectivity: Array, x: Array, y: Array, reference: Array, *, width: int, networks: int
@@ -194,12 +150,19 @@ def simulated_distance(
     reference: npt.ArrayLike,
     networks: int,
 ) -> MeanDistance:
-    """`mean_squared_distance` of `sampled_networks` as one compiled program, in float32.
+    """Mean of (Theta - reference)^2 over pairs and at least two networks, in float32, one network in memory at a time.
 
-    For many small networks, where one call per network costs more than its arithmetic. Shapes and errors are those
-    of `mean_squared_distance`; the connectivity is one number.
+    x and y are (pairs, features), the reference is (pairs,). Network i is a draw of `sparse_weights` by the key folded
+    with i. Raises UserError where shapes differ, values are not finite, or there is a single network.
     """
-    p = jnp.float32(one_connectivity(connectivity))
-    arrays = (jnp.asarray(array, jnp.float32) for array in _checked(x, y, reference))
-    per_pair, per_network = _simulate(key, p, *arrays, width=width, networks=networks)
-    return _over_networks(np.asarray(per_network, np.float64), np.asarray(per_pair, np.float64))
+    x, y = checked_pairs(x, y)
+    if x.ndim != 2:
+        raise UserError(f"`x` and `y` {x.shape} must be matrices, (pairs, features): give pairs as rows")
+    reference, p = checked_reference(reference, x.shape[:-1]), jnp.float32(one_connectivity(connectivity))
+    if networks < 2:
+        raise UserError("`networks`: an error bar needs at least two networks")
+    arrays = (jnp.asarray(array, jnp.float32) for array in (x, y, reference))
+    sums = _simulate(key, p, *arrays, width=width, networks=networks)
+    per_pair, per_network = (np.asarray(array, np.float64) for array in sums)
+    stderr = per_network.std(ddof=1) / np.sqrt(networks)
+    return MeanDistance(float(per_network.mean()), float(stderr), per_network, per_pair / networks)

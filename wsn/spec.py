@@ -23,10 +23,8 @@ from wsn.errors import UserError, real_number, whole_number
 SEMANTICS = 1
 
 LARGEST = 2**63 - 1  # the largest integer of an array
-WIDEST, DEEPEST = (
-    2**24,
-    100,
-)  # limits of width and depth: 2**56 weights of a layer, programs that still compile
+WIDEST = 2**24  # so that a layer has at most 2**56 weights
+DEEPEST = 100  # deeper programs would take too long to compile
 
 
 def setting(
@@ -54,7 +52,7 @@ def setting(
 def check_bounds(settings: Any) -> None:
     """Raises UserError for a number out of its field's range, not finite, or too large for this machine's memory.
 
-    Converts NumPy's numbers, lists and arrays to Python's numbers and tuples, so that equal specs have equal hashes.
+    Converts NumPy's numbers, and lists and arrays, to Python's numbers and tuples: equal specs have equal hashes.
     """
     hints = _hints(settings.__class__)
     for field in dataclasses.fields(settings):
@@ -286,10 +284,10 @@ def changed_fields(spec: Spec) -> dict[str, Any]:
     }
 
 
-def from_fields(fields: dict[str, Any]) -> Spec:
+def from_fields(fields: Mapping[str, Any]) -> Spec:
     """The inverse of `changed_fields`, also after JSON, which turns tuples into lists."""
-    return Spec(**{name: _hashable(value) for name, value in fields.items()})
 
+    def tuples(value: Any) -> Any:
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
 
-def _hashable(value: Any) -> Any:
-    return tuple(_hashable(item) for item in value) if isinstance(value, list) else value
+    return Spec(**{name: tuples(value) for name, value in fields.items()})

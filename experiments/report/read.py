@@ -20,7 +20,7 @@ from wsn import stored
 from wsn.errors import UserError, one_line
 from wsn.records import checkpoints, partial, record
 from wsn.records.record import Result
-from wsn.spec import SEMANTICS, Group
+from wsn.spec import SEMANTICS
 
 POINTS = 200  # of a curve that are kept in memory; besides, its extremes
 
@@ -171,7 +171,7 @@ def trained(path: Path) -> Trained:
 def checkpointed(path: Path) -> Trained | None:
     """The history in the newest checkpoint of an unfinished group of an older version."""
     found = stored.parse(stored.read(path))
-    group = Group(tuple(record.from_fields(fields) for fields in found["specs"]), tuple(found["seeds"]))
+    group = record.described_group(found)
     snapshot = checkpoints.load(path.parent / "checkpoints", group.name)
     if snapshot is None:
         return None

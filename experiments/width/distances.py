@@ -20,7 +20,7 @@ from experiments.lab import output
 from experiments.theory.inputs import Pairs, exact_kernels
 from kernels.approximations import eq4
 from kernels.closed_forms import arc_cosine
-from kernels.empirical import gp_kernel, sampled_networks
+from kernels.empirical import gp_kernel, sparse_weights
 from kernels.optimum import at_fixed_budget, budget_connectivity, minimum
 from kernels.theorem1 import squared_distance
 from wsn.networks import models
@@ -77,7 +77,7 @@ def first_layers(
 def references(pairs: Pairs) -> dict[str, Float64[np.ndarray, " pairs"]]:
     """Theta of each pair: `exact` of infinite width, `finite` of one dense network of width 10^4."""
     features = pairs.x.shape[1]
-    (wide,) = sampled_networks(jax.random.key(0), 1.0, REFERENCE_WIDTH, features, 1)
+    wide = sparse_weights(jax.random.fold_in(jax.random.key(0), 0), jnp.float32(1), REFERENCE_WIDTH, features)
     return {
         "exact": arc_cosine(pairs.x, pairs.y, 1) / features,
         "finite": np.asarray(gp_kernel(wide, pairs.x, pairs.y), np.float64),

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from wsn import devices
-from wsn.data import feeds
+from wsn.data import cache, feeds
 from wsn.data.batches import AUGMENTATIONS
 from wsn.data.language.text import Text
 from wsn.data.normalization import float_statistics
@@ -28,7 +28,7 @@ SINGLE = Placement("single", DEVICES[:1])
 def fresh(tmp_path, monkeypatch):
     """A cache of its own, and sets opened anew."""
     monkeypatch.setenv("WSN_CACHE_DIR", str(tmp_path / "cache"))
-    utterances.opened.cache_clear()
+    cache.once.cache_clear()
     utterances.prepared.cache_clear()
 
 

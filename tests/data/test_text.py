@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsn import devices
-from wsn.data import feeds
+from wsn.data import cache, feeds
 from wsn.data.language import corpora, text
 from wsn.data.language.vocabulary import END, LARGEST, TOKENIZERS, UNKNOWN, words
 from wsn.devices import Placement
@@ -27,7 +27,7 @@ def spec(**changes) -> Spec:
 def folder(tmp_path, monkeypatch):
     """A folder of three texts, and a cache of its own."""
     monkeypatch.setenv("WSN_CACHE_DIR", str(tmp_path / "cache"))
-    text.corpus.cache_clear()
+    cache.once.cache_clear()
     made = tmp_path / "text"
     made.mkdir()
     for name, content in {

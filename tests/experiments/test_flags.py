@@ -224,7 +224,11 @@ def test_records_name_the_experiment_and_its_figure_has_the_declared_axes(
     arguments, kinds = FEW[script]
     preset, run = parsed(script.COMMAND, *arguments, "--epochs=1", "--seeds=1")
     script.main(preset, run)
-    labels = [result.label for found in record.read_all(tmp_path / "out") for result in found.results]
+    labels = [
+        result.label
+        for path in tmp_path.glob("out/runs/*/record.jsonl")
+        for result in record.read(path).results
+    ]
     assert {label[:3] for label in labels} == {(script.EXPERIMENT, "quick", preset.base_width)}
     assert {label.kind for label in labels} == kinds
     [(_, _, figure, plot)] = figures

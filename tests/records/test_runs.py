@@ -202,8 +202,7 @@ def test_networks_trained_on_other_data_are_refused(tmp_path, trained):
     runs.run([finished, old], tmp_path, lambda spec: now)
     with pytest.raises(KeyboardInterrupt):
         runs.run([half], tmp_path, lambda spec: now, watch=interrupted_after(1))
-    assert record.data_checksum(record.read(runs.record_path(tmp_path, finished)).header) == "a" * 64
-    assert record.data_checksum({"text": "c"}) == "c"
+    assert record.read(runs.record_path(tmp_path, finished)).header["data"] == "a" * 64
     for path in (runs.record_path(tmp_path, old), runs.directory(tmp_path, old) / "group.json"):
         text = re.sub(r',\s*"(digest|data)": "\w+"', "", path.read_text())
         path.write_text(text)

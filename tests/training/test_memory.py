@@ -12,14 +12,13 @@ import sys
 import jax
 from experiments.theory import inputs
 from kernels.closed_forms import arc_cosine
-from kernels.empirical import mean_squared_distance, sampled_networks
+from kernels.empirical import simulated_distance
 from kernels.theorem1 import sparse_kernels
 
 x, y, _ = inputs.gaussian(784, int(sys.argv[1]), seed=0)
 sparse_kernels(x, y, [0.03, 0.1], tolerance=1e-5)
 sparse_kernels(x[:4], y[:4], [0.003, 0.1], tolerance=0.0)  # the finest grid
-networks = sampled_networks(jax.random.key(0), 0.1, 512, 784, networks=2)
-mean_squared_distance(networks, x, y, arc_cosine(x, y, 1) / 784)
+simulated_distance(jax.random.key(0), 0.1, 512, x, y, arc_cosine(x, y, 1) / 784, networks=2)
 """
 # The first kernel alone would take 1.2 GiB dense, and its activations of 1000 examples as much again.
 WIDE = """

@@ -13,7 +13,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -57,6 +57,19 @@ def digest_of(values: Any) -> str:
 
 
 Kind = TypeVar("Kind", bound=Content)
+Opened = TypeVar("Opened")
+
+
+@cache
+def once(load: Callable[..., Opened], entry: str, *arguments: Any) -> Opened:
+    """`load(*arguments)`, once a process until the files change, and with them the name of their cache entry."""
+    return load(*arguments)
+
+
+def entry_of_files(name: str, *paths: Path) -> str:
+    """A name of a cache entry that changes whenever one of the files does. Raises OSError."""
+    facts = [(os.fspath(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return f"{name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:12]}"
 
 
 def cached(kind: type[Kind], entry: Path, decode: Callable[[], Kind]) -> Kind:

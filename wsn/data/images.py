@@ -14,7 +14,7 @@ from PIL import Image
 from wsn import folders
 from wsn.data.cache import Content, Origin, cached
 from wsn.data.checks import GivenCount, GivenImages, GivenLabels, check_splits
-from wsn.data.prepared import check, check_features, data_folder, entry_name, in_batches, unreadable
+from wsn.data.prepared import check_features, entry_name, in_batches, reading, source
 from wsn.data.untrusted import check_image
 from wsn.errors import choose
 
@@ -101,25 +101,18 @@ class Tfds:
         return entry_name(self.name, data_dir, self, instead="digits")
 
     def decode(self, data_dir: str | None) -> Dataset:
-        data_dir = data_folder(data_dir)
-        try:
-            check(self.name, data_dir)
+        with reading(self.name, data_dir):
             train, test = (self._read(split, data_dir) for split in (self.train, self.test))
             return Dataset(*train, *test, classes=self.classes)
-        except Exception as error:  # array_record, the image decoders and TFDS each raise their own kinds
-            raise unreadable(self.name, data_dir, error) from error
 
-    def _read(self, split: str, data_dir: str) -> tuple[np.ndarray, np.ndarray]:
-        import tensorflow_datasets as tfds
+    def _read(self, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
+        from tensorflow_datasets.decode import SkipDecoding
 
-        decoders = {self.image: tfds.decode.SkipDecoding()}
-        source = tfds.data_source(
-            self.name, split=split, data_dir=data_dir, download=False, decoders=decoders
-        )
-        check_features(source.dataset_info.features, self)
+        examples = source(self.name, split, data_dir, decoders={self.image: SkipDecoding()})
+        check_features(examples.dataset_info.features, self)
         images: list[np.ndarray] = []
         labels: list[int] = []
-        for batch in in_batches(source):
+        for batch in in_batches(examples):
             images.append(np.stack([decoded(example[self.image], self.shape) for example in batch]))
             labels.extend(example[self.label] for example in batch)
         return np.concatenate(images), np.asarray(labels)

@@ -87,6 +87,24 @@ def prepare(name: str, data_dir: str, instead: str) -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def reading(name: str, data_dir: str | None) -> Iterator[Path]:
+    """The folder of the copy of `name:version`, checked, to read in the block. Raises UserError if it is damaged."""
+    folder = data_folder(data_dir)
+    try:
+        check(name, folder)
+        yield Path(folder) / name.replace(":", "/")
+    except Exception as error:  # TFDS, array_record and the decoders each raise their own kinds
+        raise unreadable(name, folder, error) from error
+
+
+def source(name: str, split: str, data_dir: str | None, **settings: Any) -> Any:
+    """A split of a prepared copy, example by example."""
+    import tensorflow_datasets as tfds
+
+    return tfds.data_source(name, split=split, data_dir=data_folder(data_dir), download=False, **settings)
+
+
 def unreadable(name: str, data_dir: str, error: Exception) -> UserError:
     """The error to raise for a copy that cannot be read."""
     return UserError(

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from wsn.data import images
+from wsn.data.cache import once
 from wsn.data.feeds import Source
 from wsn.data.images import DATASETS, Dataset
 from wsn.data.language import text
@@ -35,18 +36,13 @@ def dataset(name: str, data_dir: str | None = None) -> Dataset:
         raise UserError(
             f"`dataset={name}` is streamed, which this experiment cannot use: choose one of {known}"
         )
-    return _dataset(name, data_dir, _entry(name, data_dir))
+    return once(images.load, _entry(name, data_dir), name, data_dir)
 
 
 @cache
 def stream(name: str, data_dir: str | None = None) -> Stream:
     """A streamed data set, opened."""
     return STREAMS[name].open(data_dir)
-
-
-@cache
-def _dataset(name: str, data_dir: str | None, entry: str) -> Dataset:
-    return images.load(name, data_dir)
 
 
 @cache

@@ -62,12 +62,15 @@ class Model(NamedTuple):
     reference: Shapes = {}  # kernels of the dense network of the spec's `rate_width`, if it is set
 
 
-def functional(module: nn.Module, shapes: Shapes, groups: dict[str, str], example: Any) -> Model:
+def functional(module: nn.Module, shapes: Shapes, groups: dict[str, str], *example: Any) -> Model:
     """The pure functions of a linen module whose call takes (x, BatchWeights or None), for x like `example`."""
 
     def init(key: PRNGKeyArray, positions: Positions = NO_POSITIONS) -> tuple[Params, Stats]:
-        variables = initialize(module, key, positions, example)
-        return variables["params"], variables.get("batch_stats", {})
+        """Kernels with positions have only the values there."""
+        variables = {POSITIONS: unflatten_dict(positions, sep="/")} if positions else {}
+        mutable = ["params", "batch_stats"]
+        _, drawn = module.apply(variables, *example, rngs={"params": key}, mutable=mutable)
+        return dict(drawn["params"]), dict(drawn.get("batch_stats", {}))
 
     def apply(params: Params, stats: Stats, x: Any) -> Any:
         return module.apply({"params": params, "batch_stats": stats}, x)
@@ -80,12 +83,6 @@ def functional(module: nn.Module, shapes: Shapes, groups: dict[str, str], exampl
         return logits, dict(updated.get("batch_stats", {}))
 
     return Model(shapes, groups, init, apply, apply_training)
-
-
-def initialize(module: nn.Module, key: PRNGKeyArray, positions: Positions, *example: Any) -> dict[str, Any]:
-    """The variables of a new module; kernels with positions have only the values there."""
-    variables = {POSITIONS: unflatten_dict(positions, sep="/")} if positions else {}
-    return dict(module.apply(variables, *example, rngs={"params": key}, mutable=["params", "batch_stats"])[1])
 
 
 def get_kernel(module: nn.Module, draw: Any, shape: Sequence[int]) -> Any:

@@ -7,7 +7,7 @@ with `shapes`, `module`, `group` and `fields` (the fields of the spec that only 
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 
 import jax.numpy as jnp
@@ -26,6 +26,11 @@ SPEECH_MODELS: dict[str, ModuleType] = {"deepspeech": deepspeech}  # read uttera
 MODELS: dict[str, ModuleType] = {"mlp": mlp, "resnet18": resnet} | TOKEN_MODELS | SPEECH_MODELS
 
 
+def reads(model: str) -> str:
+    """What a network takes as inputs: text, utterances or images."""
+    return "text" if model in TOKEN_MODELS else "utterances" if model in SPEECH_MODELS else "images"
+
+
 def build(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
     """The network of a spec. Raises UserError for an unknown one, and as `plain_shapes`."""
     layers = plain_shapes(spec, input_shape, classes)
@@ -34,11 +39,11 @@ def build(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Model:
         _check_bottlenecks(spec, spec.bottleneck)
     shapes = bottleneck.transformed(layers, spec.bottleneck, dict(spec.inner))
     module, groups = family.module(spec, tuple(layers), shapes), groups_of(spec, shapes)
-    if spec.model in TOKEN_MODELS:
+    if reads(spec.model) == "text":
         model = tokens.functional(module, shapes, groups)
     else:
-        is_speech = spec.model in SPEECH_MODELS
-        example = deepspeech.example(input_shape) if is_speech else jnp.zeros((1, *input_shape))
+        images = reads(spec.model) == "images"
+        example = jnp.zeros((1, *input_shape)) if images else deepspeech.example(input_shape)
         model = functional(module, shapes, groups, example)
     return model._replace(
         steps_through_time=getattr(family, "steps_through_time", False),
@@ -53,12 +58,9 @@ def plain_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shap
     UserError for an unknown model, and for one that cannot read such inputs.
     """
     family = choose(MODELS, "model", spec.model)
-    kind = "images"
-    suitable: Collection[str] = MODELS.keys() - TOKEN_MODELS.keys() - SPEECH_MODELS.keys()
-    if len(input_shape) in (0, 2):
-        kind, suitable = ("text", TOKEN_MODELS) if input_shape == () else ("utterances", SPEECH_MODELS)
-    if spec.model not in suitable:
-        names = ", ".join(name for name in MODELS if name in suitable)
+    kind = {0: "text", 2: "utterances"}.get(len(input_shape), "images")
+    if reads(spec.model) != kind:
+        names = ", ".join(name for name in MODELS if reads(name) == kind)
         raise UserError(
             f"`model={spec.model}`: `dataset={spec.dataset}` is {kind}: choose `model` from {names}"
         )

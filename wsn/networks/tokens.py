@@ -9,18 +9,10 @@ from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 
-from wsn.networks.layers import (
-    NO_POSITIONS,
-    BatchWeights,
-    Model,
-    Params,
-    Positions,
-    Stats,
-    TokenFunctions,
-    initialize,
-)
+from wsn.networks import layers
+from wsn.networks.layers import BatchWeights, Model, Params, Stats, TokenFunctions
 from wsn.networks.parameterization import Parameterization
 from wsn.sparsity.shapes import Shapes
 
@@ -42,29 +34,24 @@ class Embedding(nn.Module):
 def functional(module: Any, shapes: Shapes, groups: dict[str, str]) -> Model:
     """The pure functions of a network that reads tokens."""
 
-    def init(key: PRNGKeyArray, positions: Positions = NO_POSITIONS) -> tuple[Params, Stats]:
-        example = module.initial_carry(1), jnp.zeros((1, 1), jnp.int32)
-        return initialize(module, key, positions, *example)["params"], {}
-
     def apply_window(params: Params, carry: Carry, tokens: Array) -> tuple[Array, Carry]:
         return cast(tuple[Array, Carry], module.apply({"params": params}, carry, tokens))
 
     def apply(params: Params, stats: Stats, tokens: Array) -> Array:
         return apply_window(params, module.initial_carry(tokens.shape[1]), tokens)[0]
 
-    def apply_training(
-        params: Params, stats: Stats, tokens: Array, batch_weights: BatchWeights
-    ) -> tuple[Array, Stats]:
+    def apply_training(params: Params, stats: Stats, tokens: Array, _: BatchWeights) -> tuple[Array, Stats]:
         return apply(params, stats, tokens), stats
 
-    token_functions = TokenFunctions(module.initial_carry, apply_window)
-    return Model(shapes, groups, init, apply, apply_training, token_functions)
+    model = layers.functional(module, shapes, groups, module.initial_carry(1), jnp.zeros((1, 1), jnp.int32))
+    functions = TokenFunctions(module.initial_carry, apply_window)
+    return model._replace(apply=apply, apply_training=apply_training, tokens=functions)
 
 
 def shapes(symbols: int, width: int, hidden: Sequence[tuple[int, int]]) -> Shapes:
     """Embedding (symbols, width), hidden layers with kernels of these shapes, softmax (width, symbols)."""
-    layers: Shapes = {f"hidden_{i}": shape for i, shape in enumerate(hidden)}
-    return {EMBEDDING: (symbols, width)} | layers | {SOFTMAX: (width, symbols)}
+    named: Shapes = {f"hidden_{i}": shape for i, shape in enumerate(hidden)}
+    return {EMBEDDING: (symbols, width)} | named | {SOFTMAX: (width, symbols)}
 
 
 def group(layer: str) -> str:

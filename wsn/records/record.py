@@ -8,14 +8,13 @@ import dataclasses
 import importlib.metadata
 import json
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import logging
 from jaxtyping import Float, Int64
 
 import wsn
@@ -66,14 +65,8 @@ class Record(NamedTuple):
 
 def description(group: Group, data: str | None = None) -> dict[str, Any]:
     """The fields that the hash in a group's name stands for, and the checksum of the data that it is trained on."""
-    specs = [changed_fields(spec) for spec in group.specs]
-    fields = {
-        "format": FORMAT,
-        "semantics": SEMANTICS,
-        "group": group.name,
-        "specs": specs,
-        "seeds": group.seeds,
-    }
+    fields = {"format": FORMAT, "semantics": SEMANTICS, "group": group.name}
+    fields |= {"specs": [changed_fields(spec) for spec in group.specs], "seeds": group.seeds}
     return fields | ({"data": data} if data else {})
 
 
@@ -93,11 +86,6 @@ def read_description(path: Path, group: Group) -> dict[str, Any]:
     if {name: value for name, value in fields.items() if name in expected} != expected:
         raise ValueError(f"it does not describe the group {group.name}")
     return fields
-
-
-def data_checksum(header: Mapping[str, Any]) -> str | None:
-    """The checksum of the data, of a header or description; None where wsn 0.1 wrote it (for texts, as `text`)."""
-    return header.get("data", header.get("text"))
 
 
 def write(
@@ -139,7 +127,7 @@ def read(path: Path) -> Record:
     try:
         header, *lines = (stored.parse(line) for line in stored.read(path).splitlines())
         stored.verify_checksum(header, *lines)
-        group = _group(header)
+        group = described_group(header)
         if header["semantics"] == SEMANTICS and not group.name == header["group"] == path.parent.name:
             raise ValueError(f"it is the record of the group {group.name}")
         if header["format"] != FORMAT or len(lines) != len(group.members):
@@ -160,31 +148,18 @@ def read(path: Path) -> Record:
         ) from error
 
 
-def read_all(workdir: Path) -> Iterator[Record]:
-    """Every record of a folder, by name, without those of other semantics and archived ones; warns of corrupt ones."""
-    for path in sorted(workdir.glob("runs/*/record.jsonl")):
-        if path.parent.suffix:  # archived
-            continue
-        try:
-            record = read(path)
-        except UserError as error:
-            logging.warning("%s", error)
-            continue
-        if record.header["semantics"] == SEMANTICS:
-            yield record
-
-
 def group_of(path: Path) -> Group | None:
     """The group of a record, from its header line alone; None if it is corrupt, or of other semantics."""
     try:
         header = stored.parse(stored.read(path).partition("\n")[0])
-        return _group(header) if header["semantics"] == SEMANTICS else None
+        return described_group(header) if header["semantics"] == SEMANTICS else None
     except ERRORS:
         return None
 
 
-def _group(header: dict[str, Any]) -> Group:
-    return Group(tuple(from_fields(fields) for fields in header["specs"]), tuple(header["seeds"]))
+def described_group(header: Mapping[str, Any]) -> Group:
+    """The group of a header or description."""
+    return Group(tuple(map(from_fields, header["specs"])), tuple(header["seeds"]))
 
 
 def _result(

@@ -8,6 +8,7 @@ WORKDIR/runs/NAME.lock             the lock of the process that trains it
 """
 
 import datetime
+import itertools
 import os
 import shutil
 import sys
@@ -184,10 +185,8 @@ def archive(workdir: Path | str, group: Group) -> None:
                 f"`resume=false`: another process is training {folder}; wait for it or stop it first"
             )
         if folder.exists():
-            number = 1
-            while (archived := folder.with_name(f"{folder.name}.aside-{number}")).exists():
-                number += 1
-            os.rename(folder, archived)
+            names = (folder.with_name(f"{folder.name}.aside-{number}") for number in itertools.count(1))
+            os.rename(folder, next(name for name in names if not name.exists()))
 
 
 def results(groups: Iterable[Group], workdir: Path | str) -> list[Result]:
@@ -212,11 +211,11 @@ def check(
         path = directory(workdir, group) / "group.json"
         header = record.read(record_path(workdir, group)).header if has_record(workdir, group) else None
         try:
-            before = record.data_checksum(record.read_description(path, group))
+            before = record.read_description(path, group).get("data")  # wsn 0.1 wrote none
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            before = record.data_checksum(header) if header else None
+            before = header.get("data") if header else None
             if repair:
                 _repair(path, group, header, source_of(group.specs[0]).digest, error)
         now = source_of(group.specs[0]).digest if before else None
@@ -235,7 +234,7 @@ def _repair(path: Path, group: Group, header: dict | None, data: str | None, err
         logging.warning("%s: corrupt, rewriting it (%s)", path, one_line(error))
         if path.is_dir():
             shutil.rmtree(path)
-        record.write_description(path, group, record.data_checksum(header) if header else data)
+        record.write_description(path, group, header.get("data") if header else data)
         if data and not header and (path.parent / "checkpoints").exists():
             logging.warning("%s: the data are unknown, starting from the first step", path.parent)
             shutil.rmtree(path.parent / "checkpoints")

@@ -15,7 +15,7 @@ from wsn.data.splits import ORDERS
 from wsn.errors import UserError, check_known
 from wsn.networks.layers import COMPUTE_DTYPES
 from wsn.networks.mlp import ACTIVATIONS
-from wsn.networks.models import MODELS, SPEECH_MODELS, TOKEN_MODELS
+from wsn.networks.models import MODELS, reads
 from wsn.networks.parameterization import PARAMETERIZATIONS
 from wsn.sparsity.bottleneck import BOTTLENECKS
 from wsn.sparsity.patterns import PATTERNS
@@ -70,13 +70,10 @@ def check(spec: Spec) -> None:
             f"`stop={spec.stop}` needs the validation loss, since test data must not decide when to stop:"
             " give `validation_samples` of at least 1"
         )
-    networks: Collection[str] = MODELS.keys() - TOKEN_MODELS.keys() - SPEECH_MODELS.keys()
-    for tasks, models in ((LANGUAGE, TOKEN_MODELS), (SPEECH, SPEECH_MODELS)):
-        networks = models.keys() if spec.task in tasks else networks
-    if spec.model not in networks:
-        raise UserError(
-            f"`task={spec.task}`: `model={spec.model}` cannot: choose one of {', '.join(sorted(networks))}"
-        )
+    inputs = "text" if spec.task in LANGUAGE else "utterances" if spec.task in SPEECH else "images"
+    if reads(spec.model) != inputs:
+        names = ", ".join(sorted(name for name in MODELS if reads(name) == inputs))
+        raise UserError(f"`task={spec.task}`: `model={spec.model}` cannot: choose one of {names}")
     defaults = {field.name: field.default for field in dataclasses.fields(Spec)}
     for field, chooser in unread(spec.model, spec.task).items():
         if (value := getattr(spec, field)) != defaults[field]:

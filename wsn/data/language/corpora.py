@@ -6,7 +6,6 @@
 
 import dataclasses
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +15,9 @@ import numpy as np
 from jaxtyping import UInt16
 
 from wsn import folders
-from wsn.data.cache import Content, Origin, cached
+from wsn.data.cache import Content, Origin, cached, entry_of_files
 from wsn.data.language.vocabulary import LARGEST, TOKENIZERS, Tokenizer
-from wsn.data.prepared import check, data_folder, entry_name, in_batches, unreadable
+from wsn.data.prepared import entry_name, in_batches, reading, source
 from wsn.data.untrusted import check_regular, check_size
 from wsn.errors import UserError, choose, one_line
 from wsn.stored import reading_error
@@ -89,19 +88,10 @@ class Tfds:
         return entry_name(self.name, data_dir, self, instead="python_docs")
 
     def pieces(self, split: str, data_dir: str | None) -> Iterator[str]:
-        data_dir = data_folder(data_dir)
-        try:
-            check(self.name, data_dir)
-            yield from self._read(split if split == "train" else getattr(self, split), data_dir)
-        except Exception as error:  # array_record and TFDS each raise their own kinds
-            raise unreadable(self.name, data_dir, error) from error
-
-    def _read(self, split: str, data_dir: str) -> Iterator[str]:
-        import tensorflow_datasets as tfds
-
-        source = tfds.data_source(self.name, split=split, data_dir=data_dir, download=False)
-        for batch in in_batches(source):
-            yield "".join(example["text"].decode() + self.end for example in batch)
+        with reading(self.name, data_dir):
+            part = split if split == "train" else getattr(self, split)
+            for batch in in_batches(source(self.name, part, data_dir)):
+                yield "".join(example["text"].decode() + self.end for example in batch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +103,10 @@ class Folder:
     test: str = "test.txt"
 
     def locate(self, data_dir: str | None) -> str:
-        facts = []
-        for split in SPLITS:
-            path = self._path(split, data_dir)
+        paths = [self._path(split, data_dir) for split in SPLITS]
+        for path in paths:
             try:
-                status = path.stat()
+                path.stat()
             except OSError as error:
                 raise UserError(
                     f"`data_dir={path.parent}`: no {path.name} there; `dataset=text` reads {self.train},"
@@ -127,8 +116,7 @@ class Folder:
                 check_size(path.name, 4 * check_regular(path))  # of characters, and tokens of two bytes
             except (OSError, ValueError) as error:
                 raise UserError(f"`data_dir`: {reading_error(path, error)}: give a text in a file") from error
-            facts.append((os.fspath(path.resolve()), status.st_size, status.st_mtime_ns))
-        return f"text-{hashlib.sha256(repr(facts).encode()).hexdigest()[:12]}"
+        return entry_of_files("text", *paths)
 
     def pieces(self, split: str, data_dir: str | None) -> Iterator[str]:
         path = self._path(split, data_dir)

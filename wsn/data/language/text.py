@@ -9,7 +9,7 @@ each epoch has the same windows.
 """
 
 import dataclasses
-from functools import cache, partial
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer, UInt16
 
 from wsn import devices
-from wsn.data.cache import Content
+from wsn.data.cache import Content, once
 from wsn.data.checks import as_array, check_range
 from wsn.data.feeds import Feed, steps_of_epochs
 from wsn.data.language import corpora
@@ -160,12 +160,6 @@ def check_length(text: Text, tokens: int, lanes: int, which: str) -> None:
         )
 
 
-@cache
-def corpus(name: str, task: str, vocabulary: int, data_dir: str | None, entry: str) -> corpora.Corpus:
-    """The tokens of a text, opened once a process until its files, and so its cache entry, change."""
-    return corpora.load(name, task, vocabulary, data_dir)
-
-
 def source_of(spec: Spec, data_dir: str | None = None) -> Text:
     """The text of a spec: its first `train_samples` tokens train, its first `validation_samples` are evaluated.
 
@@ -173,7 +167,7 @@ def source_of(spec: Spec, data_dir: str | None = None) -> Text:
     the whole training text, so the number of weights does not depend on the subset. Raises UserError.
     """
     entry = choose(corpora.TEXTS, "dataset", spec.dataset).locate(data_dir)
-    tokens = corpus(spec.dataset, spec.task, spec.vocabulary, data_dir, entry)
+    tokens = once(corpora.load, entry, spec.dataset, spec.task, spec.vocabulary, data_dir)
     train = subset("train_samples", spec.train_samples, tokens.train)
     if spec.validation_samples:
         held_out = subset("validation_samples", spec.validation_samples, tokens.validation)

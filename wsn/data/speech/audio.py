@@ -3,15 +3,15 @@
 Records are parsed with the protocol buffers of tensorflow-datasets (TFDS): its own audio decoder imports TensorFlow.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from wsn.data.prepared import check, data_folder, in_batches, unreadable, without_group_size_notice
+from wsn.data.prepared import in_batches, reading, without_group_size_notice
 
 _BATCH = 256
 WINDOW, HOP = 0.020, 0.010  # seconds
@@ -43,21 +43,16 @@ def log_spectrogram(
 
 def examples(name: str, split: str, data_dir: str | None) -> Iterator[Fields]:
     """The examples of a split of the prepared copy of `name:version`. Raises UserError for a damaged copy."""
-    folder = Path(data_folder(data_dir))
-    try:
-        check(name, data_dir)
-        yield from _read(sorted((folder / name.replace(":", "/")).glob(f"*-{split}.array_record-*")))
-    except Exception as error:  # array_record and the parser each raise their own kinds
-        raise unreadable(name, os.fspath(folder), error) from error
-
-
-def _read(files: list[Path]) -> Iterator[Fields]:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
     from tensorflow_datasets.proto import tf_example_pb2
 
-    if not files:
-        return
-    with without_group_size_notice(), ArrayRecordDataSource([os.fspath(file) for file in files]) as source:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(reading(name, data_dir))
+        files = [os.fspath(file) for file in sorted(folder.glob(f"*-{split}.array_record-*"))]
+        if not files:
+            return
+        stack.enter_context(without_group_size_notice())
+        source = stack.enter_context(ArrayRecordDataSource(files))
         for record in chain.from_iterable(in_batches(source, _BATCH)):
             if len(record) > LARGEST_RECORD:
                 raise ValueError(f"an example of {len(record)} bytes")

@@ -5,8 +5,6 @@ audio that tensorflow-datasets (TFDS) prepared as array_record.
 """
 
 import dataclasses
-import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
@@ -15,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8, UInt16
 
 from wsn import folders, machine
-from wsn.data.cache import Content, Origin, cached
+from wsn.data.cache import Content, Origin, cached, entry_of_files
 from wsn.data.images import DATASETS
 from wsn.data.prepared import entry_name
 from wsn.data.speech.audio import examples, log_spectrogram
@@ -160,10 +158,7 @@ class Packed:
     cepstra: ClassVar[bool] = True
 
     def locate(self, data_dir: str | None) -> str:
-        path = self._path(data_dir).resolve()
-        status = path.stat()
-        facts = os.fspath(path), status.st_size, status.st_mtime_ns
-        return f"packed-{hashlib.sha256(repr(facts).encode()).hexdigest()[:12]}"
+        return entry_of_files("packed", self._path(data_dir))
 
     def utterances(self, data_dir: str | None) -> Iterator[Utterance]:
         path = self._path(data_dir)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Shaped
 from wsn import devices, machine
 from wsn.data import feeds
 from wsn.data.batches import Indices
-from wsn.data.cache import Content
+from wsn.data.cache import Content, once
 from wsn.data.checks import check_range
 from wsn.data.feeds import Feed, SplitView
 from wsn.data.images import permutation
@@ -168,12 +168,6 @@ def check_memory(speech: Speech, spec: Spec, lanes: int) -> None:
         )
 
 
-@cache
-def opened(name: str, data_dir: str | None, entry: str) -> Recordings:
-    """The recordings, opened once a process until their files, and so their cache entry, change."""
-    return recordings.load(name, data_dir)
-
-
 def log_bands(cepstra: Float32[np.ndarray, "frames cepstra"], bands: int) -> Shaped[np.ndarray, "frames _"]:
     """The smooth log-spectrum of cepstra, by an inverse cosine transform; linear, so it adds no information.
 
@@ -199,7 +193,7 @@ def source_of(spec: Spec, data_dir: str | None = None) -> Speech:
 @cache
 def prepared(data: Data, front_end: str, data_dir: str | None, entry: str) -> Speech:
     """`Speech` is large, so all specs share it."""
-    recorded = opened(data.dataset, data_dir, entry)
+    recorded = once(recordings.load, entry, data.dataset, data_dir)
     if data.bands and not UTTERANCES[data.dataset].cepstra:
         raise UserError(f"`bands={data.bands}`: `dataset={data.dataset}` has no cepstra; leave it out")
     if data.normalization not in NORMALIZATIONS:
