@@ -106,9 +106,10 @@ class Tfds:
             return Dataset(*train, *test, classes=self.classes)
 
     def _read(self, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
-        from tensorflow_datasets.decode import SkipDecoding
+        import tensorflow_datasets as tfds
 
-        examples = source(self.name, split, data_dir, decoders={self.image: SkipDecoding()})
+        decoders = {self.image: tfds.decode.SkipDecoding()}
+        examples = source(self.name, split, data_dir, decoders=decoders)
         check_features(examples.dataset_info.features, self)
         images: list[np.ndarray] = []
         labels: list[int] = []
