@@ -22,9 +22,9 @@ def check_platform() -> None:
 
 def memory_limit(root: Path = ROOT) -> float:
     """Bytes of physical memory, or the limit of the process's control group if that is less; infinite if unknown."""
-    limits = (
-        [float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else []
-    )
+    limits = []
+    if hasattr(os, "sysconf"):
+        limits.append(float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE"))
     for folder in _control_groups("memory", root):
         limits += _numbers(folder / "memory.max") + _numbers(folder / "memory.limit_in_bytes")
     return min(limits, default=math.inf)
@@ -84,17 +84,15 @@ def _control_groups(controller: str, root: Path) -> Iterator[Path]:
         # Version 2 has no controllers here, and is mounted beside version 1 where a system has both.
         for mount in (controllers, controller) if controllers else ("", "unified"):
             top = root / "sys/fs/cgroup" / mount
-            inner = top / place.lstrip(
-                "/"
-            )  # may not exist in a container, whose own group is mounted at the top
+            # This folder may not exist in a container, whose group is mounted at the top.
+            inner = top / place.lstrip("/")
             yield from (folder for folder in (inner, *inner.parents) if folder.is_relative_to(top))
 
 
 def _numbers(path: Path) -> list[float]:
     """The numbers in a file, "max" as infinity; none if it cannot be read."""
     try:
-        return [
-            math.inf if word == "max" else float(word) for word in path.read_text(encoding="utf-8").split()
-        ]
+        words = path.read_text(encoding="utf-8").split()
+        return [math.inf if word == "max" else float(word) for word in words]
     except (OSError, ValueError):
         return []

@@ -99,10 +99,16 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
     """
     text: Any = {} if "b" in mode else {"newline": "", "errors": "backslashreplace"}
     encoding = None if "b" in mode else "utf-8"
+    with writing(path), staged(path) as place, open(place, mode, encoding=encoding, **text) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def writing(path: Path, *others: type[Exception]) -> Iterator[None]:
+    """In the block an OSError, or one of `others`, is a UserError that says why `path` cannot be written."""
     try:
-        with staged(path) as place, open(place, mode, encoding=encoding, **text) as file:
-            yield file
-    except OSError as error:
+        yield
+    except (OSError, *others) as error:
         raise cannot_write(path, error) from error
 
 

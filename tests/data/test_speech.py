@@ -18,6 +18,7 @@ from wsn.data.speech.audio import FLOOR, log_spectrogram
 from wsn.data.speech.recordings import SPLITS, UTTERANCES
 from wsn.devices import Placement
 from wsn.errors import UserError
+from wsn.records import plan
 from wsn.spec import Group, Spec
 
 DEVICES = tuple(jax.local_devices())
@@ -268,11 +269,12 @@ def test_files_that_are_not_there_or_no_npz_are_told(tmp_path):
 
 
 def test_a_batch_that_needs_more_memory_than_there_is_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(devices, "memory", lambda: 6000)
-    group = Group((spec(batch_size=8),), (0,))
-    with pytest.raises(UserError, match="^`batch_size=8`: the longest utterance has 9 frames"):
-        tiny.SPEECH.feed(group, SINGLE)
-    tiny.SPEECH.feed(Group((spec(batch_size=2),), (0,)), SINGLE)
+    small, large = (Group((spec(width=200, batch_size=size),), (0,)) for size in (2, 11))
+    costs = [plan.cost(group, tiny.SPEECH) for group in (small, large)]
+    monkeypatch.setattr(devices, "memory", lambda: sum(cost.bytes for cost in costs) / 2)
+    plan.check([small], costs[:1])
+    with pytest.raises(UserError, match="^`batch_size`, `seeds`, `widths`: 1 networks of width 200"):
+        plan.check([large], costs[1:])
     monkeypatch.setattr(recordings, "memory_limit", lambda: 1000)
     with pytest.raises(
         UserError, match="^`dataset=packed`: the frames of its first [0-9]+ utterances fill half"

@@ -16,7 +16,7 @@ from typing import Any
 from absl import logging
 
 from wsn import stored
-from wsn.stored import cannot_write, replacing
+from wsn.stored import replacing, writing
 from wsn.training.history import EMPTY, History, Snapshot
 
 
@@ -28,11 +28,8 @@ def save(folder: Path, steps: int, snapshot: Snapshot, group: str = "") -> None:
     path = folder / str(steps)
     history = snapshot.history
     tree = {"state": snapshot.state, "history": history.curves, "step": history.step}
-    try:
-        with _without_logs():
-            _checkpointer().save(path.absolute(), tree, force=True)
-    except (OSError, ValueError, RuntimeError) as error:  # TensorStore raises the last two
-        raise cannot_write(path, error) from error
+    with writing(path, ValueError, RuntimeError), _without_logs():  # TensorStore raises these
+        _checkpointer().save(path.absolute(), tree, force=True)
     with replacing(_checksum_path(path)) as file:
         file.write(f"{_checksum(path)} {group}".strip())
     keep = [path, *(folder / str(number) for number in _steps(folder) if number < steps)][:2]

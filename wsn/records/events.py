@@ -5,9 +5,7 @@ with the curves grouped by the part of their name before the slash (`train`, `te
 network is a function of its history and is written from the start whenever training begins or resumes: no duplicates.
 """
 
-import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from wsn.errors import UserError
 from wsn.records import record
 from wsn.records.record import SPLITS, Label, Labels
 from wsn.spec import Group, Spec
-from wsn.stored import cannot_write
+from wsn.stored import writing
 from wsn.training.history import History
 
 FOLDER = "tensorboard"
@@ -61,7 +59,7 @@ class Network:
         self._rows = 0
         self._folder = folder
         start = tensorboard.proto.event_pb2.SessionLog.START
-        with self._user_errors():
+        with writing(self._folder):
             folder.mkdir(parents=True, exist_ok=True)
             for old in event_files(folder):
                 old.unlink()
@@ -72,7 +70,7 @@ class Network:
         self, steps: Int64[np.ndarray, " rows"], curves: dict[str, Float[np.ndarray, " rows"]]
     ) -> None:
         """Write the rows of the history that are not written yet; those of a diverged network are NaN."""
-        with self._user_errors():
+        with writing(self._folder):
             for row in range(self._rows, len(steps)):
                 values = [{"tag": tag(name), "simple_value": float(x[row])} for name, x in curves.items()]
                 self._write(int(steps[row]), summary=self._summary(value=values))
@@ -80,18 +78,11 @@ class Network:
         self._rows = len(steps)
 
     def close(self) -> None:
-        with self._user_errors():
+        with writing(self._folder):
             self._writer.close()
 
     def _write(self, step: int, **content: Any) -> None:
         self._writer.write_event(self._event(wall_time=time.time(), step=step, **content))
-
-    @contextlib.contextmanager
-    def _user_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise cannot_write(self._folder, error) from error
 
 
 def event_files(folder: Path) -> list[Path]:

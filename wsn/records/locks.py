@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wsn import machine
 from wsn.errors import UserError
-from wsn.stored import cannot_write
+from wsn.stored import writing
 
 
 @contextlib.contextmanager
@@ -19,12 +19,10 @@ def try_lock(path: Path) -> Iterator[bool]:
     machine.check_platform()
     import fcntl  # not at the top: Windows has none
 
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # O_NONBLOCK: opening a FIFO would block.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise cannot_write(path, error) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -47,9 +47,7 @@ class Partial:
 
     def write(self, fraction: float | None, history: History) -> None:
         began = time.monotonic()
-        curves = {
-            name: values for name, values in history.curves.items() if "/" not in name
-        }  # without probes
+        curves = {name: x for name, x in history.curves.items() if "/" not in name}  # without probes
         with contextlib.suppress(UserError):
             record.write(
                 self.path,

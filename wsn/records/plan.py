@@ -6,7 +6,7 @@ hold their activations one at a time.
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -64,25 +64,25 @@ def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
     horizon = Horizon(-(-examples // batch_size), -(-examples // batch_size) * spec.epochs)
     evaluations = -(-horizon.total // (spec.eval_every or horizon.epoch))
     dense = spec.epochs * train_flops * examples + evaluations * test_flops * held_out
-    flops = dense * multiplied_fraction(group, model, execution, testing)
-    moments = sum(
-        x.size for x in jax.tree.leaves(jax.eval_shape(optimizers.build(spec, horizon).init, params))
+    sparse = strategy.sparse_layers(group, model, execution)
+    flops = dense * multiplied_fraction(group, model, sparse, testing)
+    entries, moments = (
+        sum(x.size for x in jax.tree.leaves(tree))
+        for tree in (params, jax.eval_shape(optimizers.build(spec, horizon).init, params))
     )
-    entries = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
     activation_bytes = 4 * activations(training, testing, source.held_out_lanes(spec) / batch_size)
-    bytes = network_bytes(group, model, execution, entries, moments / max(entries, 1), activation_bytes)
+    bytes = network_bytes(group, model, sparse, entries, moments / max(entries, 1), activation_bytes)
     members = len(group.members)
     weights = tuple(kept_weights(s, model.shapes) for s in group.specs)
     return Cost(members, weights, members * flops, bytes + source.nbytes(spec))
 
 
-def multiplied_fraction(group: Group, model: Model, execution: str, program: Any) -> float:
-    """The fraction of the arithmetic that sparse layers leave, on average over the specs.
+def multiplied_fraction(group: Group, model: Model, sparse: Collection[str], program: Any) -> float:
+    """The fraction of the arithmetic that is left if these layers run `sparse`, on average over the specs.
 
     A kernel is multiplied once for every position of its product's output; kernels in scans, whose products are not in
     the program, as often as that of the last layer.
     """
-    sparse = strategy.sparse_layers(group, model, execution)
     uses = {}  # shape of a kernel → how often it is multiplied
     for equation in equations(program, *PRODUCTS):
         shape = equation.invars[1].aval.shape
@@ -100,14 +100,13 @@ def multiplied_fraction(group: Group, model: Model, execution: str, program: Any
 
 
 def network_bytes(
-    group: Group, model: Model, execution: str, entries: int, moments: float, activation_bytes: float
+    group: Group, model: Model, sparse: tuple[str, ...], entries: int, moments: float, activation_bytes: float
 ) -> float:
     """Bytes of all networks of a group, each of `entries` parameters with `moments` numbers of the optimizer per entry.
 
     Parameters, masked parameters, gradients and moments are float32, masks bytes; a sparse layer has only the kept
     weights, and its lists.
     """
-    sparse = strategy.sparse_layers(group, model, execution)
     shapes = {layer: model.shapes[layer] for layer in sparse}
     entry_bytes = 4 * (3 + moments)
     sparse_bytes = max(
@@ -221,11 +220,11 @@ def describe(
 def _row(group: Group, cost: Cost, done: bool, labels: Labels, rate: float) -> tuple[str, ...]:
     """The row of a group, with every kind of network in it."""
     spec = group.specs[0]
-    found = [labels.get(spec, Label()) for spec in group.specs]
+    known = [labels.get(spec, Label()) for spec in group.specs]
     least, most = min(cost.weights), max(cost.weights)
     return (
-        "+".join(dict.fromkeys(label.kind or "network" for label in found)),
-        str(found[0].base_width or ""),
+        "+".join(dict.fromkeys(label.kind or "network" for label in known)),
+        str(known[0].base_width or ""),
         str(spec.width),
         str(cost.members),
         f"{least}" if least == most else f"{least}–{most}",

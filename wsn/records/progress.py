@@ -24,9 +24,7 @@ class Progress:
         self.costs = dict(costs)
         self.total = sum(self.costs.values())
         self.done = dict.fromkeys(self.costs, 0.0)
-        self.done_flops = 0.0  # the sum of `done`
         self.resumed_flops = 0.0  # computed before this run, so no part of its speed
-        self.unfinished = set(self.costs)
         self.stream = stream
         self.start = self.last_line = time.monotonic()
         self.bar = tqdm(
@@ -43,10 +41,7 @@ class Progress:
         if history is None or (before == 0.0 and history.rows > 1):  # from a record or a checkpoint
             self.resumed_flops += now - before
         self.done[group.name] = now
-        self.done_flops += now - before
-        if fraction >= 1.0:
-            self.unfinished.discard(group.name)
-        done = self.done_flops if self.unfinished else self.total  # without the rounding of the sum
+        done = sum(self.done.values())
         percent = 100.0 * done / self.total
         speed = (done - self.resumed_flops) / max(time.monotonic() - self.start, 1e-9)
         remaining = self.total - done
@@ -54,7 +49,7 @@ class Progress:
         text = f"{left} left; {described(group, fraction, history)}"
         self.bar.n = min(percent, 100.0)
         self.bar.set_postfix_str(text)
-        if self.bar.disable and (time.monotonic() - self.last_line >= LINE_SECONDS or not self.unfinished):
+        if self.bar.disable and (time.monotonic() - self.last_line >= LINE_SECONDS or done == self.total):
             self.last_line = time.monotonic()
             print(f"{percent:3.0f} % {text}", file=self.stream, flush=True)
 

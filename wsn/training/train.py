@@ -199,9 +199,7 @@ def restored(saved: Mapping[str, np.ndarray], prefix: str, tree: Any, mask: Mapp
         value = saved[prefix + jax.tree_util.keystr(path)]
         if value.ndim == fresh.ndim:
             return value
-        kernel = "/".join(
-            str(part.key) for part in path[-2:]
-        )  # its own path, also inside the optimizer's state
+        kernel = "/".join(str(part.key) for part in path[-2:])  # also inside the state of the optimizer
         return stored_as(value, fresh.shape, mask.get(kernel))
 
     return jax.tree.map_with_path(leaf, tree)

@@ -6,7 +6,6 @@ blank between equal ones. PyTorch's loss is infinite there, optax's about 10⁵ 
 """
 
 import dataclasses
-import math
 from functools import cache, partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,7 +16,6 @@ import scipy.fft
 from absl import logging
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Shaped
 
-from wsn import devices, machine
 from wsn.data import feeds
 from wsn.data.batches import Indices
 from wsn.data.cache import Content, once
@@ -120,15 +118,13 @@ class Speech(Content):
         return sum(array.nbytes for split in (self.train, self.held_out) for array in split)
 
     def feed(self, group: Group, placement: Placement, spread: bool = False) -> Feed:
-        """Raises UserError for batches that need more memory than there is."""
-        spec = group.specs[0]
-        lanes = spec.batch_size * (1 if spec.order == "shared" else len(group.members))
-        check_memory(self, spec, lanes)
         train, held_out = (
             SplitView(len(split.lengths), split, partial(make_batch, longest(split)))
             for split in (self.train, self.held_out)
         )
-        return feeds.in_memory(group, placement, train, held_out, self.held_out_lanes(spec), spread=spread)
+        return feeds.in_memory(
+            group, placement, train, held_out, self.held_out_lanes(group.specs[0]), spread=spread
+        )
 
 
 def longest(split: SpeechSplit) -> int:
@@ -150,22 +146,6 @@ def check_split(name: str, split: SpeechSplit, classes: int) -> None:
     if not np.isfinite(split.frames).all():
         raise UserError(f"`{name}`: its frames are not finite")
     check_range(f"{name}.labels", np.asarray(split.labels), classes, "label")
-
-
-def check_memory(speech: Speech, spec: Spec, lanes: int) -> None:
-    """Raises UserError if frames and one batch of `lanes` utterances need more than the memory of all devices.
-
-    A lower bound, before anything is allocated: the frames, and the activations of the front end.
-    """
-    frames, features = speech.input_shape
-    activations = 1 + (spec.channels / 4 if spec.front_end == "conv" else 1)
-    needed = speech.nbytes(spec) + 4 * frames * features * lanes * activations
-    if needed > (available := devices.memory() or math.inf):
-        raise UserError(
-            f"`batch_size={spec.batch_size}`: the longest utterance has {frames} frames, so that frames and a batch"
-            f" of {lanes} need {machine.gib(needed)}, more than the {machine.gib(available)} that there are: take a"
-            " smaller `batch_size` or fewer `train_samples`"
-        )
 
 
 def log_bands(cepstra: Float32[np.ndarray, "frames cepstra"], bands: int) -> Shaped[np.ndarray, "frames _"]:
