@@ -28,6 +28,7 @@ from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
 from experiments.lab.intervals import METHOD, Estimate, linear
 from experiments.lab.launch import Run
+from wsn.devices import Placement
 from wsn.errors import UserError
 from wsn.sparsity import family
 from wsn.sparsity.budget import DISTRIBUTIONS
@@ -154,7 +155,7 @@ def program(network: Network) -> tuple[str, int]:
 
 
 def step_milliseconds(networks: Sequence[Network], run: Run, repeats: int) -> dict[tuple[str, int], float]:
-    """By program, the step time per network, with one seed each; one program at a time is in memory.
+    """By program, the step time per network on one device, with one seed each; one program at a time is in memory.
 
     On a CPU it is CPU time over all cores, which other processes disturb little.
     """
@@ -162,10 +163,10 @@ def step_milliseconds(networks: Sequence[Network], run: Run, repeats: int) -> di
     members: dict[tuple[str, int], dict[Spec, None]] = {}
     for network in networks:
         members.setdefault(program(network), {})[network.spec] = None
-    times = {}
+    times, device = {}, Placement("single", (jax.local_devices()[0],))
     for key, specs in members.items():
         group, source = Group(tuple(specs), (0,)), run.source_of(next(iter(specs)))
-        prepared = train.prepare(group, source, execution=run.execution)
+        prepared = train.prepare(group, source, device, run.execution)
         seconds = timing.interleaved({"epoch": timing.epoch(prepared)}, repeats, clock)["epoch"]
         times[key] = 1e3 * float(np.min(seconds)) / (prepared.feed.steps * len(specs))
     return times

@@ -40,7 +40,9 @@ def angles(run: Run, halted: Sequence[HaltedRun]) -> Iterator[Row]:
     if ends:
         spec = halted[0].result.spec
         for group in runs.plan_groups(run.folder, [[spec]], ends):
-            yield from of_group(group, run.source_of(spec), ends, run.execution, halted)
+            source, arguments = run.source_of(spec), (ends, run.execution, halted)
+            runs.start_followers(of_group, group, *arguments)
+            yield from of_group(group, source, *arguments)
 
 
 def end(run: HaltedRun) -> int:
@@ -69,7 +71,7 @@ def of_group(
     execution: str = "masked",
     recorded: Sequence[HaltedRun] = (),
 ) -> Iterator[Row]:
-    """Replay a group twice; `ends` maps each seed to be measured to its last step.
+    """Replay a group twice, in all processes of a run; `ends` maps each seed to be measured to its last step.
 
     Exactly 2·projection_end = −distance² − sum_squared_steps, with the path up to that step and not up to T.
     """

@@ -209,6 +209,29 @@ def test_a_recurrent_run_is_saved_by_both_processes_and_resumes_to_the_curve_of_
     assert_same_curves(members(places[0]), members(tmp_path / "one"))
 
 
+@pytest.mark.thorough
+def test_the_second_pass_of_path_geometry_runs_in_both_processes(tmp_path):
+    command = ["-m", "experiments.path_geometry", "--second_pass", "--dataset=digits", "--model=mlp"]
+    command += ["--task=classification", "--widths=8", "--depths=1", "--seeds=1", "--fractions=1.0"]
+    command += ["--train_samples=200", "--validation_samples=200", "--learning_rate=0.5", "--epochs=60"]
+    command += ["--batch_size=50", "--eval_every=8"]
+    places = [tmp_path / "0", tmp_path / "1"]
+    with two(places, commands=(command, command)) as processes:
+        codes, errors = ended(processes)
+    assert codes == [0, 0], errors
+    with start(command, tmp_path / "one", 1, {}) as process:
+        codes, errors = ended([process])
+    assert codes == [0], errors
+    found, expected = (
+        [row.split(",") for row in (place / "out/path_geometry_seeds.csv").read_text().split()]
+        for place in (places[0], tmp_path / "one")
+    )
+    assert found[0] == expected[0] and found[0][-1] == "projection_end" and len(found) == 4
+    for row, other in zip(found[1:], expected[1:], strict=True):
+        assert row[:12] == other[:12]
+        np.testing.assert_allclose(np.array(row[12:], float), np.array(other[12:], float), rtol=1e-3)
+
+
 WITHOUT_DATA = """
 import runpy, sys
 from wsn.data import sources

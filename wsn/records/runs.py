@@ -7,14 +7,17 @@ WORKDIR/runs/NAME/record.jsonl     when finished: a header line, then a line per
 WORKDIR/runs/NAME.lock             the lock of the process that trains it
 """
 
+import contextlib
 import datetime
 import itertools
 import os
 import shutil
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
@@ -31,7 +34,7 @@ from wsn.records.record import Labels, Result
 from wsn.spec import Group, Spec
 from wsn.stored import clear
 from wsn.training import train
-from wsn.training.history import EMPTY, History
+from wsn.training.history import EMPTY, History, Snapshot
 
 # (group, fraction of its training done, its history, or None if another process or an earlier run finished it)
 Watch = Callable[[Group, float, History | None], None]
@@ -93,9 +96,7 @@ def _train(
     data = source.digest
     record.write_description(folder / "group.json", group, data)
     snapshot = checkpoints.load(folder / "checkpoints", group.name)
-    hosts.broadcast((group, snapshot, execution))
-    if hosts.any_process(False):
-        raise UserError("`data_dir`: another process of this run cannot read its data; its output says why")
+    start_followers(None, group, snapshot, execution)
     history, sparse = snapshot.history if snapshot else EMPTY, tuple[str, ...]()
     partial = Partial(folder, group, history, labels, data)
     for point in train.train(group, source, resume=snapshot, execution=execution):
@@ -127,10 +128,21 @@ def _train(
     )
 
 
+def start_followers(replay: Callable[..., Iterable] | None, group: Group, *arguments: Any) -> None:
+    """In a run over several processes, start the others on a group, which process 0 trains at the same time.
+
+    They iterate over `replay(group, source, *arguments)`, as process 0 does, or with None train as it decides. Raises
+    UserError if one of them cannot read its data.
+    """
+    hosts.broadcast((replay, group, arguments))
+    if hosts.any_process(False):
+        raise UserError("`data_dir`: another process of this run cannot read its data; its output says why")
+
+
 def follow(source_of: Callable[[Spec], Source], stop: Callable[[], bool]) -> int:
-    """The part of the other processes in a run over several: train what process 0 broadcasts; returns its exit code."""
+    """The part of the other processes in a run over several; returns the exit code of process 0."""
     while not isinstance(message := hosts.broadcast(), int):
-        group, snapshot, execution = message
+        replay, group, arguments = message
         source = None
         try:
             source = source_of(group.specs[0])
@@ -138,14 +150,24 @@ def follow(source_of: Callable[[Spec], Source], stop: Callable[[], bool]) -> int
             print(f"error: {error}", file=sys.stderr)
         if hosts.any_process(source is None) or source is None:
             continue
-        for point in train.train(group, source, resume=snapshot, execution=execution):
-            action = hosts.agree(Action.STOP if stop() else Action.CONTINUE)
-            if action in (Action.SAVE, Action.STOP) and not point.last:
-                point.snapshot()  # the leader needs the part of the state that is here
-                action = max(action, hosts.agree(Action.CONTINUE))
-            if action >= Action.STOP:
-                break
+        if replay is None:
+            _follow(group, source, stop, *arguments)
+        else:
+            with contextlib.suppress(UserError):  # process 0 raises it, too
+                deque(replay(group, source, *arguments), maxlen=0)
     return message
+
+
+def _follow(
+    group: Group, source: Source, stop: Callable[[], bool], snapshot: Snapshot | None, execution: str
+) -> None:
+    for point in train.train(group, source, resume=snapshot, execution=execution):
+        action = hosts.agree(Action.STOP if stop() else Action.CONTINUE)
+        if action in (Action.SAVE, Action.STOP) and not point.last:
+            point.snapshot()  # the leader needs the part of the state that is here
+            action = max(action, hosts.agree(Action.CONTINUE))
+        if action >= Action.STOP:
+            break
 
 
 def _remove_checkpoints(workdir: Path | str, group: Group) -> None:
