@@ -156,7 +156,8 @@ class Network:
         "Units of each hidden layer (for a ResNet: channels of the first convolution).", least=1, most=WIDEST
     )
     hidden_layers: int = setting(
-        "Number of hidden layers of the MLP, layers of the LSTM, or bidirectional layers of deepspeech.",
+        "Number of hidden layers of the MLP, layers of the LSTM, blocks of the transformer, or bidirectional layers of"
+        " deepspeech.",
         1,
         least=1,
         most=DEEPEST,
@@ -165,6 +166,10 @@ class Network:
     gate_bias: float = setting(
         "Bias of the gates of the recurrent highway network; a negative one closes them.", -1.0
     )
+    head_dim: int = setting(
+        "Units of an attention head of the transformer; a narrower network has one head.", 16, least=2
+    )
+    tied: bool = setting("Whether the output layer of the transformer is its embedding, transposed.", False)
     front_end: str = setting(
         "First layers of deepspeech: two convolutions (conv), or three frames stacked to one (stack).", "conv"
     )

@@ -26,6 +26,8 @@ class Settings(presets.Preset):
     task: str | None = presets.of_spec("task", None)
     model: str = presets.of_spec("model", "rhn")
     gate_bias: float | None = presets.of_spec("gate_bias", None)
+    head_dim: int | None = presets.of_spec("head_dim", None)
+    tied: bool | None = presets.of_spec("tied", None)
     sequence: int | None = presets.of_spec("sequence", None)
     vocabulary: int | None = presets.of_spec("vocabulary", None)
     front_end: str | None = presets.of_spec("front_end", None)

@@ -211,13 +211,13 @@ def test_a_resnet_runs_sparse(placement):
     close(group, tiny.fit(group, place, execution="sparse"), tiny.fit(group), tolerance=tolerance)
 
 
-RECURRENT = dict(dataset="tiny", epochs=1, batch_size=4, learning_rate=0.1, width=6, task="characters")
+OF_TOKENS = dict(dataset="tiny", epochs=1, batch_size=4, learning_rate=0.1, width=6, task="characters")
 
 
-@pytest.mark.parametrize("model", ["lstm", "rhn"])
-def test_recurrent_networks_run_sparse(model):
+@pytest.mark.parametrize("model", models.TOKEN_MODELS)
+def test_networks_that_read_tokens_run_sparse(model):
     """Loss and gradient of the values, against masked."""
-    spec = Spec(model=model, **RECURRENT)
+    spec = Spec(model=model, **OF_TOKENS)
     network = models.build(spec, (), 5)
     counts = {layer: max(1, math.prod(shape) // 3) for layer, shape in network.shapes.items()}
     group = Group((dataclasses.replace(spec, kept=tuple(counts.items())),), (0,))

@@ -58,7 +58,9 @@ def test_two_probes_give_the_columns_of_both():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_groups_partition_the_layers(name):
-    model = models.build(tiny.spec(model=name, hidden_layers=3), tiny.input_shape(name), tiny.CLASSES)
+    model = models.build(
+        tiny.spec(model=name, width=6, hidden_layers=3), tiny.input_shape(name), tiny.CLASSES
+    )
     shapes, _ = jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
     parts = probes.split_groups(params, model.groups)
@@ -69,7 +71,8 @@ def test_groups_partition_the_layers(name):
     layers = {path for path in everything if path.rpartition("/")[0] in model.shapes}
     assert set(paths) == layers >= {models.kernel_path(layer) for layer in model.shapes}
     if name in TOKEN_MODELS:
-        assert list(parts) == ["embedding", "hidden", "softmax"]
+        inner = ["attention", "mlp"] if name == "transformer" else ["hidden"]
+        assert list(parts) == ["embedding", *inner, "softmax"]
     if name in SPEECH_MODELS:
         assert list(parts) == ["convolutions", "hidden", "softmax"]
 

@@ -22,7 +22,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Spec)}
 # What a name needs in the rest of its spec.
 NEEDS = {
     **dict.fromkeys(LANGUAGE, {"model": "lstm"}),
-    **dict.fromkeys(TOKEN_MODELS, {"task": "characters"}),
+    **dict.fromkeys(TOKEN_MODELS, {"task": "characters", "width": 6}),
     **dict.fromkeys(SPEECH, {"model": "deepspeech"}),
     **dict.fromkeys(SPEECH_MODELS, {"task": "speech"}),
     **dict.fromkeys(FRONT_ENDS, {"model": "deepspeech", "task": "speech"}),
@@ -67,6 +67,7 @@ def test_a_setting_of_another_optimizer_is_refused_in_one_line():
 
 OTHER = {
     "bias": True,
+    "tied": True,
     "front_end": "stack",
     "activation": "linear",
     "normalization": "channel",

@@ -14,14 +14,18 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from wsn.errors import UserError, choose
-from wsn.networks import deepspeech, highway, lstm, mlp, resnet, tokens
+from wsn.networks import deepspeech, highway, lstm, mlp, resnet, tokens, transformer
 from wsn.networks.layers import Model, Params, functional
 from wsn.networks.parameterization import Role, Scaling, Widening, parameterization
 from wsn.sparsity import bottleneck
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
 
-TOKEN_MODELS: dict[str, ModuleType] = {"rhn": highway, "lstm": lstm}  # read tokens
+TOKEN_MODELS: dict[str, ModuleType] = {
+    "rhn": highway,
+    "lstm": lstm,
+    "transformer": transformer,
+}  # read tokens
 SPEECH_MODELS: dict[str, ModuleType] = {"deepspeech": deepspeech}  # read utterances
 MODELS: dict[str, ModuleType] = {"mlp": mlp, "resnet18": resnet} | TOKEN_MODELS | SPEECH_MODELS
 
@@ -116,7 +120,7 @@ def scalings(spec: Spec, model: Model, params: Params) -> dict[str, Scaling]:
     """
     kept = dict(spec.kept)
     rule = parameterization(spec.parameterization).scaling
-    last = next(reversed(model.shapes))
+    output = tokens.SOFTMAX if spec.model in TOKEN_MODELS else next(reversed(model.shapes))
     by_path = {}
     for path, values in flatten_dict(params, sep="/").items():
         layer, _, leaf = path.rpartition("/")
@@ -126,7 +130,7 @@ def scalings(spec: Spec, model: Model, params: Params) -> dict[str, Scaling]:
             continue
         shape = model.shapes[layer]
         connectivity = kept[layer] / math.prod(shape) if kept else 1.0
-        role: Role = "bias" if leaf == "bias" else "output" if layer == last else "kernel"
+        role: Role = "bias" if leaf == "bias" else "output" if layer == output else "kernel"
         by_path[path] = rule(fan_in(layer, shape), fan_out(shape), connectivity, role, widening)
     return by_path
 

@@ -1,4 +1,4 @@
-"""What networks that read tokens share: embedding, softmax (not tied to it), and functions over windows of text.
+"""What networks that read tokens share: embedding, softmax, and functions over windows of text.
 
 Such a network is a linen module that maps (carry, tokens) to (logits of the token after each, carry) and has a method
 `initial_carry(lanes)`: the state before the first token, () for a network whose windows start without a past.
@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from wsn.networks import layers
+from wsn.networks import layers, linear
 from wsn.networks.layers import BatchWeights, Model, Params, Stats, TokenFunctions
 from wsn.networks.parameterization import Parameterization
 from wsn.sparsity.shapes import Shapes
@@ -26,9 +26,15 @@ class Embedding(nn.Module):
     shape: Sequence[int]
     parameterization: Parameterization
 
-    @nn.compact
-    def __call__(self, tokens: Int[Array, "time lanes"]) -> Float[Array, "time lanes units"]:
-        return self.param("kernel", self.parameterization.draw, tuple(self.shape), jnp.float32)[tokens]
+    def setup(self) -> None:
+        self.kernel = self.param("kernel", self.parameterization.draw, tuple(self.shape), jnp.float32)
+
+    def __call__(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch units"]:
+        return self.kernel[tokens]
+
+    def transposed(self, x: Float[Array, "*batch units"], dtype: Any) -> Float[Array, "*batch symbols"]:
+        """x times the transposed kernel: the logits of an output layer that is tied to the embedding."""
+        return linear.matmul(self.kernel.T, x, dtype)
 
 
 def functional(module: Any, shapes: Shapes, groups: dict[str, str]) -> Model:
@@ -55,5 +61,5 @@ def shapes(symbols: int, width: int, hidden: Sequence[tuple[int, int]]) -> Shape
 
 
 def group(layer: str) -> str:
-    """The group of a layer, by which probes report: `embedding`, `hidden` or `softmax`."""
+    """The group of a layer, by which probes report: its name before the first `_`, such as `embedding` or `hidden`."""
     return layer.partition("_")[0]

@@ -81,14 +81,14 @@ def multiplied_fraction(group: Group, model: Model, sparse: Collection[str], pro
     """The fraction of the arithmetic that is left if these layers run `sparse`, on average over the specs.
 
     A kernel is multiplied once for every position of its product's output; kernels in scans, whose products are not in
-    the program, as often as that of the last layer.
+    the program, as often as that of the last layer. The products of attention stay.
     """
     uses = {}  # shape of a kernel → how often it is multiplied
     for equation in equations(program, *PRODUCTS):
         shape = equation.invars[1].aval.shape
         uses[shape] = output_sizes(equation)[0] // shape[-1]
     last = uses.get(next(reversed(model.shapes.values())), 1)
-    whole = left = 0.0
+    whole = left = sum(map(multiplications, attention_products(program)))
     for layer, shape in model.shapes.items():
         if layer == EMBEDDING:
             continue
@@ -137,7 +137,8 @@ def activations(training: Any, testing: Any, larger: float) -> float:
     iteration), and the activation of the largest layer with its gradient. An evaluation, whose batch is `larger` times
     as large, holds two layers.
     """
-    outputs = [size for equation in equations(testing, *PRODUCTS) for size in output_sizes(equation)]
+    products = [*equations(testing, *PRODUCTS), *attention_products(testing)]  # scores, and their softmax
+    outputs = [size for equation in products for size in output_sizes(equation)]
     saved = [size for equation in equations(training, "scan") for size in output_sizes(equation)]
     largest = max(outputs, default=0)
     return max(sum(outputs) + sum(saved) + 2 * largest, 2 * larger * largest)
@@ -173,6 +174,19 @@ def equations(program: Any, *primitives: str) -> Iterator[Any]:
         elif equation.primitive.name != "scan":
             for inner in equation.params.values():
                 yield from equations(inner, *primitives) if hasattr(inner, "eqns") else ()
+
+
+def attention_products(program: Any) -> list[Any]:
+    """The products of two arrays of matrices; products with a kernel have no such axes in common."""
+    products = equations(program, "dot_general")
+    return [equation for equation in products if equation.params["dimension_numbers"][1][0]]
+
+
+def multiplications(equation: Any) -> int:
+    """The multiplications of a `dot_general`."""
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    shape = equation.invars[0].aval.shape
+    return output_sizes(equation)[0] * math.prod(shape[axis] for axis in contracted)
 
 
 def output_sizes(equation: Any) -> list[int]:
