@@ -16,7 +16,7 @@ import jax
 from absl import app, logging
 from absl import flags as absl
 
-from experiments.lab import endings, flags, output, usage
+from experiments.lab import ahead, endings, flags, output, usage
 from experiments.lab.flags import Command
 from wsn import devices, folders
 from wsn.data import sources
@@ -66,6 +66,11 @@ class Run(Output):
         30.0,
         least=0,
     )
+    target: str | None = setting(
+        "Compile for a machine that is not here, such as v5e:4x8 (chips) or h100:4x8 (hosts × GPUs), print memory, time"
+        " and all-reduces of a step there, and stop.",
+        None,
+    )
     execution: str = setting(
         "How layers with removed weights are computed: masked (dense products), sparse (cost in proportion to the kept"
         " weights), or auto, the faster one on this device, for convolutions without removed weights as well.",
@@ -107,7 +112,8 @@ class Run(Output):
 
     def source_of(self, spec: Spec) -> Source:
         """The data of a spec."""
-        return sources.source_of(spec, self.data_folder)
+        source_of = ahead.source_of if self.target else sources.source_of
+        return source_of(spec, self.data_folder)
 
 
 # The process.
@@ -157,11 +163,14 @@ def _begin(command: Command, argv: Sequence[str]) -> tuple[Any, Any]:
         logging.set_verbosity(logging.WARNING)  # not jax's search for absent accelerators
     flags.check_rest(argv)
     settings, how = flags.read(command)
-    if isinstance(how, Run):
+    if isinstance(how, Run) and how.target:
+        jax.config.update("jax_platforms", "cpu")
+    elif isinstance(how, Run):
         several = how.coordinator is not None or how.distributed == "on" or hosts.started_as_several()
         workers.prepare(how.workers, several_hosts=several)
         hosts.join(how.distributed, how.coordinator, how.process_id, how.num_processes)
-    compiled.keep(folders.cache() / "compiled")
+    if not getattr(how, "target", None):
+        compiled.keep(folders.cache() / "compiled")
     devices.initialize()
     return settings, how
 
@@ -223,9 +232,12 @@ def train(run: Run, programs: Programs, labels: record.Labels | None = None) -> 
     share = list(programs)[_share(run.shard)]
     groups = _groups(run, share)
     if run.resume:
-        runs.check(groups, run.folder, run.source_of, repair=not run.dry_run)
+        runs.check(groups, run.folder, run.source_of, repair=not (run.dry_run or run.target))
     for specs, _ in programs:
         run.source_of(specs[0])  # so that wrong settings of the data fail before anything is computed
+    if run.target:
+        ahead.describe(groups, run, labels or {})
+        return None
     costs = _costs(run, groups)
     if run.dry_run:
         finished = [run.resume and runs.has_record(run.folder, group) for group in groups]

@@ -22,6 +22,7 @@ from wsn.devices.placement import (
     scatter_lanes,
     scatter_members,
 )
+from wsn.devices.targets import platform
 
 __all__ = [
     "AXIS",
@@ -34,6 +35,7 @@ __all__ = [
     "lanes_of_device",
     "memory",
     "place",
+    "platform",
     "replicate",
     "return_lanes",
     "scatter_batches",

@@ -8,6 +8,7 @@ from functools import cache
 
 import jax
 
+from wsn.devices import targets
 from wsn.errors import UserError
 from wsn.machine import affinity, usable_cores
 
@@ -19,8 +20,10 @@ def initialize() -> tuple[jax.Device, ...]:
     """All devices of the run. Raises UserError for environment variables that JAX or XLA cannot use.
 
     XLA starts a thread per core of the affinity. Under a lower CPU quota they would wait for each other, so their
-    number (PJRT_NPROC) becomes the number of usable cores.
+    number (PJRT_NPROC) becomes the number of usable cores. Inside `targets.target` they are those of the target.
     """
+    if machine := targets.current():
+        return machine.devices
     if usable_cores() < len(affinity()) and "NPROC" not in os.environ:
         os.environ.setdefault("PJRT_NPROC", str(usable_cores()))
     check_xla_flags(os.environ.get("XLA_FLAGS", ""))

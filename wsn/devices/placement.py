@@ -21,6 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from wsn.devices import targets
 from wsn.devices.backend import initialize
 from wsn.machine import memory_limit
 
@@ -38,7 +39,9 @@ class Placement(NamedTuple):
 
     @property
     def local(self) -> list[int]:
-        """Indices into `devices` of this process's devices."""
+        """Indices into `devices` of this process's devices; of all where programs are compiled for a target."""
+        if targets.current():
+            return [*range(len(self.devices))]
         return [i for i, device in enumerate(self.devices) if device.process_index == jax.process_index()]
 
 
@@ -53,9 +56,9 @@ def place(
     devices = initialize() if devices is None else devices
     if len(devices) == 1:
         return Placement("single", devices)
-    batch = Placement("batch", devices)
-    by_batch = by_batch or members < len(devices) or len(batch.local) < len(devices)
-    return batch if by_batch else Placement("members", devices)
+    several = len({device.process_index for device in devices}) > 1
+    by_batch = by_batch or members < len(devices) or several
+    return Placement("batch" if by_batch else "members", devices)
 
 
 def compile_program(
@@ -74,13 +77,14 @@ def compile_program(
     over the devices with the batch (`scatter_lanes`), None for replicated ones.
     """
     donated = (0,) if donate else ()
-    if placement.kind == "single":
-        return jax.jit(program, donate_argnums=donated)
     pmap = partial(jax.pmap, program, devices=placement.devices, donate_argnums=donated)
-    if placement.kind == "members":
-        return pmap(in_axes=(0, 0 if batches_of_members else None, None))
-    # Replicated results are equal on all devices, so one copy is returned unstacked.
-    return pmap(axis_name=AXIS, in_axes=(lanes, 0, None), out_axes=lanes_out)
+    if placement.kind == "single":
+        compiled = jax.jit(program, donate_argnums=donated)
+    elif placement.kind == "members":
+        compiled = pmap(in_axes=(0, 0 if batches_of_members else None, None))
+    else:  # Replicated results are equal on all devices, so one copy is returned unstacked.
+        compiled = pmap(axis_name=AXIS, in_axes=(lanes, 0, None), out_axes=lanes_out)
+    return targets.when_called(compiled, placement.devices) if targets.current() else compiled
 
 
 def scatter_members(placement: Placement, tree: Any) -> Any:
@@ -89,7 +93,7 @@ def scatter_members(placement: Placement, tree: Any) -> Any:
         return replicate(placement, tree)
     if placement.kind == "single":
         # Committed to the device, as results are: else the program would be compiled again for its own results.
-        return jax.device_put(tree, placement.devices[0])
+        return _put(tree, placement.devices[0])
     count = len(placement.devices)
 
     def cut(x):
@@ -193,9 +197,14 @@ def scatter_examples(placement: Placement, tree: Any) -> Any:
 def replicate(placement: Placement, tree: Any) -> Any:
     """Arrays copied to every device of this process, once instead of at every call."""
     if placement.kind == "single":
-        return jax.device_put(tree, placement.devices[0])
+        return _put(tree, placement.devices[0])
     mesh = Mesh(np.array([placement.devices[i] for i in placement.local]), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return _put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def _put(tree: Any, where: Any) -> Any:
+    """Arrays on devices; their shapes where the devices are not here."""
+    return targets.shapes(tree) if targets.current() else jax.device_put(tree, where)
 
 
 def memory() -> float | None:

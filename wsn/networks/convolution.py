@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from wsn import devices
+
 BLOCK = 4  # pixels of a row that share a matrix product; (BLOCK + 2) / BLOCK of its arithmetic is needed
 # Matrix products are faster from this number of floats and of pixels in an image row.
 SMALLEST_ROW, SMALLEST_WIDTH = 384, 16
@@ -49,7 +51,7 @@ PLANES = Layout(examples=3, channels=0)  # (channels, height, width, batch)
 def convolve(x: Images, kernel: Kernel, stride: Stride, dtype: Any) -> Outputs:
     """Convolution in `dtype`, padded by k // 2 on every side as in PyTorch."""
     x, kernel = x.astype(dtype), kernel.astype(dtype)
-    on_cpu = jax.default_backend() == "cpu" and x.dtype == jnp.float32
+    on_cpu = devices.platform() == "cpu" and x.dtype == jnp.float32
     return (convolve_in_blocks if on_cpu and _pays(x, kernel, stride) else _convolve)(x, kernel, stride)
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from wsn import devices
 from wsn.native import library
 from wsn.networks.convolution import CHANNELS_LAST, PLANES, Layout
 from wsn.sparsity.storage import SparseIndex, SparseKernel, Terms
@@ -79,7 +80,7 @@ linear.defvjp(_forward, _backward)
 
 def _backend(x: Planes) -> Any:
     """Native ops where they are available, else plain JAX."""
-    if jax.default_backend() == "cpu" and x.dtype == jnp.float32 and library.available():
+    if devices.platform() == "cpu" and x.dtype == jnp.float32 and library.available():
         return Native
     return Portable
 

@@ -38,6 +38,8 @@ class Cost(NamedTuple):
     weights: tuple[int, ...]  # of each spec
     flops: float  # including the products with masked weights
     bytes: float  # on the device, at the peak
+    step_flops: float = 0.0  # of a training step of one network
+    evaluation_flops: float = 0.0  # of an evaluation of one network
 
 
 def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
@@ -63,9 +65,8 @@ def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
     train_flops, test_flops = (counted(program) / batch_size for program in (training, testing))
     horizon = Horizon(-(-examples // batch_size), -(-examples // batch_size) * spec.epochs)
     evaluations = -(-horizon.total // (spec.eval_every or horizon.epoch))
-    dense = spec.epochs * train_flops * examples + evaluations * test_flops * held_out
     sparse = strategy.sparse_layers(group, model, execution)
-    flops = dense * multiplied_fraction(group, model, sparse, testing)
+    multiplied = multiplied_fraction(group, model, sparse, testing)
     entries, moments = (
         sum(x.size for x in jax.tree.leaves(tree))
         for tree in (params, jax.eval_shape(optimizers.build(spec, horizon).init, params))
@@ -74,7 +75,9 @@ def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
     bytes = network_bytes(group, model, sparse, entries, moments / max(entries, 1), activation_bytes)
     members = len(group.members)
     weights = tuple(kept_weights(s, model.shapes) for s in group.specs)
-    return Cost(members, weights, members * flops, bytes + source.nbytes(spec))
+    of_step, of_test = multiplied * train_flops * batch_size, multiplied * test_flops * held_out
+    flops = members * (spec.epochs * examples / batch_size * of_step + evaluations * of_test)
+    return Cost(members, weights, flops, bytes + source.nbytes(spec), of_step, of_test)
 
 
 def multiplied_fraction(group: Group, model: Model, sparse: Collection[str], program: Any) -> float:

@@ -14,6 +14,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Shaped
 
+from wsn.errors import UserError
 from wsn.networks import models
 from wsn.networks.draws import uint32_pairs
 from wsn.networks.layers import Model, Params, Stats
@@ -87,6 +88,35 @@ def initial_members(
     ]
     start = stacked_params if group.specs[0].probes else {}
     return Members(state, mask, stack(rates), np.stack(step_keys), start)
+
+
+def undrawn_members(
+    group: Group,
+    model: Model,
+    transformation: optax.GradientTransformation,
+    carry: Carry = (),
+    sparse: Collection[str] = (),
+) -> Members:
+    """`initial_members` with zeros in place of all numbers, which take no memory: to compile with."""
+    if sparse:
+        raise UserError(
+            "`execution=sparse` stores drawn positions: to compile for a target give `masked` or `auto`"
+        )
+    params, stats = jax.eval_shape(model.init, jax.random.key(0))
+    lossy = {
+        layer for spec in group.specs for layer, kept in spec.kept if kept < math.prod(model.shapes[layer])
+    }
+    array: Any = jax.ShapeDtypeStruct
+    number, key = array((), np.int32), array((2,), np.uint32)
+    member = Members(
+        State(params, stats, jax.eval_shape(transformation.init, params), number, carry),
+        {models.kernel_path(layer): array(model.shapes[layer], bool) for layer in lossy},
+        jax.tree.map(lambda x: array((), np.float32), params),
+        key,
+        params if group.specs[0].probes else {},
+    )
+    count = len(group.members)
+    return jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), (count, *x.shape)), member)
 
 
 def unit_weights(

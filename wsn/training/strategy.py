@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import jax
 
+from wsn import devices
 from wsn.errors import check_known
 from wsn.native import library
 from wsn.networks.layers import Model
@@ -34,7 +35,7 @@ MOST_LISTED = 4_000_000
 
 def goes_step_by_step(model: Model) -> bool:
     """Whether Python loops over the steps: on a CPU, XLA does not thread the convolutions inside loops."""
-    return jax.default_backend() == "cpu" and has_convolutions(model)
+    return devices.platform() == "cpu" and has_convolutions(model)
 
 
 def trains_together(model: Model, width: int, weights: int) -> bool:
@@ -44,7 +45,7 @@ def trains_together(model: Model, width: int, weights: int) -> bool:
     core, six seeds, CPU time of a step and network, together and one after another: highway network at width 64 2.7 ms
     and 1.8 ms, LSTM of two layers 5.4 ms and 4.3 ms).
     """
-    cpu = jax.default_backend() == "cpu"
+    cpu = devices.platform() == "cpu"
     if width > WIDEST_TOGETHER or (model.steps_through_time and cpu):
         return False
     return weights < LARGEST_TOGETHER or (not cpu and not has_convolutions(model))
@@ -77,7 +78,7 @@ def sparse_layers(group: Group, model: Model, execution: str) -> tuple[str, ...]
         lose = {layer for counts in kept for layer, n in counts.items() if n < math.prod(model.shapes[layer])}
         return tuple(layer for layer in connectivity if layer in lose)
     # Several processes could not agree on whether there is a compiler.
-    native = jax.default_backend() == "cpu" and jax.process_count() == 1
+    native = devices.platform() == "cpu" and jax.process_count() == 1
     if execution == "masked" or not native or group.specs[0].compute_dtype != "float32":
         return ()
     faster = faster_sparse(model, connectivity)

@@ -24,7 +24,7 @@ from wsn.training import optimizers, probes, programs, registries, strategy
 from wsn.training.halting import STOPS
 from wsn.training.history import History, Measured, Snapshot
 from wsn.training.programs import with_carry
-from wsn.training.state import Members, State, initial_members, stored_as
+from wsn.training.state import Members, State, initial_members, stored_as, undrawn_members
 from wsn.training.step import make_evaluation, make_step
 
 PARAMS = ".params"  # prefix of the paths of parameters in a snapshot
@@ -126,7 +126,8 @@ def prepare(
     steps = spec.epochs * feed.steps
     transformation = optimizers.build(spec, optimizers.Horizon(feed.steps, steps))
     sparse = strategy.sparse_layers(group, model, execution)
-    members = initial_members(group, model, transformation, task.carry(feed.lanes), sparse)
+    draw = undrawn_members if devices.targets.current() else initial_members
+    members = draw(group, model, transformation, task.carry(feed.lanes), sparse)
     sums, reads = probes.measured(spec.probes, model.groups)
     weights = strategy.multiplied_weights(group, model, sparse)
     program = programs.compile_program(
