@@ -11,6 +11,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from wsn.data.splits import Splits
 from wsn.devices import Placement
 from wsn.networks.models import SPEECH_MODELS, TOKEN_MODELS
 from wsn.records import runs
+from wsn.records.record import Result
 from wsn.spec import Group, Spec
 from wsn.training import train
 from wsn.training.history import Snapshot
@@ -75,6 +77,27 @@ def spec(**changes) -> Spec:
     return Spec(**(settings | changes))
 
 
+OTHER = {
+    "train_samples": 10,
+    "kept": (("hidden_0", 3), ("output", 4)),
+    "inner": (("hidden_0", 2),),
+    "decay_epochs": (2,),
+    "probes": ("path",),
+    "front_end": "stack",
+    "activation": "linear",
+    "normalization": "channel",
+    "augmentation": "crop_flip",
+}
+
+
+def other(field: str) -> Any:
+    """A value that a field of `spec()` does not have; for some of its names one that exists."""
+    value = getattr(spec(), field)
+    if field in OTHER or isinstance(value, str):
+        return OTHER.get(field, "other")
+    return not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else (value + 1) / 2
+
+
 def kept(hidden: int, output: int) -> tuple[tuple[str, int], ...]:
     return ("hidden_0", hidden), ("output", output)
 
@@ -101,6 +124,17 @@ def assert_equal(left: dict[str, np.ndarray], right: dict[str, np.ndarray], **to
     for name in left:
         assert (left[name].shape, left[name].dtype) == (right[name].shape, right[name].dtype), name
         compare(left[name], right[name], err_msg=name)
+
+
+def assert_holds(results: list[Result], group: Group) -> None:
+    """Every member of the group once, in order, with the values of uninterrupted stubbed training, bit for bit."""
+    assert [(r.spec, r.seed) for r in results] == list(group.members)
+    *_, last = stub_train(group)
+    for i, result in enumerate(results):
+        assert result.status == "finished"
+        np.testing.assert_array_equal(result.steps, last.history.step)
+        expected = {name: values[:, i] for name, values in last.history.curves.items()}
+        assert_equal(result.curves, expected)
 
 
 def params(snapshot: Snapshot) -> dict[str, np.ndarray]:

@@ -13,14 +13,13 @@ from trees import fit as fit_source
 
 from wsn.data.batches import Indices
 from wsn.data.speech.utterances import FRONT_ENDS, Frames, SpeechBatch, make_batch
-from wsn.errors import UserError
 from wsn.networks import deepspeech, lstm, models
 from wsn.networks.layers import BatchWeights
 from wsn.networks.recurrent import scan_layer
 from wsn.sparsity import family
 from wsn.sparsity.shapes import weights
 from wsn.spec import Group, Spec
-from wsn.training import registries, strategy
+from wsn.training import strategy
 
 SHAPE = tiny.input_shape("deepspeech")
 
@@ -223,18 +222,3 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit():
 def test_only_networks_with_convolutions_go_step_by_step_on_a_cpu():
     for front_end, apart in (("conv", True), ("stack", False)):
         assert strategy.goes_step_by_step(network(front_end)[0]) == apart
-
-
-def test_incompatible_settings_are_refused():
-    with pytest.raises(
-        UserError, match="^`model=mlp`: `dataset=tiny` is utterances: choose `model` from deepspeech$"
-    ):
-        models.build(tiny.spec(), SHAPE, tiny.CLASSES)
-    with pytest.raises(
-        UserError, match="^`model=deepspeech`: `dataset=tiny` is images: choose `model` from mlp, "
-    ):
-        models.build(spec(), tiny.IMAGE, tiny.CLASSES)
-    with pytest.raises(UserError, match="^`task=speech`: `model=lstm` cannot: choose one of deepspeech$"):
-        registries.check(tiny.spec(task="speech", model="lstm"))
-    with pytest.raises(UserError, match="^`bottleneck=linear`: `model=deepspeech` has no bottlenecks"):
-        models.build(spec(bottleneck="linear", inner=(("softmax", 1),)), SHAPE, tiny.CLASSES)

@@ -43,25 +43,13 @@ def initial(*seeds, input_shape=tiny.IMAGE, classes=tiny.CLASSES, **changes) -> 
     )
 
 
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(("width", "depth"), [(1, 1), (5, 1), (8, 2), (6, 3)])
-def test_kernels_have_the_shapes_that_the_budget_counts(width, depth, bias):
-    model = build(width=width, hidden_layers=depth, bias=bias)
-    leaves = flat(jax.eval_shape(model.init, jax.random.key(0))[0])
-    kernels = {path: leaf.shape for path, leaf in leaves.items() if path.endswith("/kernel")}
-    assert kernels == {models.kernel_path(layer): shape for layer, shape in model.shapes.items()}
-    others = {path: leaf.shape for path, leaf in leaves.items() if path not in kernels}
-    assert others == ({f"{layer}/bias": shape[-1:] for layer, shape in model.shapes.items()} if bias else {})
-    assert all(leaf.dtype == jnp.float32 for leaf in leaves.values())
-    assert weights(model.shapes) == 9 * width + (depth - 1) * width**2 + width * 4
-    assert family.kept_weights(tiny.spec(width=width), model.shapes) == sum(
-        math.prod(s) for s in kernels.values()
-    )
-
-
-def test_budgets_of_figures_5_and_8():
-    assert weights(build((28, 28, 1), 10, width=8).shapes) == 6352
-    assert weights(build((28, 28, 1), 10, width=5, bias=True).shapes) == 3970
+@pytest.mark.parametrize(("width", "depth"), [(1, 1), (8, 2), (6, 3)])
+def test_weights_of_every_mlp_by_hand(width, depth):
+    shapes = build(width=width, hidden_layers=depth).shapes
+    assert weights(shapes) == 9 * width + (depth - 1) * width**2 + width * 4
+    assert family.kept_weights(tiny.spec(width=width), shapes) == weights(shapes)
+    assert weights(build((28, 28, 1), 10, width=8).shapes) == 6352  # Figure 8
+    assert weights(build((28, 28, 1), 10, width=5).shapes) == 3970  # Figure 5
 
 
 @pytest.mark.parametrize("name", list(PARAMETERIZATIONS))
@@ -146,24 +134,9 @@ def test_rates_follow_the_kept_inputs_of_a_unit(name):
     assert {rules[path].learning_rate for path in others} <= {1.0}
 
 
-def test_rate_width_is_refused_with_bottlenecks():
-    with pytest.raises(UserError, match="`rate_width=2`: `bottleneck=linear`"):
-        build((8, 8, 3), 3, rate_width=2, hidden_layers=2, bottleneck="linear", inner=(("hidden_0", 1),))
-
-
-@pytest.mark.parametrize("name", PARAMETERIZATIONS)
-def test_kernels_of_every_shape_are_drawn_at_unit_scale(name):
-    draw = jax.jit(parameterization(name).draw, static_argnums=1)
-    unit = np.asarray(draw(jax.random.key(0), (100_000,)), np.float64)
-    assert abs(unit.mean()) < 0.02 and 0.2 < unit.std() < 2
-    model = build((10, 10, 1), 20, width=400, parameterization=name)
-    for path, leaf in flat(jax.jit(model.init)(jax.random.key(1))[0]).items():
-        assert leaf.std() == pytest.approx(unit.std(), rel=0.03), path
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_has_the_kernels_and_groups_of_its_shapes(name):
-    spec = tiny.spec(model=name, width=8 if name in TOKEN_MODELS else 2, hidden_layers=3)
+    spec = tiny.spec(model=name, width=8 if name in TOKEN_MODELS else 2, hidden_layers=3, bias=True)
     model = models.build(spec, tiny.input_shape(name), tiny.CLASSES)
     assert model.groups.keys() == model.shapes.keys() and all(model.groups.values())
     # Without optimization it compiles at once, whatever the network.
@@ -174,6 +147,16 @@ def test_every_model_has_the_kernels_and_groups_of_its_shapes(name):
     assert {path: leaf.shape for path, leaf in leaves.items() if path in kernels} == kernels
     # Biases and normalization parameters are not counted as weights: they are vectors.
     assert all(leaf.ndim == 1 for path, leaf in leaves.items() if path not in kernels)
+    assert all(leaf.dtype == np.float32 for leaf in leaves.values())
+    biases = {path for path in leaves if path.endswith("bias") and path.rpartition("/")[0] in model.shapes}
+    if name == "mlp":
+        assert biases == leaves.keys() - kernels.keys() == {f"{layer}/bias" for layer in model.shapes}
+        assert flat(jax.eval_shape(build().init, jax.random.key(0))[0]).keys() == {
+            "hidden_0/kernel",
+            "output/kernel",
+        }
+    if name in ("rhn", "lstm"):
+        assert biases == {f"{layer}/bias" for layer in model.shapes if layer != "embedding"}
     draws = np.concatenate([leaves[path].ravel() for path in kernels])
     assert np.abs(draws).max() <= 1 and draws.std() == pytest.approx(3**-0.5, rel=0.1)
     assert models.scalings(spec, model, params).keys() == leaves.keys()
@@ -198,39 +181,28 @@ def test_bottleneck_layers_are_not_adjacent(name):
     assert places and min(np.diff([*places, len(layers)])) > 1
 
 
-KEPT = {"hidden_0": 3600, "output": 1200}
-
-
 @pytest.mark.parametrize("connectivity", [1.0, 0.25])
-def test_standard_is_uniform_up_to_one_over_the_root_of_the_effective_fan_in(connectivity):
-    wide = {"input_shape": (4, 9, 1), "classes": 12, "width": 400, "bias": True}
-    kept = tuple(KEPT.items()) if connectivity < 1 else ()
-    leaves = flat(jax.tree.map(lambda x: x[0], initial(**wide, kept=kept).state.params))
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+def test_initial_weights_have_the_moments_of_their_distribution(name, connectivity):
+    """Uniform up to one over the root of the effective fan-in; ntk: normal with variance 1 / connectivity."""
+    wide = dict(input_shape=(4, 9, 1), classes=12, width=400, bias=True, parameterization=name)
+    kept = (("hidden_0", 3600), ("output", 1200)) if connectivity < 1 else ()
+    leaves = flat(jax.tree.map(lambda x: np.float64(x[0]), initial(**wide, kept=kept).state.params))
     for layer, (fan_in, fan_out) in mlp_shapes(36, [400], 12).items():
-        bound = (fan_in * connectivity) ** -0.5
-        alive = leaves[f"{layer}/kernel"][leaves[f"{layer}/kernel"] != 0]
-        assert alive.size == connectivity * fan_in * fan_out
-        assert np.abs(alive).max() <= bound * (1 + 1e-6)
-        assert np.abs(alive).max() > 0.98 * bound
-        # The mean and the variance of a uniform draw, to 5 deviations.
-        assert abs(alive.mean()) < 5 * bound / np.sqrt(3 * alive.size)
-        assert abs(3 * (alive**2).mean() / bound**2 - 1) < 5 * np.sqrt(0.8 / alive.size)
-        bias = leaves[f"{layer}/bias"]
-        assert np.abs(bias).max() <= bound * (1 + 1e-6) and np.abs(bias).max() > 0.7 * bound
-
-
-@pytest.mark.parametrize("connectivity", [1.0, 0.25])
-def test_ntk_is_normal_with_variance_one_over_connectivity(connectivity):
-    wide = {"input_shape": (4, 9, 1), "classes": 12, "width": 400, "bias": True, "parameterization": "ntk"}
-    kept = tuple(KEPT.items()) if connectivity < 1 else ()
-    leaves = flat(jax.tree.map(lambda x: x[0], initial(**wide, kept=kept).state.params))
-    for layer, (fan_in, fan_out) in mlp_shapes(36, [400], 12).items():
-        alive = leaves[f"{layer}/kernel"][leaves[f"{layer}/kernel"] != 0] * np.sqrt(connectivity)
-        assert alive.size == connectivity * fan_in * fan_out
-        # Moments of a standard normal, to 5 standard errors: variances 1, 2, 96 of x, x², x⁴.
-        for power, mean, variance in ((1, 0, 1), (2, 1, 2), (4, 3, 96)):
-            assert abs((alive.astype(np.float64) ** power).mean() - mean) < 5 * np.sqrt(variance / alive.size)
-        assert not leaves[f"{layer}/bias"].any()
+        kernel, bias = leaves[f"{layer}/kernel"], leaves[f"{layer}/bias"]
+        bound = (connectivity if name == "ntk" else fan_in * connectivity) ** -0.5
+        draws = kernel[kernel != 0] / bound
+        assert draws.size == connectivity * fan_in * fan_out
+        # (power, its mean, its variance), to 5 standard errors.
+        moments = [(1, 0, 1), (2, 1, 2), (4, 3, 96)] if name == "ntk" else [(1, 0, 1 / 3), (2, 1 / 3, 4 / 45)]
+        for power, mean, variance in moments:
+            assert abs((draws**power).mean() - mean) < 5 * np.sqrt(variance / draws.size)
+        if name == "ntk":
+            assert not bias.any()
+        else:
+            assert 0.98 < np.abs(draws).max() <= 1 + 1e-6 and 0.7 * bound < np.abs(bias).max() <= bound * (
+                1 + 1e-6
+            )
 
 
 def test_a_seed_draws_the_same_network_in_every_group():
@@ -306,25 +278,41 @@ def test_every_parameter_has_the_learning_rate_of_its_spec():
     assert all(leaf.tolist() == [0.25, 0.25] for leaf in flat(rates).values())
 
 
-def test_unknown_names_are_refused():
-    with pytest.raises(UserError, match="^`model=vgg` is unknown: choose one of .*mlp"):
-        build(model="vgg")
-    with pytest.raises(UserError, match="^`pattern=bent` is unknown"):
-        initial(kept=tiny.kept(11, 20), mask="bent")
-    with pytest.raises(UserError, match="^`parameterization=muP` is unknown"):
-        parameterization("muP")
+@pytest.mark.parametrize(
+    ("changes", "shape", "message"),
+    [
+        ({"model": "vgg"}, tiny.IMAGE, "`model=vgg` is unknown: choose one of .*mlp"),
+        ({"parameterization": "muP"}, tiny.IMAGE, "`parameterization=muP` is unknown"),
+        ({}, (), "`model=mlp`: `dataset=tiny` is text: choose `model` from rhn, lstm, transformer$"),
+        ({}, (9, 8), "`model=mlp`: `dataset=tiny` is utterances: choose `model` from deepspeech$"),
+        (
+            {"model": "lstm"},
+            tiny.IMAGE,
+            "`model=lstm`: `dataset=tiny` is images: choose `model` from mlp, resnet18$",
+        ),
+        ({"model": "deepspeech"}, tiny.IMAGE, "`model=deepspeech`: `dataset=tiny` is images: choose"),
+        ({"model": "rhn", "bottleneck": "linear"}, (), "`bottleneck=linear`: `model=rhn` has no bottlenecks"),
+        (
+            {"model": "rhn", "bottleneck": "nonlinear"},
+            (),
+            "`bottleneck=nonlinear`: `model=rhn` has no bottlenecks",
+        ),
+        (
+            {"model": "deepspeech", "bottleneck": "linear"},
+            (9, 8),
+            "`bottleneck=linear`: `model=deepspeech` has no",
+        ),
+        ({"rate_width": 2, "bottleneck": "linear"}, tiny.IMAGE, "`rate_width=2`: `bottleneck=linear`"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(changes, shape, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        build(shape, **changes)
 
 
-@pytest.mark.parametrize("name", ["width", "hidden_layers", "epochs", "batch_size", "train_samples"])
-def test_counts_below_one_are_refused(name):
-    with pytest.raises(UserError, match=f"^`{name}=0` is too small: give at least 1$"):
-        tiny.spec(**{name: 0})
-
-
-@pytest.mark.parametrize("rate", [0.0, -1.0, math.inf, math.nan])
-def test_learning_rates_must_be_positive(rate):
-    with pytest.raises(UserError, match="^`learning_rate=.*` is not a positive number$"):
-        tiny.spec(learning_rate=rate)
+def test_a_network_without_bottlenecks_has_no_bottleneck_layers():
+    with pytest.raises(UserError, match="^`bottleneck=nonlinear`"):
+        models.bottleneck_layers(tiny.spec(model="rhn"), ("embedding", "hidden_0", "softmax"))
 
 
 def test_the_example_of_the_readme_runs():

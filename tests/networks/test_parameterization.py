@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from wsn.errors import UserError
 from wsn.networks import models
-from wsn.networks.parameterization import FOLLOWS_GRADIENT, PARAMETERIZATIONS, Widening, parameterization
+from wsn.networks.parameterization import FOLLOWS_GRADIENT, Widening, parameterization
 from wsn.sparsity.masks import apply_mask
 from wsn.spec import Group
 from wsn.training import optimizers
@@ -83,12 +83,6 @@ def test_every_optimizer_has_rates_and_others_are_refused():
     assert FOLLOWS_GRADIENT.keys() == optimizers.OPTIMIZERS.keys()
     with pytest.raises(UserError, match="^`optimizer=lion`: mup and smup have rates for sgd, adam"):
         rules("smup", "lion", 2)
-
-
-@pytest.mark.parametrize("name", PARAMETERIZATIONS)
-def test_the_reference_itself_has_the_given_learning_rates(name):
-    for scaling in rules(name, "sgd", 1).values():
-        assert scaling.learning_rate == 1
 
 
 def test_parameters_of_batch_normalization_have_the_rates_of_biases():

@@ -15,7 +15,7 @@ from wsn.networks.recurrent import Weights
 from wsn.sparsity import family
 from wsn.sparsity.shapes import weights
 from wsn.spec import Group, Spec
-from wsn.training import registries, state
+from wsn.training import state
 from wsn.training.optimizers import Horizon, build
 
 RANDOM = np.random.default_rng(0)
@@ -177,17 +177,6 @@ def test_weights_by_hand():
     assert weights(network(words, 10_000).shapes) == 1_345_536
 
 
-@pytest.mark.parametrize("model", RECURRENT)
-def test_parameters_are_the_kernels_and_a_bias_of_every_unit(model):
-    made = network(spec(model, hidden_layers=2, depth=3))
-    params, stats = jax.eval_shape(made.init, jax.random.key(0))
-    leaves = {path: leaf.shape for path, leaf in flat(params).items()}
-    kernels = {models.kernel_path(layer): shape for layer, shape in made.shapes.items()}
-    biases = {f"{layer}/bias": shape[-1:] for layer, shape in made.shapes.items() if layer != "embedding"}
-    assert leaves == kernels | biases and stats == {}
-    assert set(made.groups.values()) == {"embedding", "hidden", "softmax"}
-
-
 def members(one: Spec) -> state.Members:
     return state.initial_members(Group((one,), (0, 1)), network(one), build(one, Horizon(1, 1)))
 
@@ -247,29 +236,3 @@ def test_bfloat16_is_close(model):
     params, stats = exact.init(jax.random.key(0))
     ours, theirs = rounded.apply(params, stats, READ), exact.apply(params, stats, READ)
     assert ours.dtype == np.float32 and 0 < np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
-
-
-# Incompatible settings.
-
-
-def test_text_needs_a_network_that_reads_tokens():
-    with pytest.raises(
-        UserError, match="^`model=mlp`: `dataset=tiny` is text: choose `model` from rhn, lstm, transformer$"
-    ):
-        network(spec("mlp"))
-    with pytest.raises(
-        UserError, match="^`model=lstm`: `dataset=tiny` is images: choose `model` from mlp, resnet18$"
-    ):
-        models.build(spec("lstm"), (3, 3, 1), 4)
-    with pytest.raises(UserError, match="^`task=characters`: `model=mlp` cannot: choose one of lstm, rhn, "):
-        registries.check(spec("mlp"))
-    with pytest.raises(UserError, match="^`task=classification`: `model=rhn` cannot: choose one of mlp"):
-        registries.check(spec("rhn", task="classification"))
-
-
-def test_no_bottlenecks():
-    for kind in ("linear", "nonlinear"):
-        with pytest.raises(UserError, match=f"^`bottleneck={kind}`: `model=rhn` has no bottlenecks"):
-            network(spec(bottleneck=kind))
-    with pytest.raises(UserError, match="^`bottleneck=nonlinear`"):
-        models.bottleneck_layers(spec(), ("embedding", "hidden_0", "softmax"))

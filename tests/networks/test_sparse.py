@@ -15,7 +15,6 @@ from wsn.native import library
 from wsn.networks import linear
 from wsn.sparsity import storage
 from wsn.sparsity.masks import apply_mask, mask_array
-from wsn.sparsity.patterns import PATTERNS
 
 BACKENDS = ["portable", "native"]
 
@@ -87,14 +86,6 @@ def test_sparse_equals_masked(case, backend):
     shape, inputs, stride, kept = case
     random = np.random.default_rng(0)
     compare(random, shape, drawn(random, shape, kept), inputs, stride, "float32", 1e-5)
-
-
-@pytest.mark.parametrize("shape", [(30, 9), (3, 3, 4, 6)], ids=["dense", "convolution"])
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_every_pattern_is_applied(pattern, shape, backend):
-    positions = PATTERNS[pattern].draw(jax.random.key(0), shape, 72)
-    inputs = (40, 30) if len(shape) == 2 else (20, 5, 6, 4)
-    compare(np.random.default_rng(0), shape, positions, inputs, 1, "float32", 1e-5)
 
 
 THREADS = """

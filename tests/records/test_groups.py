@@ -9,52 +9,7 @@ import tiny
 from wsn.errors import UserError
 from wsn.spec import Group, Spec, changed_fields, from_fields
 
-CHANGES = {
-    "dataset": "mnist",
-    "normalization": "pixel",
-    "train_samples": 10,
-    "validation_samples": 3,
-    "data_seed": 1,
-    "model": "other",
-    "width": 6,
-    "hidden_layers": 2,
-    "activation": "linear",
-    "bias": True,
-    "parameterization": "ntk",
-    "kept": tiny.kept(3, 4),
-    "mask": "io",
-    "epochs": 4,
-    "batch_size": 12,
-    "learning_rate": 0.30000000000000004,
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-    "schedule": "cosine",
-    "decay_epochs": (2,),
-    "decay_factor": 0.2,
-    "order": "seed",
-    "compute_dtype": "bfloat16",
-    "augmentation": "crop_flip",
-    "bottleneck": "linear",
-    "inner": (("hidden_0", 2),),
-    "task": "regression",
-    "optimizer": "adam",
-    "beta1": 0.8,
-    "beta2": 0.99,
-    "epsilon": 1e-6,
-    "sequence": 16,
-    "vocabulary": 500,
-    "depth": 3,
-    "gate_bias": -2.0,
-    "front_end": "stack",
-    "channels": 8,
-    "bands": 16,
-    "rate_width": 4,
-    "stop": "minimum",
-    "eval_every": 2,
-    "clip": 1.0,
-    "probes": ("path",),
-    "warmup_epochs": 2,
-}
+CHANGES = {field.name: tiny.other(field.name) for field in dataclasses.fields(Spec)}
 
 
 def group(*seeds: int, **changes) -> Group:
@@ -62,7 +17,6 @@ def group(*seeds: int, **changes) -> Group:
 
 
 def test_every_field_and_every_seed_is_in_the_name():
-    assert CHANGES.keys() == {field.name for field in dataclasses.fields(Spec)}
     groups = [group(), group(1, 0), group(0), group(0, 1, 2)]
     groups += [group(**{name: value}) for name, value in CHANGES.items()]
     assert len({group.name for group in groups}) == len(groups)

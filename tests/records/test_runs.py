@@ -10,7 +10,6 @@ import sys
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny
 
@@ -54,18 +53,6 @@ def uninterrupted(of: Group) -> History:
     return last.history
 
 
-def assert_holds(results: list[record.Result], of: Group) -> None:
-    """Every member of the group once, in order, with the values of uninterrupted training, bit for bit."""
-    assert [(r.spec, r.seed) for r in results] == list(of.members)
-    expected = uninterrupted(of)
-    for i, result in enumerate(results):
-        assert result.status == "finished"
-        np.testing.assert_array_equal(result.steps, expected.step)
-        for name, values in expected.curves.items():
-            np.testing.assert_array_equal(result.curves[name], values[:, i])
-            assert result.curves[name].dtype == np.float32
-
-
 def files(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
@@ -96,22 +83,6 @@ def test_a_record_says_what_was_trained_by_which_code_and_where(tmp_path, traine
     assert files(runs.directory(tmp_path, group())) == {"group.json", "record.jsonl"}
 
 
-def test_a_group_that_diverges_in_part_is_finished(tmp_path, monkeypatch):
-    def diverging(group, splits, *, resume=None, execution="masked"):
-        for point in tiny.stub_train(group, resume=resume):
-            curves = {
-                name: np.where([[False, True]], np.nan, x).astype(np.float32)
-                for name, x in point.history.curves.items()
-            }
-            yield point._replace(history=point.history._replace(curves=curves))
-
-    monkeypatch.setattr(train, "train", diverging)
-    run([group()], tmp_path)
-    finished, diverged = runs.results([group()], tmp_path)
-    assert (finished.status, diverged.status) == ("finished", "diverged")
-    assert np.isnan(diverged.curves["test_loss"]).all()
-
-
 def test_nothing_is_trained_twice(tmp_path, trained):
     groups = [group(), group(width=6)]
     seen = []
@@ -122,7 +93,7 @@ def test_nothing_is_trained_twice(tmp_path, trained):
     assert seen == [(g.name, 1.0, None) for g in groups]
     assert before == {g.name: runs.record_path(tmp_path, g).stat().st_mtime_ns for g in groups}
     for g in groups:
-        assert_holds(runs.results([g], tmp_path), g)
+        tiny.assert_holds(runs.results([g], tmp_path), g)
 
 
 def test_more_seeds_are_another_group_and_results_merge_them(tmp_path, trained):
@@ -136,7 +107,7 @@ def test_more_seeds_are_another_group_and_results_merge_them(tmp_path, trained):
     assert len(trained) == 4
     results = runs.results(more, tmp_path)
     assert [(r.spec.width, r.seed) for r in results] == [(w, s) for w in (5, 6) for s in range(5)]
-    assert_holds([r for r in results if r.seed > 1 and r.spec.width == 6], more[3])
+    tiny.assert_holds([r for r in results if r.seed > 1 and r.spec.width == 6], more[3])
     # Fewer seeds need nothing new, and seeds of a larger group are taken from it.
     for seeds, groups in ([0], [(0, 1)]), ([3], [(2, 3, 4)]), ([7, 1], [(0, 1), (7,)]):
         assert runs.plan_groups(tmp_path, families[:1], seeds) == [Group(families[0], g) for g in groups]
@@ -179,7 +150,7 @@ def test_an_interrupted_group_resumes_to_the_same_record(tmp_path, trained, chec
     run([g], tmp_path, watch=lambda g, fraction, history: epochs_done.append(round(6 * fraction)))
     assert epochs_done == ([4, 5, 6] if not checkpoint_seconds else [1, 2, 3, 4, 5, 6])
     assert files(runs.directory(tmp_path, g)) == {"group.json", "record.jsonl"}
-    assert_holds(runs.results([g], tmp_path), g)
+    tiny.assert_holds(runs.results([g], tmp_path), g)
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path, trained):
@@ -241,7 +212,7 @@ def test_archiving_keeps_the_old_folders(tmp_path, trained):
     assert [path.read_text() for path in archived] == texts
     run([group()], tmp_path)
     assert len(trained) == 3
-    assert_holds(runs.results([group()], tmp_path), group())
+    tiny.assert_holds(runs.results([group()], tmp_path), group())
 
 
 def test_a_group_that_another_process_trains_is_not_archived(tmp_path):
@@ -280,7 +251,7 @@ def test_a_corrupt_record_is_one_line_and_can_be_archived(tmp_path, trained, cor
         runs.archive(tmp_path, g)
     again = runs.plan_groups(tmp_path, [group().specs], range(2))
     run(again, tmp_path)
-    assert_holds(runs.results(again, tmp_path), group())
+    tiny.assert_holds(runs.results(again, tmp_path), group())
     assert [p.read_text() for p in (tmp_path / "runs").glob("*.aside-1/record.jsonl")] == [broken]
 
 
@@ -313,7 +284,7 @@ def test_training_resumes_once_there_is_space_again(tmp_path, trained, monkeypat
     assert files(runs.directory(tmp_path, group())) == {"group.json", "checkpoints"}
     monkeypatch.setattr(os, "replace", replace)
     run([group()], tmp_path)
-    assert_holds(runs.results([group()], tmp_path), group())
+    tiny.assert_holds(runs.results([group()], tmp_path), group())
 
 
 # Other processes.
@@ -331,7 +302,7 @@ def test_two_processes_share_the_groups_of_a_folder(tmp_path):
     assert all(logs)
     for width in range(1, 7):
         g = group(width=width, epochs=20)
-        assert_holds(runs.results([g], tmp_path), g)
+        tiny.assert_holds(runs.results([g], tmp_path), g)
         assert files(runs.directory(tmp_path, g)) == {"group.json", "record.jsonl"}
 
 

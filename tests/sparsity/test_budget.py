@@ -1,3 +1,5 @@
+"""Kept counts: exact, by the algorithm of Appendix B, in proportion; the budgets of Figures 5 and 8."""
+
 import math
 
 import pytest
@@ -16,7 +18,7 @@ from wsn.sparsity.budget import (
     last_layer_fraction,
     uniform,
 )
-from wsn.sparsity.shapes import mlp_shapes, resnet18_shapes, sizes
+from wsn.sparsity.shapes import mlp_shapes, sizes
 
 BASE_WIDTH, FIGURE8_BUDGET, FIGURE5_BUDGET = 8, 6352, 3970
 
@@ -92,36 +94,6 @@ def test_largest_first_is_the_algorithm_of_appendix_b(budget):
         assert descending == expected
     else:  # the largest layer would be left empty
         assert min(descending) >= 1 and max(descending) - min(descending[: len(layers) // 2]) <= 1
-
-
-@settings(deadline=None, max_examples=200)
-@given(budgets())
-def test_largest_first_cuts_to_one_level(budget):
-    layers, total = budget
-    kept = largest_first(layers, total)
-    cut = [name for name in layers if kept[name] < layers[name]]
-    largest = max(layers, key=lambda name: layers[name])
-    if not cut:
-        assert total == sum(layers.values())
-        return
-    level = max(kept[name] for name in cut)
-    if level >= len(layers):  # the remainder fits the largest layer
-        assert {kept[name] for name in cut if name != largest} <= {level}
-        assert level - len(layers) < kept[largest] <= max(kept.values())
-    assert all(layers[name] <= level + 1 for name in layers if name not in cut)
-    assert all(kept[name] >= kept[largest] for name in cut)
-
-
-@settings(deadline=None, max_examples=200)
-@given(budgets(), st.data())
-def test_a_larger_budget_lowers_no_layer_but_by_the_remainder_in_the_largest(budget, data):
-    layers, total = budget
-    more = data.draw(st.integers(total, sum(layers.values())))
-    fewer_kept, more_kept = largest_first(layers, total), largest_first(layers, more)
-    largest = max(layers, key=lambda name: layers[name])
-    if min(fewer_kept.values()) >= len(layers):
-        assert all(fewer_kept[name] <= more_kept[name] for name in layers if name != largest)
-    assert fewer_kept[largest] - more_kept[largest] < len(layers)
 
 
 def test_the_first_of_equally_large_layers_takes_the_remainder():
@@ -202,6 +174,9 @@ def test_counts_in_proportion_lie_within_one_weight_of_one_level(budget, data):
         [(kept[name] + 1) / shares[name] for name in layers if kept[name] < layers[name]], default=1e9
     )
     assert lowest < highest * (1 + 1e-12)
+    assert uniform({name: (n, 1) for name, n in layers.items()}, total) == in_proportion(
+        layers, layers, total
+    )
 
 
 @pytest.mark.parametrize("rule", [uniform, erdos_renyi, erdos_renyi_kernel])
@@ -211,14 +186,6 @@ def test_the_order_of_the_layers_decides_no_more_than_a_weight(rule, budget):
     shapes, total = budget
     kept, back = rule(shapes, total), rule(dict(reversed(shapes.items())), total)
     assert all(abs(kept[name] - back[name]) <= 1 for name in shapes)
-
-
-def test_uniform_has_one_connectivity():
-    shapes = resnet18_shapes(12, 100)
-    for total in (40_000, 180_952):
-        connectivities = densities(shapes, uniform(shapes, total))
-        of_all = total / sum(sizes(shapes).values())
-        assert all(abs(p - of_all) <= 1 / math.prod(shapes[name]) for name, p in connectivities.items())
 
 
 def test_erdos_renyi_has_the_connectivities_of_its_formula_where_no_layer_is_whole():

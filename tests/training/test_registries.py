@@ -61,23 +61,21 @@ def test_an_unknown_name_is_refused_in_one_line(field):
     refused(of(field, "nonsense"), f"`{field}=nonsense` is unknown: choose one of {known}")
 
 
+@pytest.mark.parametrize(
+    ("task", "model", "choice"),
+    [
+        ("speech", "lstm", "deepspeech"),
+        ("characters", "mlp", "lstm, rhn"),
+        ("classification", "rhn", "mlp"),
+    ],
+)
+def test_a_task_and_a_network_of_other_inputs_are_refused(task, model, choice):
+    with pytest.raises(UserError, match=f"^`task={task}`: `model={model}` cannot: choose one of {choice}"):
+        check(tiny.spec(task=task, model=model))
+
+
 def test_a_setting_of_another_optimizer_is_refused_in_one_line():
     refused(tiny.spec(optimizer="adam", momentum=0.9), "`momentum=0.9`: `optimizer=adam` does not read it")
-
-
-OTHER = {
-    "bias": True,
-    "tied": True,
-    "front_end": "stack",
-    "activation": "linear",
-    "normalization": "channel",
-    "augmentation": "crop_flip",
-}
-
-
-def other(field: str):
-    """A value of a field that is not its default."""
-    return OTHER[field] if field in OTHER else FIELDS[field].default + 8
 
 
 @pytest.mark.parametrize(
@@ -88,16 +86,18 @@ def test_a_setting_that_network_or_task_does_not_read_is_refused_in_one_line(cho
     fields = {field for field, by in unread(spec.model, spec.task).items() if by == chooser}
     assert fields.isdisjoint(MODELS[spec.model].fields if chooser == "model" else ())
     for field in fields:
-        message = re.escape(f"`{field}={other(field)}`: `{chooser}={name}` does not read it: leave it out")
+        message = re.escape(
+            f"`{field}={tiny.other(field)}`: `{chooser}={name}` does not read it: leave it out"
+        )
         with pytest.raises(UserError, match=f"^{message}$"):
-            check(dataclasses.replace(spec, **{field: other(field)}))
+            check(dataclasses.replace(spec, **{field: tiny.other(field)}))
 
 
 def test_networks_and_tasks_take_the_fields_that_they_read():
     for name, network in MODELS.items():
         assert set(network.fields) <= FIELDS.keys()
         for field in network.fields:
-            check(dataclasses.replace(of("model", name), **{field: other(field)}))
+            check(dataclasses.replace(of("model", name), **{field: tiny.other(field)}))
     with pytest.raises(UserError, match="^`vocabulary=99`: `task=characters` does not read it"):
         check(dataclasses.replace(of("task", "characters"), vocabulary=99))
     check(dataclasses.replace(of("task", "words"), vocabulary=99, sequence=9))
