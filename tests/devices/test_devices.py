@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from wsn import devices
 from wsn.data import batches
 from wsn.devices import Placement
+from wsn.networks import models
 from wsn.spec import Group
 from wsn.training import strategy
 from wsn.training.history import History, Snapshot
@@ -80,17 +81,26 @@ def test_resuming_on_several_devices_is_exact(kind):
     tiny.assert_equal(again_final.state, final.state)
 
 
-def test_members_are_cut_over_devices_if_there_are_enough_of_them():
-    assert devices.place(7, DEVICES[:1]) == Placement("single", DEVICES[:1])
-    assert [devices.place(n, DEVICES[:4]).kind for n in (1, 3, 4, 5)] == [
-        "batch",
-        "batch",
-        "members",
-        "members",
-    ]
-    assert devices.place(2, DEVICES[:2]) == Placement("members", DEVICES[:2])
+def test_devices_train_whole_networks_as_many_as_there_are():
+    single = Placement("single", DEVICES[:1])
+    assert devices.place(7, DEVICES[:1]) == devices.place(1, DEVICES) == single
+    assert devices.place(7, DEVICES[:1], by_batch=True) == single
+    for members in (2, 3, 4, 5):
+        assert devices.place(members, DEVICES[:4]) == over("members", min(members, 4))
+        assert devices.place(members, DEVICES[:4], by_batch=True) == over("batch", 4)
     assert devices.place(100).devices == DEVICES
     assert [over(kind, 2).axis for kind in ("single", "members", "batch")] == [None, None, devices.AXIS]
+
+
+@pytest.mark.parametrize(
+    ("model", "seeds", "cut"),
+    [("resnet18", 1, True), ("resnet18", 2, False), ("mlp", 1, False), ("lstm", 1, True)],
+)
+def test_a_batch_is_cut_only_for_a_large_network_alone_that_reuses_its_weights(model, seeds, cut):
+    spec = tiny.spec(model=model)
+    network = models.build(spec, tiny.input_shape(model), tiny.CLASSES)
+    for weights, large in ((strategy.SMALLEST_CUT, True), (strategy.SMALLEST_CUT - 1, False)):
+        assert strategy.cuts_batch(Group((spec,), tuple(range(seeds))), network, weights) == (cut and large)
 
 
 @pytest.mark.parametrize(("kind", "count"), [("single", 1), ("members", 2), ("members", 4), ("batch", 4)])

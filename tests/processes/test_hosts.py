@@ -181,10 +181,18 @@ def test_sigterm_of_any_process_stops_all_of_them_and_resuming_is_exact(finished
     assert not list(places[0].glob("out/runs/*/checkpoints"))
 
 
+BY_BATCH = """
+import runpy
+from wsn.training import strategy
+strategy.SMALLEST_CUT = 0  # as for a large network
+runpy.run_module("experiments.halting_time", run_name="__main__")
+"""
+
+
 @pytest.mark.thorough
 def test_a_recurrent_run_is_saved_by_both_processes_and_resumes_to_the_curve_of_one(tmp_path):
-    """Its hidden state is cut over them, so that neither can save it alone."""
-    command = ["-m", "experiments.halting_time", "--widths=8", "--seeds=1", "--epochs=4", "--fractions=1.0"]
+    """Its hidden state is cut over them with the batch, so that neither can save it alone."""
+    command = ["-c", BY_BATCH, "--widths=8", "--seeds=1", "--epochs=4", "--fractions=1.0"]
     command += ["--eval_every=5", "--checkpoint_seconds=0"]
     places = [tmp_path / "0", tmp_path / "1"]
     with two(places, commands=(command, command)) as processes:

@@ -123,7 +123,7 @@ class Action(enum.IntEnum):
 def agree(action: Action) -> Action:
     """The largest `Action` of all processes, which must call this at the same point.
 
-    Saving is agreed upon because a recurrent state is cut over the processes: gathering it needs all of them.
+    Saving is agreed upon because the state is cut over the processes: gathering it needs all of them.
     """
     return Action(_maximum(action))
 

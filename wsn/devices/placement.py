@@ -3,10 +3,10 @@
 A training program is a pure function of stacked members, batches and data. A `Placement` says how it runs:
 
 - `single`:  on one device, by `jit`;
-- `members`: the leading axis of members is cut over the devices, without communication (many small networks);
-- `batch`:   every device holds all members and a slice of each batch; sums meet in `psum` over `AXIS`. The devices may
-             belong to several processes: each process feeds its own slices and gets the whole result.
+- `members`: the leading axis of members is cut over the devices, without communication (small networks);
+- `batch`:   every device holds all members and a slice of each batch; sums meet in `psum` over `AXIS`.
 
+The devices may belong to several processes: each feeds its own slices and gets the whole result.
 A *lane* is a place in a batch: an example, or a stream of text whose hidden state is carried from batch to batch.
 Results depend on the spec and not on the placement, up to the order of float32 sums.
 """
@@ -48,17 +48,17 @@ class Placement(NamedTuple):
 def place(
     members: int, devices: tuple[jax.Device, ...] | None = None, *, by_batch: bool = False
 ) -> Placement:
-    """Cut members over the devices if there are at least as many, else the batch.
+    """Cut the batch over the devices, or the members: each device has one at least, and others are not used.
 
-    Over several processes always the batch, so that the leader has all members to write.
+    Over several processes all devices are used, since all processes take part in a run.
     Raises UserError if JAX cannot initialize its devices.
     """
     devices = initialize() if devices is None else devices
-    if len(devices) == 1:
-        return Placement("single", devices)
     several = len({device.process_index for device in devices}) > 1
-    by_batch = by_batch or members < len(devices) or several
-    return Placement("batch" if by_batch else "members", devices)
+    used = devices if by_batch or several else devices[:members]
+    if len(used) == 1:
+        return Placement("single", used)
+    return Placement("batch" if by_batch else "members", used)
 
 
 def compile_program(
@@ -100,16 +100,23 @@ def scatter_members(placement: Placement, tree: Any) -> Any:
         x = np.asarray(x)
         per_device = -(-len(x) // count)
         x = np.concatenate([x, np.repeat(x[-1:], count * per_device - len(x), axis=0)])
-        return jnp.asarray(x.reshape(count, per_device, *x.shape[1:]))
+        return x.reshape(count, per_device, *x.shape[1:])[np.array(placement.local)]
 
-    return jax.tree.map(cut, tree)
+    return _put(jax.tree.map(cut, tree), _on_devices(placement, AXIS))
 
 
 def gather_members(placement: Placement, tree: Any, members: int) -> Any:
-    """The inverse of `scatter_members`, as NumPy arrays on the host."""
+    """The inverse of `scatter_members`, as NumPy arrays on every host: with several processes, a collective."""
     if placement.kind != "members":
         return jax.tree.map(np.asarray, tree)
-    return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[:members], tree)
+    return jax.tree.map(lambda x: of_all_devices(placement, x).reshape(-1, *x.shape[2:])[:members], tree)
+
+
+def of_all_devices(placement: Placement, x: Any) -> np.ndarray:
+    """The parts of an array on the devices of all processes, stacked; a collective if there are several."""
+    if len(placement.local) == len(placement.devices):
+        return np.asarray(x)
+    return multihost_utils.process_allgather(np.asarray(x), tiled=True)
 
 
 def lanes_of_device(placement: Placement, lanes: int) -> int:
@@ -126,9 +133,9 @@ def scatter_lanes(placement: Placement, tree: Any) -> Any:
     def cut(x):
         x = np.pad(x, [(0, 0), (0, -x.shape[1] % count)] + [(0, 0)] * (x.ndim - 2))
         slices = np.moveaxis(x.reshape(len(x), count, -1, *x.shape[2:]), 1, 0)
-        return jnp.asarray(slices[np.array(local)])
+        return slices[np.array(local)]
 
-    return jax.tree.map(cut, tree)
+    return _put(jax.tree.map(cut, tree), _on_devices(placement, AXIS))
 
 
 def gather_lanes(placement: Placement, tree: Any, members: int, lanes: int) -> Any:
@@ -137,10 +144,7 @@ def gather_lanes(placement: Placement, tree: Any, members: int, lanes: int) -> A
         return gather_members(placement, tree, members)
 
     def joined(x):
-        x = np.asarray(x)
-        if len(placement.local) < len(placement.devices):
-            x = multihost_utils.process_allgather(x).reshape(-1, *x.shape[1:])
-        x = np.moveaxis(x, 0, 1)
+        x = np.moveaxis(of_all_devices(placement, x), 0, 1)
         return x.reshape(len(x), -1, *x.shape[3:])[:, :lanes]
 
     return jax.tree.map(joined, tree)
@@ -150,8 +154,7 @@ def return_lanes(placement: Placement, tree: Any) -> Any:
     """Lanes of one member, cut as by `scatter_lanes`, put back on their devices after a program gathered them."""
     if placement.kind != "batch":
         return tree
-    mesh = Mesh(np.array([placement.devices[i] for i in placement.local]), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+    return _put(tree, _on_devices(placement, AXIS))
 
 
 def copy_to_devices(placement: Placement, tree: Any) -> Any:
@@ -198,8 +201,13 @@ def replicate(placement: Placement, tree: Any) -> Any:
     """Arrays copied to every device of this process, once instead of at every call."""
     if placement.kind == "single":
         return _put(tree, placement.devices[0])
+    return _put(tree, _on_devices(placement, None))
+
+
+def _on_devices(placement: Placement, axis: str | None) -> NamedSharding:
+    """Leading axes over the devices of this process, or copies; else `pmap` moves its arguments, and warns of it."""
     mesh = Mesh(np.array([placement.devices[i] for i in placement.local]), (AXIS,))
-    return _put(tree, NamedSharding(mesh, PartitionSpec()))
+    return NamedSharding(mesh, PartitionSpec(axis))
 
 
 def _put(tree: Any, where: Any) -> Any:

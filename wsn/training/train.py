@@ -34,7 +34,7 @@ class EvalPoint(NamedTuple):
     """Training after an evaluation.
 
     Call `snapshot` before the next point, since training reuses the memory of the state; in a run over several
-    processes, in all of them, since a recurrent state is cut over them.
+    processes, in all of them, since the state is cut over them.
     """
 
     step: int  # steps taken
@@ -120,16 +120,17 @@ def prepare(
     model = models.build(spec, source.input_shape, source.classes)
     task = choose(TASKS, "task", spec.task)(model)
     step_by_step = source.streamed or strategy.goes_step_by_step(model)
-    placement = placement or devices.place(len(group.members), by_batch=step_by_step)
+    sparse = strategy.sparse_layers(group, model, execution)
+    weights = strategy.multiplied_weights(group, model, sparse)
+    by_batch = step_by_step or strategy.cuts_batch(group, model, weights)
+    placement = placement or devices.place(len(group.members), by_batch=by_batch)
     batch_norm = bool(jax.eval_shape(model.init, jax.random.key(0))[1])
     feed = source.feed(group, placement, spread=batch_norm)
     steps = spec.epochs * feed.steps
     transformation = optimizers.build(spec, optimizers.Horizon(feed.steps, steps))
-    sparse = strategy.sparse_layers(group, model, execution)
     draw = undrawn_members if devices.targets.current() else initial_members
     members = draw(group, model, transformation, task.carry(feed.lanes), sparse)
     sums, reads = probes.measured(spec.probes, model.groups)
-    weights = strategy.multiplied_weights(group, model, sparse)
     program = programs.compile_program(
         make_step(
             task,
