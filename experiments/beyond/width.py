@@ -1,8 +1,8 @@
 """Width separated from weights: the networks, their learning rates, and the traces of their tangent kernels.
 
-In: settings. Out: dense networks, whose weights grow with width, and families with a fixed number of weights, in up to
-three arms that differ in the learning rate: one rate for all (as in the convergence paper), rate ∝ 1 / effective fan-in
-(`rate_width`), and a rate tuned per network.
+In: settings. Out: dense networks, whose weights grow with width, and families with a fixed number of weights, in arms
+that differ in the learning rate: one rate for all (as in the convergence paper), rate ∝ 1 / effective fan-in
+(`rate_width`), a rate tuned per network, and one rate under SμPar.
 """
 
 import dataclasses
@@ -38,6 +38,7 @@ ARMS = {
     "one": "one rate",
     "fan_in": "rate ∝ 1 / fan-in",
     "tuned": "tuned rate",
+    "smup": "one rate under SμPar",
 }
 FACTORS = 2.0 ** np.arange(-2, 6)  # of the learning rate, tried in tuning
 TUNING_SEEDS = 2
@@ -58,7 +59,14 @@ class Preset(settings.Settings):
     sparsify: tuple[str, ...] = setting(
         "Groups of layers to make sparse, such as hidden,softmax; empty: all but embedding and softmax.", ()
     )
-    arms: tuple[str, ...] = setting(f"Learning-rate rules, some of {', '.join(ARMS)}.", tuple(ARMS))
+    counted: str = setting(
+        "Layers whose weights are fixed: all, or those that become sparse (the others grow with the width).",
+        "all",
+        choices=("all", "sparse"),
+    )
+    arms: tuple[str, ...] = setting(
+        f"Learning-rate rules, some of {', '.join(ARMS)}.", ("one", "fan_in", "tuned")
+    )
     rate_width: int = presets.of_spec("rate_width")
     depth: int | None = presets.of_spec("depth", None)
     hidden_layers: int | None = presets.of_spec("hidden_layers", None)
@@ -96,7 +104,9 @@ def networks(preset: Preset, run: Run) -> list[Network]:
     ]
     for width in preset.base_widths:
         widths = sorted({width, *(wide for wide in preset.widths if wide > width)})
-        members = family.sparse(base, width, widths, shapes, preset.distribution, whole)
+        members = family.sparse(
+            base, width, widths, shapes, preset.distribution, whole, count_whole=preset.counted == "all"
+        )
         networks += [Network(width, "sparse", spec, preset.seeds) for spec in members]
     return networks
 
@@ -107,6 +117,8 @@ def in_arms(preset: Preset, networks: Sequence[Network], tuned: dict[Spec, float
     def with_rates(spec: Spec, arm: str) -> Spec:
         if arm == "tuned":
             return dataclasses.replace(spec, learning_rate=tuned[spec])
+        if arm == "smup":
+            return dataclasses.replace(spec, parameterization="smup", rate_width=preset.rate_width)
         # For the dense network of `rate_width` both rules give the same rates.
         same = arm == "one" or (spec.width == preset.rate_width and not spec.kept)
         return spec if same else dataclasses.replace(spec, rate_width=preset.rate_width)

@@ -25,7 +25,7 @@ ROWS = {
     "lowest validation loss (nats)": minimum,
 }
 PLOT = Plot("width", "steps_mean", "width", next(iter(ROWS)), curves=("arm", "kind", "base_width"), logy=True)
-MARKERS = dict(zip(width.ARMS, "os^", strict=True))
+MARKERS = dict(zip(width.ARMS, "os^D", strict=True))
 
 
 def draw(curves: Sequence[Curve], caption: str) -> Figure:

@@ -4,6 +4,7 @@
     python -m experiments.width_or_weights --preset=small  # MLPs on MNIST, half an hour
     python -m experiments.width_or_weights --preset=text  # highway networks on tiny_shakespeare, an hour or two
     python -m experiments.width_or_weights --preset=lstm  # LSTMs on tiny_shakespeare, hours (estimated)
+    python -m experiments.width_or_weights --preset=transformer  # transformers on tiny_shakespeare, hours (estimated)
     python -m experiments.width_or_weights --preset=resnet  # ResNet-18 on a part of CIFAR-10, hours
     python -m experiments.width_or_weights --preset=paper --data_dir=FOLDER_OF_TEXT  # a folder of text, a GPU
 
@@ -97,6 +98,27 @@ PRESETS = {
     ),
     "text": TEXT,
     "lstm": dataclasses.replace(TEXT, model="lstm", depth=None, hidden_layers=1, learning_rate=4.0),
+    # Two blocks, trained by AdamW. The weights of the blocks are fixed; embedding and softmax stay whole.
+    "transformer": dataclasses.replace(
+        TEXT,
+        model="transformer",
+        depth=None,
+        hidden_layers=2,
+        widths=(32, 64, 128, 256),
+        base_widths=(32, 64),
+        sparsify=(),
+        counted="sparse",
+        arms=("smup", "tuned"),
+        rate_width=32,
+        optimizer="adamw",
+        learning_rate=0.004,
+        train_samples=400_000,
+        sequence=64,
+        eval_every=100,
+        epochs=60,
+        tuning_epochs=2,
+        seeds=3,
+    ),
     "resnet": dataclasses.replace(
         MLP,
         dataset="cifar10",

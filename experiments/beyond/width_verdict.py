@@ -119,6 +119,8 @@ def hypotheses(claims: Sequence[Row]) -> Iterator[str]:
                 for row in claims
                 if row["quantity"] == f"steps to {time}" and hypothesis in row
             ]
+            if not verdicts:
+                continue
             counts = ", ".join(
                 f"{words} {verdicts.count(word)}" for word, words in VERDICTS.items() if word in verdicts
             )

@@ -272,8 +272,9 @@ def test_updates_under_smup_depend_on_neither_width_nor_density():
     assert change("standard", 256, 1.0) / change("standard", 16, 1.0) > 4
 
 
-def test_a_sparse_family_keeps_exact_counts():
-    """Embedding and softmax stay whole by default."""
+@pytest.mark.parametrize("count_whole", [True, False])
+def test_a_sparse_family_keeps_exact_counts(count_whole):
+    """Embedding and softmax stay whole by default; they count, or the blocks alone keep the count."""
     one = spec()
 
     def shapes(width):
@@ -281,5 +282,7 @@ def test_a_sparse_family_keeps_exact_counts():
 
     whole = family.whole_layers(models.groups_of(one, shapes(8)))
     assert whole == ("embedding", "softmax")
-    [wide] = family.sparse(one, 8, [16], shapes, "largest_first", whole)
-    assert sum(n for _, n in wide.kept) == weights(shapes(8))
+    [wide] = family.sparse(one, 8, [16], shapes, "largest_first", whole, count_whole=count_whole)
+    kept = dict(wide.kept)
+    assert kept["embedding"] == kept["softmax"] == SYMBOLS * 16
+    assert sum(kept.values()) == 12 * 2 * 8**2 + 2 * SYMBOLS * (8 if count_whole else 16)

@@ -37,15 +37,20 @@ def sparse(
     shapes: ShapesOfWidth,
     distribution: str,
     whole: Collection[str] = (),
+    *,
+    count_whole: bool = True,
 ) -> list[Spec]:
     """Sparse networks, each with the weight count of the dense network of `base_width`.
 
-    Layers of `whole` lose no weights. A pattern that cannot keep any count may leave a few weights of the budget over.
+    Layers of `whole` lose no weights; without `count_whole` the others alone keep the count. A pattern that cannot keep
+    any count may leave a few weights of the budget over.
     """
     check_widths(base_width, widths)
-    total = weights(shapes(base_width))
+    base = sizes(shapes(base_width))
     specs = []
     for width in widths:
+        counted = base if count_whole else base | {layer: sizes(shapes(width))[layer] for layer in whole}
+        total = sum(counted.values())
         try:
             kept = budget.kept_counts(distribution, shapes(width), total, whole)
             kept = patterns.rounded(template.mask, kept, shapes(width))
