@@ -9,6 +9,7 @@ import tiny
 
 from wsn import devices
 from wsn.data.language.text import Text
+from wsn.data.splits import Splits
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.networks.models import TOKEN_MODELS
@@ -76,27 +77,30 @@ def of_text(sequence: int, seeds=(0, 1), model: str = "lstm") -> tuple[Group, Te
     return Group((spec,), seeds), Text("tiny", TOKENS, TOKENS[:500], tuple("abcdefghi"), sequence)
 
 
-@pytest.mark.parametrize("model", TOKEN_MODELS)
-def test_memory_of_a_network_that_reads_tokens_is_that_of_the_compiled_program(model):
-    group, text = of_text(60, model=model)
-    prepared = train.prepare(group, text, tiny.SINGLE)
+def of_images() -> tuple[Group, Splits]:
+    """Wide and sparse: activations and kept weights, and no dense kernel."""
+    spec = tiny.spec(width=20_000, batch_size=23, epochs=1, kept=tiny.kept(10_000, 2_000))
+    return Group((spec,), (0, 1)), tiny.SPLITS
+
+
+@pytest.mark.parametrize("model", [*TOKEN_MODELS, "mlp"])
+def test_memory_is_that_of_the_compiled_program(model):
+    group, source = of_images() if model == "mlp" else of_text(60, model=model)
+    execution = "sparse" if model == "mlp" else "masked"
+    prepared = train.prepare(group, source, tiny.SINGLE, execution)
     members = train.scattered(tiny.SINGLE, prepared.members)
     rows = prepared.feed.training(0, prepared.feed.steps)
-    found = prepared.program.advance.lower(members, rows, prepared.feed.training_data).compile()
-    sizes = found.memory_analysis()
+    compiled = prepared.program.advance.lower(members, rows, prepared.feed.training_data).compile()
+    sizes = compiled.memory_analysis()
     taken = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes
-    assert plan.cost(group, text).bytes == pytest.approx(taken, rel=0.3)
+    assert plan.cost(group, source, execution).bytes == pytest.approx(taken, rel=0.3)
 
 
 def test_a_half_of_every_convolution_is_half_of_the_arithmetic():
-    spec = tiny.spec(model="resnet18", width=2, epochs=1)
-    source = tiny.SPLITS
-    shapes = models.build(spec, source.input_shape, source.classes).shapes
-    half = dataclasses.replace(spec, kept=tuple((layer, math.prod(of) // 2) for layer, of in shapes.items()))
-    left = (
-        plan.cost(Group((half,), (0,)), source, "sparse").flops
-        / plan.cost(Group((spec,), (0,)), source).flops
-    )
+    network = dict(model="resnet18", width=2)
+    shapes = models.build(tiny.spec(**network), tiny.IMAGE, tiny.CLASSES).shapes
+    half = tuple((layer, math.prod(shape) // 2) for layer, shape in shapes.items())
+    left = cost(execution="sparse", kept=half, **network).flops / cost(**network).flops
     assert left == pytest.approx(0.5, rel=0.02)
 
 
@@ -128,19 +132,6 @@ def test_beside_convolutions_kernels_in_scans_count_as_often_as_the_last_layer()
 
     whole = left("")
     assert (whole - left(recurrent)) / sizes[recurrent] == pytest.approx((whole - left(last)) / sizes[last])
-
-
-def test_memory_of_a_wide_sparse_network_is_that_of_the_compiled_program():
-    """Its activations and kept weights, and no dense kernel."""
-    spec = tiny.spec(width=20_000, batch_size=23, epochs=1, kept=tiny.kept(10_000, 2_000))
-    group = Group((spec,), (0, 1))
-    prepared = train.prepare(group, tiny.SPLITS, tiny.SINGLE, "sparse")
-    members = train.scattered(tiny.SINGLE, prepared.members)
-    rows = prepared.feed.training(0, prepared.feed.steps)
-    found = prepared.program.advance.lower(members, rows, prepared.feed.training_data).compile()
-    sizes = found.memory_analysis()
-    taken = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes
-    assert plan.cost(group, tiny.SPLITS, "sparse").bytes == pytest.approx(taken, rel=0.3)
 
 
 def test_a_sequence_too_long_for_the_memory_is_refused_before_training(monkeypatch):
