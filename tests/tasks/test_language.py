@@ -17,7 +17,7 @@ from wsn.records import checkpoints, plan
 from wsn.sparsity import family
 from wsn.spec import Group, Spec
 from wsn.tasks import TASKS
-from wsn.tasks.language import perplexity
+from wsn.tasks.language import cross_entropy, perplexity
 from wsn.training import strategy, train
 
 SYMBOLS = 4
@@ -219,6 +219,20 @@ def test_the_loss_approaches_the_entropy_from_above(model):
     by_last_token = -(counts * np.log(counts / counts.sum(1, keepdims=True))).sum() / counts.sum()
     assert loss.min() > floor - 0.003
     assert loss[-1] < floor + 0.03 < by_last_token - 0.1
+
+
+def test_the_cross_entropy_of_an_accelerator_is_that_of_a_cpu_without_gather_or_scatter(monkeypatch):
+    logits = 3 * jax.random.normal(jax.random.key(0), (7, 4, 11))
+    targets = jax.random.randint(jax.random.key(1), (7, 4), 0, 11)
+
+    def loss(logits):
+        return cross_entropy(logits, targets).sum()
+
+    expected = jax.value_and_grad(loss)(logits)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    jax.tree.map(np.testing.assert_allclose, jax.value_and_grad(loss)(logits), expected)
+    program = str(jax.make_jaxpr(jax.grad(loss))(logits))
+    assert "gather" not in program and "scatter" not in program
 
 
 def test_perplexity_is_finite_in_float32():

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from wsn import devices
 from wsn.data.language.text import TextBatch
 from wsn.networks.layers import Model, Params, Stats, TokenFunctions
+from wsn.tasks.classification import one_hot
 from wsn.tasks.task import LOSS, Carry, Context, Metric, Task, Totals
 
 MAX_LOSS = 80.0  # perplexities of larger losses overflow float32
@@ -78,8 +80,15 @@ def restart(carry: Carry, initial: Callable[[int], Carry], batch: TextBatch) -> 
 
 
 def cross_entropy(logits: Float[Array, "time lanes symbols"], targets: Array) -> Float[Array, "time lanes"]:
-    """−log softmax at the target, in nats."""
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    """−log softmax at the target, in nats.
+
+    On an accelerator a one-hot select is faster than a gather (an LSTM of width 200 with 10,000 symbols, by the
+    compiler's estimate for a TPU v5e: a step of 0.74 instead of 1.57 ms), on a CPU slower with few symbols.
+    """
+    if devices.platform() == "cpu":
+        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    else:
+        chosen = jnp.sum(jnp.where(one_hot(targets, logits.shape[-1]), logits, 0.0), axis=-1)
     return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 

@@ -22,12 +22,12 @@ LARGEST_TOGETHER = 300_000
 # So do wider networks, whose activations are most of their memory and should exist only once.
 WIDEST_TOGETHER = 2**15
 # Several devices train whole networks, which needs no communication; they share the batch only of a network of this
-# size that trains alone and uses its weights at many pixels or times. By the compiler's estimates for a TPU v5e, a step
-# of an MLP of width 635 (batch 256) takes 0.034 ms, and on a quarter of the batch 0.038 ms, without its all-reduce of 2
-# MB. A recurrent highway network of 13 million weights (batch 128, 150 characters) takes 65 ms, on a quarter of the
-# batch 25 ms and one all-reduce of 52 MB, about 0.5 ms. A ResNet-18 of width 64 (batch 128) takes 4.8 ms, on an eighth
-# of the batch 0.6 ms and 36 all-reduces with 45 MB, about 1 ms (of width 8: 0.6 ms, and most of 1 ms): three of them
-# would be slower one after another than side by side.
+# size that trains alone and uses its weights at many places of an example. By the compiler's estimates for a TPU v5e, a
+# step of an MLP of width 635 (batch 256) takes 0.034 ms, and on a quarter of the batch 0.038 ms, without its all-reduce
+# of 2 MB. A recurrent highway network of 13 million weights (batch 128, 150 characters) takes 65 ms, on a quarter of
+# the batch 25 ms and one all-reduce of 52 MB, about 0.5 ms. A ResNet-18 of width 64 (batch 128) takes 4.8 ms, on an
+# eighth of the batch 0.6 ms and 36 all-reduces with 45 MB, about 1 ms (of width 8: 0.6 ms, and most of 1 ms): three of
+# them would be slower one after another than side by side.
 SMALLEST_CUT = 1_000_000
 # How layers that lose weights run: masked (dense products), sparse (kept weights only), or the faster one here.
 EXECUTIONS = ("auto", "masked", "sparse")
@@ -61,7 +61,7 @@ def trains_together(model: Model, width: int, weights: int) -> bool:
 
 def cuts_batch(group: Group, model: Model, weights: int) -> bool:
     """Whether several devices share each batch of a group; else each trains whole networks, without communication."""
-    reused = has_convolutions(model) or model.steps_through_time
+    reused = has_convolutions(model) or model.steps_through_time or model.tokens is not None
     return len(group.members) == 1 and reused and weights >= SMALLEST_CUT
 
 
