@@ -3,13 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from wsn.data import batches
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 7, 3), dtype=np.uint8)
 
 
-def test_a_crop_is_a_window_of_the_padded_image_flipped_half_of_the_time():
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_a_crop_is_a_window_of_the_padded_image_flipped_half_of_the_time(platform, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
     noise = np.asarray(jax.random.bits(jax.random.key(0), (600,), jnp.uint32))
     images = np.tile(IMAGES, (100, 1, 1, 1))
     crops = np.asarray(batches.crop_flip(jnp.asarray(images), jnp.asarray(noise)))

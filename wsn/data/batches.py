@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Real, Shaped, UInt32
 
+from wsn import devices
 from wsn.data.normalization import normalize
 
 TINY_BATCH = 8  # examples; fewer have no useful batch statistics
@@ -73,14 +74,33 @@ def crop_flip(
     _, height, width, _ = images.shape
     padded = jnp.pad(images, ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0)))
     places = 2 * PADDING + 1
+    take = select_pixels if devices.platform() == "tpu" and images.dtype == jnp.uint8 else gather_pixels
 
     def crop(image: Array, word: Array) -> Array:
         top, left, flip = word % places, word // places % places, word // places**2 % 2
         rows = top + jnp.arange(height)
         columns = left + jnp.where(flip == 1, jnp.arange(width)[::-1], jnp.arange(width))
-        return image[rows[:, None], columns]
+        return take(image, rows, columns)
 
     return jax.vmap(crop)(padded, noise)
+
+
+def gather_pixels(image: Array, rows: Array, columns: Array) -> Array:
+    return image[rows[:, None], columns]
+
+
+def select_pixels(image: Array, rows: Array, columns: Array) -> Array:
+    """`gather_pixels` of bytes, which bfloat16 holds exactly, as two products with one-hot matrices.
+
+    For 128 images of CIFAR a TPU v5e takes 0.05 instead of 1.07 ms by its compiler's estimate (a step of a ResNet-18 of
+    width 8 takes 0.6 ms besides), a core of a CPU 1.5 instead of 0.2 ms.
+    """
+    row, column = (
+        jax.nn.one_hot(places, size, dtype=jnp.bfloat16)
+        for places, size in zip((rows, columns), image.shape[:2], strict=True)
+    )
+    cut = jnp.einsum("rh,hwc->rwc", row, image.astype(jnp.bfloat16))
+    return jnp.einsum("vw,rwc->rvc", column, cut).astype(image.dtype)
 
 
 # Name → (images, a random word for each) → images; None: unchanged.
