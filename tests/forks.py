@@ -25,7 +25,7 @@ from typing import Any
 import mocks
 
 from experiments.lab import contents, endings, flags, launch
-from experiments.width import figure5
+from experiments.width import mlp_grid
 from wsn import stored
 from wsn.errors import UserError
 from wsn.records import plan, record
@@ -99,7 +99,7 @@ def command(line: str, *more: str, stub: bool = True) -> Callable[[], None]:
         if stub:
             train.train = mocks.stub_train
             plan.cost = lambda group, *_: plan.Cost(len(group.members), (1,), 1.0, 1.0)
-            figure5.draw = lambda rows, *_: Drawn(rows)
+            mlp_grid.draw = lambda rows, *_: Drawn(rows)
         sys.argv = [f"{name}.py", *arguments]
         launch.run(COMMANDS[name])
 

@@ -12,7 +12,7 @@ from flax import nnx
 
 from experiments.lab import contents
 from experiments.results import __main__ as results
-from experiments.results import commands, records, tables, template
+from experiments.results import records, tables, template
 from wsn.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -136,12 +136,12 @@ def test_commands_are_read_with_what_they_need():
     text = (
         "One.\n\n    python -m experiments.x --a=1 \\\n        --b    # digits, a minute\n    other   # no\n"
     )
-    assert commands.lines(text) == [("python -m experiments.x --a=1 --b", "digits, a minute")]
+    assert contents.lines(text) == [("python -m experiments.x --a=1 --b", "digits, a minute")]
 
 
 def test_every_command_says_which_data_and_time_it_needs():
     for path in contents.files().values():
-        for line in commands.lines(contents.docstring(path)):
+        for line in contents.lines(contents.docstring(path)):
             assert line.needs, line.command
 
 

@@ -27,11 +27,10 @@ EXPERIMENT = "benchmark"
 def main(settings: Settings, run: Output) -> None:
     benchmark = importlib.import_module(f"experiments.benchmarks.of_{settings.of}")
     report: Report = benchmark.measure(settings)
-    output.print_table(report.rows, report.columns)
-    print(*report.lines, sep="\n", end="\n" if report.lines else "")
+    columns = list(report.rows[0])
+    output.print_table(report.rows, columns)
     name = EXPERIMENT if settings.of == "mlp" else f"{EXPERIMENT}_{settings.of}"
-    table = output.write_table(run.folder, name, report.rows, report.columns)
-    launch.wrote(run, table, output.write_figure(run.folder, name, report.figure))
+    launch.publish(run, name, report.rows, columns, report.figure, lines=report.lines)
 
 
 COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))

@@ -7,7 +7,6 @@ CPU time of all threads, so other programs on the machine disturb it little.
 
 import io
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +19,12 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.benchmarks.settings import Report, Settings, finish
+from experiments.benchmarks.settings import Report, Settings, progress
 from experiments.lab import output
+from experiments.lab.plots import tidy
 from wsn.data import crops, stream
 from wsn.machine import usable_cores
 
-COLUMNS = ["what", "threads", "cpu_milliseconds", "images_per_second_per_core", "images_per_second"]
 WIDTH, HEIGHT, QUALITY, BATCH = 500, 375, 90, 64
 SET = stream.Images("photos:1.0.0", classes=10, test="train")
 
@@ -113,34 +112,21 @@ def measure_parts(encoded: Sequence[bytes], repeats: int) -> list[dict]:
     decoded = [Image.open(io.BytesIO(x)).convert("RGB") for x in encoded]
     numbers = stream.uniforms(0, 0, count)[:, : crops.ATTEMPTS]
 
-    def opencv() -> None:
-        for x in encoded:
-            cv2.imdecode(np.frombuffer(x, np.uint8), cv2.IMREAD_COLOR)
-
-    def pillow() -> None:
-        for x in encoded:
-            Image.open(io.BytesIO(x)).convert("RGB")
-
-    def resize() -> None:
-        for image in decoded:
-            image.resize(crops.resized(*image.size), Image.Resampling.BILINEAR)
-
-    def train() -> None:
-        for x, uniform in zip(encoded, numbers, strict=True):
-            crops.decode(x, partial(crops.random_box, uniform=uniform))
-
-    def test() -> None:
-        for x in encoded:
-            crops.decode(x, crops.center_box)
-
-    parts = {
-        "JPEG alone, OpenCV": opencv,
-        "JPEG alone, Pillow": pillow,
-        "resize to 256 alone": resize,
-        "training image": train,
-        "test image": test,
+    parts: dict[str, Callable[[int], object]] = {
+        "JPEG alone, OpenCV": lambda i: cv2.imdecode(np.frombuffer(encoded[i], np.uint8), cv2.IMREAD_COLOR),
+        "JPEG alone, Pillow": lambda i: Image.open(io.BytesIO(encoded[i])).convert("RGB"),
+        "resize to 256 alone": lambda i: decoded[i].resize(
+            crops.resized(*decoded[i].size), Image.Resampling.BILINEAR
+        ),
+        "training image": lambda i: crops.decode(encoded[i], partial(crops.random_box, uniform=numbers[i])),
+        "test image": lambda i: crops.decode(encoded[i], crops.center_box),
     }
-    return [measure_work(what, 1, count, work, repeats) for what, work in parts.items()]
+
+    def all_images(part: Callable[[int], object]) -> None:
+        for i in range(count):
+            part(i)
+
+    return [measure_work(what, 1, count, partial(all_images, part), repeats) for what, part in parts.items()]
 
 
 def measure_stream(folder: Path, images: int, threads: int, repeats: int) -> dict:
@@ -165,14 +151,14 @@ def draw(rows: Sequence[dict]) -> Figure:
     axes.invert_yaxis()
     axes.margins(x=0.28)
     axes.set(xlabel="CPU time per image (ms)", title=f"ImageNet input, {output.machine()}")
-    finish(axes)
+    tidy(axes)
     return figure
 
 
 def measure(settings: Settings) -> Report:
     images, repeats = settings.images, settings.repeats
     cv2.setNumThreads(1)
-    print(f"making {images} images …", file=sys.stderr, flush=True)
+    progress(f"making {images} images")
     encoded = [jpeg(photo(seed)) for seed in range(images)]
     rows = measure_parts(encoded, repeats)
     with tempfile.TemporaryDirectory() as folder:
@@ -182,4 +168,4 @@ def measure(settings: Settings) -> Report:
             rows.append(measure_stream(Path(folder), images, threads, repeats))
     size = np.mean([len(x) for x in encoded]) / 1e3
     line = f"{usable_cores()} CPU cores; {WIDTH}×{HEIGHT} JPEGs of {size:.0f} kB on average"
-    return Report(COLUMNS, rows, draw(rows), [line])
+    return Report(rows, draw(rows), [line])

@@ -5,16 +5,16 @@ One hidden layer, NTK parameterization, last layer dense, 6352 weights, on rando
 memory and masks applied by multiplication. Times are those of one network: the program's time over its members.
 """
 
-import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.settings import Report, Settings, finish, torch
-from experiments.benchmarks.timing import comparison, epoch, interleaved
+from experiments.benchmarks.settings import Report, Settings, comparison, epoch, interleaved, progress, torch
 from experiments.lab import output
+from experiments.lab.plots import tidy
 from wsn import data, devices
 from wsn.records import plan
 from wsn.sparsity import family
@@ -22,7 +22,6 @@ from wsn.sparsity.shapes import mlp_shapes
 from wsn.spec import Group, Spec
 from wsn.training import train
 
-COLUMNS = ["what", "width", "seeds", "milliseconds", "reference", "reference_milliseconds", "ratio", "gflops"]
 IMAGE, CLASSES, TRAIN, TEST, BATCH, BASE_WIDTH = (28, 28, 1), 10, 2048, 10000, 256, 8
 SPEC = Spec(
     dataset="mnist", width=BASE_WIDTH, parameterization="ntk", epochs=1, batch_size=BATCH, learning_rate=1.0
@@ -103,11 +102,8 @@ def measure_width(width: int, seeds: int, repeats: int) -> list[dict]:
     spec, rows = network(width), []
     steps = TRAIN // BATCH
 
-    def add(
-        what: str, count: int, ours: np.ndarray, reference: str, theirs: np.ndarray, flops: float
-    ) -> None:
-        case = {"what": what, "width": width, "seeds": count, "reference": reference}
-        rows.append(case | comparison(ours, theirs, flops))
+    def add(what: str, count: int, *compared: Any) -> None:
+        rows.append({"what": what, "width": width, "seeds": count} | comparison(*compared))
 
     for count in sorted({1, seeds}) if spec.kept else []:
         candidates = {
@@ -155,7 +151,7 @@ def draw(rows: Sequence[dict]) -> Figure:
     if right.lines[1:]:  # the dense network of base width has no masks
         right.legend(frameon=False)
     for axes in (left, right):
-        finish(axes, [r["width"] for r in rows])
+        tidy(axes, [r["width"] for r in rows])
     figure.suptitle(output.machine(), fontsize=10)
     return figure
 
@@ -166,6 +162,6 @@ def measure(settings: Settings) -> Report:
         network(width)  # raises before anything is measured if a width cannot hold the budget
     rows = []
     for width in widths:
-        print(f"width {width} …", file=sys.stderr, flush=True)
+        progress(f"width {width}")
         rows += measure_width(width, max(settings.members or (10,)), settings.repeats)
-    return Report(COLUMNS, rows, draw(rows))
+    return Report(rows, draw(rows))

@@ -7,7 +7,6 @@ network (depth 2) a scan by `torch.jit.script`. FLOPs are those of the products,
 """
 
 import itertools
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,9 +14,9 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.settings import Report, Settings, finish, torch
-from experiments.benchmarks.timing import epoch, interleaved
+from experiments.benchmarks.settings import Report, Settings, epoch, interleaved, progress, torch
 from experiments.lab import output
+from experiments.lab.plots import tidy
 from wsn.data.language.text import Text
 from wsn.networks import models
 from wsn.records import plan
@@ -25,17 +24,6 @@ from wsn.sparsity.shapes import weights
 from wsn.spec import Group, Spec
 from wsn.training import train
 
-COLUMNS = [
-    "network",
-    "width",
-    "members",
-    "framework",
-    "milliseconds",
-    "tokens_per_second",
-    "gflops",
-    "fraction",
-]
-COLUMNS += ["over_pytorch"]
 SYMBOLS, LANES, SEQUENCE, RATE = 65, 32, 32, 0.1
 LAYERS, DEPTH, GATE_BIAS = 2, 2, -1.0
 NAMES = {"lstm": "LSTM", "rhn": "recurrent highway network"}
@@ -137,21 +125,19 @@ def measure_case(model: str, width: int, members: int, repeats: int) -> list[dic
         candidates["PyTorch"] = theirs
     rates: list[float] = []
     times = interleaved(candidates | {"rate": lambda: rates.append(plan.matrix_rate(0.2))}, repeats)
-    arithmetic = flops(spec) * members * steps
-    return [
-        {
-            "network": model,
-            "width": width,
-            "members": members,
-            "framework": name,
-            "milliseconds": 1e3 * float(np.median(times[name])) / steps,
-            "tokens_per_second": members * steps * LANES * SEQUENCE / float(np.median(times[name])),
-            "gflops": arithmetic / float(np.median(times[name])) / 1e9,
+    arithmetic, rows = flops(spec) * members * steps, []
+    for name in candidates:
+        seconds = float(np.median(times[name]))
+        row = {"network": model, "width": width, "members": members, "framework": name}
+        row |= {
+            "milliseconds": 1e3 * seconds / steps,
+            "tokens_per_second": members * steps * LANES * SEQUENCE / seconds,
+            "gflops": arithmetic / seconds / 1e9,
             "fraction": float(np.median(arithmetic / times[name] / np.array(rates[1:]))),
             "over_pytorch": float(np.median(times[name] / times["PyTorch"])) if theirs else float("nan"),
         }
-        for name in candidates
-    ]
+        rows.append(row)
+    return rows
 
 
 def draw(rows: Sequence[dict]) -> Figure:
@@ -170,7 +156,7 @@ def draw(rows: Sequence[dict]) -> Figure:
             name = f"{NAMES[model]}, {members}{'' if framework == 'wsn' else ', PyTorch'}"
             x, y = [r["width"] for r in line], [r[column] for r in line]
             axes.plot(x, y, style, color=f"C{i // 2}", marker="o", label=name)
-        finish(axes, [r["width"] for r in rows])
+        tidy(axes, [r["width"] for r in rows])
         axes.set(xlabel="width", ylabel=label, ylim=(0, None))
     panels[0].axhline(1.0, color="0.4", linewidth=0.8)
     panels[1].legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
@@ -181,6 +167,6 @@ def draw(rows: Sequence[dict]) -> Figure:
 def measure(settings: Settings) -> Report:
     rows = []
     for case in itertools.product(NAMES, settings.widths or (64, 256, 1024), settings.members or (1, 10)):
-        print("{}, width {}, {} networks …".format(*case), file=sys.stderr, flush=True)
+        progress("{}, width {}, {} networks".format(*case))
         rows += measure_case(*case, settings.repeats)
-    return Report(COLUMNS, rows, draw(rows))
+    return Report(rows, draw(rows))

@@ -9,7 +9,6 @@ float32 and bfloat16.
 
 import dataclasses
 import itertools
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,9 +18,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.benchmarks.programs import torch_training
-from experiments.benchmarks.settings import Report, Settings, finish
-from experiments.benchmarks.timing import comparison, interleaved
+from experiments.benchmarks.settings import Report, Settings, comparison, interleaved, progress
 from experiments.lab import output
+from experiments.lab.plots import tidy
 from wsn.data import batches
 from wsn.networks import models
 from wsn.records import plan
@@ -32,8 +31,6 @@ from wsn.training import optimizers, strategy
 from wsn.training.state import initial_members
 from wsn.training.step import make_step
 
-COLUMNS = ["width", "batch", "dtype", "what", "milliseconds", "images_per_second", "seconds_per_epoch"]
-COLUMNS += ["reference", "reference_milliseconds", "ratio", "gflops"]
 IMAGE, CLASSES, TRAIN, BASE_WIDTH, EPOCH = (32, 32, 3), 100, 2048, 8, 50_000
 
 
@@ -113,20 +110,16 @@ def measure_case(width: int, batch: int, dtype: str, repeats: int) -> list[dict]
     seconds = interleaved(timed, repeats, settle=True)
     references = {name: seconds[name] for name in candidates if name != "ours"}
     references["matrix product"] = flops / np.array(rates[3::2])  # without the warm-ups
-    time = float(np.median(seconds["ours"]))
-    return [
-        {
-            "width": width,
-            "batch": batch,
-            "dtype": dtype,
-            "what": ("sparse" if sparse else "masked" if spec.kept else "dense") + " step",
-            "images_per_second": batch / time,
-            "seconds_per_epoch": EPOCH / batch * time,
-            "reference": name,
-        }
-        | comparison(seconds["ours"], reference, flops)
-        for name, reference in references.items()
-    ]
+    time, what = float(np.median(seconds["ours"])), "sparse" if sparse else "masked" if spec.kept else "dense"
+    case = {
+        "width": width,
+        "batch": batch,
+        "dtype": dtype,
+        "what": f"{what} step",
+        "milliseconds": 1e3 * time,
+    }
+    case |= {"images_per_second": batch / time, "seconds_per_epoch": EPOCH / batch * time}
+    return [case | comparison(seconds["ours"], *reference, flops) for reference in references.items()]
 
 
 def draw(rows: Sequence[dict]) -> Figure:
@@ -144,7 +137,7 @@ def draw(rows: Sequence[dict]) -> Figure:
     labels = [f"width {width}\nbatch {batch}\n{dtype}" for width, batch, dtype in cases]
     axes.set_xticks(np.arange(len(cases)) + 0.2 * (len(names) - 1) / 2, labels)
     axes.set(ylabel="time of our step / time of the reference", title=f"ResNet-18, {output.machine()}")
-    finish(axes)
+    tidy(axes)
     axes.legend(frameon=False)
     return figure
 
@@ -157,6 +150,6 @@ def measure(settings: Settings) -> Report:
     rows = []
     for case in itertools.product(widths, sizes, dtypes):
         network(*case)  # raises before anything is measured if a width cannot hold the budget
-        print("width {}, batch {}, {} …".format(*case), file=sys.stderr, flush=True)
+        progress("width {}, batch {}, {}".format(*case))
         rows += measure_case(*case, settings.repeats)
-    return Report(COLUMNS, rows, draw(rows))
+    return Report(rows, draw(rows))

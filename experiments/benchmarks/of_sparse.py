@@ -8,7 +8,6 @@ sparse execution without native ops; where nothing is removed it is the masked p
 results and temporaries of the compiled program.
 """
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -26,25 +25,13 @@ from experiments.benchmarks.programs import (
     torch_training,
     training,
 )
-from experiments.benchmarks.settings import Report, Settings, finish
-from experiments.benchmarks.timing import interleaved
+from experiments.benchmarks.settings import Report, Settings, interleaved, progress
 from experiments.lab import output
+from experiments.lab.plots import tidy
 from wsn.networks import models
 from wsn.sparsity.family import kept_weights
 from wsn.sparsity.shapes import weights as weights_of
 
-COLUMNS = [
-    "network",
-    "pass",
-    "width",
-    "connectivity",
-    "weights",
-    "batch",
-    "members",
-    "execution",
-    "milliseconds",
-]
-COLUMNS += ["over_masked", "over_pytorch", "resident_mib"]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 WIDTHS = {"mlp": (8, 32, 216, 512), "conv": (8, 40, 91), "resnet18": (8, 18, 40, 91)}
 
@@ -90,15 +77,11 @@ def measured(case: Case, settings: Settings) -> Iterator[dict[str, Any]]:
         if "pytorch" in seconds and case.columns["network"] == "mlp":  # an epoch
             seconds["pytorch"] /= of_mlp.TRAIN // of_mlp.BATCH
         for execution, values in seconds.items():
-            ratios = {
-                f"over_{other}": float(np.median(values / seconds[other]))
-                if other in seconds
-                else float("nan")
-                for other in ("masked", "pytorch")
-            }
-            milliseconds = 1e3 * float(np.median(values)) / case.columns["members"]
-            row = {"pass": name, "execution": execution, "milliseconds": milliseconds}
-            yield case.columns | row | ratios | {"resident_mib": programs[execution].mib}
+            row = {"network": case.columns["network"], "pass": name} | case.columns | {"execution": execution}
+            row["milliseconds"] = 1e3 * float(np.median(values)) / case.columns["members"]
+            for other in ("masked", "pytorch"):
+                row[f"over_{other}"] = float(np.median(values / seconds.get(other, np.nan)))
+            yield row | {"resident_mib": programs[execution].mib}
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> Figure:
@@ -113,7 +96,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
             axes.plot(x, y, "o-", ms=3, label=execution)
         axes.set(yscale="log", xlabel="width", ylabel="ms per step and network")
         axes.set_title(f"{name}, {steps[-1]['weights']:,} weights", fontsize=10)
-        finish(axes, [row["width"] for row in steps])
+        tidy(axes, [row["width"] for row in steps])
         axes.legend(frameon=False, fontsize=8)
     figure.suptitle(output.machine(), fontsize=10)
     return figure
@@ -123,6 +106,6 @@ def measure(settings: Settings) -> Report:
     rows: list[dict[str, Any]] = []
     for name in settings.networks:
         for width in settings.widths or WIDTHS[name]:
-            print(f"{name}, width {width} …", file=sys.stderr, flush=True)
+            progress(f"{name}, width {width}")
             rows += measured(case(name, width, settings), settings)
-    return Report(COLUMNS, rows, draw(rows))
+    return Report(rows, draw(rows))

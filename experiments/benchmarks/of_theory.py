@@ -15,25 +15,15 @@ import numpy as np
 from jaxtyping import Float64
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.settings import Report, Settings, finish
+from experiments.benchmarks.settings import Report, Settings
 from experiments.lab import output
+from experiments.lab.plots import tidy
 from experiments.theory import inputs
 from kernels.sampling import sample_masks
 from kernels.theorem1 import SparseKernels, sparse_kernels
 from wsn.data import sources
 from wsn.errors import UserError
 
-COLUMNS = [
-    "inputs",
-    "pairs",
-    "connectivity",
-    "error",
-    "error_estimate",
-    "seconds",
-    "masks",
-    "monte_carlo_seconds",
-]
-COLUMNS += ["ratio", "monte_carlo_error"]
 CONNECTIVITIES = np.geomspace(1e-3, 0.5, 10)
 FEATURES = 784
 PILOT_PAIRS, PILOT_MASKS = 3, 2**14
@@ -107,15 +97,14 @@ def measure_pairs(name: str, pairs: inputs.Pairs, checked: int, tolerance: float
         "connectivity": CONNECTIVITIES,
         "error": error,
         "error_estimate": estimate,
+        "seconds": np.full(len(error), seconds),
         "masks": masks,
         "monte_carlo_seconds": monte_carlo,
         "ratio": monte_carlo / seconds,
         "monte_carlo_error": sampling.deviation * (sampling.seconds / seconds) ** 0.5,
     }
-    same = {"inputs": name, "pairs": len(pairs.x), "seconds": seconds}
-    return [
-        same | {key: float(column[i]) for key, column in columns.items()} for i in range(len(error))
-    ], total
+    same, lines = {"inputs": name, "pairs": len(pairs.x)}, range(len(error))
+    return [same | {key: float(column[i]) for key, column in columns.items()} for i in lines], total
 
 
 def draw(rows: Sequence[dict], tolerance: float) -> Figure:
@@ -134,7 +123,7 @@ def draw(rows: Sequence[dict], tolerance: float) -> Figure:
         for name, (style, label) in lines.items():
             axes.plot([r["connectivity"] for r in rows], [r[name] for r in rows], style, label=label)
         axes.set(xscale="log", yscale="log", xlabel="connectivity p")
-        finish(axes)
+        tidy(axes)
     left.axhline(tolerance, color="0.5", linewidth=0.8)
     left.set(ylabel="largest scaled error")
     right.set(ylabel="seconds per pair and connectivity")
@@ -149,15 +138,11 @@ def measure(settings: Settings) -> Report:
     name, pairs = draw_pairs(settings.dataset, count, settings.data_dir)
     rows, seconds = measure_pairs(name, pairs, settings.checked, settings.tolerance)
     fastest = min(rows, key=lambda row: row["ratio"])
-    return Report(
-        COLUMNS,
-        rows,
-        draw(rows, settings.tolerance),
-        [
-            f"{name}: {count} pairs at {len(CONNECTIVITIES)} connectivities in {seconds:.1f} s including compilation"
-            f" ({count / seconds:.1f} pairs/s); largest scaled error of {checked} pairs"
-            f" {max(row['error'] for row in rows):.2g}",
-            f"Monte Carlo takes at least {fastest['ratio']:.2g} times as long (connectivity"
-            f" {fastest['connectivity']:.2g}: {fastest['masks']:.2g} masks)",
-        ],
-    )
+    lines = [
+        f"{name}: {count} pairs at {len(CONNECTIVITIES)} connectivities in {seconds:.1f} s including compilation"
+        f" ({count / seconds:.1f} pairs/s); largest scaled error of {checked} pairs"
+        f" {max(row['error'] for row in rows):.2g}",
+        f"Monte Carlo takes at least {fastest['ratio']:.2g} times as long (connectivity"
+        f" {fastest['connectivity']:.2g}: {fastest['masks']:.2g} masks)",
+    ]
+    return Report(rows, draw(rows, settings.tolerance), lines)

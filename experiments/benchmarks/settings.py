@@ -1,17 +1,25 @@
-"""What the benchmarks share: their settings, what each returns, and PyTorch where it is installed."""
+"""What the benchmarks share: settings, what each returns, PyTorch where it is installed, and timing.
+
+Candidates run one after another in every repeat, so that other programs disturb all equally.
+"""
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from matplotlib.axes import Axes
+import jax
+import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from experiments.theory import inputs
 from wsn.errors import UserError, check_known
 from wsn.networks.layers import COMPUTE_DTYPES
 from wsn.spec import WIDEST, check_bounds, setting
+from wsn.training import train
 
 KINDS = ("mlp", "resnet", "recurrent", "sparse", "theory", "input")
 
@@ -91,10 +99,13 @@ class Settings:
 class Report(NamedTuple):
     """The result of a benchmark: a table, its figure, and lines to print below."""
 
-    columns: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
     figure: Figure
     lines: Sequence[str] = ()
+
+
+def progress(text: str) -> None:
+    print(f"{text} …", file=sys.stderr, flush=True)
 
 
 @functools.cache
@@ -108,11 +119,58 @@ def torch() -> Any:
     return torch
 
 
-def finish(axes: Axes, widths: Sequence[int] = ()) -> None:
-    """The style of all panels; with `widths` a logarithmic axis with a tick at each."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    if widths:
-        axes.set_xscale("log")
-        axes.set_xticks(sorted(set(widths)), [str(width) for width in sorted(set(widths))])
-        axes.xaxis.minorticks_off()
+# Timing.
+
+Seconds = Float[np.ndarray, " repeats"]
+REST_SECONDS = 0.02  # between candidates: no thread pool still spins when the next one starts
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], None]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    settle: bool = False,
+) -> dict[str, np.ndarray]:
+    """Seconds of each candidate, one value per repeat, after one warm-up each.
+
+    With `settle` there is a warm-up before each measurement: steps of hundreds of MiB otherwise find their memory
+    pages used by another candidate or returned to the system, which does not happen in training.
+    """
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for repeat in range(repeats + 1):
+        for name, candidate in candidates.items():
+            time.sleep(REST_SECONDS)
+            if settle:
+                candidate()
+            start = clock()
+            candidate()
+            if repeat:
+                times[name].append(clock() - start)
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def epoch(prepared: train.Prepared, *, evaluate: bool = False) -> Callable[[], None]:
+    """An epoch of training, with or without the evaluation after it; the state carries over from call to call."""
+    feed, program = prepared.feed, prepared.program
+    state = [train.scattered(prepared.placement, prepared.members)]
+
+    def run() -> None:
+        state[0], _ = program.advance(state[0], feed.training(0, feed.steps), feed.training_data)
+        if evaluate:
+            jax.block_until_ready(program.evaluate(state[0], feed.held_out(), feed.held_out_data))
+        jax.block_until_ready(state[0])
+
+    return run
+
+
+def comparison(ours: Seconds, name: str, reference: Seconds, flops: float) -> dict[str, float | str]:
+    """Columns of a table; the ratio is the median of the ratios within each repeat."""
+    seconds = float(np.median(ours))
+    return {
+        "milliseconds": 1e3 * seconds,
+        "reference": name,
+        "reference_milliseconds": 1e3 * float(np.median(reference)),
+        "ratio": float(np.median(ours / reference)),
+        "gflops": flops / seconds / 1e9,
+    }

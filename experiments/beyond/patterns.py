@@ -16,18 +16,22 @@ times, summed over cores.
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from experiments.benchmarks import timing
-from experiments.beyond import patterns_figure
-from experiments.lab import families, launch, output, presets, recipe
+from experiments.benchmarks.settings import epoch, interleaved
+from experiments.lab import families, flags, launch, output, presets, recipe
 from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
 from experiments.lab.intervals import METHOD, Estimate, linear
 from experiments.lab.launch import Run
+from experiments.lab.plots import PALETTE, Plot, tidy
+from experiments.lab.presets import Family
 from wsn.devices import Placement
 from wsn.errors import UserError
 from wsn.sparsity import family
@@ -37,17 +41,9 @@ from wsn.spec import Group, Spec, setting
 from wsn.training import train
 
 EXPERIMENT = "patterns"
-COLUMNS = [
-    "dataset",
-    "base_width",
-    "width",
-    "pattern",
-    "distribution",
-    *families.COLUMNS,
-    "diverged",
-    "step_milliseconds",
-]
-USUAL = ("elementwise", "largest_first")  # pattern and distribution with which the others are compared
+COLUMNS = ["dataset", "base_width", "width", "pattern", "distribution", *families.COLUMNS, "diverged"]
+COLUMNS += ["step_milliseconds"]
+USUAL = {"pattern": "elementwise", "distribution": "largest_first"}  # with which the others are compared
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,7 +123,7 @@ def template(preset: Preset) -> Spec:
 def networks(preset: Preset) -> list[Network]:
     """The dense network of the base width, and every width, pattern and distribution.
 
-    Combinations that the budget does not allow are printed and left out.
+    Combinations that the budget does not allow are printed and skipped.
     Raises UserError for widths below the base width.
     """
     dense = template(preset)
@@ -143,7 +139,8 @@ def networks(preset: Preset) -> list[Network]:
                 try:
                     [spec] = family.sparse(masked, preset.base_width, [width], shapes, distribution)
                 except UserError as error:
-                    print(f"width {width}, {pattern}, {distribution} is left out ({error})")
+                    text = f"width {width}, {pattern}, {distribution} is skipped ({error})"
+                    print(flags.as_flags(text))
                     continue
                 networks.append(Network(preset.base_width, pattern, spec, preset.seeds, columns))
     return networks
@@ -154,21 +151,21 @@ def program(network: Network) -> tuple[str, int]:
     return network.spec.mask if network.spec.kept else "dense", network.spec.width
 
 
-def step_milliseconds(networks: Sequence[Network], run: Run, repeats: int) -> dict[tuple[str, int], float]:
-    """By program, the step time per network on one device, with one seed each; one program at a time is in memory.
+def step_milliseconds(networks: Sequence[Network], run: Run, repeats: int) -> dict[Spec, float]:
+    """The step time of every network, that of its program over its networks; one program at a time is in memory.
 
-    On a CPU it is CPU time over all cores, which other processes disturb little.
+    With one seed each, on one device. On a CPU it is CPU time over all cores, which other processes disturb little.
     """
     clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
-    members: dict[tuple[str, int], dict[Spec, None]] = {}
+    programs: dict[tuple[str, int], dict[Spec, None]] = {}
     for network in networks:
-        members.setdefault(program(network), {})[network.spec] = None
-    times, device = {}, Placement("single", (jax.local_devices()[0],))
-    for key, specs in members.items():
-        group, source = Group(tuple(specs), (0,)), run.source_of(next(iter(specs)))
-        prepared = train.prepare(group, source, device, run.execution)
-        seconds = timing.interleaved({"epoch": timing.epoch(prepared)}, repeats, clock)["epoch"]
-        times[key] = 1e3 * float(np.min(seconds)) / (prepared.feed.steps * len(specs))
+        programs.setdefault(program(network), {})[network.spec] = None
+    times: dict[Spec, float] = {}
+    device = Placement("single", (jax.local_devices()[0],))
+    for specs in map(tuple, programs.values()):
+        prepared = train.prepare(Group(specs, (0,)), run.source_of(specs[0]), device, run.execution)
+        seconds = interleaved({"epoch": epoch(prepared)}, repeats, clock)["epoch"]
+        times |= dict.fromkeys(specs, 1e3 * float(np.min(seconds)) / (prepared.feed.steps * len(specs)))
     return times
 
 
@@ -177,22 +174,20 @@ def gains(rows: Sequence[Row], by: str) -> dict[str, Estimate]:
 
     A mean over the pairs that differ in nothing else and both have a finished seed.
     """
-    usual = USUAL[("pattern", "distribution").index(by)]
-    tests = {_place(row, row[by], by): row["test"] for row in rows if row["test"]}
-    gains = {}
-    for name in dict.fromkeys(row[by] for row in rows if row["pattern"] != "dense"):
-        keys = [(_place(row, name, by), _place(row, usual, by)) for row in rows if row[by] == name]
-        pairs = [(tests[key], tests[other]) for key, other in keys if key in tests and other in tests]
-        if name != usual and pairs:
-            share = np.full(len(pairs), 1 / len(pairs))
-            networks = [*(first for first, _ in pairs), *(second for _, second in pairs)]
-            gains[name] = linear(np.concatenate([share, -share]), networks)
-    return gains
+    usual, other = USUAL[by], next(name for name in USUAL if name != by)
+    masked = [row for row in rows if row["pattern"] != "dense" and row["test"]]
+    tests = {(row["width"], row[other], row[by]): row["test"] for row in masked}
+    pairs: dict[str, list] = {}
+    for (*place, name), test in tests.items():
+        if name != usual and (*place, usual) in tests:
+            pairs.setdefault(name, []).append((test, tests[*place, usual]))
+    return {name: mean_difference(*zip(*both, strict=True)) for name, both in pairs.items()}
 
 
-def _place(row: Row, name: str, by: str) -> tuple:
-    other = row["distribution" if by == "pattern" else "pattern"]
-    return row["width"], name, other
+def mean_difference(plus: Sequence, minus: Sequence) -> Estimate:
+    """The mean over some networks less that over others."""
+    shares = [1 / len(plus)] * len(plus) + [-1 / len(minus)] * len(minus)
+    return linear(np.array(shares), [*plus, *minus])
 
 
 def over_dense(rows: Sequence[Row]) -> dict[str, Estimate]:
@@ -202,11 +197,7 @@ def over_dense(rows: Sequence[Row]) -> dict[str, Estimate]:
         if row["test"]:
             tests.setdefault(row["pattern"], []).append(row["test"])
     dense = tests.pop("dense", [])
-    return {
-        name: linear(np.append(np.full(len(of_name), 1 / len(of_name)), -1.0), [*of_name, dense[0]])
-        for name, of_name in tests.items()
-        if dense
-    }
+    return {name: mean_difference(of_name, dense) for name, of_name in tests.items() if dense}
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
@@ -215,33 +206,104 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
         f"{name} over the dense network of base width {rows[0]['base_width']}: {gain.show(100)} points"
         for name, gain in over_dense(rows).items()
     ]
-    for by, usual in zip(("pattern", "distribution"), USUAL, strict=True):
+    for by, usual in USUAL.items():
         lines += [f"{by} {name} over {usual}: {g.show(100)} points" for name, g in gains(rows, by).items()]
     return [*lines, METHOD]
 
 
+# The figure.
+
+
+ACCURACY = "best_test_accuracy_mean"
+
+
+def plot(rows: Sequence[Row]) -> Plot:
+    """Accuracy over distributions at one width, over several widths."""
+    widths = sorted({row["width"] for row in rows if row["pattern"] != "dense"})
+    dense = tuple((_dense_label(row), row[ACCURACY]) for row in rows if row["pattern"] == "dense")
+    over = ("width", "width") if len(widths) > 1 else ("distribution", f"width {', '.join(map(str, widths))}")
+    curves = ("pattern", "distribution")
+    label = "best test accuracy (%)"
+    return Plot(over[0], ACCURACY, over[1], label, curves, logx=len(widths) > 1, percent=True, lines=dense)
+
+
+def _dense_label(row: Row) -> str:
+    return f"dense, width {row['width']}"
+
+
+def draw(rows: Sequence[Row], preset: Family, network: str) -> Figure:
+    """Accuracy on the left, with a line at the dense network of the base width; step times on the right."""
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    masked = [row for row in rows if row["pattern"] != "dense"]
+    several = len({row["width"] for row in masked}) > 1
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2 if several else 1))
+    for row in rows:
+        if row["pattern"] == "dense":
+            left.axhline(100 * row[ACCURACY], color="0.5", linestyle="--", label=_dense_label(row))
+    (over_widths if several else over_distributions)(left, right, rows, masked)
+    weights = max((row["weights"] for row in rows), default=0)
+    left.set_title(f"{weights:,} weights (bars: s.d. over seeds)")
+    axes = plot(rows)
+    left.set(xlabel=axes.xlabel, ylabel=axes.ylabel)
+    left.legend(fontsize=8)
+    right.set_title(f"batch {preset.batch_size}")
+    figure.suptitle(families.caption(rows, preset, preset.epochs, network), fontsize=9)
+    tidy(left)
+    tidy(right)
+    return figure
+
+
+def over_distributions(left: Axes, right: Axes, rows: Sequence[Row], masked: Sequence[Row]) -> None:
+    """A point per pattern and distribution; a bar per pattern."""
+    color = _colors(row["pattern"] for row in masked)
+    distributions = list(dict.fromkeys(row["distribution"] for row in masked))
+    for i, pattern in enumerate(color):
+        points = [row for row in masked if row["pattern"] == pattern]
+        x = [distributions.index(row["distribution"]) + 0.12 * (i - 1.5) for row in points]
+        y = [100 * row[ACCURACY] for row in points]
+        bars = [100 * row["best_test_accuracy_std"] for row in points]
+        left.errorbar(x, y, bars, fmt="o", capsize=2, markersize=5, color=color[pattern], label=pattern)
+    names = [name.replace("_", "\n", 1) for name in distributions]
+    left.set_xticks(range(len(names)), names, fontsize=8)
+    times = {row["pattern"]: row["step_milliseconds"] for row in masked}
+    right.barh(list(times), list(times.values()), color=[color[name] for name in times])
+    right.set_xlabel("step time per network (ms)")
+
+
+def over_widths(left: Axes, right: Axes, rows: Sequence[Row], masked: Sequence[Row]) -> None:
+    """A curve per pattern and distribution that starts at the dense network."""
+    dense = [row for row in rows if row["pattern"] == "dense"]
+    kinds = list(dict.fromkeys((row["pattern"], row["distribution"]) for row in masked))
+    color = _colors(kinds)
+    for kind in kinds:
+        points = [*dense, *(row for row in masked if (row["pattern"], row["distribution"]) == kind)]
+        style = {"fmt": "o-", "color": color[kind], "label": ", ".join(kind)}
+        families.curve(left, points, "width", ACCURACY, **style)
+        widths = [row["width"] for row in points]
+        times = [row["step_milliseconds"] for row in points]
+        right.plot(widths, times, "o-", color=color[kind], markersize=5, linewidth=1.2)
+    for axes in (left, right):
+        axes.set(xscale="log", xlabel="width")
+    right.set(yscale="log", ylabel="step time per network (ms)")
+
+
+def _colors(names: Iterable[Any]) -> dict[Any, str]:
+    """A color for each name, in their order."""
+    return dict(zip(dict.fromkeys(names), PALETTE, strict=False))
+
+
 def main(preset: Preset, run: Run) -> None:
     all_networks = networks(preset)
-    results = families.collect(all_networks, run, EXPERIMENT, together=program)
-    if results is None:
+    trained = families.rows_of(all_networks, run, EXPERIMENT, program)
+    if trained is None:
         return
     times = step_milliseconds(all_networks, run, preset.repeats)
-    trained = {result.spec for result in results}
-    with_records = [network for network in all_networks if network.spec in trained]
-    rows = [
-        row | {"step_milliseconds": times[program(network)]}
-        for network, row in zip(with_records, families.table(with_records, results), strict=True)
-    ]
+    rows = [row | {"step_milliseconds": times[row["spec"]]} for row in trained]
     output.print_table(rows, COLUMNS)
     layers = f"{preset.hidden_layers} hidden layer{'s' * (preset.hidden_layers > 1)}"
     name = "ResNet-18" if preset.model == "resnet18" else f"MLP, {layers}"
-    figure = patterns_figure.draw(rows, preset, name)
-    written = (
-        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, figure, patterns_figure.plot(rows)),
-    )
-    print(*verdicts(rows), sep="\n")
-    launch.wrote(run, *written)
+    figure = draw(rows, preset, name)
+    launch.publish(run, EXPERIMENT, rows, COLUMNS, figure, plot(rows), verdicts(rows))
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)

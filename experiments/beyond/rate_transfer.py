@@ -17,13 +17,12 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from experiments.convergence.halting_figure import tidy
 from experiments.lab import families, launch, output, presets
 from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
 from experiments.lab.intervals import METHOD, Estimate, simulated
 from experiments.lab.launch import Run
-from experiments.lab.plots import Plot
+from experiments.lab.plots import PALETTE, Plot, tidy
 from wsn.networks.parameterization import PARAMETERIZATIONS
 from wsn.records.record import Result
 from wsn.sparsity import family
@@ -40,18 +39,9 @@ PLOT = Plot(
 )
 CLAIMS = ["parameterization", "quantity", "value", "low", "high"]
 COLUMNS = [
-    "parameterization",
-    "width",
-    "connectivity",
-    "weights",
-    "learning_rate",
-    "seeds",
-    "diverged",
-    "validation_loss_mean",
-    "validation_loss_std",
-    "validation_accuracy_mean",
-    "validation_accuracy_std",
-]
+    "parameterization", "width", "connectivity", "weights", "learning_rate", "seeds", "diverged",
+    "validation_loss_mean", "validation_loss_std", "validation_accuracy_mean", "validation_accuracy_std",
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,7 +171,7 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
             curve = [r for r in rows if (r["parameterization"], r["width"]) == (name, width)]
             curve = [row for row in curve if not row["diverged"]]
             x, y = ([row[key] for row in curve] for key in (PLOT.x, PLOT.y))
-            color = families.PALETTE[i % len(families.PALETTE)]
+            color = PALETTE[i % len(PALETTE)]
             axes.plot(x, y, "o-", markersize=3, linewidth=1.2, color=color, label=f"width {width}")
             if y:
                 axes.plot(x[int(np.argmin(y))], min(y), "*", markersize=11, color=color)
@@ -206,28 +196,18 @@ def main(preset: Preset, run: Run) -> None:
         return
     rows = families.table(all_networks, results)
     output.print_table(rows, COLUMNS)
-    claims = []
+    claims, lines = [], []
     for name in preset.parameterizations:
         if losses_and_accuracies := grids(all_networks, results, name):
             slope, cost = transfer(*losses_and_accuracies, preset.widths)
-            print(
+            lines.append(
                 f"{name}: best rate ∝ width^{slope.show(form='+.2f')}; with the best rate of the base width the worst"
                 f" width loses {cost.show(100)} points"
             )
-            claims += [
-                {"parameterization": name, "quantity": quantity} | estimate._asdict()
-                for quantity, estimate in (
-                    ("exponent of the best rate in width", slope),
-                    ("accuracy lost", cost),
-                )
-            ]
-    print(METHOD)
-    launch.wrote(
-        run,
-        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_table(run.folder, f"{EXPERIMENT}_claims", claims, CLAIMS),
-        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset), PLOT),
-    )
+            for quantity, value in (("exponent of the best rate in width", slope), ("accuracy lost", cost)):
+                claims.append({"parameterization": name, "quantity": quantity, **value._asdict()})
+    tables = {"claims": (claims, CLAIMS)}
+    launch.publish(run, EXPERIMENT, rows, COLUMNS, draw(rows, preset), PLOT, [*lines, METHOD], tables)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from experiments.convergence import halting, path, settings, study
-from experiments.convergence.halting import Curve, Point, deviation, mean
-from experiments.lab import launch, output, presets
+from experiments.convergence.halting import Curve, deviation, mean
+from experiments.lab import flags, output, presets, tuning
 from experiments.lab.families import Network, Row
 from experiments.lab.launch import Run
 from kernels.trace import traces
@@ -27,7 +27,7 @@ from wsn.data.splits import Splits
 from wsn.errors import UserError, choose
 from wsn.networks import models
 from wsn.networks.layers import BatchWeights
-from wsn.records.record import Label, Result
+from wsn.records.record import Result
 from wsn.sparsity import family
 from wsn.sparsity.budget import DISTRIBUTIONS
 from wsn.spec import WIDEST, Group, Spec, setting
@@ -41,7 +41,6 @@ ARMS = {
     "smup": "one rate under SμPar",
 }
 FACTORS = 2.0 ** np.arange(-2, 6)  # of the learning rate, tried in tuning
-TUNING_SEEDS = 2
 SAMPLES, TRACED_SEEDS = 256, 3  # a trace is a mean over outputs and seeds
 BATCH = 32  # inputs that share batch statistics, as in training
 
@@ -138,70 +137,40 @@ def tune(preset: Preset, networks: Sequence[Network], run: Run, experiment: str)
     """
     if "tuned" not in preset.arms:
         return {}
-    by_spec = {network.spec: network for network in networks}
-    options = {spec: candidates(spec, preset.tuning_epochs) for spec in by_spec}
-    labels = {
-        option: Label(experiment, run.preset, by_spec[spec].base_width, by_spec[spec].kind)
-        for spec, tried in options.items()
-        for option in tried
-    }
-    results = launch.train(run, [(tried, TUNING_SEEDS) for tried in options.values()], labels)
-    if results is None:
-        return {}
-    best, rows = {}, []
-    for spec, tried in options.items():
-        losses = {option.learning_rate: final_loss(option, results) for option in tried}
-        usable = {rate: loss for rate, loss in losses.items() if np.isfinite(loss)}
-        if not usable:
-            raise UserError(
-                f"`arms=tuned`: every learning rate diverged at width {spec.width}: lower `learning_rate`"
-            )
-        best[spec] = min(usable, key=usable.__getitem__)
-        network = by_spec[spec]
-        rows += [
-            {"kind": network.kind, "base_width": network.base_width, "width": spec.width}
-            | {"learning_rate": rate, "validation_loss": loss, "chosen": int(rate == best[spec])}
-            for rate, loss in losses.items()
-        ]
-        if best[spec] in (min(losses), max(losses)):
-            print(
-                f"`arms=tuned`: rate {best[spec]:g} of width {spec.width} is the lowest or highest that was tried"
-            )
-    output.write_table(run.folder, "learning_rates", rows, list(rows[0]))
-    return best
+    tried = {network.spec: (network, candidates(network.spec, preset.tuning_epochs)) for network in networks}
+    tuned = tuning.search(tried, halting.LOSS, run, experiment, "arms=tuned") or {}
+    rows = []
+    for spec, (best, losses) in tuned.items():
+        network, _ = tried[spec]
+        row = {"kind": network.kind, "base_width": network.base_width, "width": spec.width}
+        for rate, loss in losses.items():
+            rows.append(row | {"learning_rate": rate, "validation_loss": loss, "chosen": int(rate == best)})
+        if best in (min(losses), max(losses)):
+            text = f"`arms=tuned`: rate {best:g} of width {spec.width} is the lowest or highest tried"
+            print(flags.as_flags(text))
+    if rows:
+        output.write_table(run.folder, "learning_rates", rows, list(rows[0]))
+    return {spec: best for spec, (best, _) in tuned.items()}
 
 
-def candidates(spec: Spec, epochs: int) -> tuple[Spec, ...]:
+def candidates(spec: Spec, epochs: int) -> tuning.Candidates:
     """The network with each learning rate to try, for a few epochs."""
-    return tuple(
-        dataclasses.replace(
-            spec,
-            learning_rate=float(f"{spec.learning_rate * factor:.4g}"),
-            epochs=epochs,
-            stop="epochs",
-            probes=(),
-        )
-        for factor in FACTORS
-    )
-
-
-def final_loss(option: Spec, results: Sequence[Result]) -> float:
-    """Final validation loss, a mean over seeds; NaN if a seed diverged."""
-    return float(np.mean([r.curves[halting.LOSS][-1] for r in results if r.spec == option]))
+    short = dataclasses.replace(spec, epochs=epochs, stop="epochs", probes=())
+    rates = [float(f"{spec.learning_rate * factor:.4g}") for factor in FACTORS]
+    return tuple(dataclasses.replace(short, learning_rate=rate) for rate in rates)
 
 
 def curves(networks: Sequence[Network], results: Sequence[Result], run: Run) -> list[Curve]:
     """A curve over width for every arm and family, of the networks with records; one common loss for all."""
-    ceiling, specs = study.ceiling(run.source_of(networks[0].spec)), {network.spec for network in networks}
-    runs = study.runs_by_spec(halting.halted([r for r in results if r.spec in specs], ceiling))
-    lines: dict[tuple, list[Point]] = {}
-    for network in networks:
-        if network.spec in runs:
-            row = study.describe(network, run) | {"base_width": network.base_width}
-            row["rate_trace"] = rate_trace(network.spec, run)
-            line = lines.setdefault((row["arm"], row["kind"], row["base_width"]), [])
-            line.append(Point(row, runs[network.spec]))
-    return [Curve(points) for points in lines.values()]
+    trained = {result.spec for result in results}
+    traced = [
+        network._replace(columns={**network.columns, "rate_trace": rate_trace(network.spec, run)})
+        for network in networks
+        if network.spec in trained
+    ]
+    return study.curves(
+        traced, results, run, lambda n: (n.columns["arm"], n.kind, n.base_width), one_loss=True
+    )
 
 
 def rate_trace(spec: Spec, run: Run) -> float:
@@ -256,24 +225,17 @@ def samples(source: Source, count: int, batch: int) -> Float[Array, "samples bat
     return jnp.asarray((source.validation_images[rows] - source.mean) / source.std, jnp.float32)
 
 
-def rows(curves: Sequence[Curve], steps_of_epoch: dict[Spec, int]) -> Iterator[Row]:
+def rows(curves: Sequence[Curve], run: Run) -> Iterator[Row]:
     """A row per network and arm: its description, its times, and the factors of its time."""
-    for curve in curves:
-        for point in curve.points:
-            spec = point.runs[0].result.spec
-            row = point.row | halting.summary(point, steps_of_epoch[spec])
-            row["common_steps_far_mean"] = mean([run.common[1] for run in point.runs])
-            for name in path.FACTORS:
-                values = [path.geometry(run, "all")[name] for run in point.certain]
-                row |= {f"{name}_mean": mean(values), f"{name}_std": deviation(values)}
-            yield row
+    for point in halting.points(curves):
+        row = point.row | halting.summary(point, study.steps_of_epoch(point.spec, run))
+        row["common_steps_far_mean"] = mean([run.common[1] for run in point.runs])
+        for name in path.FACTORS:
+            values = [path.geometry(run, "all")[name] for run in point.certain]
+            row |= {f"{name}_mean": mean(values), f"{name}_std": deviation(values)}
+        yield row
 
 
 def name(curve: Curve) -> str:
     """The name of a curve's family."""
     return "dense" if curve.row["kind"] == "dense" else f"{curve.row['weights']:,} weights"
-
-
-def families_shown(curves: Sequence[Curve]) -> list[tuple[str, int]]:
-    """(kind, base width) of every family, dense first."""
-    return list(dict.fromkeys((c.row["kind"], c.row["base_width"]) for c in curves))

@@ -4,45 +4,34 @@ In: curves over width of every arm and family. Out: exponents in width, three hy
 of all times over rate × trace, which should explain them if the effective rate decides.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from experiments.beyond import width
+from experiments.convergence import halting
 from experiments.convergence.halting import Curve, Quantity, common, minimum, steps
 from experiments.convergence.path import FACTORS
 from experiments.convergence.path import exponent as path_exponent
 from experiments.lab.families import Row
-from experiments.lab.intervals import Estimate, equal, regression
+from experiments.lab.intervals import UNDECIDED, Estimate, equal, regression
 
 FLAT = 0.1  # smaller exponents of time in width count as none
 FALLS, FLATLY, RISES, NOT_DOWN = "falls", "flat", "rises", "not down"
-# The time over width that each hypothesis predicts, by family and arm.
-HYPOTHESES = {
-    "weights decide": {
-        ("dense", "one"): FALLS,
-        ("dense", "fan_in"): FALLS,
-        ("sparse", "one"): FLATLY,
-        ("sparse", "fan_in"): FLATLY,
-    },
-    "width decides": {
-        ("dense", "one"): FALLS,
-        ("dense", "fan_in"): FALLS,
-        ("sparse", "one"): FALLS,
-        ("sparse", "fan_in"): FALLS,
-    },
-    "the effective rate decides": {
-        ("dense", "one"): FALLS,
-        ("dense", "fan_in"): NOT_DOWN,
-        ("sparse", "one"): RISES,
-        ("sparse", "fan_in"): FLATLY,
-    },
+PLACES = (("dense", "one"), ("dense", "fan_in"), ("sparse", "one"), ("sparse", "fan_in"))  # family, arm
+# The time over width that each hypothesis predicts, by place.
+PREDICTIONS = {
+    "weights decide": (FALLS, FALLS, FLATLY, FLATLY),
+    "width decides": (FALLS, FALLS, FALLS, FALLS),
+    "the effective rate decides": (FALLS, NOT_DOWN, RISES, FLATLY),
 }
+HYPOTHESES = {name: dict(zip(PLACES, times, strict=True)) for name, times in PREDICTIONS.items()}
 TIMES = {"its own minimum": steps, "a loss common to all": common}
 
 RATE_TRACE = "steps to a loss common to all over rate × trace"
-VERDICTS = {"agrees": "agrees with", "contradicts": "contradicted by", "undecided": "inconclusive for"}
+VERDICTS = {"agrees": "agrees with", "contradicts": "contradicted by", UNDECIDED: "inconclusive for"}
 CLAIMS = ["arm", "family", "quantity", "exponent", "low", "high", "explained", *HYPOTHESES]
 
 
@@ -61,24 +50,17 @@ def by_width(curve: Curve, quantity: Quantity = steps) -> Estimate:
 
 
 def agrees(estimate: Estimate, prediction: str) -> str:
-    """Whether the whole interval of an exponent agrees with or contradicts a prediction; else undecided."""
+    """Whether the whole interval of an exponent agrees with or contradicts a prediction; else inconclusive."""
+    _, low, high = estimate
     flat = equal(estimate, FLAT)
     inside = flat == "holds"
-    agreement = {
-        FALLS: estimate.high < 0 and not inside,
-        RISES: estimate.low > 0 and not inside,
-        FLATLY: inside,
-        NOT_DOWN: estimate.low > -FLAT,
-    }
-    contradiction = {
-        FALLS: estimate.low > 0 or inside,
-        RISES: estimate.high < 0 or inside,
-        FLATLY: flat == "fails",
-        NOT_DOWN: estimate.high < -FLAT,
-    }
-    if agreement[prediction]:
-        return "agrees"
-    return "contradicts" if contradiction[prediction] else "undecided"
+    agrees, contradicts = {
+        FALLS: (high < 0 and not inside, low > 0 or inside),
+        RISES: (low > 0 and not inside, high < 0 or inside),
+        FLATLY: (inside, flat == "fails"),
+        NOT_DOWN: (low > -FLAT, high < -FLAT),
+    }[prediction]
+    return "agrees" if agrees else "contradicts" if contradicts else UNDECIDED
 
 
 def claims(curves: Sequence[Curve]) -> Iterator[Row]:
@@ -106,6 +88,11 @@ def claims(curves: Sequence[Curve]) -> Iterator[Row]:
             yield row | exponent_columns("width beside it", fit.width)
 
 
+def lines(claims: Sequence[Row], curves: Sequence[Curve]) -> list[str]:
+    """All verdicts, as text."""
+    return [*exponents(claims), *hypotheses(claims), rate_trace_fit(claims), exclusions(curves)]
+
+
 def exponent_columns(quantity: str, estimate: Estimate) -> Row:
     return {"quantity": quantity} | dict(zip(("exponent", "low", "high"), estimate, strict=True))
 
@@ -114,17 +101,12 @@ def hypotheses(claims: Sequence[Row]) -> Iterator[str]:
     """From the rows of `claims`: how many curves agree with each hypothesis, for both times."""
     for hypothesis in HYPOTHESES:
         for time in TIMES:
-            verdicts = [
-                row[hypothesis]
-                for row in claims
-                if row["quantity"] == f"steps to {time}" and hypothesis in row
-            ]
-            if not verdicts:
+            of_time = [row for row in claims if row["quantity"] == f"steps to {time}" and hypothesis in row]
+            if not of_time:
                 continue
-            counts = ", ".join(
-                f"{words} {verdicts.count(word)}" for word, words in VERDICTS.items() if word in verdicts
-            )
-            yield f"{hypothesis} (steps to {time}): of {len(verdicts)} curves {counts}"
+            counts = Counter(row[hypothesis] for row in of_time)
+            text = ", ".join(f"{words} {counts[word]}" for word, words in VERDICTS.items() if counts[word])
+            yield f"{hypothesis} (steps to {time}): of {len(of_time)} curves {text}"
 
 
 def exponents(claims: Sequence[Row]) -> Iterator[str]:
@@ -149,7 +131,7 @@ def show(estimate: Estimate, digits: int = 2) -> str:
 
 def collapse(curves: Sequence[Curve]) -> Collapse:
     """The fit over the networks of which every seed reached the common loss, each counted once."""
-    points = {p.runs[0].result.spec: p for curve in curves for p in curve.points}
+    points = {point.spec: point for point in halting.points(curves)}
     times = {spec: np.log([common(run) for run in p.runs]) for spec, p in points.items()}
     usable = [spec for spec, values in times.items() if not np.isnan(values).any()]
     y = np.array([times[spec].mean() for spec in usable])
@@ -177,7 +159,7 @@ def rate_trace_fit(claims: Sequence[Row]) -> str:
 
 def exclusions(curves: Sequence[Curve]) -> str:
     """How many runs are censored, and how many have no common time."""
-    runs = {(r.result.spec, r.result.seed): r for c in curves for p in c.points for r in p.runs}.values()
+    runs = {(r.result.spec, r.result.seed): r for p in halting.points(curves) for r in p.runs}.values()
     uncertain = sum(not run.certain for run in runs)
     without = sum(np.isnan(common(run)) for run in runs)
     return (

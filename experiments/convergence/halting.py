@@ -5,7 +5,7 @@ row per network, exponents with intervals. The time to a common loss is included
 mixes speed with capacity.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,20 +16,15 @@ from experiments.lab import intervals
 from experiments.lab.families import Row
 from experiments.lab.intervals import Estimate
 from wsn.records.record import Result
+from wsn.spec import Spec
 from wsn.training.halting import Halting, Steps, halting, steps_to_loss
 
 COMMON = (1.05, 1.15)  # the common losses, as multiples of the largest minimum of a curve
 LOSS = "validation_loss"
 SUMMARY = (
-    "seeds",
-    "censored",
-    "steps_mean",
-    "steps_std",
-    "common_steps_mean",
-    "epochs_mean",
-    "best_validation_loss_mean",
-    "best_validation_loss_std",
-)
+    "seeds", "censored", "steps_mean", "steps_std", "common_steps_mean", "epochs_mean",
+    "best_validation_loss_mean", "best_validation_loss_std",
+)  # fmt: skip
 TINY = 1e-9  # steps: the smallest floor of the fit, so that it has a logarithm
 Values = Float[np.ndarray, " _"]
 
@@ -55,6 +50,10 @@ class Point(NamedTuple):
 
     row: Row
     runs: list[HaltedRun]
+
+    @property
+    def spec(self) -> Spec:
+        return self.runs[0].result.spec
 
     @property
     def certain(self) -> list[HaltedRun]:
@@ -88,6 +87,12 @@ class Curve(NamedTuple):
         """The same over all seeds, for the networks of which every seed has a value."""
         networks = [[quantity(run) for run in point.runs] for point in self.points]
         return slope(self.column(column), [[] if np.isnan(values).any() else values for values in networks])
+
+
+def points(curves: Sequence[Curve]) -> Iterator[Point]:
+    """The networks of all curves."""
+    for curve in curves:
+        yield from curve.points
 
 
 class Fit(NamedTuple):
@@ -127,16 +132,10 @@ def summary(point: Point, steps_of_epoch: int) -> Row:
     The time is that of the seeds that are not censored; if all are, the mean of their lower bounds.
     """
     times, minima = [steps(run) for run in point.certain], [minimum(run) for run in point.runs]
-    values = (
-        len(point.runs),
-        sum(not run.certain for run in point.runs),
-        mean(times),
-        deviation(times),
-        mean([common(run) for run in point.runs]),
-        mean(times) / steps_of_epoch,
-        mean(minima),
-        deviation(minima),
-    )
+    censored = sum(not run.certain for run in point.runs)
+    common_steps = mean([common(run) for run in point.runs])
+    moments = mean(times), deviation(times), common_steps, mean(times) / steps_of_epoch
+    values = (len(point.runs), censored, *moments, mean(minima), deviation(minima))
     return dict(zip(SUMMARY, values, strict=True))
 
 

@@ -19,14 +19,29 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from experiments.convergence import halting, halting_figure, study
-from experiments.convergence.halting import Curve, HaltedRun, common, minimum, slope, steps
+from experiments.convergence import halting, study
+from experiments.convergence.halting import (
+    COMMON,
+    Curve,
+    HaltedRun,
+    Point,
+    Quantity,
+    common,
+    mean,
+    minimum,
+    points,
+    slope,
+    steps,
+)
 from experiments.convergence.settings import PRESETS, Preset
 from experiments.lab import families, launch, output
 from experiments.lab.flags import Command
-from experiments.lab.intervals import Estimate, equal, sign, simulated
+from experiments.lab.intervals import Estimate, equal, in_words, sign, simulated, verdict
 from experiments.lab.launch import Run
+from experiments.lab.plots import PALETTE, Plot, log_times, plain_numbers, tidy
 from wsn.networks import models
 from wsn.sparsity import family
 from wsn.tasks import metrics
@@ -35,19 +50,9 @@ EXPERIMENT = "halting_time"
 COLUMNS = [*study.KEYS, *halting.SUMMARY]
 CLAIMS = ["claim", "curve", "value", "low", "high", "unit", "verdict"]
 SEEDS = [
-    *study.KEYS,
-    "seed",
-    "hidden_weights",
-    "censored",
-    "diverged",
-    "steps",
-    "minimum_step",
-    "last_step",
-    "evaluations_before",
-    "common_steps",
-    "common_steps_far",
-    "best_validation_loss",
-]
+    *study.KEYS, "seed", "hidden_weights", "censored", "diverged", "steps", "minimum_step", "last_step",
+    "evaluations_before", "common_steps", "common_steps_far", "best_validation_loss",
+]  # fmt: skip
 # What curves and their networks differ in.
 FACTORS = ("width", "fraction", "depth", "optimizer", "learning_rate")
 IN_WEIGHTS = "exponent"
@@ -59,10 +64,7 @@ FLOOR = 0.05  # of the shortest time: a smaller floor counts as none
 def rows(curves: Sequence[Curve], run: Run) -> list[families.Row]:
     """A row per network: its description and its times."""
     return [
-        point.row | halting.summary(point, study.steps_of_epoch(run.source_of(spec), spec))
-        for curve in curves
-        for point in curve.points
-        for spec in [point.runs[0].result.spec]
+        point.row | halting.summary(point, study.steps_of_epoch(point.spec, run)) for point in points(curves)
     ]
 
 
@@ -85,18 +87,17 @@ def claims(curves: Sequence[Curve], names: Sequence[str]) -> Iterator[families.R
 
 
 def claim(text: str, curve: str, estimate: Estimate, unit: str, verdict: str) -> families.Row:
-    row = {"claim": text, "curve": curve, "unit": unit, "verdict": verdict}
-    return row | estimate._asdict()
+    return {"claim": text, "curve": curve, "unit": unit, "verdict": verdict, **estimate._asdict()}
 
 
 def across_curves(text: str, column: str, curves: Sequence[Curve], rising: bool) -> Iterator[families.Row]:
     """The exponent of T in a column in which curves differ, all else equal: one slope, an intercept per network."""
-    points = [point for curve in curves for point in curve.points]
-    blocks = [tuple(point.row[name] for name in FACTORS if name != column) for point in points]
-    times = [[steps(run) for run in point.runs if run.certain] for point in points]
+    networks = list(points(curves))
+    blocks = [tuple(point.row[name] for name in FACTORS if name != column) for point in networks]
+    times = [[steps(run) for run in point.runs if run.certain] for point in networks]
     x = "weights" if column == "depth" else column
-    if len({point.row[column] for point in points}) > 1:
-        exponent = slope([point.row[x] for point in points], times, blocks)
+    if len({point.row[column] for point in networks}) > 1:
+        exponent = slope([point.row[x] for point in networks], times, blocks)
         yield claim(text, "all", exponent, f"exponent in {x}", sign(exponent if rising else -exponent))
 
 
@@ -113,9 +114,9 @@ def optimizers(curves: Sequence[Curve], names: Sequence[str]) -> Iterator[famili
         if curve.row["optimizer"] == other.row["optimizer"] == "sgd":
             yield claim("C3 the rate leaves the exponent as it is", pair, difference, IN_WEIGHTS, same)
         elif curve.row["optimizer"] != other.row["optimizer"]:
-            differs = difference.low > 0 or difference.high < 0
-            verdict = "fails" if same == "holds" else "holds" if differs else "undecided"
-            yield claim("C4 Adam changes the exponent", pair, difference, IN_WEIGHTS, verdict)
+            differs = same != "holds" and (difference.low > 0 or difference.high < 0)
+            changes = verdict(differs, same == "holds")
+            yield claim("C4 Adam changes the exponent", pair, difference, IN_WEIGHTS, changes)
 
 
 def floor(curve: Curve, name: str) -> Iterator[families.Row]:
@@ -124,9 +125,8 @@ def floor(curve: Curve, name: str) -> Iterator[families.Row]:
     fit = halting.fit_floor(curve.column("weights"), times)
     if fit is not None:
         negligible = FLOOR * min(halting.mean(values) for values in times if values)
-        holds = fit.b.low > negligible and fit.k.low > 0
-        verdict = "holds" if holds else "fails" if fit.b.high < negligible else "undecided"
-        yield claim("C6 T has a floor", name, fit.b, "steps", verdict)
+        has_floor = verdict(fit.b.low > negligible and fit.k.low > 0, fit.b.high < negligible)
+        yield claim("C6 T has a floor", name, fit.b, "steps", has_floor)
         yield claim("C6 T falls above its floor", name, -fit.k, "exponent there", sign(fit.k))
 
 
@@ -137,29 +137,27 @@ def overfitting(curve: Curve, name: str) -> Iterator[families.Row]:
     if others and largest:
         excess = simulated(lambda means: means[:, 0] - means[:, 1:].min(1), [largest, *others])
         both = sign(excess), sign(-curve.exponent("weights", steps))
-        verdict = next((word for word in ("fails", "undecided") if word in both), "holds")
-        yield claim("C11 the best loss rises again while T falls", name, excess, "nats", verdict)
+        rises = verdict(both == ("holds", "holds"), "fails" in both)
+        yield claim("C11 the best loss rises again while T falls", name, excess, "nats", rises)
 
 
 def seeds(curves: Sequence[Curve], run: Run) -> Iterator[families.Row]:
     """A row per run: its times, and what the task measures at the lowest loss."""
-    for point in (point for curve in curves for point in curve.points):
-        spec = point.runs[0].result.spec
-        shapes = study.shapes_of(run.source_of(spec), spec)
-        groups = models.groups_of(spec, shapes)
+    for point in points(curves):
+        shapes = study.shapes_of(run.source_of(point.spec), point.spec)
+        groups = models.groups_of(point.spec, shapes)
         hidden = {layer: shapes[layer] for layer, group in groups.items() if group not in NOT_HIDDEN}
         for halted in point.runs:
             halt, evaluations = halted.halting, halting.evaluations(halted.result)
-            before = int(np.searchsorted(evaluations, halt.step)) if halted.certain else ""
             yield point.row | {
                 "seed": halted.result.seed,
-                "hidden_weights": family.kept_weights(spec, hidden),
+                "hidden_weights": family.kept_weights(point.spec, hidden),
                 "censored": int(halt.censored),
                 "diverged": int(np.isnan(halt.minimum)),
                 "steps": halt.step,
                 "minimum_step": halt.minimum_step,
                 "last_step": int(evaluations[-1]),
-                "evaluations_before": before,
+                "evaluations_before": int(np.searchsorted(evaluations, halt.step)) if halted.certain else "",
                 "common_steps": halted.common[0],
                 "common_steps_far": halted.common[1],
                 "best_validation_loss": halt.minimum,
@@ -183,8 +181,7 @@ def lines(rows: Sequence[families.Row]) -> Iterator[str]:
         value = Estimate(row["value"], row["low"], row["high"])
         form = {"steps": ".0f", "nats": "+.3f"}.get(row["unit"], "+.2f")
         curve = "" if row["curve"] == "all" else f" ({row['curve']})"
-        verdict = row["verdict"].replace("undecided", "inconclusive")
-        yield f"{row['claim']}{curve}: {verdict}, {row['unit']} {value.show(form=form)}"
+        yield f"{row['claim']}{curve}: {in_words(row['verdict'])}, {row['unit']} {value.show(form=form)}"
 
 
 def measured(curve: Curve, name: str) -> Iterator[str]:
@@ -196,28 +193,125 @@ def measured(curve: Curve, name: str) -> Iterator[str]:
         yield f"{metric.replace('_', ' ')} at the lowest loss ({name}): {values}"
 
 
+# The figure.
+
+
+LABELS = (
+    "steps to within 1 % of the minimum",
+    "steps to a loss that all widths reach",
+    "lowest validation loss (nats)",
+)
+PLOT = Plot(
+    "weights",
+    "steps_mean",
+    "weights",
+    LABELS[0],
+    curves=("fraction", "depth", "optimizer", "learning_rate"),
+    logy=True,
+)
+
+
+def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
+    by_width = over_data(curves)
+    panels, thresholds = 3 + (len(by_width) > 0), COMMON if len(curves) < 4 else COMMON[:1]
+    lines = max(len(curves) * len(thresholds), len(by_width))
+    figure = Figure(figsize=(4.7 * panels, 4.3 + 0.18 * lines), layout="constrained")
+    times, common, loss, *rest = figure.subplots(1, panels)
+    for i, (curve, name) in enumerate(zip(curves, names, strict=True)):
+        color, style = PALETTE[i % len(PALETTE)], "-" if i < len(PALETTE) else ":"
+        label = f"{name}: {curve.exponent('weights', steps).show(form='+.2f')}"
+        draw_points(times, curve, steps, color, label, style)
+        for j, (factor, line) in enumerate(zip(thresholds, (style, "--"), strict=False)):
+
+            def time(run: HaltedRun, j: int = j) -> float:
+                return run.common[j]
+
+            label = f"{name}, {factor:g} ×: {curve.exponent_of_all('weights', time).show(form='+.2f')}"
+            draw_points(common, curve, time, color, label, line, all_seeds=True)
+        draw_points(loss, curve, minimum, color, name, style, all_seeds=True)
+    for axes, label in zip((times, common, loss), LABELS, strict=True):
+        axes.set(xscale="log", xlabel=PLOT.xlabel, ylabel=label)
+        plain_numbers(axes.xaxis)
+        if axes is not loss:
+            log_times(axes)
+        finish(axes)
+    for axes in rest:
+        draw_data(axes, by_width)
+    multiples = " and ".join(f"{x:g}" for x in thresholds)
+    titles = {
+        times: f"{caption}\nhollow: censored (minimum not certain)",
+        common: f"{multiples} × the largest minimum of a curve;\nlegends: exponent in weights [95 %]",
+    }
+    for axes, title in titles.items():
+        axes.set_title(title, fontsize=9, loc="left")
+    return figure
+
+
+def over_data(curves: Sequence[Curve]) -> dict[int, list[Point]]:
+    """Width → its networks at several fractions of the data, all else equal; empty if there is one fraction."""
+    same = ("depth", "optimizer", "learning_rate")
+    comparable = [c for c in curves if all(c.row[name] == curves[0].row[name] for name in same)]
+    by_width: dict[int, list[Point]] = {}
+    for point in (point for curve in comparable for point in curve.points):
+        by_width.setdefault(point.row["width"], []).append(point)
+    return {width: points for width, points in by_width.items() if len(points) > 1}
+
+
+def draw_data(axes: Axes, by_width: dict[int, list[Point]]) -> None:
+    """T over the fraction of the data, one line per width: Figure 3b of the convergence paper."""
+    for i, (width, networks) in enumerate(by_width.items()):
+        curve = Curve(sorted(networks, key=lambda point: point.row["fraction"]))
+        label = f"width {width}: {curve.exponent('fraction', steps).show(form='+.2f')}"
+        draw_points(axes, curve, steps, PALETTE[i % len(PALETTE)], label, x="fraction")
+    axes.set(xscale="log", yscale="log", xlabel="fraction of the training data", ylabel=LABELS[0])
+    plain_numbers(axes.xaxis)
+    plain_numbers(axes.yaxis)
+    axes.set_title("legend: exponent in the fraction", fontsize=9, loc="left")
+    finish(axes)
+
+
+def finish(axes: Axes) -> None:
+    tidy(axes)
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+
+
+def draw_points(
+    axes: Axes,
+    curve: Curve,
+    quantity: Quantity,
+    color: str,
+    label: str,
+    line: str = "-",
+    all_seeds: bool = False,
+    x: str = "weights",
+) -> None:
+    """Seeds as dots; means of the seeds that are not censored (of all with `all_seeds`) as a line."""
+    places, means = np.array(curve.column(x)), []
+    for place, point in zip(places, curve.points, strict=True):
+        means.append(mean([quantity(run) for run in (point.runs if all_seeds else point.certain)]))
+        values = [quantity(run) for run in point.runs]
+        axes.plot([place] * len(values), values, ".", ms=3, color=color, alpha=0.6)
+    axes.plot(places, means, line, color=color, lw=1.3, label=label)
+    hollow = np.array([not all_seeds and not all(run.certain for run in p.runs) for p in curve.points])
+    for chosen, face in ((hollow, "white"), (~hollow, color)):
+        axes.plot(places[chosen], np.array(means)[chosen], "o", ms=5.5, color=color, mfc=face)
+
+
 def main(preset: Preset, run: Run) -> None:
-    networks = study.networks(preset, run)
-    results = families.collect(networks, run, EXPERIMENT)
-    if results is None:
+    trained = study.train(preset, run, EXPERIMENT)
+    if trained is None:
         return
-    curves = study.curves(networks, results, run)
-    names = study.names(curves)
+    curves, names = trained
     table, claim_rows, runs = rows(curves, run), list(claims(curves, names)), list(seeds(curves, run))
     output.print_table(table, COLUMNS)
-    figure = halting_figure.draw(curves, names, study.caption(preset, run))
+    figure = draw(curves, names, study.caption(preset, run))
     others = [metric.name for metric in metrics(runs[0]["task"]) if metric.name != "loss"]
-    written = (
-        output.write_table(run.folder, EXPERIMENT, table, COLUMNS),
-        output.write_table(run.folder, f"{EXPERIMENT}_claims", claim_rows, CLAIMS),
-        output.write_table(run.folder, f"{EXPERIMENT}_seeds", runs, [*SEEDS, *others]),
-        output.write_figure(run.folder, EXPERIMENT, figure, halting_figure.PLOT),
-    )
-    print(*lines(claim_rows), sep="\n")
-    for curve, name in zip(curves, names, strict=True):
-        for line in measured(curve, name):
-            print(line)
-    launch.wrote(run, *written)
+    text = [
+        *lines(claim_rows),
+        *(line for pair in zip(curves, names, strict=True) for line in measured(*pair)),
+    ]
+    tables = {"claims": (claim_rows, CLAIMS), "seeds": (runs, [*SEEDS, *others])}
+    launch.publish(run, EXPERIMENT, table, COLUMNS, figure, PLOT, text, tables)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), study.template)

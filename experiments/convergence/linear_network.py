@@ -7,9 +7,6 @@ with K weights: the mean distance from a random start to the solutions sum w = C
 exactly and by simulation, for starts in a ball of radius R (as in the paper) and in a cube (independent weights), and
 the steps of gradient descent. We also train both layers of a network, 20 inputs → width → 5 outputs, and compare the
 exponents in width of steps, distance, path length and mean step with those of the paper's language model.
-Expect: the paper's formula holds only for R <= C / sqrt K (at R = 4, K = 1 and 2 the distance is 2.5 and 2.013, not 2
-and 1.414); steps ~ 1/K at one learning rate up to the edge of stability, K = 1/(rate mean x^2). Neither depends on K
-with output weights 1 / sqrt K (NTK parameterization): the effect is one of the parameterization, not of width.
 
 Writes WORKDIR/linear_network.csv (distances), linear_network_steps.csv, linear_network_layers.csv (geometric means at
 the smallest and largest width; exponents with 95 % intervals over seeds, in the kernel regime and in the paper) and
@@ -20,26 +17,11 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from experiments.convergence import halting
-from experiments.convergence.appendix_b import (
-    ARMS,
-    CUBE_RADIUS,
-    DRAWS,
-    EDGE,
-    INPUTS,
-    LAYER_RATES,
-    LAYER_SAMPLES,
-    MARKS,
-    OUTPUTS,
-    PAPER,
-    RATE,
-    SAMPLES,
-    SOLUTION,
-    TOLERANCE,
-    WIDTHS,
-    draw,
-)
+from experiments.convergence import halting, path
 from experiments.lab import intervals, launch, output
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
@@ -49,6 +31,29 @@ from wsn.machine import NETWORK_BYTES
 from wsn.spec import WIDEST, check_bounds, setting
 
 EXPERIMENT = "linear_network"
+SOLUTION = 2.0  # C: a network solves the task if its weights sum to C
+WIDTHS = tuple(2**i for i in range(9))  # of the network with one trained layer
+CUBE_RADIUS, DRAWS = 1.0, 100_000
+SAMPLES, RATE, TOLERANCE = 50, 0.002, 1e-3  # x is ±1; training stops at this fraction of the initial loss
+EDGE = theory.largest_width(RATE, 1.0)
+OUTPUTS, INPUTS, LAYER_SAMPLES = 5, 20, 200  # of the network with two trained layers, which stops at 1 %
+LAYER_RATES = {"standard": 0.005, "ntk": 0.5}
+ARMS = ("one rate", "rate / K", "output weights 1/√K (NTK)")
+
+
+# Our measure → the paper's layers that it is compared with → exponent in width.
+PAPER = {
+    f"{label}, {layer}": {group: path.PAPER[quantity][group] for group in groups}
+    for quantity, label in (("distance", "distance"), ("step", "mean step"))
+    for layer, groups in (("first", ("embedding", "hidden")), ("last", ("softmax",)))
+}
+TITLES = (
+    "(a) one trained layer: exact (lines), simulated (points)",
+    "(b) one trained layer",
+    "(c) two trained layers",
+)
+MARKS = {"embedding": "+", "hidden": "x", "softmax": "*"}
+COLORS = {"standard": "#2f6397", "ntk": "#b5482f", "cube": "#b08a2e"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,8 +77,7 @@ class Settings:
             raise UserError("`widths`: give at least two widths")
 
 
-def verdict(claim: bool) -> str:
-    return "holds" if claim else "fails"
+# The tables.
 
 
 def distance_rows(radii: Sequence[float], draws: int = DRAWS) -> list[dict]:
@@ -137,6 +141,13 @@ def log_slope(x: Sequence[float], y: Sequence[float]) -> float:
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
+# What they say.
+
+
+def claim(holds: bool) -> str:
+    return intervals.verdict(holds, not holds)
+
+
 def distance_verdicts(rows: Sequence[dict]) -> list[str]:
     """The distance of Appendix B: where it holds, how far it is off elsewhere, other starts and parameterization."""
     balls = [row for row in rows if row["start"] == "ball"]
@@ -149,7 +160,7 @@ def distance_verdicts(rows: Sequence[dict]) -> list[str]:
     nearer = [all(np.diff([row["exact"] for row in cube]) < 0), ntk[-1] < 0.99 * ntk[0]]
     off = max(abs(row["simulated"] - row["exact"]) / row["stderr"] for row in rows)
     return [
-        f"mean distance C / sqrt K: {verdict(holds[True])} where R <= C / sqrt K, {verdict(holds[False])} beyond",
+        f"mean distance C / sqrt K: {claim(holds[True])} where R <= C / sqrt K, {claim(holds[False])} beyond",
         *(
             f"  R = {r:g}: {row['exact']:.4f}, not {row['printed']:.4f}, at K = {row['width']};"
             f" {float(theory.ball_excess_limit(SOLUTION / r)):.6f} times the printed distance for K → ∞"
@@ -158,7 +169,7 @@ def distance_verdicts(rows: Sequence[dict]) -> list[str]:
         f"  independent weights, R = {CUBE_RADIUS:g}: {cube[-1]['exact']:.4f}, not {cube[-1]['printed']:.4f}, at"
         f" K = {cube[-1]['width']}, never below {float(theory.cube_floor(CUBE_RADIUS)):.4f}",
         f"  simulation and theory differ by at most {off:.1f} standard errors in {len(rows)} points",
-        f"solutions are nearer in wider networks: {verdict(nearer[0])} with output weights 1; {verdict(nearer[1])} with"
+        f"solutions are nearer in wider networks: {claim(nearer[0])} with output weights 1; {claim(nearer[1])} with"
         f" 1 / sqrt K, where the distance is {min(ntk):.3f} to {max(ntk):.3f}",
     ]
 
@@ -172,11 +183,11 @@ def step_verdicts(rows: Sequence[dict]) -> list[str]:
     flat = ", ".join(f"{steps:g}" for steps in others)
     equal = sum(row["simulated"] == row["steps"] for row in rows)
     return [
-        f"width shortens training: {verdict(slope < 0)} at one learning rate, with steps ~ K^{slope:.2f}: "
+        f"width shortens training: {claim(slope < 0)} at one learning rate, with steps ~ K^{slope:.2f}: "
         + ", ".join(f"{steps:g}" for steps in stable.values()),
         f"  but networks oscillate beyond K = {EDGE / 2:g} and diverge beyond {EDGE:g}: "
         + ", ".join(f"{steps:g} (K = {width})" for width, steps in fixed.items() if width >= EDGE / 2),
-        f"  {verdict(len(others) > 1)} at rate / K and with output weights 1 / sqrt K: {flat} at every K",
+        f"  {claim(len(others) > 1)} at rate / K and with output weights 1 / sqrt K: {flat} at every K",
         f"  gradient descent takes as many steps as the formula says in {equal} of {len(rows)} points",
     ]
 
@@ -197,19 +208,80 @@ def layer_verdicts(rows: Sequence[dict]) -> list[str]:
     ] + [f"  the paper's softmax: distance {PAPER['distance, last']['softmax']:+.2f}, mean step +0.5"]
 
 
+# The figure.
+
+
+def log_axes(axes: Axes, ylabel: str, subs: Sequence[float]) -> None:
+    axes.set(xscale="log", yscale="log", xlabel="width K", ylabel=ylabel, xticks=WIDTHS[::2])
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set(major_formatter=ScalarFormatter(), minor_formatter=NullFormatter())
+
+
+def draw_distances(axes: Axes, rows: Sequence[dict]) -> None:
+    balls = sum(row["start"] == "ball" for row in rows)
+    for i in range(0, len(rows), len(WIDTHS)):
+        curve = rows[i : i + len(WIDTHS)]
+        ntk, ball = curve[0]["parameterization"] == "ntk", curve[0]["start"] == "ball"
+        color = COLORS["ntk"] if ntk else COLORS["standard"] if ball else COLORS["cube"]
+        alpha = (i + len(WIDTHS)) / balls if ball else 1.0
+        label = f"{curve[0]['start']}, R = {curve[0]['radius']:g}" + ", output weights 1/√K (NTK)" * ntk
+        axes.plot(WIDTHS, [row["exact"] for row in curve], color=color, alpha=alpha, label=label)
+        axes.plot(WIDTHS, [row["simulated"] for row in curve], "o", ms=4, color=color, alpha=alpha)
+    axes.plot(WIDTHS, [row["printed"] for row in rows[: len(WIDTHS)]], "k--", lw=1.1, label="paper: C/√K")
+    log_axes(axes, "mean distance from the start to the solutions", subs=(1, 2, 5))
+
+
+def draw_steps(axes: Axes, rows: Sequence[dict]) -> None:
+    for begin, end, shade, text in ((0.5, 1, "0.93", "oscillates"), (1, 2, "0.84", "diverges")):
+        axes.axvspan(begin * EDGE, end * EDGE, color=shade, lw=0)
+        axes.text((begin * end) ** 0.5 * EDGE, 60, text, rotation=90, fontsize=8, ha="center", va="center")
+    dense = np.geomspace(1, 0.999 * EDGE, 2000)
+    exact = theory.steps_to(TOLERANCE, theory.error_factor(dense, RATE, 1.0))
+    axes.plot(dense, exact, color=COLORS["standard"], lw=1)
+    for arm, mark, name in zip(ARMS, "osx", ("standard", "cube", "ntk"), strict=True):
+        widths, steps = zip(*((r["width"], r["simulated"]) for r in rows if r["arm"] == arm), strict=True)
+        axes.plot(widths, steps, mark, ms=5, color=COLORS[name], label=arm)
+    log_axes(axes, f"steps to {TOLERANCE:g} of the initial loss, learning rate {RATE:g}", subs=(1,))
+    axes.set_xlim(0.8, 2 * EDGE)
+
+
+def draw_layers(axes: Axes, rows: Sequence[dict]) -> None:
+    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    for name, shift in zip(LAYER_RATES, (-0.14, 0.14), strict=True):
+        of_name = [row for row in rows if row["parameterization"] == name]
+        value, low, high, regime = zip(*(list(row.values())[4:8] for row in of_name), strict=True)
+        height, color = np.arange(len(of_name)) + shift, COLORS[name]
+        axes.hlines(height, low, high, color=color)
+        axes.plot(value, height, "o", ms=4.5, color=color, label=name)
+        axes.plot(regime, height, "|", ms=11, mew=1.5, color=color, label=f"{name}, kernel regime")
+    for layer, mark in MARKS.items():
+        points = {measures.index(measure): paper[layer] for measure, paper in PAPER.items() if layer in paper}
+        axes.plot(list(points.values()), list(points), f"k{mark}", ms=7, label=f"paper, {layer}")
+    axes.axvline(0, color="0.7", lw=0.8, zorder=0)
+    axes.set(yticks=range(len(measures)), yticklabels=measures, xlabel="exponent in width")
+    axes.invert_yaxis()
+
+
+def draw(*tables: Sequence[dict]) -> Figure:
+    figure = Figure(figsize=(14.5, 5.6), layout="constrained")
+    panels = (draw_distances, draw_steps, draw_layers)
+    for axes, draw_panel, title, rows in zip(figure.subplots(1, 3), panels, TITLES, tables, strict=True):
+        draw_panel(axes, rows)
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+    return figure
+
+
 def main(settings: Settings, run: Output) -> None:
     radii, widths = sorted(set(settings.radii)), sorted(set(settings.widths))
-    tables = {"": distance_rows(radii), "_steps": step_rows(), "_layers": layer_rows(widths, settings.seeds)}
-    output.print_table(tables["_layers"], list(tables["_layers"][0])[:8])
-    for verdicts, rows in zip(
-        (distance_verdicts, step_verdicts, layer_verdicts), tables.values(), strict=True
-    ):
-        print(*verdicts(rows), sep="\n")
-    written = [
-        output.write_table(run.folder, EXPERIMENT + name, rows, list(rows[0]))
-        for name, rows in tables.items()
-    ]
-    launch.wrote(run, *written, output.write_figure(run.folder, EXPERIMENT, draw(*tables.values())))
+    distances, steps, layers = distance_rows(radii), step_rows(), layer_rows(widths, settings.seeds)
+    output.print_table(layers, list(layers[0])[:8])
+    lines = [*distance_verdicts(distances), *step_verdicts(steps), *layer_verdicts(layers)]
+    tables = {name: (rows, list(rows[0])) for name, rows in (("steps", steps), ("layers", layers))}
+    figure = draw(distances, steps, layers)
+    launch.publish(run, EXPERIMENT, distances, list(distances[0]), figure, lines=lines, tables=tables)
 
 
 COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))

@@ -4,25 +4,29 @@ In: runs with the sums of the probe `path`. Out: measures of every group of laye
 step, so exponents add up. The probe's sums are cumulative: they are read at T, not at the end of a run that overfitted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 
-from experiments.convergence.halting import Curve, HaltedRun, Quantity, at_halting, deviation, mean, steps
+from experiments.convergence.halting import (
+    Curve,
+    HaltedRun,
+    Quantity,
+    at_halting,
+    deviation,
+    mean,
+    points,
+    steps,
+)
 from experiments.lab.families import Row
 from experiments.lab.intervals import Estimate
 from wsn.spec import Spec
 
 QUANTITIES = (
-    "distance",
-    "path_length",
-    "step",
-    "gradient",
-    "tortuosity",
-    "cosine_start",
-    "angle_start",
+    "distance", "path_length", "step", "gradient", "tortuosity", "cosine_start", "angle_start",
     "sum_squared_steps",
-)
+)  # fmt: skip
 # Section 4.3: (claim, quantity, sign of its exponent). The paper makes each claim about every group, but C9 about
 # embeddings less: their mean step hardly changes.
 CLAIMS = (
@@ -40,13 +44,10 @@ def paper_exponent(percent: float) -> float:
     return float(np.log1p(percent / 100) / np.log(PAPER_WIDTHS))
 
 
+PAPER_DISTANCES = {"embedding": -13, "hidden": -15, "softmax": -25}
 # Section 4.3, the recurrent network: quantity → group → exponent in width.
 PAPER = {
-    "distance": {
-        "embedding": paper_exponent(-13),
-        "hidden": paper_exponent(-15),
-        "softmax": paper_exponent(-25),
-    },
+    "distance": {name: paper_exponent(percent) for name, percent in PAPER_DISTANCES.items()},
     "step": {"embedding": paper_exponent(10), "hidden": 0.21, "softmax": 0.5},
 }
 FACTORS = {"distance": 1, "tortuosity": 1, "step": -1}  # of T, with the signs of their exponents
@@ -106,33 +107,25 @@ def split(curve: Curve, group: str, x: str = "weights") -> dict[str, Estimate]:
 Ends = Mapping[tuple[Spec, int, str], Row]  # (network, seed, group) → columns of `second_pass`
 
 
-def rows(curves: Sequence[Curve], ends: Ends) -> list[Row]:
+def rows(curves: Sequence[Curve], ends: Ends) -> Iterator[Row]:
     """A row per network and group: means over the seeds that are not censored, over all if all are."""
-    table = []
-    for point in (point for curve in curves for point in curve.points):
+    for point in points(curves):
         for group in groups(curves):
             values = [geometry(run, group) | at_end(run, group, ends) for run in point.certain]
             row: Row = point.row | {"group": group, "seeds": len(point.certain)}
             for name in (*QUANTITIES, *(name for name in values[0] if name.endswith("_end"))):
                 row[f"{name}_mean"] = mean([of_seed[name] for of_seed in values])
                 row[f"{name}_std"] = deviation([of_seed[name] for of_seed in values])
-            table.append(row)
-    return table
+            yield row
 
 
 def at_end(run: HaltedRun, group: str, ends: Ends) -> Row:
     return ends.get((run.result.spec, run.result.seed, group), {})
 
 
-def seeds(curves: Sequence[Curve], ends: Ends) -> list[Row]:
+def seeds(curves: Sequence[Curve], ends: Ends) -> Iterator[Row]:
     """A row per network, seed and group."""
-    return [
-        point.row
-        | {"seed": run.result.seed, "censored": int(not run.certain), "steps": steps(run), "group": group}
-        | geometry(run, group)
-        | at_end(run, group, ends)
-        for curve in curves
-        for point in curve.points
-        for run in point.runs
-        for group in groups(curves)
-    ]
+    for point in points(curves):
+        for run, group in product(point.runs, groups(curves)):
+            row = {"seed": run.result.seed, "censored": int(not run.certain), "steps": steps(run)}
+            yield point.row | row | {"group": group} | geometry(run, group) | at_end(run, group, ends)

@@ -1,4 +1,4 @@
-"""The angle to the end of the optimization path, which is known only after training: found by training again.
+"""The angle to the end of the optimization path, which is known only after training: measured by training again.
 
 In: runs whose halting time is known. Out: per group of layers the mean cosine and angle between the gradient and
 W(t) − W*, where W* are the parameters at the first evaluation at which the loss is within 1 % of its minimum. A replay
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from experiments.convergence.halting import LOSS, Curve, HaltedRun, evaluations
+from experiments.convergence.halting import LOSS, Curve, HaltedRun, evaluations, points
 from experiments.convergence.path import ratio
 from experiments.lab.families import Row
 from experiments.lab.launch import Run
@@ -27,9 +27,8 @@ COLUMNS = ["cosine_end", "angle_end", "projection_end"]
 def ends(curves: Sequence[Curve], run: Run) -> dict[tuple[Spec, int, str], Row]:
     """The columns of the runs of all curves that are not censored, by network, seed and group of layers."""
     return {
-        (point.runs[0].result.spec, row["seed"], row["group"]): {name: row[name] for name in COLUMNS}
-        for curve in curves
-        for point in curve.points
+        (point.spec, row["seed"], row["group"]): {name: row[name] for name in COLUMNS}
+        for point in points(curves)
         for row in angles(run, point.runs)
     }
 

@@ -69,9 +69,7 @@ class Preset(Settings):
         some=True,
     )
     learning_rates: tuple[float, ...] = setting(
-        "Learning rates, in place of `learning_rate`; the other curves have the first.",
-        (),
-        above=0,
+        "Learning rates, in place of `learning_rate`; the other curves have the first.", (), above=0
     )
     adam_rate: float | None = setting(
         "Add a curve with Adam at this learning rate (0: none).", None, none=0, above=0
@@ -89,21 +87,22 @@ def check_list(name: str, values: tuple[Any, ...]) -> None:
         raise UserError(f"`{name}={','.join(map(str, values))}`: give at least one value, each once")
 
 
-# Python's language reference: halting times in two minutes.
-QUICK = Preset(
-    dataset="python_docs",
+# What several presets share.
+CHARACTERS: dict[str, Any] = dict(
+    task="characters", sequence=32, batch_size=32, learning_rate=0.8, eval_every=50, epochs=300
+)
+SHAKESPEARE = CHARACTERS | dict(dataset="tiny_shakespeare", train_samples=100_000, validation_samples=32_000)
+# Sections 3 and 4.3: 0.79 to 13 million weights, up to 10.8 million characters of `train.txt`.
+PAPER: dict[str, Any] = dict(
+    dataset="text",
     task="characters",
-    depths=(2,),
-    widths=(8, 16, 32, 64),
-    fractions=(0.5, 1.0),
-    train_samples=20_000,
-    validation_samples=16_000,
-    sequence=32,
-    batch_size=32,
-    learning_rate=0.8,
-    eval_every=50,
-    epochs=300,
-    seeds=2,
+    gate_bias=-2.0,
+    widths=(185, 229, 319, 394, 472, 560, 764),
+    validation_samples=400_000,
+    sequence=150,
+    batch_size=128,
+    eval_every=500,
+    epochs=100,
 )
 # Lines of handwritten digits, for CTC: a minute or two.
 DIGIT_LINES = Preset(
@@ -112,7 +111,6 @@ DIGIT_LINES = Preset(
     model="deepspeech",
     front_end="stack",
     widths=(4, 8, 16, 32),
-    train_samples=None,
     validation_samples=300,
     batch_size=32,
     optimizer="adam",
@@ -121,34 +119,29 @@ DIGIT_LINES = Preset(
     epochs=40,
     seeds=2,
 )
+# 960 or more recordings of speech, standardized by coefficient.
+SPEECH = DIGIT_LINES.replace(normalization="pixel", seeds=3)
 PRESETS = {
-    "quick": QUICK,
+    # Python's language reference: halting times in two minutes.
+    "quick": Preset(
+        **CHARACTERS,
+        dataset="python_docs",
+        depths=(2,),
+        widths=(8, 16, 32, 64),
+        fractions=(0.5, 1.0),
+        train_samples=20_000,
+        validation_samples=16_000,
+        seeds=2,
+    ),
     "digit_lines": DIGIT_LINES,
     # `data_dir` has the cepstra of CMU's census: 848 utterances, 100 of them for validation.
-    "an4": dataclasses.replace(
-        DIGIT_LINES,
-        dataset="packed",
-        normalization="pixel",
-        widths=(16, 32, 64, 128),
-        validation_samples=100,
-        epochs=120,
-        seeds=3,
-    ),
-    "spoken_digits": dataclasses.replace(
-        DIGIT_LINES,
-        dataset="spoken_digit",
-        normalization="pixel",
-        validation_samples=200,
-        epochs=60,
-        seeds=3,
-    ),
+    "an4": SPEECH.replace(dataset="packed", widths=(16, 32, 64, 128), validation_samples=100, epochs=120),
+    "spoken_digits": SPEECH.replace(dataset="spoken_digit", validation_samples=200, epochs=60),
     # Deep Speech 2, on 960 hours: four layers, and the paper's learning rate.
-    "librispeech": dataclasses.replace(
-        DIGIT_LINES,
+    "librispeech": SPEECH.replace(
         dataset="librispeech",
         front_end="conv",
         depths=(4,),
-        normalization="pixel",
         widths=(64, 128, 256, 512, 1024),
         fractions=(0.01, 0.04, 0.1),
         validation_samples=2000,
@@ -156,17 +149,13 @@ PRESETS = {
         clip=400.0,
         eval_every=500,
         epochs=50,
-        seeds=3,
     ),
     # A 101-fold range of weights, all curves of Figures 1 to 3: an hour of one core.
-    "small": dataclasses.replace(
-        QUICK,
-        dataset="tiny_shakespeare",
+    "small": Preset(
+        **SHAKESPEARE,
         widths=(12, 24, 48, 96, 192),
         depths=(2, 1, 4),
         fractions=(0.25, 0.5, 1.0),
-        train_samples=100_000,
-        validation_samples=32_000,
         learning_rates=(0.8, 0.3),
         adam_rate=0.002,
         seeds=3,
@@ -189,21 +178,7 @@ PRESETS = {
         epochs=40,
         seeds=3,
     ),
-    # Sections 3 and 4.3: 0.79 to 13 million weights, 0.4 to 10.8 million characters of `train.txt`.
     "paper": Preset(
-        dataset="text",
-        task="characters",
-        depths=(10,),
-        gate_bias=-2.0,
-        widths=(185, 229, 319, 394, 472, 560, 764),
-        fractions=(0.04, 0.1, 0.2, 0.4, 1.0),
-        train_samples=None,
-        validation_samples=400_000,
-        sequence=150,
-        batch_size=128,
-        learning_rates=(0.8, 0.3),
-        eval_every=500,
-        epochs=100,
-        seeds=10,
+        **PAPER, depths=(10,), fractions=(0.04, 0.1, 0.2, 0.4, 1.0), learning_rates=(0.8, 0.3), seeds=10
     ),
 }

@@ -23,24 +23,14 @@ from wsn.data.speech.utterances import Speech, SpeechSplit
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.records.record import Result
-from wsn.sparsity import family
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
 
 PROBE = "path"
 KEYS = [
-    "task",
-    "dataset",
-    "network",
-    "width",
-    "depth",
-    "kind",
-    "connectivity",
-    "weights",
-    "fraction",
-    "optimizer",
-    "learning_rate",
-]
+    "task", "dataset", "network", "width", "depth", "kind", "connectivity", "weights", "fraction",
+    "optimizer", "learning_rate",
+]  # fmt: skip
 PLATEAU = 0.95  # of the unigram entropy: with a higher loss a network knows little but the symbol frequencies
 
 
@@ -57,11 +47,12 @@ def networks(preset: Preset, run: Run) -> list[Network]:
     """All networks of a preset, with columns for the fraction of the data and the depth. Raises UserError."""
     base = template(preset)
     whole = trained_on(run.source_of(base), base)
+    layers = "depth" if base.model == "rhn" else "hidden_layers"
     return [
         Network(
             preset.widths[0],
             "dense",
-            dataclasses.replace(of_depth(fraction_of(spec, fraction, whole), depth), width=width),
+            dataclasses.replace(fraction_of(spec, fraction, whole), width=width, **{layers: depth}),
             preset.seeds,
             {"fraction": fraction, "depth": depth},
         )
@@ -97,12 +88,6 @@ def fraction_of(spec: Spec, fraction: float, whole: int) -> Spec:
     return dataclasses.replace(spec, train_samples=max(1, round(fraction * whole)), epochs=epochs)
 
 
-def of_depth(spec: Spec, depth: int) -> Spec:
-    if spec.model == "rhn":
-        return dataclasses.replace(spec, depth=depth)
-    return dataclasses.replace(spec, hidden_layers=depth)
-
-
 def trained_on(source: Source, spec: Spec) -> int:
     """Number of training examples, or tokens of a text."""
     return len(source.train) if isinstance(source, Text) else source.num_examples(spec)[0]
@@ -115,40 +100,45 @@ def shapes_of(source: Source, spec: Spec) -> Shapes:
 def describe(network: Network, run: Run) -> families.Row:
     """The columns of a network that are known before training."""
     spec = network.spec
-    shapes = shapes_of(run.source_of(spec), spec)
-    return {
-        "task": spec.task,
-        "dataset": spec.dataset,
-        "network": spec.model,
-        "width": spec.width,
-        "kind": network.kind,
-        "connectivity": family.connectivity(spec, shapes),
-        "weights": family.kept_weights(spec, shapes),
-        "optimizer": spec.optimizer,
-        "learning_rate": spec.learning_rate,
-        **network.columns,
-    }
+    row = families.describe(network, shapes_of(run.source_of(spec), spec)) | dict(network.columns)
+    return row | {"task": spec.task, "network": spec.model, "optimizer": spec.optimizer}
 
 
-def curves(networks: Sequence[Network], results: Sequence[Result], run: Run) -> list[Curve]:
-    """The networks with records, as curves over width."""
+def train(preset: Preset, run: Run, experiment: str) -> tuple[list[Curve], list[str]] | None:
+    """Train the networks of a preset that have no record. Curves over width, and their names; None as `collect`."""
+    planned = networks(preset, run)
+    results = families.collect(planned, run, experiment)
+    if results is None:
+        return None
+    trained = curves(planned, results, run)
+    return trained, names(trained)
+
+
+def curves(
+    networks: Sequence[Network],
+    results: Sequence[Result],
+    run: Run,
+    line: Callable[[Network], Hashable] = lambda network: dataclasses.replace(network.spec, width=1),
+    one_loss: bool = False,
+) -> list[Curve]:
+    """The networks with records, as curves over width, one for each value of `line`.
+
+    The common losses are those of a curve, or with `one_loss` of all.
+    """
     lines: dict[Hashable, list[Network]] = {}
     for network in networks:
-        lines.setdefault(dataclasses.replace(network.spec, width=1), []).append(network)
-    curves = []
-    for line in lines.values():
-        of_line = [r for r in results if r.spec in {network.spec for network in line}]
-        runs = runs_by_spec(halted(of_line, ceiling(run.source_of(line[0].spec))))
-        points = [Point(describe(n, run), runs[n.spec]) for n in line if n.spec in runs]
-        curves += [Curve(points)] if points else []
-    return curves
-
-
-def runs_by_spec(runs: Sequence[HaltedRun]) -> dict[Spec, list[HaltedRun]]:
-    by_spec: dict[Spec, list[HaltedRun]] = {}
-    for halted_run in runs:
-        by_spec.setdefault(halted_run.result.spec, []).append(halted_run)
-    return by_spec
+        lines.setdefault(line(network), []).append(network)
+    runs: dict[Spec, list[HaltedRun]] = {}
+    for compared in [networks] if one_loss else lines.values():
+        specs = {network.spec for network in compared}
+        limit = ceiling(run.source_of(compared[0].spec))
+        for halted_run in halted([result for result in results if result.spec in specs], limit):
+            runs.setdefault(halted_run.result.spec, []).append(halted_run)
+    points = [
+        [Point(describe(n, run), runs[n.spec]) for n in of_line if n.spec in runs]
+        for of_line in lines.values()
+    ]
+    return [Curve(of_line) for of_line in points if of_line]
 
 
 def names(curves: Sequence[Curve]) -> list[str]:
@@ -179,8 +169,8 @@ def caption(preset: Settings, run: Run) -> str:
     return f"{preset.model}, {preset.dataset}, {whole:,} {unit}, batches of {preset.batch_size}, {seeds}"
 
 
-def steps_of_epoch(source: Source, spec: Spec) -> int:
-    return -(-source.num_examples(spec)[0] // spec.batch_size)
+def steps_of_epoch(spec: Spec, run: Run) -> int:
+    return -(-run.source_of(spec).num_examples(spec)[0] // spec.batch_size)
 
 
 def ceiling(source: Source) -> float:

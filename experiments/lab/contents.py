@@ -18,12 +18,11 @@ from wsn.errors import did_you_mean
 ROOT = Path(__file__).parents[1]
 
 
-class Entry(NamedTuple):
-    """A command: its question, and data and time of its first command line, `data` empty where it needs none."""
+class Line(NamedTuple):
+    """A command line of a docstring, and its comment `DATA, TIME`."""
 
-    question: str
-    time: str
-    data: str
+    command: str
+    needs: str
 
 
 def files() -> dict[str, Path]:
@@ -43,11 +42,11 @@ def docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
-def entry(name: str) -> Entry:
-    text = docstring(files()[name])
-    command = re.search(rf"python -m experiments\.{name}\b[^#\n]*#([^\n]*)", text)
-    data, _, time = (command[1].strip() if command else "").rpartition(", ")
-    return Entry(text.partition("\n")[0], time, data)
+def lines(docstring: str) -> list[Line]:
+    """The command lines of a docstring, which are indented by four, continued ones joined."""
+    joined = re.sub(r"\s*\\\n\s*", " ", docstring)
+    commands = re.findall(r"^ {4}(python -m experiments[^#\n]*)(?:#([^\n]*))?$", joined, re.MULTILINE)
+    return [Line(command.strip(), needs.strip()) for command, needs in commands]
 
 
 def main(names: Sequence[str]) -> int:
@@ -59,8 +58,8 @@ def main(names: Sequence[str]) -> int:
         print(docstring(known[name]))
     if not names:
         for name in known:
-            question, time, data = entry(name)
-            print(f"{name:{max(map(len, known))}}  {question} ({', '.join(filter(None, (data, time)))})")
+            text = docstring(known[name])
+            print(f"{name:{max(map(len, known))}}  {text.partition(chr(10))[0]} ({lines(text)[0].needs})")
         print("Run one: python -m experiments.NAME (--help: its flags, --dry_run: what it would train)")
     return 0
 

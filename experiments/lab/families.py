@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from experiments.lab import launch, presets, recipe
 from experiments.lab.launch import Run
+from experiments.lab.plots import PALETTE, tidy
 from wsn.data import sources
 from wsn.errors import UserError
 from wsn.networks import models
@@ -23,15 +24,10 @@ from wsn.spec import Spec
 from wsn.tasks import metrics
 
 OUTCOME = [
-    "seeds",
-    "epochs",
-    "best_test_accuracy_mean",
-    "best_test_accuracy_std",
-    "final_test_accuracy_mean",
+    "seeds", "epochs", "best_test_accuracy_mean", "best_test_accuracy_std", "final_test_accuracy_mean",
     "best_train_accuracy_mean",
-]
+]  # fmt: skip
 COLUMNS = ["connectivity", "weights", *OUTCOME]
-PALETTE = ("#b5482f", "#2f6397", "#3f8f5b", "#8a5ea8", "#c08a1e")
 
 Row = dict[str, Any]
 
@@ -95,10 +91,22 @@ def collect(
     return results
 
 
+def rows_of(
+    networks: Sequence[Network],
+    run: Run,
+    experiment: str,
+    together: Callable[[Network], Hashable] = lambda network: network.spec,
+) -> list[Row] | None:
+    """`collect`, as the rows of a table; None where there is no result."""
+    results = collect(networks, run, experiment, together)
+    return None if results is None else table(networks, results)
+
+
 def table(networks: Iterable[Network], results: Iterable[Result]) -> list[Row]:
     """A row per network that has a record: `describe`, its columns, and `summary`.
 
-    `test` and `train` of a row are the best accuracies by seed, of the seeds that did not diverge.
+    `test` and `train` of a row are the best accuracies by seed, of the seeds that did not diverge; `results` are those
+    of all seeds.
     """
     by_spec: dict[Spec, list[Result]] = {}
     for result in results:
@@ -106,16 +114,17 @@ def table(networks: Iterable[Network], results: Iterable[Result]) -> list[Row]:
     rows = []
     for network in networks:
         if of_network := by_spec.get(network.spec):
-            row = describe(network) | dict(network.columns) | summary(of_network)
+            row = describe(network) | dict(network.columns) | summary(of_network) | {"results": of_network}
             rows.append(row | {split: row.get(f"best_{split}_accuracy", []) for split in ("test", "train")})
     return rows
 
 
-def describe(network: Network) -> Row:
-    """The columns of a network that are known before it is trained."""
+def describe(network: Network, shapes: Shapes | None = None) -> Row:
+    """The columns of a network that are known before it is trained; `shapes` of its kernels, by default for images."""
     spec = network.spec
-    shapes = shapes_of(spec)(spec.width)
+    shapes = shapes or shapes_of(spec)(spec.width)
     return {
+        "spec": spec,
         "dataset": spec.dataset,
         "base_width": network.base_width,
         "width": spec.width,
@@ -152,8 +161,9 @@ def summary(results: Sequence[Result]) -> Row:
 
 
 def select(rows: Iterable[Row], kind: str, base_width: int) -> list[Row]:
-    """The rows of one kind in one family."""
-    return [row for row in rows if (row["kind"], row["base_width"]) == (kind, base_width)]
+    """The networks of one kind in one family of which a seed finished, by width."""
+    selected = [row for row in rows if (row["kind"], row["base_width"]) == (kind, base_width) and row["test"]]
+    return sorted(selected, key=lambda row: row["width"])
 
 
 def colors(rows: Iterable[Row]) -> dict[int, str]:
@@ -189,8 +199,7 @@ def finish(axes: Axes, rows: Iterable[Row], x: str, xlabel: str, ylabel: str) ->
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.tick_params(labelsize=8, labelbottom=True)  # also on shared axes
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
+    tidy(axes)
 
 
 def caption(

@@ -141,13 +141,24 @@ def regression(
     ], explained
 
 
+UNDECIDED = "undecided"  # in tables; printed as `inconclusive`
+
+
+def verdict(holds: bool | np.bool_, fails: bool | np.bool_) -> str:
+    return "holds" if holds else "fails" if fails else UNDECIDED
+
+
+def in_words(verdict: str) -> str:
+    """A verdict as it is printed."""
+    return verdict.replace(UNDECIDED, "inconclusive")
+
+
 def sign(estimate: Estimate) -> str:
     """The verdict on a claim that a quantity is positive, by its whole interval."""
-    return "holds" if estimate.low > 0 else "fails" if estimate.high < 0 else "undecided"
+    return verdict(estimate.low > 0, estimate.high < 0)
 
 
 def equal(estimate: Estimate, margin: float) -> str:
     """The verdict on a claim that a quantity is zero to within `margin`, by its whole interval."""
-    if estimate.low > -margin and estimate.high < margin:
-        return "holds"
-    return "fails" if estimate.low > margin or estimate.high < -margin else "undecided"
+    inside = estimate.low > -margin and estimate.high < margin
+    return verdict(inside, estimate.low > margin or estimate.high < -margin)

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from typing import Any
 import jax
 from absl import app, logging
 from absl import flags as absl
+from matplotlib.figure import Figure
 
 from experiments.lab import ahead, endings, flags, output, usage
 from experiments.lab.flags import Command
+from experiments.lab.plots import Plot
 from wsn import devices, folders
 from wsn.data import sources
 from wsn.data.feeds import Source
@@ -299,12 +301,6 @@ def _costs(run: Run, groups: Sequence[Group]) -> dict[str, Any]:
     return {group.name: plan.cost(group, run.source_of(group.specs[0]), run.execution) for group in groups}
 
 
-def wrote(run: Output, *paths: Path) -> None:
-    """Print the last line of a run: the files that it wrote, and how to open the folder as a page."""
-    page = f"python -m experiments.report --workdir={shlex.quote(str(run.workdir))}"
-    print("wrote", *paths, *([f"(open as a page: {page})"] if isinstance(run, Run) else []))
-
-
 def _networks(programs: Programs) -> set[tuple[Spec, int]]:
     return {(spec, seed) for specs, count in programs for spec in specs for seed in range(count)}
 
@@ -317,3 +313,28 @@ def _share(shard: str | None) -> slice:
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(f"`shard={shard}` is not a share: give i/n with i from 1 to n, such as 1/4")
     return slice(int(match[1]) - 1, None, int(match[2]))
+
+
+# Results.
+
+
+def publish(
+    run: Output,
+    name: str,
+    rows: output.Rows,
+    columns: Sequence[str],
+    figure: Figure,
+    plot: Plot | None = None,
+    lines: Sequence[str] = (),
+    tables: Mapping[str, tuple] = {},
+) -> None:
+    """The end of every experiment: write NAME.csv, NAME_*.csv and NAME.png, print the lines and the names of the files.
+
+    `tables`: suffix → (rows, columns) of further tables, and their digits.
+    """
+    written = [output.write_table(run.folder, name, rows, columns)]
+    written += [output.write_table(run.folder, f"{name}_{more}", *table) for more, table in tables.items()]
+    written.append(output.write_figure(run.folder, name, figure, plot))
+    print(*lines, sep="\n", end="\n" if lines else "")
+    page = f"python -m experiments.report --workdir={shlex.quote(str(run.workdir))}"
+    print("wrote", *written, *([f"(open as a page: {page})"] if isinstance(run, Run) else []))

@@ -21,6 +21,7 @@ from wsn.records import record
 from wsn.records.progress import LINE_SECONDS, aligned
 from wsn.stored import replacing
 
+Rows = Sequence[Mapping[str, Any]]
 SAID = ".said.json"  # beside a figure: the lines that were printed, the command, versions
 
 
@@ -59,18 +60,15 @@ def transcript() -> Iterator[None]:
             json.dump(stored.add_checksum(content | more), file, indent=1)
 
 
-def write_table(
-    folder: Path, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], digits: int = 6
-) -> Path:
+def write_table(folder: Path, name: str, rows: Rows, columns: Sequence[str], digits: int = 6) -> Path:
     """Write FOLDER/NAME.csv, floats with `digits` significant digits, and its command beside it."""
     path = folder / f"{name}.csv"
     with replacing(path) as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow(
-                {name: f"{x:.{digits}g}" if isinstance(x, float) else x for name, x in row.items()}
-            )
+            cells = {name: f"{x:.{digits}g}" if isinstance(x, float) else x for name, x in row.items()}
+            writer.writerow(cells)
     with replacing(path.with_suffix(".command")) as file:
         file.write(command() + "\n")
     return path
@@ -93,17 +91,12 @@ def command() -> str:
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Print these columns, aligned."""
-
-    def cell(value: Any) -> str:
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-    cells = [[cell(row.get(name, "")) for name in columns] for row in rows]
-    stream = (
-        sys.stdout.stream if isinstance(sys.stdout, Transcript) else None
-    )  # the CSV has the table already
-    print(aligned([columns, *cells]), file=stream)
+def print_table(rows: Rows, columns: Sequence[str]) -> None:
+    """Print these columns, aligned; not in the transcript, since the CSV has them."""
+    cells = [[row.get(name, "") for name in columns] for row in rows]
+    texts = [[f"{x:.4g}" if isinstance(x, float) else str(x) for x in line] for line in cells]
+    stream = sys.stdout.stream if isinstance(sys.stdout, Transcript) else None
+    print(aligned([columns, *texts]), file=stream)
 
 
 def progress(total: float, what: str) -> tqdm:

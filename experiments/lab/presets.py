@@ -33,7 +33,9 @@ class Preset:
     dataset: str = of_spec("dataset", help=f"Data set: one of {', '.join([*DATASETS, *STREAMS])}.")
     widths: tuple[int, ...] = setting("Widths to train.", least=1, most=WIDEST, some=True)
     seeds: int = setting("Number of seeds (0, 1, …) of every network.", least=1, bytes=NETWORK_BYTES)
-    train_samples: int | None = of_spec("train_samples", help="Size of the training subset (0: all).", none=0)
+    train_samples: int | None = of_spec(
+        "train_samples", None, help="Size of the training subset (0: all).", none=0
+    )
     data_seed: int | None = of_spec("data_seed", None)
     order: str | None = of_spec("order", None)
     normalization: str | None = of_spec("normalization", None)

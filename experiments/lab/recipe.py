@@ -11,14 +11,13 @@ IMAGENET = "imagenet2012"
 
 # Settings of presets: minutes on digits, a day on two cores, and as in Appendix A.
 QUICK: dict[str, Any] = dict(
-    dataset="digits", base_width=2, widths=(2, 3, 4), train_samples=None, batch_size=100, epochs=8, seeds=2
+    dataset="digits", base_width=2, widths=(2, 3, 4), batch_size=100, epochs=8, seeds=2
 )
 # Appendix A with a cosine over a tenth of the epochs; with its steps cut as short, the last two would be too brief.
 SHORT: dict[str, Any] = dict(
     dataset="cifar100",
     base_width=8,
     widths=(8, 12, 18, 27, 40, 64),
-    train_samples=None,
     batch_size=128,
     schedule="cosine",
     epochs=30,
@@ -33,7 +32,6 @@ PAPER: dict[str, Any] = dict(
     base_width=8,
     base_widths=(8, 12, 18),
     widths=(8, 12, 18, 27, 40, 60, 91),
-    train_samples=None,
     batch_size=128,
     epochs=PAPER_EPOCHS,
     seeds=3,
@@ -43,7 +41,7 @@ PAPER: dict[str, Any] = dict(
 def template(preset: Family) -> Spec:
     """ResNet-18 by the recipe of Appendix A, its decay epochs in proportion to the number of epochs."""
     (*_, channels), _ = sources.image_shape_and_classes(preset.dataset)
-    colour = channels == 3
+    color = channels == 3
     if preset.dataset == IMAGENET:
         settings: dict[str, Any] = {"weight_decay": 1e-4, "schedule": "cosine"}
     else:
@@ -52,9 +50,9 @@ def template(preset: Family) -> Spec:
     return spec(
         preset,
         model="resnet18",
-        normalization="imagenet" if colour else "scalar",
+        normalization="imagenet" if color else "scalar",
         # ImageNet's crops are drawn when its images are decoded.
-        augmentation="crop_flip" if colour and preset.dataset != IMAGENET else "none",
+        augmentation="crop_flip" if color and preset.dataset != IMAGENET else "none",
         learning_rate=0.1,
         momentum=0.9,
         **settings,

@@ -30,7 +30,10 @@ def _of_section(section: Section, points: int) -> dict[str, Any]:
         if table.name == NETWORKS:
             names = {i: name_of(row) for row, ms in zip(table.rows, table.members, strict=True) for i in ms}
         if chart := table.chart:
-            data["columns"] = {name: list(map(_plain, values)) for name, values in chart.columns.items()}
+            data["columns"] = {
+                name: [float(f"{x:.6g}") if isinstance(x, float) else x for x in values]
+                for name, values in chart.columns.items()
+            }
             data |= {"deviations": chart.deviations, "curves": chart.curves}
             data["plot"] = chart.plot._asdict() if chart.plot else {}
         tables.append(data)
@@ -66,7 +69,3 @@ def _rounded(curves: Mapping[str, Float[np.ndarray, " kept"]]) -> dict[str, list
         name: [value if math.isfinite(value) else None for value in row]
         for name, row in zip(curves, rows, strict=True)
     }
-
-
-def _plain(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value

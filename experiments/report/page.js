@@ -4,17 +4,17 @@ const $ = (id) => document.getElementById(id);
 const escaped = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 const title = (name) => escaped(name.replaceAll("_", " "));
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "star"];
-const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
+const COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 let data = JSON.parse($("data").textContent), chosen = {};
 
 const layout = (x, y, logx, logy, values = [], lines = []) => {
-  const colour = getComputedStyle(document.body).color, grid = "rgba(128,128,128,0.25)";
+  const color = getComputedStyle(document.body).color, grid = "rgba(128,128,128,0.25)";
   const ticks = [...new Set(values)].filter((value, i, all) => logx && all.length < 13), few = ticks.length ? { tickvals: ticks, ticktext: ticks.map(String) } : {};
   const axis = (text, log) => ({ title: { text, standoff: 12 }, type: log ? "log" : "-", gridcolor: grid, zeroline: false });
-  return { xaxis: { ...axis(x, logx), ...few }, yaxis: axis(y, logy), font: { color: colour }, uirevision: [x, y, logx, logy].join(),
+  return { xaxis: { ...axis(x, logx), ...few }, yaxis: axis(y, logy), font: { color }, uirevision: [x, y, logx, logy].join(),
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
-    shapes: lines.map(([text, value]) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value, line: { color: colour, width: 1, dash: "dash" },
-      label: { text: escaped(text), textposition: "end", yanchor: "bottom", font: { size: 11 } } })), hoverlabel: { align: "left" }, legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, colorway: COLOURS };
+    shapes: lines.map(([text, value]) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value, line: { color, width: 1, dash: "dash" },
+      label: { text: escaped(text), textposition: "end", yanchor: "bottom", font: { size: 11 } } })), hoverlabel: { align: "left" }, legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, colorway: COLORS };
 };
 const draw = (id, traces, form) => {
   $(id).parentElement.hidden = !traces.length;
@@ -29,7 +29,7 @@ const drawFigure = (name) => {
   if (!table?.columns) return draw(`${name}-plot`, [], {});
   const x = $(`${name}-x${i}`).value, y = $(`${name}-y${i}`).value, spread = table.deviations[y], figure = table.plot;
   const declared = y === figure.y, scale = declared && figure.percent ? 100 : 1;
-  const told = ["weights", "connectivity", "seeds", "diverged", "censored"].filter((column) => column in table.columns && column !== x);
+  const others = ["weights", "connectivity", "seeds", "diverged", "censored"].filter((column) => column in table.columns && column !== x);
   const series = new Map();
   table.curves.forEach((curve, row) => series.set(curve, [...(series.get(curve) ?? []), row]));
   const traces = [...series].map(([curve, rows], k) => {
@@ -37,7 +37,7 @@ const drawFigure = (name) => {
     const of = (column) => rows.map((row) => table.columns[column]?.[row]), scaled = (column) => of(column).map((value) => value && value * scale);
     const hover = rows.map((row) => [`<b>${escaped(curve)}</b>`, `${title(x)} ${table.columns[x][row]}`,
       `${title(y)} ${table.columns[y][row]}${spread ? ` ± ${table.columns[spread][row]}` : ""}`,
-      ...told.map((column) => `${title(column)} ${table.columns[column][row]}`)].join("<br>"));
+      ...others.map((column) => `${title(column)} ${table.columns[column][row]}`)].join("<br>"));
     const marked = rows.map((row) => (table.columns.diverged?.[row] || table.columns.censored?.[row] ? "-open" : ""));
     return { x: of(x), y: scaled(y), name: escaped(curve), customdata: rows, text: hover, hovertemplate: "%{text}<extra></extra>",
       mode: "lines+markers", line: { dash: ["solid", "dash", "dot", "dashdot"][Math.floor(k / 6) % 4], width: 1.5 }, marker: { size: 8, symbol: marked.map((open) => SYMBOLS[(k + Math.floor(k / 6)) % 6] + open) },
@@ -66,7 +66,7 @@ const drawCurves = (name) => {
     return { x: run.steps.map((_, k) => at(run, k)), y, name: escaped(`${run.name}${state}`), legendgroup: run.name, showlegend: split !== "train" && shown.length < 13,
       hovertemplate: `${escaped(`${split}: ${run.name}${state}`)}<br>%{x}: %{y}<extra></extra>`, mode: y.length < 40 ? "lines+markers" : "lines",
       marker: { size: 4, symbol: run.state === "diverged" ? "x" : "circle" },
-      line: { color: COLOURS[i % COLOURS.length], width: split === "train" ? 1 : 2, dash: split === "train" ? "dot" : "solid" } };
+      line: { color: COLORS[i % COLORS.length], width: split === "train" ? 1 : 2, dash: split === "train" ? "dot" : "solid" } };
   }));
   const counts = shown.map((run) => [run.steps.length, run.of]).find(([kept, of]) => kept < of);
   const lost = shown.filter((run) => run.state === "diverged").length;

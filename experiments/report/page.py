@@ -4,21 +4,24 @@ All text is escaped where it enters HTML, and a policy allows the scripts alone 
 """
 
 import base64
+import csv
 import datetime
 import hashlib
+import html
+import io
 import json
 import re
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from plotly import offline
 
+from experiments.report.chart import compared, number
 from experiments.report.charts import data_of
+from experiments.report.networks import Table
 from experiments.report.read import Trained
 from experiments.report.sections import Section
-from experiments.report.tables import table_html, text, words
 from wsn.records.progress import duration
 
 FOLDER = Path(__file__).parent
@@ -37,11 +40,13 @@ curves of its networks; so does the button of a row in the table below."""
 def page(sections: Sequence[Section], workdir: Path, seconds: float | None = None) -> str:
     """The whole page; with `seconds` an open page looks for a newer one that often."""
     names = {_identifier(section): section for section in sections}
-    data = {"sections": data_of(names)}
+    data = json.dumps({"sections": data_of(names)}, separators=(",", ":"), allow_nan=False)
+    data = data.replace("<", "\\u003c")  # so that it cannot end its script element
     main = "".join(_section(name, section) for name, section in names.items())
     made = datetime.datetime.now(datetime.UTC)
-    scripts = [_file("fresh.js"), _library(), _file("page.js")]
-    hashes = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
+    scripts = [_file("fresh.js"), offline.get_plotlyjs(), _file("page.js")]
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:;"
         " frame-src 'self' file:; base-uri 'none'; form-action 'none'"
@@ -57,7 +62,7 @@ def page(sections: Sequence[Section], workdir: Path, seconds: float | None = Non
 <div class="live" id="made"><p>{text(workdir)}, {_counted(sections)}, {made.strftime(TIME)}</p></div></header>
 <nav aria-label="Experiments" class="live" id="nav">{_navigation(names)}</nav>
 <main id="main">{main or NOTHING}</main>
-<script type="application/json" id="data">{_json(data)}</script>
+<script type="application/json" id="data">{data}</script>
 {"".join(f"<script>{script}</script>" for script in scripts)}</body></html>
 """
 
@@ -101,17 +106,14 @@ def _controls(name: str, section: Section) -> str:
         logx = first.plot.logx if first.plot else wide(first.columns[first.axes[0]])
         parts += [_check(f"{name}-logx", "log x", logx)]
         parts += [_check(f"{name}-logy", "log y", bool(first.plot and first.plot.logy))]
-    metrics = list(dict.fromkeys(m for member in section.members for m in map(_metric, member.result.curves)))
+    curves = dict.fromkeys(curve for member in section.members for curve in member.result.curves)
+    metrics = list(dict.fromkeys(curve.partition("_")[2] or curve for curve in curves))
     metrics.sort(key=lambda metric: metric != "loss")
     if metrics:
         options = [(metric, words(metric)) for metric in metrics]
         parts += [_select(f"{name}-metric", "curves of", options)]
         parts += [_check(f"{name}-epochs", "over epochs"), _check(f"{name}-logc", "log curves")]
     return f'<div class="controls">{"".join(parts)}</div>'
-
-
-def _metric(curve: str) -> str:
-    return curve.partition("_")[2] or curve
 
 
 def _select(name: str, label: str, options: Iterable[tuple[str, str]]) -> str:
@@ -131,7 +133,7 @@ def _check(name: str, label: str, checked: bool = False) -> str:
 
 def _progress(groups: Sequence[Trained]) -> str:
     """The groups that are not finished: progress, time left, process."""
-    rows = []
+    bar, rows = '<progress value="{:.4f}" aria-label="done"></progress> {:.0f} %', []
     for group in groups:
         if group.state == "finished":
             continue
@@ -146,7 +148,7 @@ def _progress(groups: Sequence[Trained]) -> str:
         rows.append(
             f"<tr><td>width {spec.width}{' sparse' if spec.kept else ''}, {len(group.members)} networks</td>"
             f"<td>{state.get(group.state, group.state)}{f', {lost} diverged' if lost else ''}</td>"
-            f"<td>{_bar(share)}</td>"
+            f"<td>{bar.format(share, 100 * share) if share is not None else 'not evaluated yet'}</td>"
             f"<td>{duration(left) if left is not None and training else ''}</td>"
             f"<td>{text('{pid} on {host}'.format(**owner)) if owner else ''}</td></tr>"
         )
@@ -159,10 +161,46 @@ def _progress(groups: Sequence[Trained]) -> str:
 <thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>"""
 
 
-def _bar(share: float | None) -> str:
-    if share is None:
-        return "not evaluated yet"
-    return f'<progress value="{share:.4f}" aria-label="done"></progress> {100 * share:.0f} %'
+# Tables: sortable, with a button for the curves of a row, and as CSV in a link.
+
+
+def text(value: Any) -> str:
+    return html.escape(str(value).encode("utf-8", "backslashreplace").decode())
+
+
+def words(column: str) -> str:
+    return column.replace("_", " ")
+
+
+def table_html(name: str, table: Table) -> str:
+    """The rows, with the difference from the paper's numbers; `name` is the id."""
+    rows, title = compared(table.rows), text(table.name)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    heads = [f'<th scope="col" aria-sort="none"><button>{text(words(c))}</button></th>' for c in columns]
+    curves = any(table.members)
+    if curves:
+        heads.insert(0, '<th scope="col">curves</th>')
+    lines = []
+    for i, row in enumerate(rows):
+        button = f'<button data-row="{i}" aria-label="curves of row {i + 1}">show</button>'
+        first = f"<td>{button if table.members[i] else ''}</td>" if curves else ""
+        lines.append(f"<tr>{first}{''.join(_cell(row.get(column)) for column in columns)}</tr>")
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    link = base64.b64encode(file.getvalue().encode()).decode()
+    return f"""<details open id="{name}-d"><summary>{title}: {len(rows)} rows</summary>
+<div class="scroll"><table id="{name}" class="sortable"><caption class="hidden">{title}</caption>
+<thead><tr>{"".join(heads)}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>
+<p><a download="{title}.csv" href="data:text/csv;base64,{link}">download as CSV</a></p></details>"""
+
+
+def _cell(value: Any) -> str:
+    value = number(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"<td>{text('' if value is None else value)}</td>"
+    return f'<td class="n">{text(f"{value:,}" if isinstance(value, int) else f"{value:.4g}")}</td>'
 
 
 def _picture(section: Section) -> str:
@@ -202,7 +240,7 @@ def _counted(sections: Sequence[Section]) -> str:
     networks = sum(len(group.members) for group in groups)
     lost = sum(member.state == "diverged" for group in groups for member in group.members)
     counted = f"{len(groups)} groups with {networks} networks"
-    return f"{counted}, {lost} of them diverged" if lost else counted
+    return f"{counted}, {lost} diverged" if lost else counted
 
 
 def _identifier(section: Section) -> str:
@@ -212,21 +250,5 @@ def _identifier(section: Section) -> str:
     return f"{plain}-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:6]}"
 
 
-def _json(data: Any) -> str:
-    """JSON that cannot end its script element."""
-    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-@cache
 def _file(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
-
-
-@cache
-def _library() -> str:
-    return offline.get_plotlyjs()
-
-
-@cache
-def _hash(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

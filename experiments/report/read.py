@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
 
 from experiments.lab import plots
 from experiments.lab.output import SAID
 from wsn import stored
 from wsn.errors import UserError, one_line
-from wsn.records import checkpoints, partial, record
+from wsn.records import partial, record
 from wsn.records.record import Result
 from wsn.spec import SEMANTICS
 
@@ -39,7 +38,7 @@ class Trained(NamedTuple):
 
     header: dict[str, Any]
     members: list[Member]
-    state: str  # finished, training, stopped, silent
+    state: str = ""  # finished, training, stopped, silent
 
 
 class Folder(NamedTuple):
@@ -65,22 +64,11 @@ class Reader:
 
     def read(self, workdir: Path) -> list[Folder]:
         self._seen = {}
-        found = [self._folder(path, names, groups) for path, names, groups in walk(workdir)]
+        folders = [self._folder(path, names, groups) for path, names, groups in walk(workdir)]
         self._cache = {name: self._cache[name] for name in self._seen}
-        states = tuple(group.state for folder in found for group in folder.groups)
+        states = tuple(group.state for folder in folders for group in folder.groups)
         self.stamp = tuple(self._seen.items()), states
-        return [folder for folder in found if folder.tables or folder.said or folder.groups or folder.notes]
-
-    def _once(self, path: str, load: Callable[[Path], Any]) -> Any:
-        """`load(file)`, from memory if the file has not changed; None if there is none."""
-        try:
-            status = os.stat(path)
-        except OSError:
-            return None
-        stamp = self._seen[path] = status.st_mtime_ns, status.st_size
-        if path not in self._cache or self._cache[path][0] != stamp:
-            self._cache[path] = stamp, load(Path(path))
-        return self._cache[path][1]
+        return [folder for folder in folders if folder.tables or folder.said or folder.groups or folder.notes]
 
     def _folder(self, path: str, names: list[str], groups: list[str]) -> Folder:
         folder = Folder(Path(path), {}, {}, {}, {}, {}, [], [])
@@ -91,57 +79,51 @@ class Reader:
             ".png": (folder.figures, lambda path: path),
         }
         for name in sorted(names):
-            suffix = next((suffix for suffix in loads if name.endswith(suffix)), None)
-            if suffix is not None:
-                into, load = loads[suffix]
-                file = os.path.join(path, name)
-                value = self._once(file, noted(load))
-                self._add(folder, into, name.removesuffix(suffix), file, value)
+            if suffix := next((suffix for suffix in loads if name.endswith(suffix)), None):
+                values, load = loads[suffix]
+                stem, file = name.removesuffix(suffix), os.path.join(path, name)
+                if (value := self._load(file, load, folder.notes)) is not None:
+                    values[stem] = value
+                    time = datetime.datetime.fromtimestamp(self._seen[file][0] / 1e9, datetime.UTC)
+                    folder.times[stem] = max(time, folder.times.get(stem, time))
         for group in groups:
-            self._group(folder, group)
+            if os.path.splitext(group)[1]:
+                folder.notes.append(f"{group}: archived by `resume=false`")
+                continue
+            for name in ("record.jsonl", partial.NAME):  # finished, or not
+                notes: list[str] = []
+                value = self._load(os.path.join(group, name), trained, notes)
+                folder.notes.extend(notes)
+                if value is not None:
+                    folder.groups.append(value._replace(state=state_of(value.header)))
+                if value is not None or notes:
+                    break
         return folder
 
-    def _add(self, folder: Folder, into: dict[str, Any], stem: str, file: str, value: Any) -> None:
-        if isinstance(value, Note):
-            folder.notes.append(value.text)
-        elif value is not None:
-            into[stem] = value
-            time = datetime.datetime.fromtimestamp(self._seen[file][0] / 1e9, datetime.UTC)
-            folder.times[stem] = max(time, folder.times.get(stem, time))
-
-    def _group(self, folder: Folder, path: str) -> None:
-        """The record of a group, finished or not."""
-        if os.path.splitext(path)[1]:
-            folder.notes.append(f"{path}: set aside by `resume=false`")
-            return
-        value = self._once(os.path.join(path, "record.jsonl"), noted(trained))
-        value = value or self._once(os.path.join(path, partial.NAME), noted(trained))
-        value = value or self._once(os.path.join(path, "group.json"), noted(checkpointed))
-        if isinstance(value, Note):
-            folder.notes.append(value.text)
-        elif value is not None:
-            state = "finished" if "finished" in value.header else state_of(value.header)
-            folder.groups.append(value._replace(state=state))
-
-
-class Note(NamedTuple):
-    """A problem with a file."""
-
-    text: str
-
-
-def noted(load: Callable[[Path], Any]) -> Callable[[Path], Any]:
-    def attempt(path: Path) -> Any:
+    def _load(self, path: str, load: Callable[[Path], Any], notes: list[str]) -> Any:
+        """`load(file)`, from memory if the file has not changed; None if there is none, or only a note on it."""
         try:
-            return load(path)
-        except FileNotFoundError:
-            return None  # gone meanwhile: files of a running training come and go
-        except UserError as error:
-            return Note(str(error).removeprefix("`workdir`: "))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
-            return Note(f"{path} cannot be read ({one_line(error)})")
+            status = os.stat(path)
+        except OSError:
+            return None
+        stamp = self._seen[path] = status.st_mtime_ns, status.st_size
+        if path not in self._cache or self._cache[path][0] != stamp:
+            self._cache[path] = stamp, _value_or_note(load, Path(path))
+        value, note = self._cache[path][1]
+        notes += [note] if note else []
+        return value
 
-    return attempt
+
+def _value_or_note(load: Callable[[Path], Any], path: Path) -> tuple[Any, str]:
+    """What a file holds, or why it cannot be read."""
+    try:
+        return load(path), ""
+    except FileNotFoundError:
+        return None, ""  # files of a running training come and go
+    except UserError as error:
+        return None, str(error).removeprefix("`workdir`: ")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
+        return None, f"{path} cannot be read ({one_line(error)})"
 
 
 def walk(workdir: Path) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -158,42 +140,22 @@ def walk(workdir: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 def trained(path: Path) -> Trained:
     """A record, finished or not. Raises UserError."""
-    found = record.read(path)
-    if not len(found.results):
+    read = record.read(path)
+    if not len(read.results):
         raise ValueError("no networks")
-    header = {name: value for name, value in found.header.items() if name not in ("specs", "steps", "digest")}
-    header["sealed"] = stored.DIGEST in found.header
-    header["other"] = found.header["semantics"] != SEMANTICS
-    state = "finished" if "finished" in header else ""
-    return Trained(header, [_member(result, path.parent.name, header) for result in found.results], state)
-
-
-def checkpointed(path: Path) -> Trained | None:
-    """The history in the newest checkpoint of an unfinished group of an older version."""
-    found = stored.parse(stored.read(path))
-    group = record.described_group(found)
-    snapshot = checkpoints.load(path.parent / "checkpoints", group.name)
-    if snapshot is None:
-        return None
-    header = {"sealed": True, "other": found["semantics"] != SEMANTICS, "checkpoint": True}
-    curves = snapshot.history.curves
-    steps = np.arange(1, 1 + max(map(len, curves.values()), default=0))
-    members = [
-        _member(
-            Result(spec, seed, "finished", {name: x[:, i] for name, x in curves.items()}, steps),
-            group.name,
-            header,
-        )
-        for i, (spec, seed) in enumerate(group.members)
-    ]
-    return Trained(header, members, "stopped")
+    header = {name: value for name, value in read.header.items() if name not in ("specs", "steps", "digest")}
+    header["sealed"] = stored.DIGEST in read.header
+    header["other"] = read.header["semantics"] != SEMANTICS
+    return Trained(header, [_member(result, path.parent.name) for result in read.results])
 
 
 def state_of(header: dict[str, Any]) -> str:
+    if "finished" in header:
+        return "finished"
     return "stopped" if "owner" not in header else partial.state(header)
 
 
-def _member(result: Result, group: str, header: dict[str, Any]) -> Member:
+def _member(result: Result, group: str) -> Member:
     count = max((len(values) for values in result.curves.values()), default=0)
     curves = {name: values for name, values in result.curves.items() if "/" not in name}  # not of probes
     lost = result.status == "diverged" or any(np.isnan(values).any() for values in curves.values())
@@ -206,17 +168,12 @@ def thinned(result: Result, points: int) -> Result:
     are those of the whole curves."""
     if len(result.steps) <= points:
         return result
-    kept = thin(result, points)
-    curves = {name: values[kept] for name, values in result.curves.items()}
-    return dataclasses.replace(result, curves=curves, steps=result.steps[kept])
-
-
-def thin(result: Result, points: int) -> Int64[np.ndarray, " kept"]:
-    """Which evaluations are kept."""
     even = np.linspace(0, len(result.steps) - 1, points).round().astype(np.int64)
     curves = np.stack(list(result.curves.values()))
     least, largest = np.where(np.isnan(curves), np.inf, curves), np.where(np.isnan(curves), -np.inf, curves)
-    return np.unique(np.concatenate([even, least.argmin(1), largest.argmax(1)]))
+    kept = np.unique(np.concatenate([even, least.argmin(1), largest.argmax(1)]))
+    thin = {name: values[kept] for name, values in result.curves.items()}
+    return dataclasses.replace(result, curves=thin, steps=result.steps[kept])
 
 
 def table(path: Path) -> list[dict[str, str]]:

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from experiments.lab import endings
-from experiments.results import commands, records, template
+from experiments.lab import contents, endings
+from experiments.results import records, template
 from experiments.results.derived import DERIVED
 from experiments.results.tables import Tables
 from wsn.errors import UserError
@@ -65,12 +65,51 @@ def with_glance(readme: str, table: str) -> str:
     return text
 
 
+# The list of commands.
+
+
+GROUPS = {
+    "The first paper: width at a fixed number of weights": ["width"],
+    "Its theory": ["theory"],
+    "The second paper: how fast wider networks learn": ["convergence"],
+    "Beyond both papers": ["beyond"],
+    "Speed": ["benchmarks"],
+    "Tools": ["report", "results"],
+}
+HEAD = """# Experiments
+
+Each command writes a table (`.csv`), a figure (`.png`) and itself (`.command`) to `--workdir`, by default
+`results/<experiment>`. The first line of each block is the quick one. `--help` lists the flags, `--dry_run` says what
+would be trained and how long that takes. What came out: [RESULTS.md](RESULTS.md). This page is written from the
+docstrings by `python -m experiments.results`; `python -m experiments NAME` prints the docstring of a command. The idea
+in eight cells, as a script and a notebook: [quickstart.py](quickstart.py).
+"""
+
+
+def command_list() -> str:
+    """The text of experiments/README.md."""
+    files = {**contents.files(), "results": Path(__file__)}
+    parts = [HEAD]
+    for title, folders in GROUPS.items():
+        parts.append(f"## {title}\n")
+        parts += [block(name, path) for name, path in files.items() if path.parent.name in folders]
+    return "\n".join(parts)
+
+
+def block(name: str, path: Path) -> str:
+    """A command's question and its command lines."""
+    text = contents.docstring(path)
+    rows = [f"| `{line.command}` | {line.needs} |" for line in contents.lines(text)]
+    question = text.partition("\n")[0]
+    return "\n".join([f"**{name}.** {question}", "", "| command | data and time |", "|---|---|", *rows, ""])
+
+
 def texts() -> dict[Path, str]:
     """File → its text, all that the command writes. Raises UserError."""
     readme = ROOT / "README.md"
     return {
         ROOT / "experiments" / "RESULTS.md": results(),
-        ROOT / "experiments" / "README.md": commands.readme(),
+        ROOT / "experiments" / "README.md": command_list(),
         readme: with_glance(readme.read_text(encoding="utf-8"), glance()),
     }
 

@@ -21,6 +21,15 @@ BEST, FINAL = "best_test_accuracy_mean", "test_accuracy_mean"
 TEST_IMAGES = 10_000  # of MNIST and of CIFAR
 
 
+DERIVED: dict[str, Callable[[Tables], Iterator[Row]]] = {}
+
+
+def derived(function: Callable[[Tables], Iterator[Row]]) -> Callable[[Tables], Iterator[Row]]:
+    """Register a table under the name of its function."""
+    DERIVED[function.__name__] = function
+    return function
+
+
 def columns(estimate: Estimate) -> Row:
     return {**estimate._asdict(), "verdict": intervals.sign(estimate)}
 
@@ -52,9 +61,8 @@ def best_gain(base: Row, wider: Sequence[Row], mean: str = BEST) -> Row:
     """The best of the wider networks, its gain over the base network, and of how many it is the best."""
     best = max(wider, key=lambda row: row[mean])
     gain = contrast([best], [base], mean, len(wider))
-    method = (
-        "over seeds" if min(best["seeds"], base["seeds"]) > 1 else "over test images, not seeds: binomial"
-    )
+    seeds = min(best["seeds"], base["seeds"]) > 1
+    method = "over seeds" if seeds else "over test images, not seeds: binomial"
     return {**best, "base": base["width"], "comparisons": len(wider), "method": method, **columns(gain)}
 
 
@@ -72,6 +80,7 @@ def share(base: Row, sparse: Row, dense: Row, mean: str) -> Row:
     return {"share": value, "share_low": low, "share_high": high}
 
 
+@derived
 def figure8(tables: Tables) -> Iterator[Row]:
     """The best sparse network against the dense one of its weight count; what width alone gives of the dense gain."""
     rows = tables["kernel_distance_mnist"]
@@ -82,6 +91,7 @@ def figure8(tables: Tables) -> Iterator[Row]:
     yield {**best, **share(base, one(wider, width=best["width"]), dense, FINAL), "times": times}
 
 
+@derived
 def figure8_distance(tables: Tables) -> Iterator[Row]:
     """Exact D against measured D, and D against the test error."""
     rows = tables["kernel_distance_mnist"]
@@ -117,19 +127,18 @@ def figure8_distance(tables: Tables) -> Iterator[Row]:
     }
 
 
+@derived
 def figure5(tables: Tables) -> Iterator[Row]:
     """By activation: the best cell against the dense network, and how far apart the best of three widths are."""
     accuracy = "final_test_accuracy_mean"
     for activation in ("relu", "linear"):
         base, *cells = [row for row in tables["mlp_grid"] if row["activation"] == activation]
         tops = [max(row[accuracy] for row in cells if row["width"] == width) for width in (40, 80, 160)]
-        yield {
-            **best_gain(base, cells, accuracy),
-            "base_accuracy": base[accuracy],
-            "spread": max(tops) - min(tops),
-        }
+        row = {"base_accuracy": base[accuracy], "spread": max(tops) - min(tops)}
+        yield best_gain(base, cells, accuracy) | row
 
 
+@derived
 def figure10(tables: Tables) -> Iterator[Row]:
     """The share of all weights that is removed, by width."""
     rows = tables["layer_sparsity"]
@@ -138,6 +147,7 @@ def figure10(tables: Tables) -> Iterator[Row]:
         yield {"width": width, "kept": kept, "removed": 1 - kept / size}
 
 
+@derived
 def resnet(tables: Tables) -> Iterator[Row]:
     """For each table of ResNets: the best sparse network, and what width alone gives of the widest dense gain."""
     for table in ("resnet_width_short", "resnet_width", "resnet_width_cifar10"):
@@ -151,6 +161,7 @@ def resnet(tables: Tables) -> Iterator[Row]:
         yield row
 
 
+@derived
 def figure9(tables: Tables) -> Iterator[Row]:
     """Single weights less whole kernels, by width."""
     rows = tables["conv_masks_cifar10"]
@@ -160,6 +171,7 @@ def figure9(tables: Tables) -> Iterator[Row]:
             yield {**row, **columns(contrast([row], [whole]))}
 
 
+@derived
 def figure3(tables: Tables) -> Iterator[Row]:
     """Bottlenecks: the best wider network over the narrowest, over the untransformed one, and the cost of the split."""
     rows = tables["bottleneck"]
@@ -174,6 +186,7 @@ def figure3(tables: Tables) -> Iterator[Row]:
             yield {**best, "quantity": "cost of the split", **columns(contrast([whole], [first]))}
 
 
+@derived
 def pattern_gains(tables: Tables) -> Iterator[Row]:
     """A pattern's mean over distributions, and a distribution's over patterns, less that of another."""
     for table in ("patterns", "patterns_mnist"):
@@ -187,6 +200,7 @@ def pattern_gains(tables: Tables) -> Iterator[Row]:
                         yield {"table": table, "name": name, "against": against, **gain}
 
 
+@derived
 def own_network_gains(tables: Tables) -> Iterator[Row]:
     """Each sparse transformer against the dense one of its weight count."""
     base, *rows = tables["own_network"]
@@ -194,6 +208,7 @@ def own_network_gains(tables: Tables) -> Iterator[Row]:
         yield {**row, **columns(contrast([row], [base], FINAL))}
 
 
+@derived
 def theorem1_agreement(tables: Tables) -> Iterator[Row]:
     """How far simulated networks are from Theorem 1, in standard errors."""
     rows = tables["theorem1_mnist"]
@@ -209,24 +224,20 @@ def theorem1_agreement(tables: Tables) -> Iterator[Row]:
     }
 
 
+@derived
 def optimum_factors(tables: Tables) -> Iterator[Row]:
     """How far sqrt(np/4d) is from the optimum connectivity, by normalization; and the end of the search."""
     rows = tables["optimum_mnist"]
     for normalization in ("none", "scalar", "pixel"):
         here = [r for r in rows if (r["normalization"], r["d"]) == (normalization, 784)]
-        ratios = [r["p_eq25"] / r["p_exact"] for r in here if r["p_exact"] != ""]
-        inside = [
-            r for r in here if r["p_exact"] != "" and r["p_exact_low"] <= r["p_eq25"] <= r["p_exact_high"]
-        ]
-        yield {
-            "normalization": normalization,
-            "factor": max(max(ratio, 1 / ratio) for ratio in ratios),
-            "least_factor": min(max(ratio, 1 / ratio) for ratio in ratios),
-            "families": len(here),
-            "inside": len(inside),
-        }
+        optima = [r for r in here if r["p_exact"] != ""]
+        factors = [max(r["p_eq25"] / r["p_exact"], r["p_exact"] / r["p_eq25"]) for r in optima]
+        inside = sum(r["p_exact_low"] <= r["p_eq25"] <= r["p_exact_high"] for r in optima)
+        row = {"factor": max(factors), "least_factor": min(factors), "families": len(here), "inside": inside}
+        yield {"normalization": normalization} | row
 
 
+@derived
 def hypotheses(tables: Tables) -> Iterator[Row]:
     """By table and hypothesis, how many curves of T agree with it and how many contradict it."""
     for table in ("width_or_weights_mnist", "width_or_weights_text"):
@@ -239,6 +250,7 @@ def hypotheses(tables: Tables) -> Iterator[Row]:
             yield {"table": table, "hypothesis": name, "curves": len(words), **counts, **slower}
 
 
+@derived
 def speed(tables: Tables) -> Iterator[Row]:
     """Sparse steps at one weight count relative to narrow ones, and the time of exact kernels."""
     rows = [r for r in tables["benchmark_sparse"] if (r["pass"], r["execution"]) == ("step", "sparse")]
@@ -248,21 +260,3 @@ def speed(tables: Tables) -> Iterator[Row]:
         "resnet": step["resnet18", 91] / step["resnet18", 8],
         "theory_minutes": sum(row["pairs"] * row["seconds"] for row in tables["benchmark_theory"]) / 60,
     }
-
-
-FUNCTIONS = (
-    figure8,
-    figure8_distance,
-    figure5,
-    figure10,
-    resnet,
-    figure9,
-    figure3,
-    pattern_gains,
-    own_network_gains,
-    theorem1_agreement,
-    optimum_factors,
-    hypotheses,
-    speed,
-)
-DERIVED: dict[str, Callable[[Tables], Iterator[Row]]] = {f.__name__: f for f in FUNCTIONS}

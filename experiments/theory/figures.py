@@ -10,20 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.lab.plots import Plot
+from experiments.lab.plots import Plot, tidy
 from experiments.theory import inputs
 from kernels.approximations import eq4
 from kernels.optimum import DistanceCurves
 
 DRAWN = 8.0  # np of the curves over connectivity: that of Figure 8
 PLOT = Plot(
-    "n",
-    "simulated",
-    "width n",
-    "D",
-    curves=("inputs", "normalization", "p"),
-    deviation="stderr",
-    logy=True,
+    "n", "simulated", "width n", "D", curves=("inputs", "normalization", "p"), deviation="stderr", logy=True
 )
 Curves = tuple[dict[str, Any], DistanceCurves]
 
@@ -45,9 +39,8 @@ def draw_simulation(rows: Sequence[dict[str, Any]], limit: float) -> Figure:
         above.set(title=f"{label} (d = {mine[0]['d']})", xlabel="", ylabel="")
         below.set(xlabel=PLOT.xlabel)
         below.axhspan(-limit, limit, color="0.5", alpha=0.12)
-        for axes in (above, below):
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(alpha=0.25)
+        tidy(above)
+        tidy(below)
     upper[0].set_ylabel(f"{PLOT.ylabel}, mean over {rows[0]['pairs']} pairs")
     lower[0].set_ylabel("z")
     styles = [Line2D([], [], color="0.3", linestyle=style) for style in ("-", ":")]
@@ -85,8 +78,7 @@ def draw_optimum(families: Sequence[Sequence[Curves]]) -> Figure:
         draw_curves(axes, row, next(curves for one, curves in family if one is row))
     draw_optima(panels[len(shown)], [[row for row, _ in family] for family in families])
     for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
+        tidy(axes)
     for axes in panels[len(shown) + 1 :]:
         axes.remove()
     keys = {

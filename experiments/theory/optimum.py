@@ -39,23 +39,10 @@ from wsn.spec import setting
 
 EXPERIMENT = "optimum"
 COLUMNS = [
-    "inputs",
-    "normalization",
-    "np",
-    "d",
-    "p_exact",
-    "p_eq25",
-    "distance_at_p_exact",
-    "p_exact_low",
-    "p_exact_high",
-    "bootstrap_with_minimum",
-    "p_median",
-    "p_least",
-    "share_of_pairs_with_90_percent",
-    "pairs",
-    "kurtosis",
-    "largest_input",
-]
+    "inputs", "normalization", "np", "d", "p_exact", "p_eq25", "distance_at_p_exact", "p_exact_low",
+    "p_exact_high", "bootstrap_with_minimum", "p_median", "p_least", "share_of_pairs_with_90_percent",
+    "pairs", "kurtosis", "largest_input",
+]  # fmt: skip
 PAIRS = {"digits": 200}  # by default; 10,000 of other sets
 MOST_CERTAIN = 0.95  # fraction of bootstrap samples that must have a minimum, and level of the interval
 TOLERANCE = 2e-4  # estimated scaled error of K_l; D is then exact to 1e-3 in the hardest cases
@@ -153,27 +140,32 @@ def finding(row: dict[str, Any]) -> str:
     return "holds" if row["p_exact_low"] <= row["p_eq25"] <= row["p_exact_high"] else "elsewhere"
 
 
+FINDINGS = {
+    "holds": "sqrt(np/4d) within the interval at",
+    "elsewhere": "another optimum at",
+    "doubtful": "an optimum in doubt at",
+    "none": "no optimum inside at",
+}
+
+
+def place(row: dict[str, Any]) -> str:
+    """np, and the optimum there."""
+    kind = finding(row)
+    if kind == "none":
+        return f"np = {row['np']:g} (least at p = {row['p_least']:g})"
+    if kind == "doubtful":  # and perhaps without an interval
+        sure = f"{100 * row['bootstrap_with_minimum']:.0f} % of the bootstrap samples have one"
+    else:
+        sure = f"{row['p_exact_low']:.2g} to {row['p_exact_high']:.2g}"
+    return f"np = {row['np']:g} (p* = {row['p_exact']:.3g}, (25) has {row['p_eq25']:.3g}; {sure})"
+
+
 def verdict(rows: Sequence[dict[str, Any]]) -> str:
     """Where sqrt(np/4d) holds for one kind of input, and where it does not, in a line."""
-    said: dict[str, list[str]] = {"holds": [], "elsewhere": [], "doubtful": [], "none": []}
+    places: dict[str, list[str]] = {}
     for row in rows:
-        kind, place = finding(row), f"np = {row['np']:g}"
-        if kind == "none":
-            place += f" (least at p = {row['p_least']:g})"
-        else:
-            place += f" (p* = {row['p_exact']:.3g}, (25) has {row['p_eq25']:.3g}"
-            if kind == "doubtful":
-                place += f"; {100 * row['bootstrap_with_minimum']:.0f} % of the bootstrap samples have one)"
-            else:
-                place += f"; {row['p_exact_low']:.2g} to {row['p_exact_high']:.2g})"
-        said[kind].append(place)
-    names = {
-        "holds": "sqrt(np/4d) within the interval at",
-        "elsewhere": "another optimum at",
-        "doubtful": "an optimum in doubt at",
-        "none": "no optimum inside at",
-    }
-    answers = [f"{names[kind]} {', '.join(places)}" for kind, places in said.items() if places]
+        places.setdefault(finding(row), []).append(place(row))
+    answers = [f"{text} {', '.join(places[kind])}" for kind, text in FINDINGS.items() if kind in places]
     one = theory.shown_row(rows)
     median = "none" if one["p_median"] == "" else f"{one['p_median']:.3g}"
     return (
@@ -194,16 +186,12 @@ def main(settings: Settings, run: Output) -> None:
         for size in settings.features
         if size not in drawn
     ]
-    families = [
-        evaluate(inputs, grid, settings.np, settings.bootstrap, settings.seed) for inputs in others + chosen
-    ]
+    searched = settings.np, settings.bootstrap, settings.seed
+    families = [evaluate(inputs, grid, *searched) for inputs in others + chosen]
     rows = [row for family in families for row, _ in family]
     output.print_table(rows, COLUMNS)
-    table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
-    picture = output.write_figure(run.folder, EXPERIMENT, theory.draw_optimum(families))
-    for family in families:
-        print(verdict([row for row, _ in family]))
-    launch.wrote(run, table, picture)
+    lines = [verdict([row for row, _ in family]) for family in families]
+    launch.publish(run, EXPERIMENT, rows, COLUMNS, theory.draw_optimum(families), lines=lines)
 
 
 COMMAND = Command(main, {"default": Settings()}, Output(f"results/{EXPERIMENT}"))

@@ -10,7 +10,7 @@ inner dimension is min(inputs, outputs), and that network's weight count is the 
 between two layers (the convolutions of a block; every other hidden layer of an MLP) the inner dimension shrinks while
 the outer ones grow; the budget is the weight count of the dense network. Inner dimensions are integers, so weight
 counts differ slightly from the budget: columns `weights` and `budget`. Widths that cannot meet the budget are printed
-and left out. --ways=linear --ways=sparse adds networks widened by masks. Dashed lines are the original dense networks.
+and skipped. --ways=linear --ways=sparse adds networks widened by masks. Dashed lines are the original dense networks.
 The recipe is that of Appendix A for both models. Writes WORKDIR/bottleneck.csv, a row per network, and
 WORKDIR/bottleneck.png. --draw_only draws what is finished.
 The paper: linear bottlenecks improve with width up to some width and stay below the dashed line; non-linear ones do
@@ -18,44 +18,32 @@ not improve, except slightly at 1.8e5 weights.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.lab import families, launch, output, presets, recipe
+from experiments.lab import families, flags, launch, output, presets, recipe
 from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
-from experiments.lab.intervals import METHOD, difference, sign
+from experiments.lab.intervals import METHOD, difference, in_words, sign
 from experiments.lab.launch import Run
 from experiments.lab.plots import Plot
-from wsn.data import sources
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.sparsity import bottleneck, family
 from wsn.spec import Spec, setting
 
 EXPERIMENT = "bottleneck"
-COLUMNS = [
-    "dataset",
-    "base_width",
-    "width",
-    "kind",
-    "weights",
-    "budget",
-    *families.OUTCOME,
-]
+COLUMNS = ["dataset", "base_width", "width", "kind", "weights", "budget", *families.OUTCOME]
 
 
-def nonlinear(
-    template: Spec, base_width: int, widths: Sequence[int], shapes: family.ShapesOfWidth
-) -> list[Spec]:
+def nonlinear(template: Spec, base: int, widths: Sequence[int], shapes: family.ShapesOfWidth) -> list[Spec]:
     """`family.nonlinear_bottleneck`, narrowing the layers that the template's model says."""
-    return family.nonlinear_bottleneck(
-        template, base_width, widths, shapes, lambda layers: models.bottleneck_layers(template, layers)
-    )
+    narrowed = partial(models.bottleneck_layers, template)
+    return family.nonlinear_bottleneck(template, base, widths, shapes, narrowed)
 
 
 # Kind → (template, base width, widths, shapes of a width) → specs.
@@ -98,7 +86,6 @@ PRESETS = {
         learning_rate=0.05,
         base_width=32,
         widths=(32, 40, 48),
-        train_samples=None,
         batch_size=50,
         epochs=30,
         seeds=3,
@@ -119,7 +106,7 @@ def template(preset: Preset) -> Spec:
 def networks(preset: Preset) -> list[Network]:
     """The original network of every family, the networks widened in every way, and dense ones of the same widths.
 
-    Widths that cannot meet the budget are printed and left out. Raises UserError if none can.
+    Widths that cannot meet the budget are printed and skipped. Raises UserError if none can.
     """
     base_spec = template(preset)
     shapes = families.shapes_of(base_spec)
@@ -139,29 +126,18 @@ def networks(preset: Preset) -> list[Network]:
             if len(refusals) == len(widths):
                 raise refusals[-1][1]
             for width, reason in refusals:
-                print(f"{TITLES[way]}, base width {base}: width {width} is left out ({reason})")
+                print(
+                    flags.as_flags(f"{TITLES[way]}, base width {base}: width {width} is skipped ({reason})")
+                )
     return planned
 
 
-def with_budgets(rows: Sequence[Row], planned: Sequence[Network]) -> list[Row]:
-    """Add `budget` (of a dense network its weight count) and `untransformed`, the weight count of the base."""
-    specs = {(network.base_width, network.kind, network.spec.width): network.spec for network in planned}
-    budgeted = []
-    for row in rows:
-        spec = specs[row["base_width"], row["kind"], row["width"]]
-        base_spec = dataclasses.replace(spec, width=row["base_width"])
-        base = models.plain_shapes(base_spec, *sources.image_shape_and_classes(spec.dataset))
-        budget = {"linear": family.weights(bottleneck.split(base)), "dense": row["weights"]}
-        untransformed = family.weights(base)
-        budgets = {"budget": budget.get(row["kind"], untransformed), "untransformed": untransformed}
-        budgeted.append(row | budgets)
-    return budgeted
-
-
-def members(rows: Sequence[Row], base: int, kind: str) -> list[Row]:
-    """The networks of a kind in a family with at least one finished seed, by width."""
-    family_rows = [row for row in rows if (row["base_width"], row["kind"]) == (base, kind) and row["test"]]
-    return sorted(family_rows, key=lambda row: row["width"])
+def budgets(row: Row) -> Row:
+    """The columns `budget` (of a dense network its weight count) and `untransformed`, the weight count of the base."""
+    base = families.shapes_of(row["spec"])(row["base_width"])
+    untransformed = family.weights(base)
+    budget = {"linear": family.weights(bottleneck.split(base)), "dense": row["weights"]}
+    return {"budget": budget.get(row["kind"], untransformed), "untransformed": untransformed}
 
 
 def draw(rows: Sequence[Row], preset: Preset) -> Figure:
@@ -170,7 +146,8 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
     figure = Figure(figsize=(1.0 + 4.6 * len(kinds), 4.4), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds, strict=True):
         for base, color in families.colors(rows).items():
-            _draw_family(axes, members(rows, base, kind), members(rows, base, "dense"), color)
+            widened, dense = (families.select(rows, of_kind, base) for of_kind in (kind, "dense"))
+            _draw_family(axes, widened, dense, color)
         families.finish(axes, rows, PLOT.x, PLOT.xlabel, PLOT.ylabel)
         factors = sorted({float(f"{row['widening']:.3g}") for row in rows})
         ticks = factors[:: 1 + len(factors) // 9]
@@ -203,32 +180,31 @@ def verdict(rows: Sequence[Row], base: int, kind: str) -> list[str]:
 
     Both of the best of its networks, with intervals for all of them at once.
     """
-    widened, dense = members(rows, base, kind), members(rows, base, "dense")[:1]
+    widened, dense = families.select(rows, kind, base), families.select(rows, "dense", base)[:1]
     name = f"{TITLES[kind]}, base width {base}"
     if len(widened) < 2 or [row["width"] for row in [widened[0], *dense]] != [base, base]:
         return [f"{name}: no verdict without the base width and a wider network"]
     means = [row["best_test_accuracy_mean"] for row in widened]
     best, top = 1 + int(np.argmax(means[1:])), int(np.argmax(means))
     gain = difference(widened[best]["test"], widened[0]["test"], comparisons=len(widened) - 1)
+    others = len(widened) - 1
     lines = [
-        f"{name}: improves with width: {sign(gain)}: width {widened[best]['width']} (the best of {len(widened) - 1})"
+        f"{name}: improves with width: {in_words(sign(gain))}: width {widened[best]['width']} (the best of {others})"
         f" against {base}: {gain.show(100)} points"
     ]
     if kind == "linear":
         loss = difference(dense[0]["test"], widened[top]["test"], comparisons=len(widened))
         lines.append(
-            f"  stays below the original network: {sign(loss)}: that minus width {widened[top]['width']}:"
+            f"  stays below the original network: {in_words(sign(loss))}: that minus width {widened[top]['width']}:"
             f" {loss.show(100)} points"
         )
     return lines
 
 
-def differences(rows: Sequence[Mapping]) -> str:
+def differences(rows: Sequence[Row]) -> str:
     """The largest relative difference between a weight count and its budget, in a line."""
     row = max(rows, key=lambda row: abs(row["weights"] - row["budget"]) / row["budget"])
     off = row["weights"] - row["budget"]
-    if not off:
-        return "every weight count is its budget"
     return (
         f"weight counts differ from their budgets by {abs(off) / row['budget']:.2%} at most"
         f" ({off:+} of {row['budget']:,}: {row['kind']}, width {row['width']})"
@@ -236,21 +212,14 @@ def differences(rows: Sequence[Mapping]) -> str:
 
 
 def main(preset: Preset, run: Run) -> None:
-    planned = networks(preset)
-    results = families.collect(planned, run, EXPERIMENT)
-    if results is None:
-        return
-    rows = with_budgets(families.table(planned, results), planned)
-    output.print_table(rows, [*COLUMNS, "diverged"])
-    written = (
-        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset), PLOT),
-    )
-    for base in families.colors(rows):
-        for way in preset.ways:
-            print(*verdict(rows, base, way), sep="\n")
-    print(METHOD, differences(rows), sep="\n")
-    launch.wrote(run, *written)
+    if rows := families.rows_of(networks(preset), run, EXPERIMENT):
+        rows = [row | budgets(row) for row in rows]
+        lines = [
+            line for base in families.colors(rows) for way in preset.ways for line in verdict(rows, base, way)
+        ]
+        lines += [METHOD, differences(rows)]
+        output.print_table(rows, [*COLUMNS, "diverged"])
+        launch.publish(run, EXPERIMENT, rows, COLUMNS, draw(rows, preset), PLOT, lines)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template, recipe.RETIRED)

@@ -14,6 +14,7 @@ trained in the same --workdir are not trained again; --draw_only draws what is f
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -22,7 +23,7 @@ from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
 from experiments.lab.intervals import METHOD, Estimate, difference
 from experiments.lab.launch import Run
-from experiments.lab.plots import Plot
+from experiments.lab.plots import Plot, Style
 from wsn.sparsity import family
 
 EXPERIMENT = "conv_masks"
@@ -73,13 +74,9 @@ def gaps(rows: Sequence[Row], base: int) -> list[tuple[Row, Estimate]]:
 
     For widths above the base where both have a finished seed.
     """
-    by_mask = {(row["kind"], row["width"]): row for row in rows if row["base_width"] == base and row["test"]}
-
-    def gap(width: int) -> Estimate:
-        return difference(by_mask["elementwise", width]["test"], by_mask["io", width]["test"])
-
-    widths = sorted(w for kind, w in by_mask if kind == "io" and w > base and ("elementwise", w) in by_mask)
-    return [(by_mask["elementwise", width], gap(width)) for width in widths]
+    whole = {row["width"]: row["test"] for row in families.select(rows, "io", base) if row["width"] > base}
+    single = [row for row in families.select(rows, "elementwise", base) if row["width"] in whole]
+    return [(row, difference(row["test"], whole[row["width"]])) for row in single]
 
 
 def draw(rows: Sequence[Row], preset: Preset) -> Figure:
@@ -107,15 +104,10 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
 
 def _draw_gaps(axes: Axes, by_width: Sequence[tuple[Row, Estimate]], color: str, label: str) -> None:
     if by_width:
-        values = [100 * gap.value for _, gap in by_width]
-        bars = [
-            [100 * (gap.value - gap.low) for _, gap in by_width],
-            [100 * (gap.high - gap.value) for _, gap in by_width],
-        ]
+        value, low, high = 100 * np.array([gap for _, gap in by_width]).T
+        style: Style = {"color": color, "marker": "D", "capsize": 2, "linewidth": 1.2, "label": label}
         places = [row["connectivity"] for row, _ in by_width]
-        axes.errorbar(
-            places, values, yerr=bars, color=color, marker="D", capsize=2, linewidth=1.2, label=label
-        )
+        axes.errorbar(places, value, yerr=[value - low, high - value], **style)
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
@@ -134,18 +126,9 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
 
 
 def main(preset: Preset, run: Run) -> None:
-    planned = networks(preset)
-    results = families.collect(planned, run, EXPERIMENT)
-    if results is None:
-        return
-    rows = families.table(planned, results)
-    output.print_table(rows, [*COLUMNS, "diverged"])
-    written = (
-        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, draw(rows, preset), PLOT),
-    )
-    print(*verdicts(rows), sep="\n")
-    launch.wrote(run, *written)
+    if rows := families.rows_of(networks(preset), run, EXPERIMENT):
+        output.print_table(rows, [*COLUMNS, "diverged"])
+        launch.publish(run, EXPERIMENT, rows, COLUMNS, draw(rows, preset), PLOT, verdicts(rows))
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template, recipe.RETIRED)

@@ -1,4 +1,4 @@
-"""Figure 8b: distance D to the infinite-width kernel at initialization, and its correlation with test error.
+"""Figure 8b: distance D to the infinite-width kernel at initialization.
 
 D of networks with one hidden layer in the NTK parameterization, in three ways: measured on the initial weights of
 their training, exact by Theorem 1, and by equation (4). Nothing is stored: it is cheap enough to repeat.
@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float, Float32, Float64
-from scipy.stats import norm, rankdata
 
 from experiments.lab import output
 from experiments.theory.inputs import Pairs, exact_kernels
@@ -31,7 +30,6 @@ COLUMNS = ["distance_empirical", "distance_empirical_stderr", "distance_exact", 
 REFERENCE_WIDTH = 10_000  # Appendix A
 DRAWN = 2**23  # weights in memory at once
 TOLERANCE = 1e-4  # estimated scaled error of K_l, far below the error of simulation
-RESAMPLES = 10_000
 LEAST_PAIRS = 500  # for the search of the optimum
 
 
@@ -41,14 +39,6 @@ class Distance(NamedTuple):
     empirical: dict[str, Float64[np.ndarray, " networks"]]  # by reference, one network per seed
     exact: float
     eq4: float
-
-
-class Correlation(NamedTuple):
-    """A coefficient with its 95 % interval by the bootstrap."""
-
-    value: float
-    low: float
-    high: float
 
 
 def connectivity(spec: Spec, features: int) -> float:
@@ -143,13 +133,13 @@ def columns(distance: Distance, reference: str) -> dict[str, float]:
 
 
 def compared(
-    measured: Mapping[Spec, Distance], pairs: Pairs, theta: Mapping[str, Float64[np.ndarray, " pairs"]]
+    measured: Iterable[Distance], pairs: Pairs, theta: Mapping[str, Float64[np.ndarray, " pairs"]]
 ) -> str:
     """The effect of the finite reference, in a line."""
     gap = np.mean((theta["finite"] - theta["exact"]) ** 2)
     k1, k2 = (arc_cosine(pairs.x, pairs.y, order) / pairs.x.shape[1] ** order for order in (1, 2))
     expected = np.mean(k2 - k1**2) / REFERENCE_WIDTH
-    change = [d.empirical["finite"].mean() / d.empirical["exact"].mean() - 1 for d in measured.values()]
+    change = [d.empirical["finite"].mean() / d.empirical["exact"].mean() - 1 for d in measured]
     return (
         f"Reference: a dense network of width {REFERENCE_WIDTH} has a mean squared distance of {gap:.2g} to the"
         f" infinitely wide one (Theorem 1: {expected:.2g});\nwith it D changes by"
@@ -169,41 +159,8 @@ def least(pairs: Pairs, base_width: int, classes: int) -> str:
         end = widths[np.argmin(curve)]
         return f"At this budget exact D has no minimum inside: it is least at width {end:.0f}, an end."
     p = float(budget_connectivity(best.at, features, classes, budget))
+    approximate = eq4(budget_connectivity(widths, features, classes, budget), widths, features)
     return (
         f"At this budget exact D is least at width {best.at:.0f}, connectivity {100 * p:.3g} % of the first layer"
-        f" (over {len(first.x)} pairs); equation (4) has its least at"
-        f" {widths[np.argmin(eq4(budget_connectivity(widths, features, classes, budget), widths, features))]:.0f}."
+        f" (over {len(first.x)} pairs); equation (4) is least at {widths[np.argmin(approximate)]:.0f}."
     )
-
-
-def correlation(
-    distance: Float64[np.ndarray, "networks initialisations"],
-    error: Float64[np.ndarray, "networks seeds"],
-    ranked: bool = False,
-) -> Correlation:
-    """Correlation over networks of two means, of values (Pearson) or ranks (Spearman); NaN if one is constant.
-
-    A bootstrap sample draws initializations and seeds with replacement, the same for every network.
-    """
-    rng = np.random.Generator(np.random.Philox(key=0))
-
-    def centered(values: np.ndarray) -> np.ndarray:
-        count = values.shape[1]
-        drawn = rng.integers(count, size=(count, RESAMPLES))
-        drawn[:, 0] = np.arange(count)  # the first sample is the data
-        shares = np.apply_along_axis(np.bincount, 0, drawn, minlength=count) / count
-        means = values @ shares
-        means = rankdata(means, axis=0) if ranked else means
-        return means - means.mean(axis=0)
-
-    a, b = centered(distance), centered(error)
-    with np.errstate(invalid="ignore"):
-        r = (a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
-    return Correlation(float(r[0]), *map(float, np.quantile(r[1:], [0.025, 0.975])))
-
-
-def fisher_interval(r: float, networks: int) -> tuple[float, float]:
-    """95 % interval of Pearson's r by Fisher's z, treating networks (at least 4) as independent draws."""
-    half = norm.ppf(0.975) / np.sqrt(networks - 3)
-    low, high = np.tanh(np.arctanh(r) + np.array([-half, half]))
-    return float(low), float(high)

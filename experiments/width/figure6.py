@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.lab import families
 from experiments.lab.families import Row
-from experiments.lab.intervals import METHOD, Estimate, difference, linear, sign, simulated
+from experiments.lab.intervals import METHOD, Estimate, difference, in_words, linear, sign, simulated, verdict
 from experiments.lab.plots import Plot
 from experiments.lab.presets import Family
 
@@ -30,17 +31,15 @@ def draw(rows: Sequence[Row], preset: Family, paper: Sequence[Row], paper_epochs
     """Figures 6, 12 and 13 above, 14 (over width and connectivity) and 7 below, with the paper's numbers."""
     figure = Figure(figsize=(15, 8.4), layout="constrained")
     panels = figure.subplots(2, 3, sharex="col")
-    for row, split in enumerate(("test", "train")):
+    sparse, sparse_paper = ([row for row in some if row["kind"] == "sparse"] for some in (rows, paper))
+    shade: dict[str, Any] = {"color": "0.5", "alpha": 0.12, "zorder": 0, "label": "the paper's best, 1–10 %"}
+    for (left, middle, _), split in zip(panels, ("test", "train"), strict=True):
         label = PLOT.ylabel.replace("test", "training") if split == "train" else PLOT.ylabel
-        _draw_accuracy(panels[row, 0], rows, paper, split, PLOT.x)
-        families.finish(panels[row, 0], rows, PLOT.x, PLOT.xlabel, label)
-        kept = [r for r in rows if r["kind"] == "sparse"]
-        _draw_accuracy(
-            panels[row, 1], kept, [p for p in paper if p["kind"] == "sparse"], split, "connectivity"
-        )
-        low, high = BEST_CONNECTIVITY
-        panels[row, 1].axvspan(low, high, color="0.5", alpha=0.12, zorder=0, label="the paper's best, 1–10 %")
-        families.finish(panels[row, 1], kept, "connectivity", "connectivity", label)
+        _draw_accuracy(left, rows, paper, split, PLOT.x)
+        families.finish(left, rows, PLOT.x, PLOT.xlabel, label)
+        _draw_accuracy(middle, sparse, sparse_paper, split, "connectivity")
+        middle.axvspan(*BEST_CONNECTIVITY, **shade)
+        families.finish(middle, sparse, "connectivity", "connectivity", label)
     _draw_improvement(panels[0, 2], rows, paper)
     _draw_fraction(panels[1, 2], rows, paper)
     for axes in panels.ravel():
@@ -100,7 +99,7 @@ def _draw_fraction(axes: Axes, rows: Sequence[Row], paper: Sequence[Row]) -> Non
         if points:
             style = {"color": color, "marker": "^", "label": f"base width {base}"}
             families.curve(axes, points, "widening", "improvement_fraction", **style)
-        if sparse := sparse_of(rows, base):
+        if sparse := families.select(rows, "sparse", base):
             peak = max(sparse, key=lambda row: row["best_train_accuracy_mean"])["widening"]
             label = "highest training accuracy" if base == min(colors) else None
             axes.axvline(peak, color=color, linestyle="--", linewidth=1, label=label)
@@ -112,12 +111,6 @@ def _draw_fraction(axes: Axes, rows: Sequence[Row], paper: Sequence[Row]) -> Non
 
 
 # The claims.
-
-
-def sparse_of(rows: Sequence[Row], base: int) -> list[Row]:
-    """The sparse networks of a family with at least one finished seed, by width."""
-    trained = [row for row in families.select(rows, "sparse", base) if row["test"]]
-    return sorted(trained, key=lambda row: row["width"])
 
 
 def _best(sparse: Sequence[Row]) -> int:
@@ -174,22 +167,21 @@ def place(value: Estimate, bounds: tuple[float, float], widest: bool) -> str:
     """Whether an optimum lies within bounds; inconclusive if the widest network is the best."""
     low, high = bounds
     if widest:
-        return "undecided (the widest trained is the best)"
-    if low <= value.low and value.high <= high:
-        return "holds"
-    return "fails" if value.high < low or value.low > high else "undecided"
+        return "inconclusive (the widest trained is the best)"
+    inside = low <= value.low and value.high <= high
+    return in_words(verdict(inside, value.high < low or value.low > high))
 
 
 def family_verdicts(rows: Sequence[Row], base: int) -> list[str]:
     """Verdicts on the paper's claims for the family of a base width."""
-    sparse = sparse_of(rows, base)
-    if not sparse or sparse[0]["width"] != base or len(sparse) == 1:
+    sparse = families.select(rows, "sparse", base)
+    if [row["width"] for row in sparse[:1]] != [base] or len(sparse) == 1:
         return [f"base width {base}: no verdict without the base network and a wider one"]
     best, top = sparse[_best(sparse)], int(np.argmax([row["best_test_accuracy_mean"] for row in sparse]))
     improvement, peaks, widest = gain(sparse), peak_distance(sparse), top == len(sparse) - 1
     step = max(np.diff([row["widening"] for row in sparse])[max(top - 1, 0) : top + 1])
     lines = [
-        f"{best['weights']:,} weights: sparse and wide beats dense and narrow: {sign(improvement)}:"
+        f"{best['weights']:,} weights: sparse and wide beats dense and narrow: {in_words(sign(improvement))}:"
         f" width {best['width']} ({best['connectivity']:.1%}) against {base}: {improvement.show(100)} points",
         f"  test accuracy peaks where training accuracy does, within one step of the widths:"
         f" {place(peaks, (-step, step), widest)}: widening factors differ by {peaks.show(1, '+.3g')}",
@@ -200,12 +192,10 @@ def family_verdicts(rows: Sequence[Row], base: int) -> list[str]:
     ):
         value = best_value(sparse, key)
         lines.append(f"  {name}: {place(value, bounds, widest)}: {value.show(1, form)}")
-    dense = [r for r in families.select(rows, "dense", base) if r["width"] == best["width"]]
-    if dense and dense[0]["test"]:
-        share = width_alone(sparse, dense[0])
-        lines.append(
-            f"  width alone gives {share.show(100, '.0f')} % of the dense gain at width {best['width']}"
-        )
+    for dense in families.select(rows, "dense", base):
+        if dense["width"] == best["width"]:
+            share = width_alone(sparse, dense).show(100, ".0f")
+            lines.append(f"  width alone gives {share} % of the dense gain at width {best['width']}")
     return lines
 
 
@@ -213,13 +203,13 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     """Verdicts for every family, and the comparison of the smallest with the largest networks."""
     bases = sorted({row["base_width"] for row in rows})
     lines = [line for base in bases for line in family_verdicts(rows, base)]
-    by_base = {b: s for b in bases if len(s := sparse_of(rows, b)) > 1 and s[0]["width"] == b}
+    by_base = {b: s for b in bases if len(s := families.select(rows, "sparse", b)) > 1 and s[0]["width"] == b}
     if len(by_base) < 2:
         return [*lines, METHOD]
     difference = gain_difference(by_base[min(by_base)], by_base[max(by_base)])
     gains = ", ".join(f"{100 * gain(s).value:+.1f} at {s[0]['weights']:,} weights" for s in by_base.values())
     lines.append(
-        f"the gain is larger for smaller networks: {sign(difference)}: {gains};"
+        f"the gain is larger for smaller networks: {in_words(sign(difference))}: {gains};"
         f" smallest minus largest {difference.show(100)} points"
     )
     return [*lines, METHOD]
@@ -238,6 +228,6 @@ def data_verdict(families_of: Mapping[str, Sequence[Row]]) -> str:
         for name in ordered
     )
     return (
-        f"the gain is larger for harder data: {sign(difference)}: {gains};"
+        f"the gain is larger for harder data: {in_words(sign(difference))}: {gains};"
         f" hardest minus easiest {difference.show(100)} points"
     )

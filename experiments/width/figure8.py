@@ -1,22 +1,19 @@
 """Figure 8 from the rows of kernel_distance.csv: accuracy, distance and test error over width, and the verdicts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from scipy import stats
 
 from experiments.lab import families
 from experiments.lab.families import Row
 from experiments.lab.plots import Plot
 from experiments.lab.presets import Family
-from experiments.width import distances
-from experiments.width.distances import Distance
-from wsn.records.record import Result
-from wsn.spec import Spec
 
 SPARSE, ERROR, THEORY = "#b5482f", "#c2588f", "0.35"
 ACCURACY = "test_accuracy_mean"
@@ -50,7 +47,7 @@ def floor_of(rows: Sequence[Row]) -> float:
     return base - 0.35 * (max(accuracies, default=1.0) - base)
 
 
-def draw(rows: Sequence[Row], preset: Family, pairs: int) -> Figure:
+def draw(rows: Sequence[Row], preset: Family) -> Figure:
     """Figure 8: (a) test accuracy over width; (b) distances and test error of the sparse networks."""
     figure = Figure(figsize=(9.6, 5.4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -64,9 +61,8 @@ def draw(rows: Sequence[Row], preset: Family, pairs: int) -> Figure:
     for axes in (left, right):
         axes.tick_params(labelsize=10)
         axes.margins(x=0.09)
-    figure.suptitle(
-        f"{families.caption(rows, preset, preset.epochs, 'one hidden layer')}; bars: s.d.", fontsize=11
-    )
+    caption = families.caption(rows, preset, preset.epochs, "one hidden layer")
+    figure.suptitle(f"{caption}; bars: s.d.", fontsize=11)
     return figure
 
 
@@ -82,16 +78,17 @@ def draw_accuracy(axes: Axes, rows: Sequence[Row]) -> None:
         points = [row for row in rows if row["kind"] == kind]
         in_range = [row for row in points if not row[ACCURACY] < floor]
         if in_range:
-            label = labels[kind].format(_span([row["weights"] for row in points]))
+            least, most = (end(row["weights"] for row in points) for end in (min, max))
+            label = labels[kind].format(f"{least:,}" if least == most else f"{least:,}–{most:,}")
             families.curve(axes, in_range, "width", ACCURACY, label=label, **style)
         for row in points if kind == "sparse" else []:
             percent = f"{100 * row['connectivity']:.{3 if row['connectivity'] == 1 else 2}g}%"
-            if row in in_range:
-                _note(
-                    axes, percent, row["width"], 100 * (row[ACCURACY] + row["test_accuracy_std"]), 3, SPARSE
-                )
+            if row[ACCURACY] < floor:
+                below = f"↓ {100 * row[ACCURACY]:.1f}\n{percent}"
+                _note(axes, below, row["width"], 100 * floor, 4, SPARSE)
             else:
-                _note(axes, f"↓ {100 * row[ACCURACY]:.1f}\n{percent}", row["width"], 100 * floor, 4, SPARSE)
+                top = 100 * (row[ACCURACY] + row["test_accuracy_std"])
+                _note(axes, percent, row["width"], top, 3, SPARSE)
     axes.axhline(100 * base[ACCURACY], color="black", linestyle="--", linewidth=1, label=_base_label(base))
     if floor < base[ACCURACY]:
         axes.set_ylim(bottom=100 * floor)
@@ -124,7 +121,7 @@ def draw_distances(axes: Axes, rows: Sequence[Row], floor: float) -> None:
     if len(in_range) < len(rows):
         beside.set_ylim(top=100 * (1 - floor))
     for row in rows:
-        if row not in in_range:
+        if row[ACCURACY] < floor:
             _note(beside, f"↑ {100 * (1 - row[ACCURACY]):.1f}", row["width"], 100 * (1 - floor), -12, ERROR)
     beside.set_ylabel("test error (%)", color=ERROR)
     beside.tick_params(axis="y", colors=ERROR, labelsize=10)
@@ -140,27 +137,20 @@ def _note(axes: Axes, text: str, x: float, y: float, points_above: float, color:
     axes.annotate(text, (x, y), fontsize=9.5, color=color, path_effects=halo, zorder=5, **offset)
 
 
-def _span(values: Sequence[int]) -> str:
-    """A value or a range."""
-    return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,}–{max(values):,}"
-
-
 def verdict(rows: Sequence[dict]) -> str:
     """The best sparse network against the dense one of the same weight count, in a line."""
     sparse = [row for row in rows if row["kind"] == "sparse"]
     if not sparse:
         return "No sparse network has been trained yet."
     base = min(sparse, key=lambda row: row["width"])
-    best = max(
-        sparse, key=lambda row: -1.0 if math.isnan(row["test_accuracy_mean"]) else row["test_accuracy_mean"]
-    )
-    gain = best["test_accuracy_mean"] - base["test_accuracy_mean"]
+    best = max(sparse, key=lambda row: -1.0 if math.isnan(row[ACCURACY]) else row[ACCURACY])
+    gain = best[ACCURACY] - base[ACCURACY]
     error = math.hypot(*(row["test_accuracy_std"] / math.sqrt(row["seeds"]) for row in (best, base)))
     if best is base:
         return f"With {base['weights']} weights the narrowest network, width {base['width']}, is the best."
     return (
-        f"With {base['weights']} weights, width {best['width']} reaches {best['test_accuracy_mean']:.3f} and width"
-        f" {base['width']} {base['test_accuracy_mean']:.3f}: {100 * gain:+.1f} ± {100 * error:.1f} percentage points."
+        f"With {base['weights']} weights, width {best['width']} reaches {best[ACCURACY]:.3f} and width"
+        f" {base['width']} {base[ACCURACY]:.3f}: {100 * gain:+.1f} ± {100 * error:.1f} percentage points."
     )
 
 
@@ -178,43 +168,26 @@ def agreement(rows: Sequence[dict]) -> str:
     return f"Measured and exact D: at most {worst:+.1f} standard errors apart ({place})."
 
 
-def association(
-    specs: Sequence[Spec],
-    results: Sequence[Result],
-    measured: Mapping[Spec, Distance],
-    classes: int,
-    reference: str,
-) -> str:
+def association(rows: Sequence[Row], classes: int) -> list[str]:
     """Correlation of D and test error over the sparse networks, as the paper claims.
 
-    Networks at chance level count by rank alone; a diverged seed is replaced by the mean of the others.
+    Networks at chance level count by rank alone.
     """
-    if not specs:
-        return "No sparse network has been trained yet: no correlation of D and test error."
-    by_seed = sorted(results, key=lambda result: result.seed)
-    curves = [[r.curves["test_accuracy"][-1] for r in by_seed if r.spec == spec] for spec in specs]
-    accuracy = np.array(curves, np.float64)
-    ended = np.asarray(~np.isnan(accuracy).all(axis=1))
-    mean = np.full((len(specs), 1), np.nan)
-    mean[ended] = np.nanmean(accuracy[ended], axis=1, keepdims=True)
-    error = 1 - np.where(np.isnan(accuracy), mean, accuracy)
-    learns = np.asarray(mean[:, 0] >= 2 / classes)
-    distance = np.array([measured[spec].empirical[reference] for spec in specs])
-
-    def line(name: str, chosen: np.ndarray, ranked: bool) -> str:
-        absent = ", ".join(str(spec.width) for spec, is_in in zip(specs, chosen, strict=True) if not is_in)
-        name = f"  {name}{f' (without width {absent})' if absent else ''}: "
-        if chosen.sum() < 4:
-            return f"{name}fewer than 4 networks, too few"
-        r, low, high = distances.correlation(distance[chosen], error[chosen], ranked)
-        z_low, z_high = distances.fisher_interval(r, int(chosen.sum()))
-        over_networks = "" if ranked else f"; over networks, by Fisher's z: {z_low:.2f} to {z_high:.2f}"
-        return f"{name}{r:.2f} ({low:.2f} to {high:.2f}{over_networks})"
-
-    return "\n".join(
-        [
-            "Correlation of D and test error over the sparse networks (95 % interval by bootstrap over seeds):",
-            line("Spearman's, of all", ended, True),
-            line("Pearson's, of those that reach twice the accuracy of chance", learns, False),
-        ]
-    )
+    trained = [row for row in rows if row["kind"] == "sparse" and not math.isnan(row[ACCURACY])]
+    absent = ", ".join(str(row["width"]) for row in trained if row[ACCURACY] < 2 / classes)
+    distance = np.array([row["distance_empirical"] for row in trained])
+    error = np.array([1 - row[ACCURACY] for row in trained])
+    learns = error <= 1 - 2 / classes
+    ranks, pearson = "too few networks", "too few networks"
+    if len(set(distance)) > 1 and len(set(error)) > 1:
+        ranks = f"{stats.spearmanr(distance, error).statistic:.2f}"
+    if len(set(error[learns])) > 3:
+        fit = stats.pearsonr(distance[learns], error[learns])
+        low, high = fit.confidence_interval()
+        pearson = f"{fit.statistic:.2f} (over networks, by Fisher's z: {low:.2f} to {high:.2f})"
+    without = f" (without width {absent})" if absent else ""
+    return [
+        "Correlation of D and test error over the sparse networks:",
+        f"  Spearman's, of all: {ranks}",
+        f"  Pearson's, of those that reach twice the accuracy of chance{without}: {pearson}",
+    ]

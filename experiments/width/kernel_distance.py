@@ -10,7 +10,6 @@ parameterization, SGD without momentum, a learning rate for every width. Other p
 for all networks, and the networks of Figure 8 are trained as well (kind `tuned`), to measure what one rate costs.
 The distance D is defined in `experiments/width/distances.py`.
 Writes WORKDIR/kernel_distance.csv, a row per network, and WORKDIR/kernel_distance.png.
-Expect on MNIST (10 seeds): 0.863 at width 8, 0.893–0.899 at widths 32 to 328, 0.868 at 512; dense 0.932 at width 635.
 """
 
 import dataclasses
@@ -32,21 +31,10 @@ from wsn.spec import Spec, setting
 EXPERIMENT = "kernel_distance"
 FIGURE_8 = "ntk"  # its parameterization
 COLUMNS = [
-    "kind",
-    "width",
-    "connectivity",
-    "weights",
-    "seeds",
-    "diverged",
-    "epochs",
-    "learning_rate",
-    "test_accuracy_mean",
-    "test_accuracy_std",
-    "best_test_accuracy_mean",
-    "train_accuracy_mean",
-    "test_loss_mean",
-    *distances.COLUMNS,
-]
+    "kind", "width", "connectivity", "weights", "seeds", "diverged", "epochs", "learning_rate",
+    "test_accuracy_mean", "test_accuracy_std", "best_test_accuracy_mean", "train_accuracy_mean",
+    "test_loss_mean", *distances.COLUMNS,
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,14 +46,11 @@ class Preset(presets.Family):
     )
     rates: Mapping[str, learning_rates.Rates]
     parameterization: str = presets.of_spec("parameterization", FIGURE_8)
-    one_rate: float  # of all networks in other parameterizations, tuned at the base width
+    one_rate: float = 0.25  # of all networks in other parameterizations, tuned at the base width
     tune_lr: bool = setting("Tune the learning rates first, on held-out training samples.", False)
     tuning_samples: int  # held out for tuning
     pairs: int = setting(
-        "D is a mean over this many pairs of test images.",
-        10000,
-        least=1,
-        bytes=inputs.PAIR_BYTES,
+        "D is a mean over this many pairs of test images.", 10_000, least=1, bytes=inputs.PAIR_BYTES
     )
     initialisations: int = setting(
         "D is a mean over this many seeds of every network; `seeds` are trained.", 100, least=2, bytes=8
@@ -97,10 +82,8 @@ PRESETS = {
             "sparse": {3: 2.5, 4: 3.5, 6: 6, 9: 11, 12: 16, 15: 17, 18: 18},
             "dense": {3: 2.5, 4: 5, 6: 5, 9: 5, 12: 5, 15: 5, 18: 5},
         },
-        one_rate=0.25,
         tuning_samples=297,
         pairs=1000,
-        initialisations=100,
     ),
     # Appendix A; widths and learning rates from the authors' code.
     "paper": Preset(
@@ -115,10 +98,7 @@ PRESETS = {
             "sparse": {8: 5, 32: 136, 128: 260, 216: 361, 328: 491, 512: 736, 635: 875},
             "dense": {8: 5, 32: 80, 128: 173, 216: 228, 328: 306, 512: 445, 635: 460},
         },
-        one_rate=0.25,
         tuning_samples=10000,
-        pairs=10000,
-        initialisations=100,
     ),
 }
 
@@ -137,11 +117,7 @@ def networks(preset: Preset) -> list[Network]:
         "sparse": family.sparse(base, preset.base_width, preset.widths, shapes, "dense_last"),
         "dense": family.dense(base, preset.widths),
     }
-    return [
-        Network(preset.base_width, kind, spec, preset.seeds)
-        for kind, members in specs.items()
-        for spec in members
-    ]
+    return [Network(preset.base_width, kind, spec, preset.seeds) for kind in specs for spec in specs[kind]]
 
 
 def rates_of(preset: Preset) -> learning_rates.RatesOfKind:
@@ -153,21 +129,22 @@ def rates_of(preset: Preset) -> learning_rates.RatesOfKind:
 
 def compared_to_tuned(rows: Sequence[Mapping]) -> list[str]:
     """Gain in test accuracy of one learning rate over tuned ones, by width, for sparse networks."""
-    tests = {(row["kind"], row["width"]): row["test"] for row in rows if row["test"]}
-    lines = []
-    for kind, width in tests:
-        if kind == "sparse" and ("tuned", width) in tests:
-            gain = difference(tests[kind, width], tests["tuned", width])
-            lines.append(f"width {width}: one learning rate against the tuned one: {gain.show(100)} points")
-    return [*lines, METHOD] if lines else []
+    tuned = {row["width"]: row["test"] for row in rows if row["kind"] == "tuned" and row["test"]}
+    both = [row for row in rows if row["kind"] == "sparse" and row["test"] and row["width"] in tuned]
+    gains = {row["width"]: difference(row["test"], tuned[row["width"]]).show(100) for row in both}
+    text = "one learning rate against the tuned one"
+    return [
+        *(f"width {width}: {text}: {gain} points" for width, gain in gains.items()),
+        *([METHOD] if gains else []),
+    ]
 
 
 def with_rates(preset: Preset, run: Run) -> list[Network] | None:
     """The networks of a preset, each with its learning rate; None after a dry run of tuning."""
     planned = networks(preset)
     rates: learning_rates.RatesOfKind | None = rates_of(preset)
-    if preset.tune_lr:
-        rates = learning_rates.tune(planned, rates_of(preset), preset.tuning_samples, run, EXPERIMENT)
+    if rates and preset.tune_lr:
+        rates = learning_rates.tune(planned, rates, preset.tuning_samples, run, EXPERIMENT)
     if rates is None:
         return None
     planned = learning_rates.with_rates(planned, rates, preset.learning_rate)
@@ -184,41 +161,29 @@ def main(preset: Preset, run: Run) -> None:
     images = sources.dataset(preset.dataset, run.data_folder)
     pairs = inputs.of_images(images, base.normalization, preset.pairs, base.data_seed)
     planned = with_rates(preset, run)
-    if planned is None:
+    trained = planned and families.rows_of(planned, run, EXPERIMENT)
+    if not trained:
         return
-    results = families.collect(planned, run, EXPERIMENT)
-    if results is None:
-        return
-    trained = {result.spec for result in results}
-    finished = [network for network in planned if network.spec in trained]
     theta = distances.references(pairs)
     # D is defined in the NTK parameterization, whichever was trained.
-    initial = {
-        n.spec: dataclasses.replace(n.spec, parameterization=FIGURE_8, rate_width=0, learning_rate=1.0)
-        for n in finished
-    }
-    by_initial = distances.measure(initial.values(), pairs, images.classes, preset.initialisations, theta)
-    measured = {spec: by_initial[plain] for spec, plain in initial.items()}
+    plain = {"parameterization": FIGURE_8, "rate_width": 0, "learning_rate": 1.0}
+    initial = [dataclasses.replace(row["spec"], **plain) for row in trained]
+    by_spec = distances.measure(initial, pairs, images.classes, preset.initialisations, theta)
+    measured = [by_spec[spec] for spec in initial]
     rows = [
-        row | distances.columns(measured[network.spec], preset.reference)
-        for network, row in zip(finished, families.table(finished, results), strict=True)
+        row | distances.columns(distance, preset.reference)
+        for row, distance in zip(trained, measured, strict=True)
+    ]
+    lines = [
+        figure8.verdict(rows),
+        *compared_to_tuned(rows),
+        figure8.agreement(rows),
+        distances.compared(measured, pairs, theta),
+        distances.least(pairs, preset.base_width, images.classes),
+        *figure8.association(rows, images.classes),
     ]
     output.print_table(rows, COLUMNS)
-    written = (
-        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(
-            run.folder, EXPERIMENT, figure8.draw(rows, preset, preset.pairs), figure8.plot(rows)
-        ),
-    )
-    sparse = [network.spec for network in finished if network.kind == "sparse"]
-    print(figure8.verdict(rows))
-    for line in compared_to_tuned(rows):
-        print(line)
-    print(figure8.agreement(rows))
-    print(distances.compared(measured, pairs, theta))
-    print(distances.least(pairs, preset.base_width, images.classes))
-    print(figure8.association(sparse, results, measured, images.classes, preset.reference))
-    launch.wrote(run, *written)
+    launch.publish(run, EXPERIMENT, rows, COLUMNS, figure8.draw(rows, preset), figure8.plot(rows), lines)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)

@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.lab import launch, output
+from experiments.lab import output, tuning
 from experiments.lab.families import Network
 from experiments.lab.launch import Run
 from wsn.errors import UserError
-from wsn.records.record import Label, Result
 from wsn.spec import Spec
 
 Rates = Mapping[int, float]  # width → learning rate
 RatesOfKind = Mapping[str, Rates]
-SEEDS, EPOCHS = 2, 50  # for tuning
+EPOCHS = 50  # for tuning
 FACTORS = 2.0 ** np.arange(-3.0, 3.5, 0.5)
 COLUMNS = ["kind", "width", "learning_rate", "validation_accuracy_mean"]
 
@@ -46,9 +45,8 @@ def with_rates(networks: Sequence[Network], rates: RatesOfKind, one: float | Non
         kind = kind_of(spec)
         chosen[spec] = rate_at(rates[kind], spec.width) if one is None else float(one)
         if one is None and spec.width not in rates[kind]:
-            print(
-                f"learning rate {chosen[spec]:g} for width {spec.width} ({kind}), interpolated from the preset's"
-            )
+            place = f"width {spec.width} ({kind})"
+            print(f"learning rate {chosen[spec]:g} for {place}, interpolated from the preset's")
     return [n._replace(spec=dataclasses.replace(n.spec, learning_rate=chosen[n.spec])) for n in networks]
 
 
@@ -64,43 +62,24 @@ def tune(
         raise UserError(
             "`shard`: `tune_lr` compares all networks: tune without `shard`, or give `learning_rate`"
         )
-    candidates = {(n.kind, n.spec.width): candidates_of(n.spec, rates, held_out) for n in networks}
-    labels = {
-        option: Label(experiment, run.preset, network.base_width, network.kind)
-        for network in networks
-        for option in candidates[network.kind, network.spec.width]
-    }
-    results = launch.train(run, [(options, SEEDS) for options in dict.fromkeys(candidates.values())], labels)
-    if results is None:
+    candidates = {(n.kind, n.spec.width): (n, candidates_of(n.spec, rates, held_out)) for n in networks}
+    tuned = tuning.search(candidates, "validation_accuracy", run, experiment, "tune_lr")
+    if tuned is None:
         return None
-    rows: list[dict] = []
     best: dict[str, dict[int, float]] = {network.kind: {} for network in networks}
-    for (kind, width), options in candidates.items():
-        scores = {option.learning_rate: score(option, results) for option in options}
+    rows = []
+    for (kind, width), (rate, scores) in tuned.items():
+        best[kind][width] = rate
         rows += [dict(zip(COLUMNS, (kind, width, *scored), strict=True)) for scored in scores.items()]
-        usable = {rate: value for rate, value in scores.items() if not math.isnan(value)}
-        if not usable:
-            raise UserError(f"`tune_lr`: every learning rate diverged at width {width} ({kind})")
-        best[kind][width] = max(usable, key=usable.__getitem__)
     path = output.write_table(run.folder, "learning_rates", rows, COLUMNS)
     print(f"tuned learning rates (wrote {path}): {best}")
     return best
 
 
-def candidates_of(spec: Spec, rates: RatesOfKind, held_out: int) -> tuple[Spec, ...]:
+def candidates_of(spec: Spec, rates: RatesOfKind, held_out: int) -> tuning.Candidates:
     """The network with each candidate learning rate."""
     center = rate_at(rates[kind_of(spec)], spec.width)
+    tried = dataclasses.replace(spec, epochs=min(EPOCHS, spec.epochs), validation_samples=held_out)
     return tuple(
-        dataclasses.replace(
-            spec,
-            learning_rate=float(f"{center * factor:.4g}"),
-            epochs=min(EPOCHS, spec.epochs),
-            validation_samples=held_out,
-        )
-        for factor in FACTORS
+        dataclasses.replace(tried, learning_rate=float(f"{center * factor:.4g}")) for factor in FACTORS
     )
-
-
-def score(option: Spec, results: Sequence[Result]) -> float:
-    """Mean validation accuracy over seeds; NaN where one diverged."""
-    return float(np.mean([r.curves["validation_accuracy"][-1] for r in results if r.spec == option]))

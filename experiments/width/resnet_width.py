@@ -69,7 +69,6 @@ PRESETS = {
         dataset=recipe.IMAGENET,
         base_width=PAPER_BASE,
         widths=tuple(PAPER_TABLE),
-        train_samples=None,
         batch_size=256,
         epochs=150,
         seeds=1,
@@ -88,9 +87,8 @@ def networks(preset: Preset) -> list[Network]:
         sparse = family.sparse(whole, base, widths, shapes, "largest_first")
         planned += [Network(base, "sparse", spec, preset.seeds) for spec in sparse]
         for spec in family.dense(whole, widths):
-            planned.append(
-                Network(base, "dense", spec, preset.seeds if spec in sparse else preset.dense_seeds)
-            )
+            seeds = preset.seeds if spec in sparse else preset.dense_seeds
+            planned.append(Network(base, "dense", spec, seeds))
     return planned
 
 
@@ -119,22 +117,20 @@ def paper_rows(preset: Preset) -> list[Row]:
     """Table 1 as rows; empty for other data."""
     if preset.dataset != recipe.IMAGENET:
         return []
-    return with_improvement(
-        [
-            families.describe(n) | {"best_test_accuracy_mean": PAPER_TABLE[n.spec.width][n.kind == "sparse"]}
-            for n in networks(PRESETS["imagenet"])
-        ]
-    )
+    imagenet = [families.describe(network) for network in networks(PRESETS["imagenet"])]
+    accuracies = (PAPER_TABLE[row["width"]][row["kind"] == "sparse"] for row in imagenet)
+    printed = zip(imagenet, accuracies, strict=True)
+    return with_improvement([row | {"best_test_accuracy_mean": accuracy} for row, accuracy in printed])
 
 
 def compared(preset: Preset, rows: Sequence[Row], run: Run) -> dict[str, Sequence[Row]]:
     """Data set → the sparse networks of the smallest family, for the preset's data and those of `compare`."""
     base = min(families.members(preset))
-    by_data: dict[str, Sequence[Row]] = {preset.dataset: figure6.sparse_of(rows, base)}
+    by_data: dict[str, Sequence[Row]] = {preset.dataset: families.select(rows, "sparse", base)}
     for name in preset.compare:
         planned = [n for n in networks(preset.replace(dataset=name)) if n.base_width == base]
         records = launch.recorded(run, [([n.spec], n.seeds) for n in planned])
-        by_data[name] = figure6.sparse_of(families.table(planned, records), base)
+        by_data[name] = families.select(families.table(planned, records), "sparse", base)
     for name, sparse in by_data.items():
         if not sparse or sparse[0]["width"] != base:
             raise UserError(
@@ -144,24 +140,17 @@ def compared(preset: Preset, rows: Sequence[Row], run: Run) -> dict[str, Sequenc
 
 
 def main(preset: Preset, run: Run) -> None:
-    planned = networks(preset)
-    results = families.collect(planned, run, EXPERIMENT)
-    if results is None:
+    trained = families.rows_of(networks(preset), run, EXPERIMENT)
+    if trained is None:
         return
-    rows = with_improvement(families.table(planned, results))
     paper = paper_rows(preset)
     paper_accuracy = {key_of(row): row["best_test_accuracy_mean"] for row in paper}
-    printed = [row | {"paper": paper_accuracy.get(key_of(row), "")} for row in rows]
-    output.print_table(printed, [*COLUMNS, "diverged", *(["paper"] if paper_accuracy else [])])
+    rows = [row | {"paper": paper_accuracy.get(key_of(row), "")} for row in with_improvement(trained)]
     figure = figure6.draw(rows, preset, paper, PRESETS["imagenet" if paper else "paper"].epochs)
-    written = (
-        output.write_table(run.folder, EXPERIMENT, rows, COLUMNS),
-        output.write_figure(run.folder, EXPERIMENT, figure, figure6.PLOT),
-    )
-    print(*figure6.verdicts(rows), sep="\n")
-    if preset.compare:
-        print(figure6.data_verdict(compared(preset, rows, run)))
-    launch.wrote(run, *written)
+    lines = figure6.verdicts(rows)
+    lines += [figure6.data_verdict(compared(preset, rows, run))] if preset.compare else []
+    output.print_table(rows, [*COLUMNS, "diverged", *(["paper"] if paper else [])])
+    launch.publish(run, EXPERIMENT, rows, COLUMNS, figure, figure6.PLOT, lines)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template, recipe.RETIRED)

@@ -403,6 +403,5 @@ def test_benchmark_measures_every_part_and_the_stream(tmp_path):
     rows.append(of_input.measure_stream(tmp_path, len(encoded), threads=2, repeats=1))
     assert len({row["what"] for row in rows}) == 6
     for row in rows:
-        assert row.keys() == set(of_input.COLUMNS)
         assert row["images_per_second"] > 0
         np.testing.assert_allclose(row["cpu_milliseconds"] * row["images_per_second_per_core"], 1000)

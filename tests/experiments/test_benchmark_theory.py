@@ -11,7 +11,6 @@ def test_a_row_per_connectivity_with_errors_within_the_estimate():
     rows, seconds = script.measure_pairs("gaussian", inputs.gaussian(8, 5, seed=0), checked=3, tolerance=1e-6)
     assert [row["connectivity"] for row in rows] == list(script.CONNECTIVITIES)
     for row in rows:
-        assert set(row) == set(script.COLUMNS)
         assert row["error"] <= row["error_estimate"]
         assert row["seconds"] == pytest.approx(seconds / 50)
         assert row["ratio"] == pytest.approx(row["monte_carlo_seconds"] / row["seconds"])

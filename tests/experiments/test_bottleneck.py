@@ -45,7 +45,7 @@ def test_the_table_counts_every_network(experiment, capsys, tmp_path):
     assert budget["nonlinear", 36] == 3504 and budget["linear", 36] == weights["linear", 24]
     assert all(abs(weights[place] - budget[place]) < 0.01 * budget[place] for place in places)
     printed = capsys.readouterr().out
-    assert "non-linear bottleneck, base width 24: width 64 is left out (`widths`: " in printed
+    assert "non-linear bottleneck, base width 24: width 64 is skipped (--widths: " in printed
     assert "linear bottleneck, base width 24: improves with width: " in printed
     assert (tmp_path / "out" / "bottleneck.png").stat().st_size > 10_000
 
@@ -101,7 +101,7 @@ def test_the_verdict_is_computed():
     assert "with width: fails" in script.verdict([DENSE, NARROW, worse], 8, "linear")[0]
     noisy = row("nonlinear", 12, 0.80, 0.99, 0.90)
     [alone] = script.verdict([DENSE, row("nonlinear", 8, 0.90, 0.91, 0.905), noisy], 8, "nonlinear")
-    assert "with width: undecided" in alone
+    assert "with width: inconclusive" in alone
     [missing] = script.verdict([DENSE, WIDE], 8, "linear")
     assert missing.endswith("no verdict without the base width and a wider network")
 

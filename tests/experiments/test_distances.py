@@ -5,8 +5,6 @@ import dataclasses
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
 from experiments.theory import inputs
@@ -112,41 +110,3 @@ def test_a_table_has_mean_and_standard_error_over_networks(pairs, theta):
         assert row["distance_empirical"] == values.mean()
         assert row["distance_empirical_stderr"] == pytest.approx(stats.sem(values))
         assert row["distance_eq4"] == eq4(distances.connectivity(spec, FEATURES), spec.width, FEATURES)
-
-
-samples = st.integers(0, 2**32 - 1)
-
-
-@settings(deadline=None, max_examples=5)
-@given(samples, st.integers(4, 9), st.integers(1, 6))
-def test_correlations_are_those_of_the_means(seed, networks, seeds):
-    rng = np.random.default_rng(seed)
-    distance, error = rng.normal(size=(networks, seeds + 2)), rng.normal(size=(networks, seeds))
-    means = distance.mean(axis=1), error.mean(axis=1)
-    pearson = stats.pearsonr(*means)
-    found = distances.correlation(distance, error)
-    assert found.value == pytest.approx(pearson.statistic)
-    assert distances.fisher_interval(found.value, networks) == pytest.approx(
-        tuple(pearson.confidence_interval())
-    )
-    ranks = distances.correlation(distance, error, ranked=True)
-    assert ranks.value == pytest.approx(stats.spearmanr(*means).statistic)
-    assert -1 <= found.low <= found.high <= 1
-
-
-def test_the_interval_is_a_point_without_noise_and_widens_with_it():
-    rng = np.random.default_rng(0)
-    distance = np.linspace(1, 2, 6)[:, None] + np.zeros(8)
-    error = distance**2
-    sure = distances.correlation(distance, error)
-    assert sure.low == pytest.approx(sure.value) and sure.high == pytest.approx(sure.value)
-    low, high = (
-        np.diff(distances.correlation(distance, error + noise * rng.normal(size=error.shape))[1:])
-        for noise in (0.1, 1.0)
-    )
-    assert 0 < low < high
-
-
-def test_a_constant_has_no_correlation():
-    constant = distances.correlation(np.arange(12.0).reshape(4, 3), np.ones((4, 3)))
-    assert np.isnan(constant.value)

@@ -8,6 +8,7 @@ import tiny
 from absl import flags as absl
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 import experiments
 from experiments.lab import contents, flags, launch, output, presets
@@ -124,15 +125,14 @@ def test_every_flag_is_made_from_a_field(name):
     assert Path(run.workdir) == Path("results", *folder)
 
 
-def test_a_folder_is_a_text_or_a_path_and_may_begin_with_the_home(monkeypatch, capsys):
-    monkeypatch.setenv("HOME", "/home/me")
+def test_a_folder_is_a_text_or_a_path_and_may_begin_with_the_home(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
     run = launch.Run(Path("~/my results"), data_dir="~/data")
-    assert (run.folder, run.data_dir) == (Path("/home/me/my results"), "/home/me/data")
-    launch.wrote(run, run.folder / "a.png")
-    launch.wrote(launch.Output(Path("out")), Path("out/a.png"))
-    page = "python -m experiments.report --workdir='/home/me/my results'"
-    lines = f"wrote /home/me/my results/a.png (open as a page: {page})\nwrote out/a.png\n"
-    assert capsys.readouterr().out == lines
+    assert (run.folder, run.data_dir) == (tmp_path / "my results", f"{tmp_path}/data")
+    launch.publish(run, "a", [], ["width"], Figure())
+    page = f"python -m experiments.report --workdir='{tmp_path}/my results'"
+    files = f"{tmp_path}/my results/a.csv {tmp_path}/my results/a.png"
+    assert capsys.readouterr().out == f"wrote {files} (open as a page: {page})\n"
 
 
 @dataclasses.dataclass(frozen=True)

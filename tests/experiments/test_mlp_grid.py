@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from experiments.lab import flags
-from experiments.width import figure5
 from experiments.width import mlp_grid as script
 from wsn.errors import UserError
 
@@ -74,19 +73,19 @@ def test_the_verdict_names_the_best_cell_the_baseline_and_the_peak():
         cell(16, 1.0, math.nan),
         cell(8, 1.0, 0.99, activation="linear"),
     ]
-    assert figure5.verdict(grid, "relu") == (
+    assert script.verdict(grid, "relu") == (
         "relu: best 95.00 % at width 8 (connectivity 0.500, last layer 0.1), baseline 80.00 %;"
         " mean over last-layer connectivity ≥ 0.8 peaks at width 8, 89.00 %"
     )
 
 
 def test_the_verdict_leaves_out_what_the_grid_does_not_have():
-    line = figure5.verdict([cell(4, 0.5, 0.9)], "relu")
+    line = script.verdict([cell(4, 0.5, 0.9)], "relu")
     assert "baseline" not in line and "peaks" not in line
 
 
 def test_a_grid_that_diverged_has_no_best_cell():
-    assert figure5.verdict([cell(4, 1.0, math.nan)], "relu") == "relu: every cell diverged"
+    assert script.verdict([cell(4, 1.0, math.nan)], "relu") == "relu: every cell diverged"
 
 
 @pytest.mark.parametrize("value", ["", "1.0,x", "0", "1.5", "nan", "0.5,0.5"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments.benchmarks import timing
+from experiments.benchmarks.settings import epoch, interleaved
 from experiments.beyond import patterns as script
 from wsn.errors import UserError
 from wsn.spec import Group
@@ -17,9 +17,7 @@ from wsn.training import train
 def experiment(parsed, tmp_path, monkeypatch):
     """Run it with stubbed training and times; returns the rows of its table."""
     monkeypatch.setattr(train, "train", tiny.stub_train)
-    monkeypatch.setattr(
-        script, "step_milliseconds", lambda networks, *_: {script.program(n): 1.5 for n in networks}
-    )
+    monkeypatch.setattr(script, "step_milliseconds", lambda networks, *_: {n.spec: 1.5 for n in networks})
 
     def run(*arguments: str) -> list[dict[str, str]]:
         script.main(*parsed(script.COMMAND, *arguments))
@@ -55,7 +53,7 @@ def test_several_widths_are_a_curve(experiment, tmp_path):
 def test_combinations_that_the_budget_does_not_allow_are_left_out(experiment, capsys):
     rows = experiment("--epochs=1", "--seeds=1", "--widths=110", "--patterns=fan_in")
     assert "dense_last" not in {row["distribution"] for row in rows} and len(rows) == 4
-    assert "width 110, fan_in, dense_last is left out (" in capsys.readouterr().out
+    assert "width 110, fan_in, dense_last is skipped (" in capsys.readouterr().out
     with pytest.raises(UserError, match="`widths`: 7 is below"):
         experiment("--widths=7")
 
@@ -83,7 +81,7 @@ def test_gains_are_means_over_pairs_that_differ_in_nothing_else():
 
 def test_every_timed_call_trains_one_more_epoch():
     prepared = train.prepare(Group((tiny.spec(),), (0,)), tiny.SPLITS, tiny.SINGLE)
-    run = timing.epoch(prepared)
+    run = epoch(prepared)
     assert run() is None and run() is None
-    seconds = timing.interleaved({"one": run}, 2)["one"]
+    seconds = interleaved({"one": run}, 2)["one"]
     assert seconds.shape == (2,) and np.all(seconds > 0)

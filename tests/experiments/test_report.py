@@ -134,7 +134,7 @@ def test_old_damaged_and_aside_are_told(tmp_path):
     path.write_text("\n".join([re.sub(r', "digest": "\w+"', "", header), *lines]) + "\n")
     (tmp_path / "runs" / "x.aside-1").mkdir()
     notes = " ".join(note for section in found(tmp_path) for note in section.notes)
-    assert "is corrupt" in notes and "have no checksum" in notes and "set aside" in notes
+    assert "is corrupt" in notes and "have no checksum" in notes and "archived" in notes
 
 
 def test_all_that_is_hostile_is_escaped(tmp_path):

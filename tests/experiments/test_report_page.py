@@ -8,28 +8,28 @@ import pytest
 import report_folders as folders
 from matplotlib.figure import Figure
 
-from experiments.beyond import own_network, patterns_figure, rate_transfer, width_figure
-from experiments.convergence import halting_figure, path_figure
+from experiments.beyond import own_network, patterns, rate_transfer, width_or_weights
+from experiments.convergence import halting_time, path_geometry
 from experiments.lab import contents, output
 from experiments.report import __main__ as report
 from experiments.report.read import Reader
 from experiments.results.tables import Tables
-from experiments.width import bottleneck, conv_masks, figure5, figure6, figure8
+from experiments.width import bottleneck, conv_masks, figure6, figure8, mlp_grid
 
 # The plot that each experiment declares for its figure, by a committed table.
 PLOTS = {
     "kernel_distance": figure8.plot,
-    "mlp_grid": figure5.PLOT,
+    "mlp_grid": mlp_grid.PLOT,
     "bottleneck": bottleneck.PLOT,
     "conv_masks_cifar10": conv_masks.PLOT,
     "resnet_width": figure6.PLOT,
-    "patterns": patterns_figure.plot,
-    "patterns_million": patterns_figure.plot,
+    "patterns": patterns.plot,
+    "patterns_million": patterns.plot,
     "rate_transfer": rate_transfer.PLOT,
     "own_network": own_network.PLOT,
-    "halting_time": halting_figure.PLOT,
-    "path_geometry_small": path_figure.PLOT,
-    "width_or_weights": width_figure.PLOT,
+    "halting_time": halting_time.PLOT,
+    "path_geometry_small": path_geometry.PLOT,
+    "width_or_weights": width_or_weights.PLOT,
 }
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 
@@ -63,7 +63,7 @@ def test_figures_are_drawn_and_the_console_is_empty(light, page):
     assert wait(light, "document.querySelectorAll('section.shown .plot .point').length") == 4
     box = light.execute_script("return document.querySelector('.plot .lines path').getBBox().width")
     assert box > 100, "a line across the figure"
-    assert "3 of them diverged" in light.page_source and "is corrupt" in light.page_source
+    assert ", 3 diverged" in light.page_source and "is corrupt" in light.page_source
     assert real.complaints(light) == []
 
 

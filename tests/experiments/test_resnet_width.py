@@ -307,7 +307,7 @@ def test_wide_and_sparse_is_better_worse_or_inconclusive():
 
     assert "narrow: holds: width 8 (25.0%) against 4: +10.0 [" in verdict([0.2, 0.3, 0.25])
     assert "narrow: fails: width 8 (25.0%) against 4: -10.0 [" in verdict([0.4, 0.3, 0.25])
-    assert "narrow: undecided: " in verdict([0.2, 0.21], spread=0.1)
+    assert "narrow: inconclusive: " in verdict([0.2, 0.21], spread=0.1)
 
 
 def test_where_accuracies_peak():
@@ -320,7 +320,7 @@ def test_where_accuracies_peak():
     assert verdicts(inside, [0.1, 0.5, 0.3, 0.2, 0.2]) == ["fails", "holds", "holds"]
     assert verdicts([0.1, 0.4, 0.3]) == ["holds", "fails", "fails"]
     assert verdicts([0.4, 0.3, 0.2]) == ["holds", "fails", "fails"]
-    unknown = "undecided (the widest trained is the best)"
+    unknown = "inconclusive (the widest trained is the best)"
     assert verdicts([0.1, 0.2, 0.3]) == [unknown] * 3
 
 
@@ -376,9 +376,9 @@ def test_no_verdict_without_the_base_network():
 
 def test_an_optimum_is_placed_by_its_whole_interval():
     assert figure6.place(Estimate(4, 3, 6), (3, 10), False) == "holds"
-    assert figure6.place(Estimate(4, 2, 6), (3, 10), False) == "undecided"
+    assert figure6.place(Estimate(4, 2, 6), (3, 10), False) == "inconclusive"
     assert figure6.place(Estimate(2, 1, 2), (3, 10), False) == "fails"
-    assert figure6.place(Estimate(4), (3, 10), False) == "undecided"
+    assert figure6.place(Estimate(4), (3, 10), False) == "inconclusive"
 
 
 def test_an_improvement_needs_all_three_networks():
