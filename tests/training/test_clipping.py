@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from reference import reference
 
 from wsn.devices import Placement
 from wsn.errors import UserError
-from wsn.spec import ORDER, Group
-from wsn.training import train
+from wsn.spec import Group
 from wsn.training.optimizers import OPTIMIZERS, Horizon, build
 
 RATE, KEPT = 0.3, tiny.kept(20, 15)
@@ -28,30 +28,10 @@ def run(clip: float):
     return tiny.fit(group(clip=clip))
 
 
-def replayed(seed: int) -> tuple[list[float], dict[str, np.ndarray]]:
-    """Of a linear network in float64: the norm of every gradient, and the parameters at the end."""
-    members = train.prepare(group((seed,)), tiny.SPLITS, tiny.SINGLE).members
-    first, last = (np.float64(members.state.params[layer]["kernel"][0]) for layer in ("hidden_0", "output"))
-    kept = [np.asarray(members.mask[f"{layer}/kernel"][0]) for layer in ("hidden_0", "output")]
-    inputs, labels = (tiny.SPLITS.train_images.reshape(tiny.TRAIN, -1) - 8.0) / 5, tiny.SPLITS.train_labels
-    key, norms = jax.random.fold_in(jax.random.key(0), ORDER), []
-    for epoch in range(tiny.spec().epochs):
-        order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), tiny.TRAIN))
-        for rows in np.split(order, [8, 16]):
-            x, logits = inputs[rows], inputs[rows] @ first @ last
-            chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-            slope = (chances - np.eye(tiny.CLASSES)[labels[rows]]) / len(rows)
-            gradient = x.T @ slope @ last.T * kept[0], (x @ first).T @ slope * kept[1]
-            norms.append(float(np.sqrt(sum((g**2).sum() for g in gradient))))
-            factor = min(1, BOUND / norms[-1])
-            first, last = first - RATE * factor * gradient[0], last - RATE * factor * gradient[1]
-    return norms, {"hidden_0/kernel": first, "output/kernel": last}
-
-
 def test_steps_counts_and_gradients_equal_numpy():
     curves, snapshot = run(BOUND)
     for member, seed in enumerate(SEEDS):
-        norms, params = replayed(seed)
+        _, params, norms = reference(group().specs[0], seed)
         assert min(norms) < BOUND < max(norms)
         assert min(abs(norm - BOUND) for norm in norms) > 1e-4
         above = np.cumsum(np.array(norms) > BOUND)
