@@ -52,16 +52,6 @@ def fit(group, source, placement=SINGLE, resume=None, steps=None, rows=None):
     raise AssertionError("training ended before")
 
 
-def assert_equal(left, right, **tolerance) -> None:
-    """The same names and values; to the bit without a tolerance."""
-    assert left.keys() == right.keys()
-    for name in left:
-        if tolerance:
-            np.testing.assert_allclose(left[name], right[name], err_msg=str(name), **tolerance)
-        else:
-            np.testing.assert_array_equal(left[name], right[name], err_msg=str(name))
-
-
 def lstm_weights(module, name: str) -> Weights:
     """Kernel and bias of a layer of a PyTorch LSTM, such as `l0` or `l0_reverse`, as ours."""
     parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

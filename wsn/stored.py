@@ -104,11 +104,11 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
 
 
 @contextlib.contextmanager
-def writing(path: Path, *others: type[Exception]) -> Iterator[None]:
-    """In the block an OSError, or one of `others`, is a UserError that says why `path` cannot be written."""
+def writing(path: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
+    """In the block an error of these types becomes a UserError that says why `path` cannot be written."""
     try:
         yield
-    except (OSError, *others) as error:
+    except errors as error:
         raise cannot_write(path, error) from error
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from trees import assert_equal, batch_over, flat, lstm_weights, nested, random_trees, sigmoid
+from tiny import assert_equal
+from trees import batch_over, flat, lstm_weights, nested, random_trees, sigmoid
 from trees import fit as fit_source
 
 from wsn.data.batches import Indices

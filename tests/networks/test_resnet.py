@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
-from trees import DEVICES, assert_equal, batch_over, flat, nested, random_trees
+from tiny import assert_equal
+from trees import DEVICES, batch_over, flat, nested, random_trees
 from trees import fit as fit_source
 
 from wsn import data

@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 import tiny
-from trees import assert_equal, fit, nested, random_trees
+from tiny import assert_equal
+from trees import fit, nested, random_trees
 
 from wsn.data.language.text import Text
 from wsn.errors import UserError

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from trees import DEVICES, SINGLE, assert_equal, fit, flat, nested
+from tiny import assert_equal
+from trees import DEVICES, SINGLE, fit, flat, nested
 
 from wsn.data.language.text import Text
 from wsn.devices import Placement

@@ -28,7 +28,10 @@ def save(folder: Path, steps: int, snapshot: Snapshot, group: str = "") -> None:
     path = folder / str(steps)
     history = snapshot.history
     tree = {"state": snapshot.state, "history": history.curves, "step": history.step}
-    with writing(path, ValueError, RuntimeError), _without_logs():  # TensorStore raises these
+    with (
+        writing(path, (OSError, ValueError, RuntimeError)),
+        _without_logs(),
+    ):  # TensorStore raises the last two
         _checkpointer().save(path.absolute(), tree, force=True)
     with replacing(_checksum_path(path)) as file:
         file.write(f"{_checksum(path)} {group}".strip())

@@ -1,7 +1,7 @@
-"""Bottlenecks: two other ways to be wide with few weights (paper, section 2.2, Figures 2 and 3), in integers.
+"""Bottlenecks: two other ways to widen a network at a fixed number of weights (paper, section 2.2, Figures 2 and 3).
 
-Linear: each layer becomes two without a nonlinearity between, inputs → inner → outputs (a convolution: k × k, then
-1 × 1). Non-linear: of a pair of layers the outer dimensions grow and the inner one shrinks.
+Linear: each layer becomes two without a nonlinearity between them, inputs → inner → outputs (a convolution: k × k, then
+1 × 1). Non-linear: every other layer becomes narrower, so that the others can be wider. Counts are exact integers.
 """
 
 from bisect import bisect_right
@@ -12,55 +12,52 @@ from wsn.errors import UserError, choose
 from wsn.sparsity.shapes import Shapes, sizes
 
 Inner = dict[str, int]  # layer → inner dimension of its bottleneck
-UNIT = 1 << 16  # the inner dimensions shrink by a factor of so many parts
+PARTS = 1 << 16  # `proportional` searches among the factors 0, 1 / PARTS, …, 1
 
 
 def transformed(shapes: Shapes, kind: str, inner: Mapping[str, int]) -> Shapes:
-    """Kernels of the network with bottlenecks of those inner dimensions, in the order of the layers.
+    """The kernels of a network with bottlenecks of these inner dimensions, in the order of the layers.
 
-    Transforming twice is the same as once. Raises UserError for an unknown kind.
+    Idempotent: a transformed network stays as it is. Raises UserError for an unknown kind.
     """
     return choose(BOTTLENECKS, "bottleneck", kind)(shapes, inner)
 
 
-def _in_two(shapes: Shapes, inner: Mapping[str, int]) -> Shapes:
-    """Each layer with an inner dimension is split into `<layer>.in` and `<layer>.out`."""
+def _factorized(shapes: Shapes, inner: Mapping[str, int]) -> Shapes:
+    """Each layer with an inner dimension becomes two, `<layer>.in` and `<layer>.out`."""
     result: Shapes = {}
-    for layer, (*taps, inputs, outputs) in shapes.items():
-        narrow = inner.get(layer)
-        if narrow is None:
-            result[layer] = (*taps, inputs, outputs)
+    for layer, shape in shapes.items():
+        if layer in inner:
+            result[f"{layer}.in"] = (*shape[:-1], inner[layer])
+            result[f"{layer}.out"] = (*(1,) * len(shape[:-2]), inner[layer], shape[-1])
         else:
-            ones = (1,) * len(taps)
-            result[f"{layer}.in"] = (*taps, inputs, narrow)
-            result[f"{layer}.out"] = (*ones, narrow, outputs)
+            result[layer] = shape
     return result
 
 
 def _narrowed(shapes: Shapes, inner: Mapping[str, int]) -> Shapes:
-    """Each layer with an inner dimension has that many outputs; the layer after it takes as many inputs."""
+    """Each layer with an inner dimension has that many outputs, and the next layer as many inputs."""
     result: Shapes = {}
-    entering = None
+    before = ""  # the layer before
     for layer, (*taps, inputs, outputs) in shapes.items():
-        narrow = inner.get(layer)
-        result[layer] = (*taps, entering or inputs, narrow or outputs)
-        entering = narrow
+        result[layer] = (*taps, inner.get(before, inputs), inner.get(layer, outputs))
+        before = layer
     return result
 
 
 # Kind → (shapes, inner dimensions) → shapes.
 BOTTLENECKS: dict[str, Callable[[Shapes, Mapping[str, int]], Shapes]] = {
     "none": lambda shapes, inner: dict(shapes),
-    "linear": _in_two,
+    "linear": _factorized,
     "nonlinear": _narrowed,
 }
 
 
 def split(shapes: Shapes) -> Shapes:
-    """Every layer (stem, shortcuts and output too) in two, with the inner dimension min(inputs, outputs).
+    """Every layer (stem, shortcuts and output too) as two, with the inner dimension min(inputs, outputs).
 
-    Its weight count is the budget of a family with linear bottlenecks. The expressive power stays the same (paper,
-    section 2.2), but of k × k convolutions with fewer inputs than outputs, which lose some rank.
+    Its number of weights is the budget of a family with linear bottlenecks. It can compute the same functions (paper,
+    section 2.2), except that k × k convolutions with fewer inputs than outputs lose rank.
     """
     return transformed(shapes, "linear", {layer: min(shape[-2:]) for layer, shape in shapes.items()})
 
@@ -68,17 +65,16 @@ def split(shapes: Shapes) -> Shapes:
 def linear(base: Shapes, wide: Shapes) -> Inner:
     """Inner dimension of every layer of the wide network, so that it has about as many weights as `split(base)`.
 
-    At most min(inputs, outputs). They shrink in proportion to those dimensions of the base network that grow: the
-    three colours and the classes do not, and a layer that they limit stays at that limit while it can.
-    Raises UserError where bottlenecks of 1 are still too wide.
+    At most min(inputs, outputs), and in proportion to the smallest dimension of the base layer that grows with width
+    (color channels and classes do not). Raises UserError if the network is too large even with bottlenecks of 1.
     """
     limits = {layer: min(shape[-2:]) for layer, shape in wide.items()}
-    growing = {
-        layer: min(
-            (d for d, e in zip(shape[-2:], wide[layer][-2:], strict=True) if d < e), default=limits[layer]
+    growing = {}
+    for layer, shape in base.items():
+        dimensions = zip(shape[-2:], wide[layer][-2:], strict=True)
+        growing[layer] = min(
+            (narrow for narrow, wider in dimensions if narrow < wider), default=limits[layer]
         )
-        for layer, shape in base.items()
-    }
     budget = sum(sizes(split(base)).values())
     return _fitted(wide, "linear", growing, limits, budget)
 
@@ -86,8 +82,7 @@ def linear(base: Shapes, wide: Shapes) -> Inner:
 def nonlinear(base: Shapes, wide: Shapes, narrowed: Iterable[str]) -> Inner:
     """Outputs of the `narrowed` layers of the wide network, so that it has about as many weights as `base`.
 
-    They shrink in proportion to those of the base network.
-    Raises UserError where bottlenecks of 1 are still too wide: the outer dimensions alone exceed the budget.
+    In proportion to those of the base network. Raises UserError if the network is too large even with one output each.
     """
     largest = {layer: base[layer][-1] for layer in narrowed}
     limits = {layer: wide[layer][-1] for layer in largest}
@@ -98,15 +93,15 @@ def nonlinear(base: Shapes, wide: Shapes, narrowed: Iterable[str]) -> Inner:
 def proportional(
     count: Callable[[Inner], int], largest: Mapping[str, int], limits: Mapping[str, int], budget: int
 ) -> Inner:
-    """`largest`, shrunk by the one factor for which `count` just stays within the budget, and rounded down.
+    """`largest` times the largest common factor for which `count` stays within the budget, rounded down.
 
-    Between 1 and `limits`. Raises UserError if the count exceeds the budget with all of them 1.
+    Between 1 and `limits`. Raises UserError if the count exceeds the budget even if all are 1.
     """
 
     def shrunk(part: int) -> Inner:
-        return {name: min(limits[name], max(1, size * part // UNIT)) for name, size in largest.items()}
+        return {name: min(limits[name], max(1, size * part // PARTS)) for name, size in largest.items()}
 
-    fitting = bisect_right(range(UNIT + 1), budget, key=lambda part: count(shrunk(part)))
+    fitting = bisect_right(range(PARTS + 1), budget, key=lambda part: count(shrunk(part)))
     if not fitting:
         raise UserError(
             f"`widths`: with bottlenecks of one unit a network of that width still has {count(shrunk(0))} weights,"
@@ -120,9 +115,9 @@ def closest(
 ) -> Inner:
     """Inner dimensions near `start`, between 1 and `limits`, for which `count`, linear in each, is close to the budget.
 
-    One or two of those below their limit change by one, each time the change that brings the count closest (of
-    equals, of those that have changed least), until none does. None changes by more than a quarter (or one), so that
-    no layer of a small network is starved for the last few weights.
+    Greedy: one or two of those below their limit change by one, as long as that brings the count closer; the change
+    that brings it closest is taken, of ties the one of dimensions that have changed least. No dimension changes by more
+    than a quarter (or one), so that the last few weights do not starve a layer of a small network.
     """
     inner, gap = dict(start), budget - count(dict(start))
     cost = {name: count({**start, name: size + 1}) - count(dict(start)) for name, size in start.items()}
@@ -131,9 +126,8 @@ def closest(
             (step * cost[name], abs(size + step - start[name]), name, step)
             for name, size in inner.items()
             for step in (1, -1)
-            if size < limits[name]
-            and size + step >= 1
-            and abs(size + step - start[name]) <= reach(start[name])
+            if size < limits[name] and size + step >= 1
+            if abs(size + step - start[name]) <= max(1, start[name] // 4)
         ]
         changes = [*combinations(steps, 1), *combinations(steps, 2)]
         distance, _, change = min(
@@ -145,11 +139,6 @@ def closest(
         for added, _, name, step in change:
             inner[name] += step
             gap -= added
-
-
-def reach(size: int) -> int:
-    """By how much an inner dimension may differ from its proportional size."""
-    return max(1, size // 4)
 
 
 def _fitted(wide: Shapes, kind: str, largest: Inner, limits: Inner, budget: int) -> Inner:

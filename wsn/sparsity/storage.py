@@ -1,7 +1,7 @@
-"""Sparse storage: a kernel as the values at its kept positions, and lists that say what meets what.
+"""Sparse storage: a kernel as the values at its kept positions, with an index of them by output unit and by input.
 
-Positions become lists of terms, by output unit and by input: pure functions on the host, where every bound is checked
-once, so that no list can lead outside an array. Lists of several members, of different counts, are stacked.
+The index is made on the host, where every bound is checked once, so that no entry can lead outside an array. Indices of
+several members, with different numbers of weights, are padded and stacked.
 """
 
 import dataclasses
@@ -17,39 +17,37 @@ Positions = Int64[np.ndarray, " _"]  # (kept)
 
 
 class Terms(NamedTuple):
-    """Terms of unit u: `start[u]` ≤ t < `start[u + 1]`. Those after the last are padding, which nothing reads."""
+    """The kept weights of every unit: u has the terms `start[u]` ≤ t < `start[u + 1]`, and padding follows the last."""
 
     start: Int32[Any, "*members units_and_one"]
     plane: Int32[
         Any, "*members kept"
-    ]  # of the other side: the input of an output unit, the output of an input
+    ]  # the input of a term of an output unit, the output of a term of an input
     tap: Int32[Any, "*members taps"]  # which of the k · k pixels of a convolution; empty for a dense layer
-    value: Int32[Any, "*members kept"]  # the place of the term's weight among the values
+    value: Int32[Any, "*members kept"]  # index of the weight among the values
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SparseIndex:
-    """What is kept of a kernel of `shape`, (inputs, outputs) or (k, k, inputs, outputs), from both of its sides."""
+    """The kept positions of a kernel of `shape`, (inputs, outputs) or (k, k, inputs, outputs)."""
 
     by_output: Terms
     by_input: Terms
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
-    most: tuple[int, int] = dataclasses.field(metadata={"static": True})  # terms of any output, of any input
+    # The largest number of terms of an output, and of an input.
+    most: tuple[int, int] = dataclasses.field(metadata={"static": True})
 
     @property
     def values(self) -> int:
-        """How many values are stored, of stacked lists by every member."""
+        """The number of values that each member stores, padding included."""
         return self.by_output.value.shape[-1]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SparseKernel:
-    """A kernel stored as its values at sorted kept positions.
-
-    `rows`: the inputs (from, to) of a dense layer that it reads; the weights of the others stand aside.
-    """
+    """A kernel as its values at sorted kept positions; `rows`: the range (from, to) of its inputs that is used."""
 
     values: Float[Array, " kept"]
     index: SparseIndex
@@ -59,14 +57,14 @@ class SparseKernel:
         return dataclasses.replace(self, values=self.values * factor)
 
     def __getitem__(self, rows: slice) -> "SparseKernel":
-        """Some consecutive inputs of a dense layer, as of a dense kernel."""
+        """The kernel of consecutive inputs of a dense layer, with the same values."""
         first, last, step = rows.indices(self.rows[1] - self.rows[0])
         assert step == 1 and len(self.index.shape) == 2
         return dataclasses.replace(self, rows=(self.rows[0] + first, self.rows[0] + last))
 
 
 def sparse_kernel(values: Float[Array, " kept"], index: SparseIndex) -> SparseKernel:
-    """The kernel of those values."""
+    """The kernel with these values, of all inputs."""
     return SparseKernel(values, index, (0, index.shape[-2]))
 
 
@@ -76,16 +74,14 @@ def has_storage(shape: Sequence[int]) -> bool:
 
 
 def sparse_index(shape: tuple[int, ...], positions: Positions) -> SparseIndex:
-    """The lists of one kernel. Raises ValueError for positions that are not sorted, or not of such a kernel."""
+    """The index of one kernel. Raises ValueError for positions that are not sorted or outside of it."""
     *taps, inputs, outputs = shape
     if not has_storage(shape):
         raise ValueError(f"no sparse storage for a kernel of shape {shape}")
     if positions.size and not (positions[0] >= 0 and positions[-1] < math.prod(shape)):
         raise ValueError(f"positions outside a kernel of shape {shape}")
-    if (
-        np.any(np.diff(positions) <= 0)
-        or max(positions.size, inputs + 1, outputs + 1) > np.iinfo(np.int32).max
-    ):
+    largest = max(positions.size, inputs + 1, outputs + 1)
+    if np.any(np.diff(positions) <= 0) or largest > np.iinfo(np.int32).max:
         raise ValueError("positions are not sorted, or too many")
     tap, place = np.divmod(positions, inputs * outputs)
     source, unit = np.divmod(place, outputs)
@@ -104,27 +100,24 @@ def terms(unit: Positions, plane: Positions, tap: Positions, units: int) -> Term
 
 
 def stacked(members: Sequence[SparseIndex]) -> SparseIndex:
-    """Lists of kernels of one shape along a leading axis, padded to the largest count."""
-    most = max(one.by_output.plane.size for one in members)
-
-    def joined(arrays: Sequence[np.ndarray], size: int) -> np.ndarray:
-        return np.stack([np.pad(x, (0, size - x.size)) for x in arrays])
+    """Indices of kernels of one shape along a leading axis, padded to the largest number of weights."""
 
     def side(*sides: Terms) -> Terms:
-        start, plane, tap, value = zip(*sides, strict=True)
-        taps = most if len(members[0].shape) > 2 else 0
-        return Terms(np.stack(start), joined(plane, most), joined(tap, taps), joined(value, most))
+        columns = []
+        for arrays in zip(*sides, strict=True):
+            size = max(array.size for array in arrays)
+            columns.append(np.stack([np.pad(array, (0, size - array.size)) for array in arrays]))
+        return Terms(*columns)
 
-    return SparseIndex(
-        side(*(one.by_output for one in members)),
-        side(*(one.by_input for one in members)),
-        members[0].shape,
-        (max(one.most[0] for one in members), max(one.most[1] for one in members)),
+    by_output, by_input = (
+        side(*terms) for terms in zip(*((m.by_output, m.by_input) for m in members), strict=True)
     )
+    outputs, inputs = zip(*(member.most for member in members), strict=True)
+    return SparseIndex(by_output, by_input, members[0].shape, (max(outputs), max(inputs)))
 
 
 def positions(index: SparseIndex, member: int) -> Positions:
-    """The inverse of `sparse_index`, of one of stacked members."""
+    """The positions of one of the stacked members: the inverse of `sparse_index`."""
     inputs, outputs = index.shape[-2:]
     start, plane, tap, value = (np.asarray(x[member], np.int64) for x in index.by_output)
     count = int(start[-1])
@@ -138,14 +131,14 @@ def positions(index: SparseIndex, member: int) -> Positions:
 def values_at(
     kernel: Shaped[np.ndarray, "..."], positions: Positions, size: int
 ) -> Shaped[np.ndarray, " size"]:
-    """The values of a dense kernel at positions, filled up with zeros to `size`."""
+    """The values of a dense kernel at these positions, padded with zeros to `size`."""
     return np.pad(kernel.reshape(-1)[positions], (0, size - positions.size))
 
 
 def dense_kernel(
     values: Shaped[np.ndarray, " _"], positions: Positions, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """The dense kernel of values at positions, 0 elsewhere."""
+    """The dense kernel that has these values at these positions and 0 elsewhere."""
     kernel = np.zeros(math.prod(shape), values.dtype)
     kernel[positions] = values[: positions.size]
     return kernel.reshape(shape)
