@@ -32,6 +32,7 @@ COLUMNS = [
     "kind",
     "width",
     "dtype",
+    "products",
     "networks",
     "cut",
     "networks_per_device",
@@ -99,12 +100,14 @@ def describe_group(group: Group, source: Source, target: str, execution: str = "
     test = scaled(testing.costs, count * batches if streamed else 1)
     share = here * lanes / feed.lanes
     flops = share * cost.step_flops
-    seconds, bound = bounded(machine, spec, flops, step)
-    test_seconds, _ = bounded(machine, spec, share * cost.evaluation_flops, test)
+    dtype = machine.products(spec.compute_dtype, training.precision)
+    seconds, bound = bounded(machine, dtype, flops, step)
+    test_seconds, _ = bounded(machine, dtype, share * cost.evaluation_flops, test)
     whole = seconds * ready.steps + test_seconds * -(-ready.steps // period)
     return {
         "target": target,
         "devices": devices,
+        "products": dtype,
         "networks": count,
         "cut": "none" if kind == "single" else kind,
         "networks_per_device": here,
@@ -139,11 +142,11 @@ def scaled(costs: Costs, times: float) -> Costs:
     return Costs(*(times * cost for cost in costs))
 
 
-def bounded(machine: Machine, spec: Spec, flops: float, costs: Costs) -> tuple[float, str]:
+def bounded(machine: Machine, dtype: str, flops: float, costs: Costs) -> tuple[float, str]:
     """The least time of a device in seconds, and what takes most of it."""
     chip, devices = machine.chip, len(machine.devices)
     parts = {
-        "products": flops / chip.flops[spec.compute_dtype],
+        "products": flops / chip.flops[dtype],
         "memory": costs.bytes / chip.bandwidth,
         "cycles": costs.cycles / chip.clock if chip.clock else 0.0,
     }

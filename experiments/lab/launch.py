@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from absl import app, logging
@@ -40,6 +40,7 @@ class Output:
     """Where an experiment writes."""
 
     workdir: str | Path = setting("Folder of all that is written: the table (.csv), the figure (.png), …")
+    on_cpu: ClassVar[bool] = False  # whatever accelerators there are
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -165,7 +166,7 @@ def _begin(command: Command, argv: Sequence[str]) -> tuple[Any, Any]:
         logging.set_verbosity(logging.WARNING)  # not jax's search for absent accelerators
     flags.check_rest(argv)
     settings, how = flags.read(command)
-    if isinstance(how, Run) and how.target:
+    if how.on_cpu or getattr(how, "target", None):
         jax.config.update("jax_platforms", "cpu")
     elif isinstance(how, Run):
         several = how.coordinator is not None or how.distributed == "on" or hosts.started_as_several()
