@@ -91,7 +91,7 @@ def describe_group(group: Group, source: Source, target: str, execution: str = "
         testing = compile_call(machine, ready.program.evaluate, members, feed.held_out(), feed.held_out_data)
     devices, kind = len(machine.devices), ready.placement.kind
     here, lanes = (
-        -(-count // devices) if kind == "members" else count,
+        -(-count // len(ready.placement.devices)) if kind == "members" else count,
         lanes_of_device(ready.placement, feed.lanes),
     )
     batches = -(-source.num_examples(spec)[1] // feed.held_out_lanes)
