@@ -166,13 +166,14 @@ def _begin(command: Command, argv: Sequence[str]) -> tuple[Any, Any]:
         logging.set_verbosity(logging.WARNING)  # not jax's search for absent accelerators
     flags.check_rest(argv)
     settings, how = flags.read(command)
-    if how.on_cpu or getattr(how, "target", None):
+    ahead_of_time = how.on_cpu or getattr(how, "target", None)
+    if ahead_of_time:
         jax.config.update("jax_platforms", "cpu")
     elif isinstance(how, Run):
         several = how.coordinator is not None or how.distributed == "on" or hosts.started_as_several()
         workers.prepare(how.workers, several_hosts=several)
         hosts.join(how.distributed, how.coordinator, how.process_id, how.num_processes)
-    if not getattr(how, "target", None):
+    if not ahead_of_time:  # whose column of compile times would be one of loading
         compiled.keep(folders.cache() / "compiled")
     devices.initialize()
     return settings, how
