@@ -228,7 +228,10 @@ class Training:
     )
     eval_every: int = setting("Steps between evaluations; 0: one epoch.", 0, least=0)
     probes: tuple[str, ...] = setting("Quantities measured at every step, comma-separated.", ())
-    compute_dtype: str = setting("Type of matrix products; parameters and loss are float32.", "float32")
+    compute_dtype: str = setting(
+        "Type of products; parameters and loss are float32. On a GPU or TPU tf32 is faster, bfloat16 more so.",
+        "float32",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,37 @@ def test_bfloat16_rounds_the_operands_and_accumulates_in_float32():
         approximate = flat(gradients[1])[path]
         assert approximate.dtype == np.float32
         assert np.linalg.norm(approximate - true) < 0.02 * np.linalg.norm(true)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_products_on_accelerators_have_the_precision_of_their_type(name, monkeypatch):
+    """All of them, forward and backward; on a CPU, which multiplies float32 as it is, none is named."""
+    shape = tiny.input_shape(name)
+    inputs = {
+        0: jnp.zeros((2, 1), jnp.int32),
+        2: Frames(jnp.zeros((1, *shape)), jnp.ones(1, jnp.int32)),
+        3: jnp.zeros((1, *shape)),
+    }[len(shape)]
+
+    def precisions(dtype: str) -> set[str]:
+        model = build(shape, model=name, width=4, compute_dtype=dtype)
+        shapes = jax.eval_shape(model.init, jax.random.key(0))
+        params, stats = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
+
+        def total(params):
+            return sum(jnp.sum(x) for x in jax.tree.leaves(model.apply(params, stats, inputs)))
+
+        program = str(jax.make_jaxpr(jax.grad(total))(params))
+        products = program.count("dot_general[") + program.count("conv_general_dilated[")
+        named = re.findall(r"\bprecision=\S*Precision\.(\w+)", program)
+        assert products > 2 and len(named) in (0, products)
+        return set(named)
+
+    assert precisions("float32") == set()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert precisions("float32") == {"HIGHEST"}
+    assert precisions("tf32") == {"HIGH"}
+    assert precisions("bfloat16") == set()
 
 
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)

@@ -48,11 +48,24 @@ CHANNELS_LAST = Layout(examples=0, channels=3)  # (batch, height, width, channel
 PLANES = Layout(examples=3, channels=0)  # (channels, height, width, batch)
 
 
+def operand_type(dtype: Any) -> Any:
+    """The type of the operands of products: TF32 is a way to multiply float32."""
+    return "float32" if dtype == "tf32" else dtype
+
+
+def precision(dtype: Any) -> str | None:
+    """JAX's precision of products in `dtype`; without it, accelerators round float32 to bfloat16 or TF32."""
+    if devices.platform() == "cpu" or dtype == "bfloat16":
+        return None
+    return "high" if dtype == "tf32" else "highest"
+
+
 def convolve(x: Images, kernel: Kernel, stride: Stride, dtype: Any) -> Outputs:
     """Convolution in `dtype`, padded by k // 2 on every side as in PyTorch."""
-    x, kernel = x.astype(dtype), kernel.astype(dtype)
-    on_cpu = devices.platform() == "cpu" and x.dtype == jnp.float32
-    return (convolve_in_blocks if on_cpu and _pays(x, kernel, stride) else _convolve)(x, kernel, stride)
+    x, kernel = (a.astype(operand_type(dtype)) for a in (x, kernel))
+    if devices.platform() == "cpu" and x.dtype == jnp.float32 and _pays(x, kernel, stride):
+        return convolve_in_blocks(x, kernel, stride)
+    return _convolve(x, kernel, stride, precision(dtype))
 
 
 def _pays(x: Images, kernel: Kernel, stride: Stride) -> bool:
@@ -61,11 +74,11 @@ def _pays(x: Images, kernel: Kernel, stride: Stride) -> bool:
     return has_blocks and width >= SMALLEST_WIDTH and width * inputs >= SMALLEST_ROW
 
 
-def _convolve(x: Images, kernel: Kernel, stride: Stride) -> Outputs:
+def _convolve(x: Images, kernel: Kernel, stride: Stride, precision: str | None = None) -> Outputs:
     strides = (stride, stride) if isinstance(stride, int) else stride
     padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
     return jax.lax.conv_general_dilated(
-        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=precision
     )
 
 

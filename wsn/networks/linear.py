@@ -12,7 +12,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from wsn.networks.convolution import CHANNELS_LAST, PLANES, Layout, Stride, convolve
+from wsn.networks.convolution import (
+    CHANNELS_LAST,
+    PLANES,
+    Layout,
+    Stride,
+    convolve,
+    operand_type,
+    precision,
+)
 from wsn.networks.sparse import apply_sparse
 from wsn.sparsity.storage import SparseKernel
 
@@ -26,7 +34,8 @@ def apply(kernel: Any, x: Array, *, stride: Stride = 1, dtype: Any, layout: Layo
     ⌈height/stride⌉, ⌈width/stride⌉, outputs) in `dtype`; with the layout PLANES both have axes 0 and 3 exchanged.
     """
     if kernel.ndim == 2:
-        return jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+        x, kernel = (a.astype(operand_type(dtype)) for a in (x, kernel))
+        return jnp.dot(x, kernel, precision=precision(dtype), preferred_element_type=jnp.float32)
     y = convolve(layout.convert(x, CHANNELS_LAST), kernel, stride, dtype)
     return CHANNELS_LAST.convert(y, layout)
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from wsn import devices
 from wsn.native import library
-from wsn.networks.convolution import CHANNELS_LAST, PLANES, Layout
+from wsn.networks.convolution import CHANNELS_LAST, PLANES, Layout, operand_type
 from wsn.sparsity.storage import SparseIndex, SparseKernel, Terms
 
 Planes = Float[Array, "_ _ _ batch"]  # (planes, height, width, batch)
@@ -38,6 +38,7 @@ def apply_sparse(
     kernel: SparseKernel, x: Array, *, stride: int = 1, dtype: Any, layout: Layout = CHANNELS_LAST
 ) -> Array:
     """`linear.apply` of a sparse kernel: products of `dtype`, sums in float32 as those of a dense kernel."""
+    dtype = operand_type(dtype)
     if x.ndim == 2:
         return _on_planes(kernel, x.T[:, None, None, :], 1, dtype)[:, 0, 0].T
     y = _on_planes(kernel, layout.convert(x, PLANES), stride, dtype)

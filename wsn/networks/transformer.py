@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from wsn.errors import UserError
 from wsn.networks import tokens
+from wsn.networks.convolution import operand_type, precision
 from wsn.networks.layers import Layers
 from wsn.networks.parameterization import parameterization
 from wsn.networks.tokens import EMBEDDING, SOFTMAX, Carry, Embedding
@@ -59,8 +60,10 @@ class Decoder(nn.Module):
             part.reshape(*x.shape[:2], -1, self.head_size)
             for part in jnp.split(self.dense(f"attention_{block}_qkv", x), 3, axis=-1)
         )
-        operands = (part.astype(self.layers.dtype) for part in (rotate(queries), rotate(keys), values))
-        y = jax.nn.dot_product_attention(*operands, scale=self.attention_scale, is_causal=True)
+        dtype = self.layers.dtype
+        operands = (part.astype(operand_type(dtype)) for part in (rotate(queries), rotate(keys), values))
+        with jax.default_matmul_precision(precision(dtype)):
+            y = jax.nn.dot_product_attention(*operands, scale=self.attention_scale, is_causal=True)
         return self.dense(f"attention_{block}_out", y.reshape(x.shape).astype(jnp.float32))
 
     def mlp(self, block: int, x: Hidden) -> Hidden:
