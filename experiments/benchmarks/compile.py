@@ -71,7 +71,7 @@ def main(settings: Settings, run: Output) -> None:
                     failures.append(error)
             with open(folder / f"{ahead.NAME}.csv", encoding="utf-8", newline="") as file:
                 rows += [{"run": name, **row} for row in csv.DictReader(file)]
-    launch.wrote(run, output.write_table(run.folder, ahead.NAME, rows, ["run", *ahead.COLUMNS]))
+    print("wrote", output.write_table(run.folder, ahead.NAME, rows, ["run", *ahead.COLUMNS]))
     if failures:
         raise failures[0]
 
