@@ -1,6 +1,6 @@
-"""Theorem 1 for any number of coordinates, by a two-dimensional integral over the characteristic function.
+"""Moments of masked kernels for any number of coordinates, by a two-dimensional integral.
 
-Source: equations (1)-(3) of the paper; derived in README.md.
+Source: equations (1)-(3) of the paper; derived in README.md, which has the tangent moments too.
 
 With (a, b) = (w.x, w.y), S(t) = sum_i s_i c_i(t)^2 / p is the second moment of a cos t/2 + b sin t/2 under
 the mask s, c_i = x_i cos t/2 + y_i sin t/2. Everything follows from two functions on the circle, up to parts
@@ -32,8 +32,8 @@ ANGLES = (144, 432, 1296, 3888)  # each grid contains the one before it
 SIZES = (12, 28, 56, 112, 196, 280, 392, 560)
 TOGETHER = 4  # angles at a time in sums over coordinates, to stay in cache
 AXIS_CLUSTER = 0.2  # relative node spacing at axes and diagonals, where images are nearly singular
-ROUNDING = 1e-16  # measured, relative to sum c^2 in F_1 and sum c^4 / p in F_2
-NEAR_PARALLEL = 1e-5  # below this |x/|x| -+ y/|y|| the limit is exact to 1e-9
+ROUNDING = 1.6e-15  # measured, relative to the scales of the functions
+CLOSEST = 1e-6  # gap |x/|x| -+ y/|y|| of the finest map of the circle
 
 
 class Coordinates(NamedTuple):
@@ -45,14 +45,14 @@ class Coordinates(NamedTuple):
 
 
 class Result(NamedTuple):
-    """In units of (|x||y|)^l, each of shape (pairs, connectivities); more angles: less error, more rounding."""
+    """In units of (|x||y|)^l, each of shape (pairs, moments, connectivities); more angles: less error, more rounding.
 
-    k1_excess: Array
-    k2: Array
-    k1_error: Array
-    k2_error: Array
-    k1_rounding: Array
-    k2_rounding: Array
+    The moments are K_{1,p} - K_1, K_{2,p}, and of the tangent kernel E[C K_0]/p - C K_0, E[C^2 K_0]/p^2, E[C K_1]/p^2.
+    """
+
+    value: Array
+    error: Array
+    rounding: Array
 
 
 def _amplitude(argument: Array, complement: Array) -> Array:
@@ -82,25 +82,39 @@ def _directions(angles: int, closeness: Array) -> Array:
     return _amplitude(clustered, closeness)
 
 
-def _principal_weights(direction: Array) -> Array:
-    """Weights of F_1, F_2 in the brackets of 4 K_l: 1/2 PV int cot t dH_l(t) with their prefactors."""
-    count = direction.shape[-1]
-    cotangent = 1 / jnp.tan(direction)
-    derivative = jnp.fft.rfft(cotangent) * 1j * jnp.arange(count // 2 + 1).at[-1].set(0)
-    weights = (
-        -jnp.fft.irfft(derivative, count) * 2 * jnp.pi / count
-    )  # integration by parts, exact on the grid
-    odd = weights / jnp.sin(direction)  # only the odd part of F_2 / sin t counts, and the weights are even
-    return jnp.stack([4 / jnp.pi**2 * weights, -16 / jnp.pi**2 * (odd - odd[::-1])])
+def _weights(direction: Array, moments: int) -> Array:
+    """Weights of the functions on the circle in the moments, by integration by parts where a pole is double.
 
-
-def _collinear_masks(
-    x: Array, y: Array, count: Array, p: Array
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Masks with collinear survivors: weights of (cos^2 log cos^2, cos^4 log cos^2), and contributions to 4 K_l.
-
-    Such a mask has S = W cos^2(t/2 - line). Only E[W], E[W^2] count: log W multiplies what integrates to 0.
+    1/(4 pi^2) fp int f / sin^2 t dt for K_1 and C K_1, 1/2 PV int cot t dH_2 for K_2, and for C K_0 and C^2 K_0
+    1/(4 pi^2) PV int f / sin t dt.
     """
+    count = direction.shape[-1]
+    frequencies = 1j * jnp.arange(count // 2 + 1).at[-1].set(0)
+
+    def derivative(values: Array) -> Array:
+        return jnp.fft.irfft(jnp.fft.rfft(values) * frequencies, count)
+
+    first = -derivative(1 / jnp.tan(direction)) / (2 * jnp.pi * count)
+    odd = first / jnp.sin(direction)  # only the odd part of F_2 / sin t counts, and the weights are even
+    uniform = (jnp.arange(count) + 0.5) * 2 * jnp.pi / count
+    logarithm = (1 + derivative(direction - uniform)) / jnp.sin(direction) / (2 * jnp.pi * count)
+    return jnp.stack([first, odd - odd[::-1], logarithm, logarithm, first][:moments])
+
+
+class _Lines(NamedTuple):
+    """Masks with collinear survivors: S = W cos^2(t/2 - line). Only E[W], E[W^2] count: log W integrates to 0."""
+
+    weights: list[
+        Array
+    ]  # of cos^(2 power) log cos^2 at each coordinate's line, (connectivities, coordinates)
+    added: list[Array]  # what these masks contribute to each moment
+
+
+POWERS = (1, 2, 0, 0, 1)  # of cos^2 in the singularity of each moment
+
+
+def _collinear_masks(x: Array, y: Array, count: Array, p: Array) -> _Lines:
+    """The singularities of the five moments, and their closed forms."""
     lengths2 = x * x + y * y
     line = jnp.where(lengths2 > 0, jnp.arctan2(y, x) % jnp.pi, 0)
     line = jnp.where(line > jnp.pi - 1e-13, 0, line)
@@ -114,82 +128,97 @@ def _collinear_masks(
     first = alone * lengths2
     second = alone * lengths2 * (power2 + (1 - p) / p * lengths2)
     mixed = x * y / jnp.where(lengths2 > 0, lengths2, 1)
-    bracket1 = first @ (jnp.abs(mixed) - 1 / jnp.pi)
-    bracket2 = second @ (3 * jnp.abs(mixed) * mixed - 4 / jnp.pi * mixed)
-    return (first, second), (bracket1, bracket2)
+    size = jnp.abs(mixed)
+    added = [
+        first @ (size - 1 / jnp.pi),
+        second @ (3 * size * mixed - 4 / jnp.pi * mixed),
+        first @ size,
+        second @ (mixed * size),
+        second @ (mixed * (size - 1 / jnp.pi)),
+    ]
+    return _Lines(
+        [first, second, first * mixed, second * mixed**2, second * mixed], [term / 4 for term in added]
+    )
 
 
 def _circle_functions(
-    x: Array,
-    y: Array,
-    count: Array,
-    p: Array,
-    direction: Array,
-    logarithms: Array,
-    lines: tuple[Array, Array],
+    x: Array, y: Array, count: Array, p: Array, direction: Array, tables: Array, lines: _Lines
 ) -> tuple[Array, Array]:
-    """F_1 and F_2 without collinear masks, (2, connectivities, angles), and the scales of their rounding errors."""
-    lengths2 = x * x + y * y
-    largest = jnp.max(lengths2)
-    x, y, lengths2 = (
-        x / jnp.sqrt(largest),
-        y / jnp.sqrt(largest),
-        jnp.where(lengths2 > 0, lengths2 / largest, 1),
-    )
-    log_lengths2 = jnp.log(lengths2)
+    """The functions of the moments without collinear masks, (moments, connectivities, angles), and their scales.
+
+    A scale is what the rounding error of the function is relative to.
+    """
+    moments, mixed = 2 if len(tables) == 1 else 5, x * y
+    lengths2 = jnp.where((x != 0) | (y != 0), x * x + y * y, 1)
+    weightings = jnp.stack([count, count * mixed, count * mixed**2][: len(tables)])
 
     def sums(cosine_sine: Array) -> tuple[Array, ...]:
         cosine, sine = cosine_sine
         squares = (x * cosine + y * sine) ** 2
-        logarithm = jax.lax.optimization_barrier(jnp.log(jnp.maximum(squares, 1e-300)))
-        cosine2 = squares / lengths2
-        shape = cosine2 * (logarithm - log_lengths2)
-        line1, line2 = lines[0] @ shape, lines[1] @ (cosine2 * shape)
-        return radial.moments(logarithm, count), squares @ count, squares**2 @ count, line1, line2
+        largest = jnp.max(squares)
+        # Relative to the largest at this angle: inputs that are nearly parallel have an angle where all are tiny.
+        relative = squares / largest
+        clipped = jnp.maximum(relative, math.exp(-radial.DEPTH))
+        logarithm = jax.lax.optimization_barrier(jnp.log(clipped))
+        cosine2, log_cosine2 = squares / lengths2, logarithm + jnp.log(largest / lengths2)
+        shapes = jnp.stack([cosine2**power * log_cosine2 for power in (0, 1, 2)])
+        singular = [
+            weight @ shapes[power] for weight, power in zip(lines.weights, POWERS[:moments], strict=False)
+        ]
+        powers = relative @ count, clipped @ count, relative**2 @ count, clipped @ (count * mixed)
+        return radial.moments(logarithm, weightings), *powers, largest, jnp.stack(singular)
 
     points = jnp.stack([jnp.cos(direction / 2), jnp.sin(direction / 2)], axis=1)
-    moments, power2, power4, line1, line2 = jax.lax.map(sums, points, batch_size=TOGETHER)
-    first, second = radial.integrals(logarithms, moments, power2, power4, p)
+    *terms, largest, singular = jax.lax.map(sums, points, batch_size=TOGETHER)
+    sums_ = radial.Sums(*terms, count @ mixed, count @ mixed**2)
+    integrals = jnp.stack(radial.integrals(tables, sums_, p))
     p = p[:, None]
-    f1 = largest / (4 * p) * first - line1.T / 4
-    f2 = largest**2 / (8 * p**2) * second + line2.T / 16
-    scale1, scale2 = largest * power2, largest**2 * power4 / p
-    return jnp.stack([f1, f2]), jnp.stack([jnp.broadcast_to(scale1, f1.shape), scale2])
+    one, scale1 = jnp.ones_like(p * largest), largest * sums_.power2
+    factors = [largest / p, -2 * largest**2 / p**2, one, one, largest * one]
+    scale2, odds = 4 * largest**2 * sums_.power4 / p, 1 + sums_.squares / p
+    scales = [one * scale1, scale2, one, odds * one, scale1 / p]
+    functions = jnp.stack(factors[:moments]) * integrals - jnp.moveaxis(singular, 0, -1)
+    return functions, jnp.stack(scales[:moments])
 
 
-def _one_pair(x: Array, y: Array, count: Array, p: Array, logarithms: Array, angles: int) -> Result:
+def _one_pair(x: Array, y: Array, count: Array, p: Array, tables: Array, angles: int) -> Result:
     apart, sum_ = jnp.sqrt(count @ (x - y) ** 2), jnp.sqrt(count @ (x + y) ** 2)
     supplement = 2 * jnp.arctan2(sum_, apart)
-    closeness = jnp.clip(2 * jnp.minimum(apart, sum_) / jnp.maximum(apart, sum_), NEAR_PARALLEL, 1)
+    closeness = jnp.clip(2 * jnp.minimum(apart, sum_) / jnp.maximum(apart, sum_), CLOSEST, 1)
     direction = _directions(angles, closeness)
-    lines, (bracket1, bracket2) = _collinear_masks(x, y, count, p)
-    values, scales = _circle_functions(x, y, count, p, direction, logarithms, lines)
-    weights = _principal_weights(direction)
+    lines = _collinear_masks(x, y, count, p)
+    values, scales = _circle_functions(x, y, count, p, direction, tables, lines)
+    moments = len(values)
+    weights = _weights(direction, moments)
     fine = jnp.einsum("lpt,lt->lp", values, weights)
-    coarse = jnp.einsum("lpt,lt->lp", values[..., 1::3], _principal_weights(direction[1::3]))
-    # Errors fall at least as the square of the spacing: an eighth of the difference, a quarter in K.
-    errors = jnp.abs(fine - coarse) / 32
-    rounding = ROUNDING * jnp.linalg.norm(scales * weights[:, None], axis=-1)
+    coarse = jnp.einsum("lpt,lt->lp", values[..., 1::3], _weights(direction[1::3], moments))
     cosine, sine, arc = -jnp.cos(supplement), jnp.sin(supplement), supplement - jnp.pi / 2
     m40, m31, m22, m13, m04 = (count @ (x**k * y ** (4 - k)) for k in (4, 3, 2, 1, 0))
     odds = (1 - p) / p
     fourth = -(m40 + m04) * cosine * sine + 4 * (m31 + m13) * sine + 6 * m22 * arc
-    k2_dense = angular_factor(2, supplement) / (2 * jnp.pi)
+    k0, k1, k2 = (angular_factor(order, supplement) / (2 * jnp.pi) for order in (0, 1, 2))
+    leading = [
+        jnp.zeros_like(p),
+        k2 + odds * (3 * m22 + fourth / jnp.pi) / 4,
+        jnp.zeros_like(p),
+        (cosine**2 + odds * m22) * k0,
+        cosine * k1 + odds * (m22 * k0 + sine / (4 * jnp.pi) * (m31 + m13)),
+    ]
     return Result(
-        k1_excess=(fine[0] + bracket1) / 4,
-        k2=k2_dense + (odds * (3 * m22 + fourth / jnp.pi) + fine[1] + bracket2) / 4,
-        k1_error=errors[0],
-        k2_error=errors[1],
-        k1_rounding=rounding[0],
-        k2_rounding=rounding[1],
+        jnp.stack(leading[:moments]) + jnp.stack(lines.added[:moments]) + fine,
+        jnp.abs(fine - coarse) / 8,  # errors fall at least as the square of the spacing
+        ROUNDING * jnp.linalg.norm(scales * weights[:, None], axis=-1),
     )
 
 
 @partial(jax.jit, static_argnames="angles")
-def integrate(pairs: Coordinates, connectivity: Array, logarithms: Array, angles: int) -> Result:
-    """Every pair at every connectivity on a grid of `angles`; `logarithms` is `radial.table(connectivity)`."""
+def integrate(pairs: Coordinates, connectivity: Array, tables: Array, angles: int) -> Result:
+    """Every pair at every connectivity on a grid of `angles`; `tables` is `radial.table(connectivity)`.
+
+    The two moments of Theorem 1, or all five if the tables are those of the tangent kernel.
+    """
     one_pair: Callable[..., Result] = partial(_one_pair, angles=angles)
-    return jax.vmap(one_pair, in_axes=(0, 0, 0, None, None))(*pairs, connectivity, logarithms)
+    return jax.vmap(one_pair, in_axes=(0, 0, 0, None, None))(*pairs, connectivity, tables)
 
 
 def pack(x: Float[np.ndarray, "pairs d"], y: Float[np.ndarray, "pairs d"]) -> Coordinates:

@@ -3,10 +3,12 @@
 The logarithm of the product is a sum over coordinates of one function of log r + log c_i^2, analytic in a strip
 of half-width pi/2 (less near p = 1). Chebyshev polynomials of log c_i^2 on a few bins represent it to rounding,
 so the coordinates enter through their Chebyshev moments, which do not depend on r or p; a table that depends on r
-and p alone turns moments into logarithms by one matrix product (derived in README.md).
+and p alone turns moments into logarithms by one matrix product (derived in README.md). Tangent moments need two more
+such sums, weighted by x_i y_i and its square: they have tables and moments of their own.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +17,13 @@ from jaxtyping import Array, Float, Float64
 
 STEP = 0.32  # in log r: the error of the trapezoid is about exp(-pi^2 / STEP) = 4e-14
 BELOW, ABOVE = 40, 80  # numbers of radial nodes below START, and from there on
-START = 0.25  # r times the largest |(x_i, y_i)|^2; below it the logarithm is a short power series
+FURTHER = 12  # for integrals over dr/r alone, to 40 over the least square
+START = 0.25  # squares are at most 1: below it the logarithm is a short power series
 ORDER = 12  # of that series, whose radius of convergence is at least pi
-RADII = START * np.exp(STEP * np.arange(-BELOW, ABOVE))
+RADII = START * np.exp(STEP * np.arange(-BELOW, ABOVE + FURTHER))
+NEAR = BELOW + ABOVE  # the first RADII, those of Theorem 1
 BIN, BINS = 1.2, 20  # in log c^2: smaller squares than exp(-24) of the largest count as exp(-24)
+DEPTH = BIN * BINS
 DEGREES = 18  # of Chebyshev polynomials on a bin: the error falls 5-fold with each (near p = 1, 2- to 3-fold)
 
 
@@ -32,23 +37,41 @@ def _cumulants(p: np.ndarray) -> np.ndarray:
     return np.stack(rows[1:])
 
 
-def table(p: Float[np.ndarray, " connectivities"]) -> Float64[np.ndarray, "values moments"]:
-    """Coefficients from moments to log(1 - p + p exp(-z)) minus its leading terms, at each of RADII and p.
+def _lack(z: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """1 - omega, omega = exp(-z) / (1 - p + p exp(-z)): the derivative of the logarithm is -p omega."""
+    return -(1 - p) * np.expm1(-z) / (1 + p * np.expm1(-z))
 
-    The leading terms are -p z + p (1-p) z^2 / 2 below START, and -p z from there on.
+
+def _lack_series(z: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """(1 - p) z - `_lack` for z < START: the derivative of the series of the logarithm, over -p."""
+    orders = np.arange(3, ORDER + 1).reshape(-1, *(1,) * p.ndim)
+    return -(z**2) * np.polynomial.polynomial.polyval(z, orders * _cumulants(p) / p, tensor=False)
+
+
+def table(
+    p: Float[np.ndarray, " connectivities"], tangent: bool = False
+) -> Float64[np.ndarray, "sums values moments"]:
+    """Coefficients from moments to the sums that `integrals` needs, at each radius and p.
+
+    First log(1 - p + p exp(-z)) minus its leading terms: -p z + p (1-p) z^2 / 2 below START, -p z from there on. With
+    `tangent` also lambda = 1 - omega (below START: (1-p) z - lambda), and lambda (1 - 2 p + p lambda) / p.
     """
     points = np.pi * (np.arange(DEGREES) + 0.5) / DEGREES
     depth = BIN * (np.arange(BINS)[:, None] + (np.cos(points) + 1) / 2)
-    z = np.multiply.outer(RADII, np.exp(-depth))[:, None]
-    p = p[:, None, None]
-    with np.errstate(divide="ignore"):  # p = 1
-        whole = np.maximum(np.log1p(p * np.expm1(-z[BELOW:])), -z[BELOW:]) + p * z[BELOW:]
-    series = z[:BELOW] ** 3 * np.polynomial.polynomial.polyval(z[:BELOW], _cumulants(p), tensor=False)
-    values = np.concatenate([series, whole])  # (radii, connectivities, bins, points)
+    z = np.multiply.outer(RADII if tangent else RADII[:NEAR], np.exp(-depth))[:, None]
+    low, high, p = z[:BELOW], z[BELOW:], p[:, None, None]
+    with np.errstate(divide="ignore", invalid="ignore"):  # p = 1
+        whole = np.maximum(np.log1p(p * np.expm1(-high)), -high) + p * high
+        lack = np.where(p == 1, 0, _lack(z, p))
+    series = low**3 * np.polynomial.polynomial.polyval(low, _cumulants(p), tensor=False)
+    values = [np.concatenate([series, whole])]  # (radii, connectivities, bins, points)
+    if tangent:
+        values.append(np.concatenate([_lack_series(low, p), lack[BELOW:]]))
+        values.append(lack * (1 - 2 * p + p * lack) / p)
     transform = (
         np.cos(points[:, None] * np.arange(DEGREES)) * np.where(np.arange(DEGREES) > 0, 2, 1) / DEGREES
     )
-    return (values @ transform).reshape(-1, BINS * DEGREES)
+    return (np.stack(values) @ transform).reshape(len(values), -1, BINS * DEGREES)
 
 
 def _chebyshev(argument: Array) -> Array:
@@ -60,37 +83,79 @@ def _chebyshev(argument: Array) -> Array:
 
 
 def moments(
-    logarithm: Float[Array, " coordinates"], count: Float[Array, " coordinates"]
-) -> Float[Array, " moments"]:
-    """Chebyshev moments, bin by bin, of the logarithms (at most 0) of the squares at one angle."""
+    logarithm: Float[Array, " coordinates"], weights: Float[Array, "sums coordinates"]
+) -> Float[Array, "sums moments"]:
+    """Chebyshev moments, bin by bin, of the logarithms (at most 0) of the squares at one angle, for each weighting."""
     depth = jnp.clip(-logarithm / BIN, 0, BINS * (1 - 1e-15))
     place = jnp.floor(depth)
     place, argument = jax.lax.optimization_barrier((place, 2 * (depth - place) - 1))
-    member = jnp.where(place == jnp.arange(BINS)[:, None], count, 0)
-    return (member @ _chebyshev(argument).T).ravel()
+    member = jnp.where(place == jnp.arange(BINS)[:, None], weights[:, None], 0)
+    return (member @ _chebyshev(argument).T).reshape(len(weights), -1)
+
+
+class Sums(NamedTuple):
+    """Sums over coordinates at each angle, with the squares c^2 in units of the largest.
+
+    The moments count squares below exp(-DEPTH) as exp(-DEPTH), and so does `clipped2`.
+    """
+
+    moments: Float[Array, "angles sums moments"]
+    power2: Float[Array, " angles"]  # sum c^2
+    clipped2: Float[Array, " angles"]
+    power4: Float[Array, " angles"]
+    mixed2: Float[Array, " angles"]  # sum x y c^2, clipped
+    mixed: Float[Array, ""]  # sum x y
+    squares: Float[Array, ""]  # sum (x y)^2
+
+
+def _theorem_integrands(power2: Array, r: Array, excess: Array, share: Array, fourth: Array) -> list[Array]:
+    product = jnp.exp(excess - power2 * r)
+    return [product * share / r, product * (share - (1 - share) * fourth) / r**2]
+
+
+def _tangent_integrands(
+    product: Array, share: Array, first: Array, spread: Array, sums: Sums, p: Array, r: Array, below: Array
+) -> list[Array]:
+    """Of E[C exp(-r S)]/p, E[C^2 exp(-r S)]/p^2 over r and E[C exp(-r S)]/p^2 over r^2, each dense minus sparse.
+
+    C = sum s_i x_i y_i and S = sum s_i c_i^2 under the mask s. In the last the sparse part comes first, and the dense
+    one has the covariance of C and S. `first` and `spread` are the sums of the tables.
+    """
+    linear = (1 - p) * r * sums.mixed2
+    lack = jnp.where(below, linear - first, first)  # sum x y (1 - omega)
+    remainder = jnp.where(below, first, linear - first)
+    square = sums.mixed**2 + (1 - p) / p * sums.squares
+    return [
+        product * (lack - sums.mixed * share),
+        product * (lack * (2 * sums.mixed - lack) + spread - square * share),
+        product / (p * r) * (remainder + (sums.mixed - linear) * share),
+    ]
 
 
 def integrals(
-    logarithms: Float[Array, "values moments"],
-    moments: Float[Array, "angles moments"],
-    sum2: Float[Array, " angles"],
-    sum4: Float[Array, " angles"],
-    p: Float[Array, " connectivities"],
-) -> tuple[Float[Array, "connectivities angles"], Float[Array, "connectivities angles"]]:
-    """Integrals over r from 0 to infinity, for squares of at most 1, by the trapezoid rule in log r:
+    tables: Float[Array, "sums values moments"], sums: Sums, p: Float[Array, " connectivities"]
+) -> list[Float[Array, "connectivities angles"]]:
+    """Integrals over r from 0 to infinity, by the trapezoid rule in log r, with `tables` of `table(p)`:
 
     of (product - Gaussian) / r^2 and (product - Gaussian (1 + p (1-p) r^2 / 2 sum c^4)) / r^3, where the Gaussian
-    is exp(-p r sum c^2). `logarithms` is `table(p)`; sum2 and sum4 are the sums of c^2 and c^4.
+    is exp(-p r sum c^2); then, where the tables have them, those of `_tangent_integrands`.
     """
-    rest = (logarithms @ moments.T).reshape(len(RADII), len(p), len(moments))
-    r, below = RADII[:, None, None], np.arange(len(RADII))[:, None, None] < BELOW
-    fourth = (p * (1 - p) / 2)[:, None] * sum4 * r**2
+    shape = -1, len(p), len(sums.power2)
+    rest, *others = ((rows @ sums.moments[:, i].T).reshape(shape) for i, rows in enumerate(tables))
+    r, p = jnp.asarray(RADII[: len(rest), None, None]), p[:, None]
+    below = jnp.arange(len(rest))[:, None, None] < BELOW
+    fourth = p * (1 - p) / 2 * sums.power4 * r**2
     excess = rest + jnp.where(below, fourth, 0)  # log(product / Gaussian) >= 0
-    product = jnp.exp(excess - p[:, None] * sum2 * r)
     share = -jnp.expm1(-excess)  # (product - Gaussian) / product: nothing overflows
-    first = product * share / r
-    second = product * (share - (1 - share) * fourth) / r**2
-    # Below the first radius both integrands fall as r; above the last one only the masks without survivors remain.
-    ends1 = first[0] / math.expm1(STEP) + first[-1] / math.expm1(STEP)
-    ends2 = second[0] / math.expm1(STEP) + second[-1] / math.expm1(2 * STEP)
-    return STEP * (first.sum(0) + ends1), STEP * (second.sum(0) + ends2)
+    near = (r[:NEAR], excess[:NEAR], share[:NEAR], fourth[:NEAR])
+    integrands = _theorem_integrands(p * sums.power2, *near)
+    # Above the last radius only the masks without survivors remain.
+    ends = [f[-1] / math.expm1(order * STEP) for order, f in enumerate(integrands, 1)]
+    if others:
+        product = jnp.exp(excess - p * sums.clipped2 * r)
+        integrands += _tangent_integrands(product, share, *others, sums, p, r, below)
+        ends += [jnp.zeros_like(ends[0])] * 3
+    # Below the first radius the integrands fall as r.
+    return [
+        STEP * (f.sum(0) + f[0] / math.expm1(STEP) + end) for f, end in zip(integrands, ends, strict=True)
+    ]

@@ -79,3 +79,11 @@ def checked_positive(name: str, values: Any) -> np.ndarray:
     if not (values > 0).all():
         raise UserError(f"`{name}={float(values.min())}`: give numbers above 0")
     return values
+
+
+def checked_matrix(name: str, values: Any) -> np.ndarray:
+    """A float64 matrix with at least one column."""
+    matrix = _finite(name, values)
+    if matrix.ndim != 2 or not matrix.shape[1]:
+        raise UserError(f"`{name}` {matrix.shape} must be a matrix, (examples, features)")
+    return matrix

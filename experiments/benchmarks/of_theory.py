@@ -71,7 +71,7 @@ def pilot(pairs: inputs.Pairs) -> Pilot:
         for x, y in zip(few.x, few.y, strict=True)
     ]
     seconds = (time.perf_counter() - start) / len(few.x) / len(CONNECTIVITIES) / PILOT_MASKS
-    stderr = np.array([[(e.k1_stderr, e.k2_stderr) for e in row] for row in estimates])
+    stderr = np.array([[e.stderr[:2] for e in row] for row in estimates])
     scale = lengths(few)[:, None]
     deviation = np.maximum(stderr[..., 0] / scale, stderr[..., 1] / scale**2) * PILOT_MASKS**0.5
     return Pilot(np.median(deviation, axis=0), seconds)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from experiments.lab import output
+from kernels.best_width import random_pairs
 from kernels.theorem1 import SparseKernels, sparse_kernels
 from wsn import data, machine
 from wsn.data import sources
@@ -66,15 +67,6 @@ def label(columns: Mapping[str, Any]) -> str:
     return name if normalization == UNNORMALIZED else f"{name}, {normalization}"
 
 
-def distinct(images: int, pairs: int, seed: int) -> Int64[np.ndarray, "pairs 2"]:
-    """`pairs` uniform draws of two different images out of `images`. Raises UserError if there are fewer than two."""
-    if images < 2 or pairs < 1:
-        raise UserError(f"`pairs={pairs}`: give at least 1, of at least 2 images (there are {images})")
-    rng = np.random.Generator(np.random.Philox(key=seed))
-    first = rng.integers(images, size=pairs)
-    return np.stack([first, (first + rng.integers(1, images, size=pairs)) % images], axis=1)
-
-
 def gaussian(features: int, pairs: int, seed: int) -> Pairs:
     """Independent N(0, 1) vectors, each in one pair."""
     if features < 1 or pairs < 1:
@@ -90,7 +82,7 @@ def of_images(dataset: data.Dataset, normalization: str, pairs: int, seed: int) 
     machine.check_memory(
         f"`pairs={pairs}` of {dataset.test_images[0].size} features", 8 * pairs * dataset.test_images[0].size
     )
-    images = distinct(len(dataset.test_images), pairs, seed)
+    images = random_pairs(len(dataset.test_images), pairs, seed)
     used, place = np.unique(images, return_inverse=True)
     statistics = data.statistics(dataset.train_images, normalization)
     flat = np.asarray(data.normalize(dataset.test_images[used], *statistics)).reshape(len(used), -1)
