@@ -49,6 +49,8 @@ def widths_of_budget(
     features: int, outputs: int, budget: int, points: int = 24
 ) -> Float64[np.ndarray, " points"]:
     """`points` widths, even in the logarithm: from the dense network to a kept weight per unit. Raises UserError."""
+    if outputs < 1:
+        raise UserError(f"`outputs={outputs}`: give at least 1")
     low, high = max(budget / (features + outputs), 1.0), budget / (outputs + LEAST_LEFT)
     if not low < high or points < 3:
         raise UserError(
@@ -63,7 +65,7 @@ def of_tangents(
 ) -> Mapping[str, DistanceCurves]:
     """D of each of KERNELS at each width and its connectivity; `tangents` are those of the connectivities."""
     totals = {
-        "gp": squared_distance(tangents, width).total,
+        "gp": squared_distance(tangents.gp, width).total,
         "ntk": tangent_distance(tangents, width, outputs=outputs).total,
         "first": tangent_distance(tangents, width, outputs=outputs, layers="first").total,
     }

@@ -25,6 +25,7 @@ from wsn.machine import usable_cores
 
 METHODS = ("closed form", "enumeration", "quadrature")
 ROUNDING = 1e-13  # scaled error of results that are exact up to rounding
+COARSE_TOLERANCE = 1e-5  # for which the coarse rule in the radius will do
 ORDERS = np.array([1, 2, 1, 2, 2])  # powers of |x||y| and of 1/p
 # Smallest gap |x/|x| -+ y/|y|| that is not a closed form: K_1 is of second order in the gap, K_0 of first.
 NEAR_PARALLEL = {2: 1e-5, 5: 1e-8}
@@ -130,16 +131,18 @@ def _quadrature(x: np.ndarray, y: np.ndarray, p: np.ndarray, tolerance: float, m
     pending = np.argsort(size, kind="stable")  # pairs of similar size share a chunk and its padding
     chunk = 1 if jax.default_backend() == "cpu" else 32  # always full: one compilation
     padded = np.concatenate([p, np.full(-len(p) % 5, p[-1])])  # few shapes, few compilations
-    tables = radial.table(padded, tangent=moments > 2)
+    tangent = moments > 2
+    rule = radial.COARSE if tangent and tolerance >= COARSE_TOLERANCE else radial.FINE
+    tables = radial.table(padded, tangent, rule)
     # With few survivors the integrand is rough: the first grid would not meet a fine tolerance for most pairs.
     rough = int(p.min() * size.mean() < 20 and tolerance < 1e-5)
     for angles in quadrature.ANGLES[rough:]:
 
-        def integrate(rows: np.ndarray, angles: int = angles) -> quadrature.Result:
+        def integrate(rows: np.ndarray, angles: int = angles) -> list[np.ndarray]:
             rows = np.resize(rows, chunk)
             with jax.enable_x64(True):
-                result = quadrature.integrate(quadrature.pack(x[rows], y[rows]), padded, tables, angles)
-                return quadrature.Result(*(np.asarray(part)[..., : len(p)] for part in result))
+                result = quadrature.integrate(quadrature.pack(x[rows], y[rows]), padded, tables, angles, rule)
+                return [np.asarray(part)[..., : len(p)] for part in result]
 
         unmet = np.zeros(len(x), bool)
         for rows, result in _in_chunks(integrate, pending, chunk):
@@ -151,7 +154,7 @@ def _quadrature(x: np.ndarray, y: np.ndarray, p: np.ndarray, tolerance: float, m
         pending = pending[unmet[pending]]
         if not len(pending):
             break
-    least = ROUNDING / p ** (ORDERS[:moments, None] - 1)
+    least = max(ROUNDING, rule.error) / p ** (ORDERS[:moments, None] - 1)
     return _Units(*(np.moveaxis(part, 1, 0) for part in (best.value, best.error + least)))
 
 

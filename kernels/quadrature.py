@@ -142,7 +142,14 @@ def _collinear_masks(x: Array, y: Array, count: Array, p: Array) -> _Lines:
 
 
 def _circle_functions(
-    x: Array, y: Array, count: Array, p: Array, direction: Array, tables: Array, lines: _Lines
+    x: Array,
+    y: Array,
+    count: Array,
+    p: Array,
+    direction: Array,
+    tables: Array,
+    lines: _Lines,
+    rule: radial.Rule,
 ) -> tuple[Array, Array]:
     """The functions of the moments without collinear masks, (moments, connectivities, angles), and their scales.
 
@@ -152,7 +159,7 @@ def _circle_functions(
     lengths2 = jnp.where((x != 0) | (y != 0), x * x + y * y, 1)
     weightings = jnp.stack([count, count * mixed, count * mixed**2][: len(tables)])
 
-    def sums(cosine_sine: Array) -> tuple[Array, ...]:
+    def sums(cosine_sine: Array) -> tuple[tuple[Array, ...], Array, Array]:
         cosine, sine = cosine_sine
         squares = (x * cosine + y * sine) ** 2
         largest = jnp.max(squares)
@@ -166,28 +173,30 @@ def _circle_functions(
             weight @ shapes[power] for weight, power in zip(lines.weights, POWERS[:moments], strict=False)
         ]
         powers = relative @ count, clipped @ count, relative**2 @ count, clipped @ (count * mixed)
-        return radial.moments(logarithm, weightings), *powers, largest, jnp.stack(singular)
+        return (radial.moments(logarithm, weightings, rule), *powers), largest, jnp.stack(singular)
 
     points = jnp.stack([jnp.cos(direction / 2), jnp.sin(direction / 2)], axis=1)
-    *terms, largest, singular = jax.lax.map(sums, points, batch_size=TOGETHER)
-    sums_ = radial.Sums(*terms, count @ mixed, count @ mixed**2)
-    integrals = jnp.stack(radial.integrals(tables, sums_, p))
+    terms, largest, singular = jax.lax.map(sums, points, batch_size=TOGETHER)
+    whole = radial.Sums(*terms, count @ mixed, count @ mixed**2)  # type: ignore[call-arg]
+    integrals = jnp.stack(radial.integrals(tables, whole, p, rule))
     p = p[:, None]
-    one, scale1 = jnp.ones_like(p * largest), largest * sums_.power2
+    one, scale1 = jnp.ones_like(p * largest), largest * whole.power2
     factors = [largest / p, -2 * largest**2 / p**2, one, one, largest * one]
-    scale2, odds = 4 * largest**2 * sums_.power4 / p, 1 + sums_.squares / p
+    scale2, odds = 4 * largest**2 * whole.power4 / p, 1 + whole.squares / p
     scales = [one * scale1, scale2, one, odds * one, scale1 / p]
     functions = jnp.stack(factors[:moments]) * integrals - jnp.moveaxis(singular, 0, -1)
     return functions, jnp.stack(scales[:moments])
 
 
-def _one_pair(x: Array, y: Array, count: Array, p: Array, tables: Array, angles: int) -> Result:
+def _one_pair(
+    x: Array, y: Array, count: Array, p: Array, tables: Array, angles: int, rule: radial.Rule
+) -> Result:
     apart, sum_ = jnp.sqrt(count @ (x - y) ** 2), jnp.sqrt(count @ (x + y) ** 2)
     supplement = 2 * jnp.arctan2(sum_, apart)
     closeness = jnp.clip(2 * jnp.minimum(apart, sum_) / jnp.maximum(apart, sum_), CLOSEST, 1)
     direction = _directions(angles, closeness)
     lines = _collinear_masks(x, y, count, p)
-    values, scales = _circle_functions(x, y, count, p, direction, tables, lines)
+    values, scales = _circle_functions(x, y, count, p, direction, tables, lines, rule)
     moments = len(values)
     weights = _weights(direction, moments)
     fine = jnp.einsum("lpt,lt->lp", values, weights)
@@ -211,13 +220,15 @@ def _one_pair(x: Array, y: Array, count: Array, p: Array, tables: Array, angles:
     )
 
 
-@partial(jax.jit, static_argnames="angles")
-def integrate(pairs: Coordinates, connectivity: Array, tables: Array, angles: int) -> Result:
-    """Every pair at every connectivity on a grid of `angles`; `tables` is `radial.table(connectivity)`.
+@partial(jax.jit, static_argnames=("angles", "rule"))
+def integrate(
+    pairs: Coordinates, connectivity: Array, tables: Array, angles: int, rule: radial.Rule = radial.FINE
+) -> Result:
+    """Every pair at every connectivity on a grid of `angles`; `tables` is `radial.table(connectivity)` of the rule.
 
     The two moments of Theorem 1, or all five if the tables are those of the tangent kernel.
     """
-    one_pair: Callable[..., Result] = partial(_one_pair, angles=angles)
+    one_pair: Callable[..., Result] = partial(_one_pair, angles=angles, rule=rule)
     return jax.vmap(one_pair, in_axes=(0, 0, 0, None, None))(*pairs, connectivity, tables)
 
 

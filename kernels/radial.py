@@ -15,16 +15,45 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64
 
-STEP = 0.32  # in log r: the error of the trapezoid is about exp(-pi^2 / STEP) = 4e-14
-BELOW, ABOVE = 40, 80  # numbers of radial nodes below START, and from there on
-FURTHER = 12  # for integrals over dr/r alone, to 40 over the least square
 START = 0.25  # squares are at most 1: below it the logarithm is a short power series
 ORDER = 12  # of that series, whose radius of convergence is at least pi
-RADII = START * np.exp(STEP * np.arange(-BELOW, ABOVE + FURTHER))
-NEAR = BELOW + ABOVE  # the first RADII, those of Theorem 1
 BIN, BINS = 1.2, 20  # in log c^2: smaller squares than exp(-24) of the largest count as exp(-24)
 DEPTH = BIN * BINS
-DEGREES = 18  # of Chebyshev polynomials on a bin: the error falls 5-fold with each (near p = 1, 2- to 3-fold)
+
+
+class Rule(NamedTuple):
+    """The step in log r, and how many Chebyshev polynomials a bin has: with each the error falls about 5-fold.
+
+    Near p = 1 polynomials gain 2 to 3-fold.
+    """
+
+    step: float
+    degrees: int
+
+    @property
+    def error(self) -> float:
+        """Of the trapezoid, about."""
+        return math.exp(-(math.pi**2) / self.step)
+
+    @property
+    def below(self) -> int:
+        """Number of radii below START."""
+        return round(12.8 / self.step)
+
+    @property
+    def near(self) -> int:
+        """Number of radii that the integrals of Theorem 1 need."""
+        return self.below + round(25.6 / self.step)
+
+    @property
+    def radii(self) -> Float64[np.ndarray, " radii"]:
+        """Those, and further ones for integrals over dr/r alone: up to 40 over the least square."""
+        return START * np.exp(
+            self.step * np.arange(-self.below, self.near - self.below + round(3.84 / self.step))
+        )
+
+
+FINE, COARSE = Rule(0.32, 18), Rule(0.64, 11)  # errors of 4e-14 and 2e-7
 
 
 def _cumulants(p: np.ndarray) -> np.ndarray:
@@ -49,48 +78,49 @@ def _lack_series(z: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 def table(
-    p: Float[np.ndarray, " connectivities"], tangent: bool = False
+    p: Float[np.ndarray, " connectivities"], tangent: bool = False, rule: Rule = FINE
 ) -> Float64[np.ndarray, "sums values moments"]:
     """Coefficients from moments to the sums that `integrals` needs, at each radius and p.
 
     First log(1 - p + p exp(-z)) minus its leading terms: -p z + p (1-p) z^2 / 2 below START, -p z from there on. With
     `tangent` also lambda = 1 - omega (below START: (1-p) z - lambda), and lambda (1 - 2 p + p lambda) / p.
     """
-    points = np.pi * (np.arange(DEGREES) + 0.5) / DEGREES
+    degrees, radii = rule.degrees, rule.radii if tangent else rule.radii[: rule.near]
+    points = np.pi * (np.arange(degrees) + 0.5) / degrees
     depth = BIN * (np.arange(BINS)[:, None] + (np.cos(points) + 1) / 2)
-    z = np.multiply.outer(RADII if tangent else RADII[:NEAR], np.exp(-depth))[:, None]
-    low, high, p = z[:BELOW], z[BELOW:], p[:, None, None]
+    z = np.multiply.outer(radii, np.exp(-depth))[:, None]
+    low, high, p = z[: rule.below], z[rule.below :], p[:, None, None]
     with np.errstate(divide="ignore", invalid="ignore"):  # p = 1
         whole = np.maximum(np.log1p(p * np.expm1(-high)), -high) + p * high
         lack = np.where(p == 1, 0, _lack(z, p))
     series = low**3 * np.polynomial.polynomial.polyval(low, _cumulants(p), tensor=False)
     values = [np.concatenate([series, whole])]  # (radii, connectivities, bins, points)
     if tangent:
-        values.append(np.concatenate([_lack_series(low, p), lack[BELOW:]]))
+        values.append(np.concatenate([_lack_series(low, p), lack[rule.below :]]))
         values.append(lack * (1 - 2 * p + p * lack) / p)
     transform = (
-        np.cos(points[:, None] * np.arange(DEGREES)) * np.where(np.arange(DEGREES) > 0, 2, 1) / DEGREES
+        np.cos(points[:, None] * np.arange(degrees)) * np.where(np.arange(degrees) > 0, 2, 1) / degrees
     )
-    return (np.stack(values) @ transform).reshape(len(values), -1, BINS * DEGREES)
+    return (np.stack(values) @ transform).reshape(len(values), -1, BINS * degrees)
 
 
-def _chebyshev(argument: Array) -> Array:
-    """The first DEGREES polynomials, along a new first axis."""
+def _chebyshev(argument: Array, degrees: int) -> Array:
+    """The first polynomials, along a new first axis."""
     rows = [jnp.ones_like(argument), argument]
-    for _ in range(DEGREES - 2):  # without the barrier XLA recomputes each row from the first
+    for _ in range(degrees - 2):  # without the barrier XLA recomputes each row from the first
         rows.append(jax.lax.optimization_barrier(2 * argument * rows[-1] - rows[-2]))
     return jnp.stack(rows)
 
 
 def moments(
-    logarithm: Float[Array, " coordinates"], weights: Float[Array, "sums coordinates"]
+    logarithm: Float[Array, " coordinates"], weights: Float[Array, "sums coordinates"], rule: Rule = FINE
 ) -> Float[Array, "sums moments"]:
     """Chebyshev moments, bin by bin, of the logarithms (at most 0) of the squares at one angle, for each weighting."""
     depth = jnp.clip(-logarithm / BIN, 0, BINS * (1 - 1e-15))
     place = jnp.floor(depth)
     place, argument = jax.lax.optimization_barrier((place, 2 * (depth - place) - 1))
     member = jnp.where(place == jnp.arange(BINS)[:, None], weights[:, None], 0)
-    return (member @ _chebyshev(argument).T).reshape(len(weights), -1)
+    return (member @ _chebyshev(argument, rule.degrees).T).reshape(len(weights), -1)
 
 
 class Sums(NamedTuple):
@@ -133,7 +163,10 @@ def _tangent_integrands(
 
 
 def integrals(
-    tables: Float[Array, "sums values moments"], sums: Sums, p: Float[Array, " connectivities"]
+    tables: Float[Array, "sums values moments"],
+    sums: Sums,
+    p: Float[Array, " connectivities"],
+    rule: Rule = FINE,
 ) -> list[Float[Array, "connectivities angles"]]:
     """Integrals over r from 0 to infinity, by the trapezoid rule in log r, with `tables` of `table(p)`:
 
@@ -142,20 +175,22 @@ def integrals(
     """
     shape = -1, len(p), len(sums.power2)
     rest, *others = ((rows @ sums.moments[:, i].T).reshape(shape) for i, rows in enumerate(tables))
-    r, p = jnp.asarray(RADII[: len(rest), None, None]), p[:, None]
-    below = jnp.arange(len(rest))[:, None, None] < BELOW
+    r, p = jnp.asarray(rule.radii[: len(rest), None, None]), p[:, None]
+    below = jnp.arange(len(rest))[:, None, None] < rule.below
     fourth = p * (1 - p) / 2 * sums.power4 * r**2
     excess = rest + jnp.where(below, fourth, 0)  # log(product / Gaussian) >= 0
     share = -jnp.expm1(-excess)  # (product - Gaussian) / product: nothing overflows
-    near = (r[:NEAR], excess[:NEAR], share[:NEAR], fourth[:NEAR])
+    near = (part[: rule.near] for part in (r, excess, share, fourth))
     integrands = _theorem_integrands(p * sums.power2, *near)
     # Above the last radius only the masks without survivors remain.
-    ends = [f[-1] / math.expm1(order * STEP) for order, f in enumerate(integrands, 1)]
+    ends = [f[-1] / math.expm1(order * rule.step) for order, f in enumerate(integrands, 1)]
     if others:
         product = jnp.exp(excess - p * sums.clipped2 * r)
-        integrands += _tangent_integrands(product, share, *others, sums, p, r, below)
+        first, spread = others
+        integrands += _tangent_integrands(product, share, first, spread, sums, p, r, below)
         ends += [jnp.zeros_like(ends[0])] * 3
     # Below the first radius the integrands fall as r.
     return [
-        STEP * (f.sum(0) + f[0] / math.expm1(STEP) + end) for f, end in zip(integrands, ends, strict=True)
+        rule.step * (f.sum(0) + f[0] / math.expm1(rule.step) + end)
+        for f, end in zip(integrands, ends, strict=True)
     ]

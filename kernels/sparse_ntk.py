@@ -17,6 +17,7 @@ import numpy.typing as npt
 from jaxtyping import Float64
 
 from kernels.moments import mask_moments
+from kernels.theorem1 import SparseKernels, of_moments
 from kernels.validation import checked_connectivity, checked_positive, checked_width, one_connectivity
 from wsn.errors import UserError
 
@@ -29,17 +30,18 @@ class SparseTangents(NamedTuple):
     Means over masks, over powers of p: at p = 1 they are K_1, K_2, C K_0, C^2 K_0 and C K_1.
     """
 
-    k1: Float64[np.ndarray, "..."]  # K_{1,p} of Theorem 1
-    k2: Float64[np.ndarray, "..."]  # K_{2,p}
+    gp: SparseKernels  # K_{1,p} and K_{2,p} of Theorem 1
     ck0: Float64[np.ndarray, "..."]  # E[C K_0] / p
     cck0: Float64[np.ndarray, "..."]  # E[C^2 K_0] / p^2
     ck1: Float64[np.ndarray, "..."]  # E[C K_1] / p^2
-    k1_excess: Float64[np.ndarray, "..."]  # K_{1,p} - K_1, without cancellation
     ck0_excess: Float64[np.ndarray, "..."]  # E[C K_0] / p - x.y K_0, without cancellation
     error_estimate: Float64[np.ndarray, "..."]  # the largest of the five scaled errors
-    method: np.ndarray  # of str, each one of moments.METHODS
     connectivity: Float64[np.ndarray, "..."]
-    features: int
+
+    @property
+    def moments(self) -> Float64[np.ndarray, "5 ..."]:
+        """K_{1,p}, K_{2,p} and the three others."""
+        return np.stack([self.gp.k1, self.gp.k2, self.ck0, self.cck0, self.ck1])
 
 
 class TangentDistance(NamedTuple):
@@ -64,19 +66,15 @@ def sparse_tangents(
     About three times its cost. Scaled errors are |error| / (|x||y|)^l, with l = 1 for K_1 and C K_0, else 2.
     """
     moments = mask_moments(x, y, connectivity, tolerance=tolerance, method=method, tangent=True)
-    k1, k2, ck0, cck0, ck1 = moments.value
+    _, _, ck0, cck0, ck1 = moments.value
     return SparseTangents(
-        k1=moments.dense[0] + k1,
-        k2=k2,
+        gp=of_moments(moments, np.shape(x)[-1]),
         ck0=moments.dense[2] + ck0,
         cck0=cck0,
         ck1=ck1,
-        k1_excess=k1,
         ck0_excess=ck0,
         error_estimate=moments.error_estimate.max(axis=0),
-        method=moments.method,
         connectivity=checked_connectivity(connectivity),
-        features=np.shape(x)[-1],
     )
 
 
@@ -101,7 +99,7 @@ def tangent_distance(
         raise UserError(f"`layers={layers}`: give all or first")
     if not (isinstance(outputs, int) and outputs >= 1):
         raise UserError(f"`outputs={outputs}`: give an integer of at least 1")
-    p, width = tangents.connectivity, checked_width(width)
+    gp, p, width = tangents.gp, tangents.connectivity, checked_width(width)
     gamma = 1.0 if rate is None else checked_positive("rate", rate) * p  # over 1/p
     q = one_connectivity(last_connectivity)
     last = 1 / q if last_rate is None else float(checked_positive("last_rate", last_rate))
@@ -109,14 +107,14 @@ def tangent_distance(
     both, masks = (1 + (outputs - 1) * q) / outputs, q * (1 + (outputs - 1) * q) / outputs  # E[r w], E[r^2]
     if layers == "first":
         last = 0.0
-    mean = last * q * tangents.k1 + gamma * tangents.ck0
+    mean = last * q * gp.k1 + gamma * tangents.ck0
     # Differences from p = 1 first, where nothing cancels.
-    bias = last * q * tangents.k1_excess + gamma * tangents.ck0_excess
+    bias = last * q * gp.k1_excess + gamma * tangents.ck0_excess
     bias = bias + (gamma - 1) * (tangents.ck0 - tangents.ck0_excess)
     if layers == "all":
-        bias = bias + (last * q - 1) * (tangents.k1 - tangents.k1_excess)
+        bias = bias + (last * q - 1) * (gp.k1 - gp.k1_excess)
     square = gamma**2 * fourth * tangents.cck0 + 2 * last * gamma * both * tangents.ck1
-    square = square + last**2 * masks * tangents.k2
-    d = tangents.features
+    square = square + last**2 * masks * gp.k2
+    d = gp.features
     bias2, variance = (bias / d) ** 2, (square - mean**2) / d**2 / width
     return TangentDistance(mean / d, bias2, variance, bias2 + variance)

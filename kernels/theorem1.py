@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float64
 
-from kernels.moments import mask_moments
+from kernels.moments import MaskMoments, mask_moments
 from kernels.validation import checked_width
 
 
@@ -51,14 +51,19 @@ def sparse_kernels(
     outside (0, 1], or the forced method does not apply to a pair.
     """
     moments = mask_moments(x, y, connectivity, tolerance=tolerance, method=method, tangent=False)
-    k1_excess, k2 = moments.value
+    return of_moments(moments, np.shape(x)[-1])
+
+
+def of_moments(moments: MaskMoments, features: int) -> SparseKernels:
+    """The part of Theorem 1 in the moments of masked kernels."""
+    k1_excess, k2 = moments.value[:2]
     return SparseKernels(
         k1=moments.dense[0] + k1_excess,
         k2=k2,
         k1_excess=k1_excess,
-        error_estimate=moments.error_estimate.max(axis=0),
+        error_estimate=moments.error_estimate[:2].max(axis=0),
         method=moments.method,
-        features=np.shape(x)[-1],
+        features=features,
     )
 
 

@@ -11,9 +11,11 @@ therefore drawn more often (they are cheap), and z is corrected for the remainin
 t statistic has two to six times the normal tails). Writes WORKDIR/theorem1.csv and .png; prints the largest |z| and
 the Bonferroni threshold at --level over all points; exits 0 if none exceeds it.
 
-With --cases instead: FILE holds a list of objects with name, x, y, p, n, K1p, K2p (and D). Writes
-WORKDIR/theorem1_cases.csv, prints the largest scaled error last, |error of K_l| / (|x||y|)^l and of D its error times
-(d / |x||y|)^2, and exits 0 if it is within --tolerance. Source: Theorem 1 and equations (1)-(4).
+With --cases instead: FILE holds a list of objects with name, x, y, p, n, K1p, K2p, and optionally D, the moments of the
+tangent kernel E_C_K0, E_C2_K0, E_C_K1, and repeats (how often each coordinate counts). Writes
+WORKDIR/theorem1_cases.csv, where CK0, CCK0 and CK1 are the means over masks of C K_0, C^2 K_0 and C K_1; prints the
+largest scaled error last, |error| / (|x||y|)^l and of D its error times (d / |x||y|)^2, and exits 0 if it is within
+--tolerance. Source: Theorem 1 and equations (1)-(4).
 """
 
 import dataclasses
@@ -39,15 +41,18 @@ from experiments.theory.inputs import Inputs
 from kernels.approximations import eq4
 from kernels.closed_forms import arc_cosine
 from kernels.empirical import MeanDistance, simulated_distance
-from kernels.theorem1 import sparse_kernels, squared_distance
+from kernels.sparse_ntk import sparse_tangents
+from kernels.theorem1 import squared_distance
 from wsn import folders, stored
 from wsn.errors import UserError
 from wsn.machine import usable_cores
 from wsn.spec import WIDEST, setting
 
 EXPERIMENT = "theorem1"
+TANGENT = {"CK0": "E_C_K0", "CCK0": "E_C2_K0", "CK1": "E_C_K1"}  # columns → keys of a case
 ERRORS = ["scaled_error_K1p", "scaled_error_K2p", "scaled_error_D"]
-COLUMNS = ["name", "method", "K1p", "K2p", "D", "error_estimate", *ERRORS]
+TANGENT_ERRORS = [f"scaled_error_{name}" for name in TANGENT]
+COLUMNS = ["name", "method", "K1p", "K2p", "D", "error_estimate", *ERRORS, *TANGENT, *TANGENT_ERRORS]
 POINT_COLUMNS = [
     "inputs", "normalization", "d", "pairs", "p", "n", "networks", "simulated", "stderr", "exact", "eq4",
     "skewness", "z",
@@ -94,36 +99,41 @@ def read_cases(path: Path) -> list[dict[str, Any]]:
 
 
 def evaluate(case: dict[str, Any]) -> dict[str, Any]:
-    """A row of the table: our K_{1,p}, K_{2,p}, D and their scaled differences from those of the case."""
+    """A row of the table: our moments and D, and their scaled differences from those that the case has."""
+    expected = {"K1p": "K1p", "K2p": "K2p", "D": "D"} | TANGENT
+    given = {name: case[key] for name, key in expected.items() if key in case}
     try:
-        kernels = sparse_kernels(case["x"], case["y"], case["p"])
-        numbers = [case[key] for key in ("p", "n", "K1p", "K2p", *(["D"] if "D" in case else []))]
-        if kernels.k1.shape or any(type(value) not in (int, float) for value in numbers):
-            raise UserError("a case has one pair, one p, one n, one K1p and one K2p")
-        distance = squared_distance(kernels, case["n"])
-        expected = [float(number) for number in numbers[2:]]
-        if not np.isfinite([*expected, float(distance.total)]).all():
-            raise UserError("K1p, K2p and D must be finite")
+        x, y = (np.repeat(np.asarray(case[z], float), case.get("repeats", 1)) for z in "xy")
+        tangents = sparse_tangents(x, y, case["p"])
+        if tangents.ck0.shape or any(
+            type(v) not in (int, float) for v in [case["p"], case["n"], *given.values()]
+        ):
+            raise UserError("a case has one pair, one p, one n, and single numbers as its moments")
+        values = dict(zip(("K1p", "K2p", *TANGENT), map(float, tangents.moments), strict=True))
+        # Bare means over masks, without the powers of 1/p.
+        values |= {name: values[name] * case["p"] ** (2 if name != "CK0" else 1) for name in TANGENT}
+        values["D"] = float(squared_distance(tangents.gp, case["n"]).total)
+        if not np.isfinite([*map(float, given.values()), *values.values()]).all():
+            raise UserError("K1p, K2p, D and the moments must be finite")
     except (UserError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"`cases`: {case['name']}: {error}") from error
-    # No factor over- or underflows, since sparse_kernels has accepted the pair.
-    scale = math.hypot(*case["x"]) * math.hypot(*case["y"]) or 1.0
-    values = (
-        case["name"],
-        str(kernels.method),
-        *(float(value) for value in (kernels.k1, kernels.k2, distance.total, kernels.error_estimate)),
-        abs(float(kernels.k1) - expected[0]) / scale,
-        abs(float(kernels.k2) - expected[1]) / scale**2,
-        abs(float(distance.total) - expected[2]) * (len(case["x"]) / scale) ** 2 if "D" in case else "",
-    )
-    return dict(zip(COLUMNS, values, strict=True))
+    # No factor over- or underflows, since sparse_tangents has accepted the pair.
+    scale = math.hypot(*x) * math.hypot(*y) or 1.0
+    units = {name: scale**2 for name in values} | {"K1p": scale, "CK0": scale, "D": (scale / len(x)) ** 2}
+    errors = {f"scaled_error_{name}": abs(values[name] - float(given[name])) / units[name] for name in given}
+    method = {
+        "name": case["name"],
+        "method": str(tangents.gp.method),
+        "error_estimate": float(tangents.error_estimate),
+    }
+    return dict.fromkeys(COLUMNS, "") | method | values | errors
 
 
 def check_cases(settings: Settings, cases: str, run: Output) -> bool:
     """Whether all cases of a file are within the tolerance."""
     rows = [evaluate(case) for case in read_cases(folders.local("cases", cases))]
     output.write_table(run.folder, "theorem1_cases", rows, COLUMNS, digits=17)
-    largest = max(row[error] for row in rows for error in ERRORS if row[error] != "")
+    largest = max(row[error] for row in rows for error in (*ERRORS, *TANGENT_ERRORS) if row[error] != "")
     within = largest <= settings.tolerance
     print(f"{len(rows)} cases, {'all' if within else 'not all'} within {settings.tolerance:g}")
     print(f"largest scaled error: {largest:.3g}")

@@ -72,7 +72,7 @@ class TestFamily(NamedTuple):
             normalization=self.normalization,
             batch_size=min(batch, self.samples),
             epochs=epochs,
-            eval_every=50,
+            eval_every=200,
             learning_rate=1.0,
             parameterization="ntk",
         )
@@ -119,7 +119,7 @@ class Settings:
     families: tuple[str, ...] = setting(
         f"Families, of {', '.join(FAMILIES)}, comma-separated.", tuple(FAMILIES), some=True
     )
-    pairs: int = setting("Distances are means over this many pairs of test images.", 150, least=2)
+    pairs: int = setting("Distances are means over this many pairs of test images.", 100, least=2)
     bootstrap: int = setting("Bootstrap samples of the images.", 1000, least=2)
     seed: int = setting("Seed of all random draws.", 0, least=0)
     data_dir: str | None = setting("Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None)
@@ -177,7 +177,7 @@ def predict(name: str, settings: Settings) -> tuple[list[dict[str, Any]], list[d
     ]
     trained |= {key: np.array([row[key] for row in of_labels]) for key in of_labels[0]}
 
-    same = {
+    same: dict[str, Any] = {
         "family": name,
         "dataset": family.dataset,
         "samples": family.samples,
@@ -215,8 +215,8 @@ def main(settings: Settings, run: Output) -> None:
     curves: list[dict[str, Any]] = []
     with output.progress(len(settings.families), "families") as bar:
         for name in settings.families:
-            for table, part in zip((rows, curves), predict(name, settings), strict=True):
-                table += part
+            for whole, part in zip((rows, curves), predict(name, settings), strict=True):
+                whole += part
             output.write_table(run.folder, f"{EXPERIMENT}_curves", curves, CURVES)
             table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
             bar.update(1)
