@@ -6,10 +6,10 @@ among closed forms (p = 1, parallel vectors, a zero vector), the sum over masks 
 (`kernels.quadrature`). Errors are scaled, |error| / (|x||y|)^l with the power l of each moment.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from jaxtyping import Float64
 
 from kernels import enumeration, quadrature, radial
 from kernels.closed_forms import arc_cosine
-from kernels.precision import in_float64
+from kernels.precision import in_float64, on_cpu
 from kernels.validation import checked_connectivity, checked_pairs
 from wsn.errors import UserError
 from wsn.machine import usable_cores
@@ -109,16 +109,6 @@ def _enumeration(x: np.ndarray, y: np.ndarray, p: np.ndarray) -> _Units:
     return _scaled_up(value, ROUNDING)
 
 
-def _in_chunks(
-    function: Callable[[np.ndarray], Any], rows: np.ndarray, size: int
-) -> Iterator[tuple[np.ndarray, Any]]:
-    """(rows, function(rows)) in chunks of `size` rows, one at a time on each CPU core."""
-    chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
-    cores = usable_cores() if jax.default_backend() == "cpu" else 1
-    with ThreadPoolExecutor(cores) as pool:
-        yield from zip(chunks, pool.map(function, chunks), strict=True)
-
-
 def _quadrature(x: np.ndarray, y: np.ndarray, p: np.ndarray, tolerance: float, moments: int) -> _Units:
     """Refine the angular grid of each pair until its error estimate meets the tolerance at every connectivity.
 
@@ -128,8 +118,7 @@ def _quadrature(x: np.ndarray, y: np.ndarray, p: np.ndarray, tolerance: float, m
     shape = (len(x), moments, len(p))
     best = _Units(np.zeros(shape), np.full(shape, np.inf))
     size = ((x != 0) | (y != 0)).sum(axis=1)
-    pending = np.argsort(size, kind="stable")  # pairs of similar size share a chunk and its padding
-    chunk = 1 if jax.default_backend() == "cpu" else 32  # always full: one compilation
+    pending = np.argsort(size, kind="stable")  # pairs of similar size have the same padding
     padded = np.concatenate([p, np.full(-len(p) % 5, p[-1])])  # few shapes, few compilations
     tangent = moments > 2
     rule = radial.COARSE if tangent and tolerance >= COARSE_TOLERANCE else radial.FINE
@@ -138,19 +127,20 @@ def _quadrature(x: np.ndarray, y: np.ndarray, p: np.ndarray, tolerance: float, m
     rough = int(p.min() * size.mean() < 20 and tolerance < 1e-5)
     for angles in quadrature.ANGLES[rough:]:
 
-        def integrate(rows: np.ndarray, angles: int = angles) -> list[np.ndarray]:
-            rows = np.resize(rows, chunk)
-            with jax.enable_x64(True):
-                result = quadrature.integrate(quadrature.pack(x[rows], y[rows]), padded, tables, angles, rule)
-                return [np.asarray(part)[..., : len(p)] for part in result]
+        def integrate(row: np.integer, angles: int = angles) -> list[np.ndarray]:
+            with jax.enable_x64(True), on_cpu():
+                pair = quadrature.pack(x[[row]], y[[row]])
+                result = quadrature.integrate(pair, padded, tables, angles, rule)
+                return [np.asarray(part)[0, :, : len(p)] for part in result]
 
         unmet = np.zeros(len(x), bool)
-        for rows, result in _in_chunks(integrate, pending, chunk):
-            value, error, rounding = (leaf[: len(rows)] for leaf in result)
-            better = error + rounding < best.error[rows]
-            best.value[rows] = np.where(better, value, best.value[rows])
-            best.error[rows] = np.where(better, error + rounding, best.error[rows])
-            unmet[rows] = ((best.error[rows] > tolerance) & (error > rounding)).any(axis=(1, 2))
+        with ThreadPoolExecutor(usable_cores()) as pool:  # a pair at a time on each core
+            results = zip(pending, pool.map(integrate, pending), strict=True)
+        for row, (value, error, rounding) in results:
+            better = error + rounding < best.error[row]
+            best.value[row] = np.where(better, value, best.value[row])
+            best.error[row] = np.where(better, error + rounding, best.error[row])
+            unmet[row] = ((best.error[row] > tolerance) & (error > rounding)).any()
         pending = pending[unmet[pending]]
         if not len(pending):
             break
