@@ -111,9 +111,9 @@ def fit(
 ):
     """Train to the end, or to epoch `until`: (curves, snapshot)."""
     epochs = group.specs[0].epochs
-    for moment in train.train(group, SPLITS, resume=resume, placement=placement, execution=execution):
-        if moment.step * epochs == moment.steps * (until or epochs):
-            return moment.history.curves, moment.snapshot()
+    for point in train.train(group, SPLITS, resume=resume, placement=placement, execution=execution):
+        if point.step * epochs == point.steps * (until or epochs):
+            return point.history.curves, point.snapshot()
     raise AssertionError("no epoch was trained")
 
 

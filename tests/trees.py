@@ -38,17 +38,33 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
+def lstm_step(kernel, bias, h, c, x):
+    """The next (h, c) of an LSTM."""
+    i, f, g, o = np.split(np.concatenate([x, h], -1) @ kernel + bias, 4, axis=-1)
+    c = sigmoid(f + lstm.FORGET_BIAS) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
+def convolve(x, kernel, strides):
+    """Of images (batch, rows, columns, inputs), padded by half a kernel of zeros; `strides`: one number, or two."""
+    rows, columns = kernel.shape[:2]
+    padded = np.pad(x, ((0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0)))
+    down, across = np.broadcast_to(strides, 2)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (rows, columns), axis=(1, 2))
+    return np.einsum("bhwiyx,yxio->bhwo", windows[:, ::down, ::across], kernel)
+
+
 def batch_over(devices: int) -> Placement:
     return Placement("batch" if devices > 1 else "single", DEVICES[:devices])
 
 
 def fit(group, source, placement=SINGLE, resume=None, steps=None, rows=None):
     """(curves, snapshot) after so many steps or rows of the history, or at the end."""
-    for moment in train.train(group, source, placement=placement, resume=resume):
-        if moment.history.rows == rows or moment.step == (
-            moment.steps if rows is None and steps is None else steps
+    for point in train.train(group, source, placement=placement, resume=resume):
+        if point.history.rows == rows or point.step == (
+            point.steps if rows is None and steps is None else steps
         ):
-            return moment.history.curves, moment.snapshot()
+            return point.history.curves, point.snapshot()
     raise AssertionError("training ended before")
 
 

@@ -125,8 +125,8 @@ def test_gaussian_inputs_have_no_optimum_at_fixed_np():
 
 def test_minimum_of_a_parabola_in_the_logarithm_is_exact():
     grid = connectivity_grid(1e-3, 1, 31)
-    found = minimum(grid, 2 + (np.log(grid) - np.log(0.037)) ** 2)
-    np.testing.assert_allclose(found, (0.037, 2), rtol=1e-9)
+    vertex = minimum(grid, 2 + (np.log(grid) - np.log(0.037)) ** 2)
+    np.testing.assert_allclose(vertex, (0.037, 2), rtol=1e-9)
 
 
 def test_budget_of_figure_8():

@@ -64,11 +64,11 @@ def test_the_compiled_simulation_is_that_network_by_network():
     key, reference = jax.random.key(4), arc_cosine(x, y, 1) / 10
     networks = [sparse_weights(jax.random.fold_in(key, i), jnp.float32(0.3), 6, 10) for i in range(5)]
     squares = np.array([(gp_kernel(u, x, y) - reference) ** 2 for u in networks])
-    found = simulated_distance(key, 0.3, 6, x, y, reference, 5)
-    np.testing.assert_allclose(found.per_network, squares.mean(1), rtol=1e-4)
-    np.testing.assert_allclose(found.per_pair, squares.mean(0), rtol=1e-4)
+    simulated = simulated_distance(key, 0.3, 6, x, y, reference, 5)
+    np.testing.assert_allclose(simulated.per_network, squares.mean(1), rtol=1e-4)
+    np.testing.assert_allclose(simulated.per_pair, squares.mean(0), rtol=1e-4)
     np.testing.assert_allclose(
-        (found.mean, found.stderr), (squares.mean(), squares.mean(1).std(ddof=1) / 5**0.5), rtol=1e-4
+        (simulated.mean, simulated.stderr), (squares.mean(), squares.mean(1).std(ddof=1) / 5**0.5), rtol=1e-4
     )
 
 

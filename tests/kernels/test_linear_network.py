@@ -73,9 +73,9 @@ def test_cube_against_its_polynomials(width):
 def test_closed_forms_against_simulation(start):
     for width, radius in ((1, 4.0), (2, 4.0), (16, 1.0), (200, 1.0)):
         plane = 2 / width**0.5
-        found = theory.sampled_distance(theory.STARTS[start], 40_000, width, plane, radius)
+        sampled = theory.sampled_distance(theory.STARTS[start], 40_000, width, plane, radius)
         exact = theory.STARTS[start].mean_distance(width, plane, radius)
-        assert abs(found.mean - exact) < 4 * found.stderr, (width, radius)
+        assert abs(sampled.mean - exact) < 4 * sampled.stderr, (width, radius)
 
 
 @SETTINGS
@@ -109,10 +109,10 @@ def test_independent_weights_fall_to_a_floor(solution, radius):
     """Many of them sum to N(0, R^2/3): the mean of a folded normal, whose least value is the floor."""
     floor, plane = theory.cube_floor(radius), solution / 10**3
     np.testing.assert_allclose(floor, radius * np.sqrt(2 / (3 * np.pi)))
-    found = theory.cube_distance(10**6, plane, radius)
+    distance = theory.cube_distance(10**6, plane, radius)
     folded = plane * theory.ball_excess_limit(plane * 3**0.5 / radius)
-    np.testing.assert_allclose(found, folded, rtol=1e-6)
-    assert floor <= found <= float(theory.cube_distance(100, solution / 10, radius))
+    np.testing.assert_allclose(distance, folded, rtol=1e-6)
+    assert floor <= distance <= float(theory.cube_distance(100, solution / 10, radius))
 
 
 def test_under_the_ntk_parameterisation_nothing_shrinks():
@@ -202,7 +202,7 @@ def test_a_path_is_straight_until_it_oscillates():
 def exponents():
     """Of every measure in width, from 40 to 640 with 10 inputs, measured and in the kernel regime."""
     widths, seeds = (40, 640), range(3)
-    found = {}
+    exponents = {}
     for name, rate in (("standard", 0.002), ("ntk", 0.2)):
         means = []
         for width in widths:
@@ -218,13 +218,13 @@ def exponents():
         regime = [np.log(list(theory.kernel_regime(width, 10, name).measures().values())) for width in widths]
         span = np.log(widths[1] / widths[0])
         names = theory.kernel_regime(40, 10, name).measures()
-        found[name] = {
+        exponents[name] = {
             key: (float(a), float(b))
             for key, a, b in zip(
                 names, (means[1] - means[0]) / span, (regime[1] - regime[0]) / span, strict=True
             )
         }
-    return found
+    return exponents
 
 
 def test_standard_parameterisation_shortens_steps_and_distance_and_lengthens_the_last_layers_step(exponents):

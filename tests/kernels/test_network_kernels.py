@@ -165,7 +165,7 @@ def test_a_resnet_has_the_kernel_of_its_features():
         (Y, READOUT, {"hidden_9/kernel": np.ones(1)}, "hidden_9/kernel"),
     ],
 )
-def test_bad_input_is_told(y, readout, mask, message):
+def test_bad_input_is_refused(y, readout, mask, message):
     apply, params, _ = network()
     with pytest.raises(UserError, match=message):
         network_kernels(apply, params, mask, X, y, readout=readout)
@@ -175,10 +175,10 @@ def test_traces_over_all_outputs_add_up_to_the_tangent_kernel():
     apply, params, mask = network(2, bias=True)
     inputs = jnp.repeat(X[:, None], CLASSES, axis=0)
     outputs = jnp.tile(jnp.arange(CLASSES), len(X))
-    found = traces(apply, params, mask, inputs, outputs)
-    assert found.keys() == flatten_dict(params, sep="/").keys()
+    by_path = traces(apply, params, mask, inputs, outputs)
+    assert by_path.keys() == flatten_dict(params, sep="/").keys()
     kernel = network_kernels(apply, params, mask, X, X, readout="output/kernel").ntk
-    assert float(sum(found.values())) == pytest.approx(float(kernel.mean()), rel=1e-5)
+    assert float(sum(by_path.values())) == pytest.approx(float(kernel.mean()), rel=1e-5)
 
 
 def test_a_small_step_moves_an_output_by_rate_times_trace():
@@ -188,11 +188,11 @@ def test_a_small_step_moves_an_output_by_rate_times_trace():
     def output(params):
         return apply(params, x)[0, chosen]
 
-    found = traces(apply, params, mask, x[None], jnp.array([chosen]))
+    by_path = traces(apply, params, mask, x[None], jnp.array([chosen]))
     rate = 1e-3
     gradient = jax.grad(output)(params)
     masked = {path: g * mask.get(path, 1) for path, g in flatten_dict(gradient, sep="/").items()}
-    trace = sum(float(x) for x in found.values())
+    trace = sum(float(x) for x in by_path.values())
     assert trace == pytest.approx(sum(float(np.sum(np.square(g))) for g in masked.values()), rel=1e-5)
     moved = jax.tree.map(lambda p, g: p + rate * g, params, gradient)
     again = {path: p * mask.get(path, 1) for path, p in flatten_dict(moved, sep="/").items()}

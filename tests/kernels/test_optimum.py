@@ -23,9 +23,9 @@ def parabolas(centres: np.ndarray) -> DistanceCurves:
 @settings(deadline=None)
 @given(st.floats(0.0015, 0.7), st.floats(1e-6, 1e3), st.floats(-1, 1))
 def test_minimum_finds_the_vertex_of_a_parabola(at, scale, shift):
-    found = minimum(GRID, scale * (np.log(GRID / at) ** 2 + 1 + shift))
-    np.testing.assert_allclose(found.at, at, rtol=1e-6)
-    np.testing.assert_allclose(found.value, scale * (1 + shift), atol=1e-9 * scale)
+    vertex = minimum(GRID, scale * (np.log(GRID / at) ** 2 + 1 + shift))
+    np.testing.assert_allclose(vertex.at, at, rtol=1e-6)
+    np.testing.assert_allclose(vertex.value, scale * (1 + shift), atol=1e-9 * scale)
 
 
 @pytest.mark.parametrize(
@@ -41,27 +41,27 @@ def test_a_curve_that_is_least_at_an_end_has_no_minimum(curve):
 
 def test_bootstrap_of_equal_pairs_is_certain():
     curves = parabolas(np.full(6, np.log(0.03)))
-    found = bootstrap_minimum(curves, np.arange(12).reshape(6, 2) * 7, samples=200)
-    found = found[~np.isnan(found)]  # a sample may hold no pair
-    assert len(found) > 180
-    np.testing.assert_allclose(found, 0.03, rtol=1e-9)
+    minima = bootstrap_minimum(curves, np.arange(12).reshape(6, 2) * 7, samples=200)
+    minima = minima[~np.isnan(minima)]  # a sample may hold no pair
+    assert len(minima) > 180
+    np.testing.assert_allclose(minima, 0.03, rtol=1e-9)
 
 
 def test_bootstrap_has_the_spread_of_the_mean_where_images_decide():
     """c_ij = h_i + h_j over all pairs of 40 images: Var(mean) = 4 Var(h) / 40."""
     height = 0.2 * np.random.default_rng(0).standard_normal(40)
     images = np.array(list(itertools.combinations(range(40), 2)))
-    found = bootstrap_minimum(parabolas(np.log(0.03) + height[images].sum(axis=1)), images, samples=1000)
+    minima = bootstrap_minimum(parabolas(np.log(0.03) + height[images].sum(axis=1)), images, samples=1000)
     expected = 2 * height.std() / np.sqrt(40)
-    assert abs(np.log(found).std() / expected - 1) < 0.1
-    assert abs(np.log(found).mean() - np.log(0.03) - 2 * height.mean()) < 0.15 * expected
+    assert abs(np.log(minima).std() / expected - 1) < 0.1
+    assert abs(np.log(minima).mean() - np.log(0.03) - 2 * height.mean()) < 0.15 * expected
 
 
 def test_bootstrap_is_conservative_where_pairs_share_no_image():
     """Independent pairs: sqrt(3) times the spread of the mean."""
     centres = np.log(0.03) + 0.5 * np.random.default_rng(0).standard_normal(400)
-    found = bootstrap_minimum(parabolas(centres), np.arange(800).reshape(2, 400).T, samples=1000)
-    assert abs(np.log(found).std() / (centres.std() / 20) - np.sqrt(3)) < 0.12
+    minima = bootstrap_minimum(parabolas(centres), np.arange(800).reshape(2, 400).T, samples=1000)
+    assert abs(np.log(minima).std() / (centres.std() / 20) - np.sqrt(3)) < 0.12
 
 
 def test_bootstrap_counts_the_samples_without_a_minimum():
@@ -69,8 +69,8 @@ def test_bootstrap_counts_the_samples_without_a_minimum():
     falling = np.broadcast_to(GRID, (19, 31))
     curves = DistanceCurves(GRID, 8 / GRID, np.vstack([1e6 * np.log(GRID / 0.03)[None] ** 2, falling]))
     images = np.array([[0, 0], *([i, i] for i in range(1, 20))])
-    found = bootstrap_minimum(curves, images, samples=1000)
-    assert abs(np.isnan(found).mean() - 0.95**20) < 0.04
-    np.testing.assert_allclose(found[~np.isnan(found)], 0.03, rtol=1e-4)
-    np.testing.assert_array_equal(found, bootstrap_minimum(curves, images, samples=1000))
-    assert not np.array_equal(found, bootstrap_minimum(curves, images, samples=1000, seed=1), equal_nan=True)
+    minima = bootstrap_minimum(curves, images, samples=1000)
+    assert abs(np.isnan(minima).mean() - 0.95**20) < 0.04
+    np.testing.assert_allclose(minima[~np.isnan(minima)], 0.03, rtol=1e-4)
+    np.testing.assert_array_equal(minima, bootstrap_minimum(curves, images, samples=1000))
+    assert not np.array_equal(minima, bootstrap_minimum(curves, images, samples=1000, seed=1), equal_nan=True)

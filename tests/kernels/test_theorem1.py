@@ -86,11 +86,11 @@ def _pair(shape, size, rng):
 def test_quadrature_is_enumeration(shape, size, p, seed):
     x, y = _pair(shape, size, np.random.default_rng(seed))
     exact = sparse_kernels(x, y, p, method="enumeration")
-    found = sparse_kernels(x, y, p, method="quadrature")
+    quadrature = sparse_kernels(x, y, p, method="quadrature")
     for i in range(len(p)):
-        one = found._replace(k1=found.k1[i], k2=found.k2[i])
+        one = quadrature._replace(k1=quadrature.k1[i], k2=quadrature.k2[i])
         error = _scaled_errors(one, exact.k1[i], exact.k2[i], x, y)
-        assert error < 1e-6 and error <= 10 * found.error_estimate[i] + 1e-12
+        assert error < 1e-6 and error <= 10 * quadrature.error_estimate[i] + 1e-12
 
 
 @pytest.mark.parametrize("tail", [1.0, 100.0])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 from tiny import assert_equal
-from trees import batch_over, flat, lstm_weights, nested, random_trees, sigmoid
+from trees import batch_over, convolve, flat, lstm_step, lstm_weights, nested, random_trees
 from trees import fit as fit_source
 
 from wsn.data.batches import Indices
@@ -65,22 +65,11 @@ def test_a_sparse_family_keeps_exact_counts():
 
 def one_direction(kernel, bias, x):
     """An LSTM over (time, inputs) from zeros."""
-    h = c = np.zeros(len(bias) // 4)
-    outputs = []
+    state, outputs = [np.zeros(len(bias) // 4)] * 2, []
     for now in x:
-        i, f, g, o = np.split(np.concatenate([now, h]) @ kernel + bias, 4)
-        c = sigmoid(f + lstm.FORGET_BIAS) * c + sigmoid(i) * np.tanh(g)
-        h = sigmoid(o) * np.tanh(c)
-        outputs.append(h)
+        state = lstm_step(kernel, bias, *state, now)
+        outputs.append(state[0])
     return np.array(outputs)
-
-
-def convolve(x, kernel, strides):
-    """(time, frequency, channels) with half a kernel of zeros on every side."""
-    rows, columns = kernel.shape[:2]
-    padded = np.pad(x, ((rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (rows, columns), axis=(0, 1))
-    return np.einsum("tfcyx,yxco->tfo", windows[:: strides[0], :: strides[1]], kernel)
 
 
 def forward(params, stats, utterances):
@@ -99,7 +88,7 @@ def forward(params, stats, utterances):
     if "conv_0/kernel" in params:
         xs = [x[..., None] for x in utterances]
         for i, strides in enumerate(deepspeech.STRIDES):
-            xs = [convolve(x, params[f"conv_{i}/kernel"], strides) for x in xs]
+            xs = [convolve(x[None], params[f"conv_{i}/kernel"], strides)[0] for x in xs]
             xs = [np.clip(x, 0, 20) for x in norm(f"conv_{i}.norm", xs)]
         xs = [x.reshape(len(x), -1) for x in xs]
     else:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from trees import flat, lstm_weights, sigmoid
+from trees import flat, lstm_step, lstm_weights, sigmoid
 
 from wsn.errors import UserError
 from wsn.networks import highway, lstm, models, recurrent
@@ -44,7 +44,7 @@ def reference(one: Spec, params: dict[str, np.ndarray], tokens: np.ndarray) -> n
         return params[f"{layer}/kernel"] / (np.sqrt(fan_in) if one.parameterization == "ntk" else 1)
 
     width, logits = one.width, []
-    cells = {"rhn": highway_step, "lstm": lstm_step}
+    cells = {"rhn": highway_step, "lstm": lstm_layers}
     layers = one.depth if one.model == "rhn" else one.hidden_layers
     lanes = tokens.shape[1]
     memory = [np.zeros((lanes, width)) for _ in range(2 * one.hidden_layers)]
@@ -65,12 +65,9 @@ def highway_step(one, hidden, memory, x):
     return s
 
 
-def lstm_step(one, hidden, memory, x):
+def lstm_layers(one, hidden, memory, x):
     for n, (kernel, bias) in enumerate(hidden):
-        i, f, g, o = np.split(np.hstack([x, memory[2 * n]]) @ kernel + bias, 4, axis=1)
-        c = sigmoid(f + 1) * memory[2 * n + 1] + sigmoid(i) * np.tanh(g)
-        x = sigmoid(o) * np.tanh(c)
-        memory[2 * n : 2 * n + 2] = [x, c]
+        memory[2 * n : 2 * n + 2] = x, _ = lstm_step(kernel, bias, *memory[2 * n : 2 * n + 2], x)
     return x
 
 

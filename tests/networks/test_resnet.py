@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from tiny import assert_equal
-from trees import DEVICES, batch_over, flat, nested, random_trees
+from trees import DEVICES, batch_over, convolve, flat, nested, random_trees
 from trees import fit as fit_source
 
 from wsn import data
@@ -110,13 +110,6 @@ def test_masks_of_a_convolution_are_exact_and_batch_norm_has_none():
 
 
 # The forward pass in NumPy, float64.
-
-
-def convolve(x, kernel, stride):
-    pad = kernel.shape[0] // 2
-    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    windows = sliding_window_view(padded, kernel.shape[:2], axis=(1, 2))[:, ::stride, ::stride]
-    return np.einsum("bhwiyx,yxio->bhwo", windows, kernel)
 
 
 def forward(params, stats, x, weight=None):

@@ -67,23 +67,23 @@ def expected(group: Group = GROUP) -> dict[str, dict]:
     """Run → tag → [(step, value), …] of uninterrupted training."""
     *_, last = tiny.stub_train(group)
     steps, curves = last.history
-    found = {}
+    curves_of_run = {}
     for i, (spec, seed) in enumerate(group.members):
         folder = events.folder_of(Path(), spec, seed, LABELS.get(spec, Label()))
-        found[str(folder.relative_to(events.FOLDER))] = {
+        curves_of_run[str(folder.relative_to(events.FOLDER))] = {
             events.tag(name): list(zip(steps.tolist(), values[:, i].tolist(), strict=True))
             for name, values in curves.items()
         }
-    return found
+    return curves_of_run
 
 
 def test_every_evaluation_of_every_network_is_read_back(tmp_path, read):
     run(tmp_path)
-    found = read(tmp_path)
-    assert found == expected()
-    families = {name.rpartition("/width_")[0] for name in found}
+    curves_of_run = read(tmp_path)
+    assert curves_of_run == expected()
+    families = {name.rpartition("/width_")[0] for name in curves_of_run}
     assert families == {"mine/dense_base_5", "mine/sparse_base_3"}
-    assert {tag for tags in found.values() for tag in tags} == {
+    assert {tag for tags in curves_of_run.values() for tag in tags} == {
         "train/loss",
         "train/accuracy",
         "test/loss",

@@ -48,7 +48,9 @@ def test_it_is_the_first_rows_of_the_record_with_the_fraction_done_and_the_time_
             for name, values in now.curves.items():
                 np.testing.assert_array_equal(values, end.curves[name][:rows])
     assert not (runs.directory(tmp_path, GROUP) / partial.NAME).exists()
-    fractions, left = zip(*((found.header["share"], found.header["left"]) for found in seen), strict=True)
+    fractions, left = zip(
+        *((growing.header["share"], growing.header["left"]) for growing in seen), strict=True
+    )
     assert fractions == (None, *(pytest.approx(rows / 6) for rows in range(1, 6)))
     assert left[:2] == (None, None) and all(seconds >= 0 for seconds in left[2:])
 

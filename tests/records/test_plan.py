@@ -56,9 +56,9 @@ def test_held_out_examples_are_evaluated_in_place_of_the_test_split():
 
 def test_networks_and_weights_are_counted_per_spec():
     specs = tiny.spec(width=WIDTH), tiny.spec(width=WIDTH, kept=tiny.kept(100, 50))
-    found = plan.cost(Group(specs, (0, 1)), tiny.SPLITS)
-    assert found.members == 4
-    assert found.weights == (INPUTS * WIDTH + WIDTH * tiny.CLASSES, 150)
+    both = plan.cost(Group(specs, (0, 1)), tiny.SPLITS)
+    assert both.members == 4
+    assert both.weights == (INPUTS * WIDTH + WIDTH * tiny.CLASSES, 150)
 
 
 def test_memory_holds_the_parameters_of_every_member_and_momentum():

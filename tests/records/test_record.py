@@ -120,11 +120,11 @@ def test_no_flipped_bit_changes_what_is_read(written):
         flipped[rng.integers(len(intact))] ^= 1 << int(rng.integers(8))
         written.write_bytes(flipped)
         try:
-            found = [(r.spec, r.seed, r.status, repr(r.curves)) for r in record.read(written).results]
+            reread = [(r.spec, r.seed, r.status, repr(r.curves)) for r in record.read(written).results]
         except UserError as error:
             assert "corrupt" in str(error) and "\n" not in str(error)
         else:
-            assert found == results
+            assert reread == results
 
 
 @pytest.mark.parametrize(

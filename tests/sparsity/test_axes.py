@@ -18,7 +18,7 @@ KEY = jax.random.key(0)
 
 
 class Block(nn.Module):
-    """A convolution, attention, a dense layer and a parameter of its own."""
+    """A convolution, attention, a dense layer and a parameter in no layer."""
 
     @nn.compact
     def __call__(self, x, _=None):
@@ -95,7 +95,7 @@ class Parts(nnx.Module):
         self.dense = nnx.LoRALinear(8, 8, lora_rank=2, rngs=rngs)
         self.embed = nnx.Embed(5, 8, rngs=rngs)
         self.list = nnx.List([nnx.Linear(8, 8, rngs=rngs)])
-        self.own = nnx.Param(jnp.zeros((2, 3, 4)))
+        self.weight = nnx.Param(jnp.zeros((2, 3, 4)))
 
 
 NNX = ATTENTION | {
@@ -123,7 +123,7 @@ def test_nnx_layers_say_their_axes(axis):
     for path, roles in NNX.items():
         expected = roles if axis is None else f"{roles[:axis]}l{roles[axis:]}"
         assert axes(path, leaves[path]) == Axes(expected, 4 if path == "conv/kernel" else 1)
-    assert axes("own", leaves["own"]) is None
+    assert axes("weight", leaves["weight"]) is None
 
 
 # Masks. The kernel of a layer and the matrix that it is: rows are inputs, columns outputs.
@@ -137,7 +137,7 @@ def attention():
 
 @pytest.mark.parametrize("distribution", sparsity.DISTRIBUTIONS)
 def test_attention_keeps_what_its_matrices_keep(distribution):
-    """As linen and nnx name them, without being told; (64, 4, 16) is the map (64, 64)."""
+    """As linen and nnx name them, without `axes`; (64, 4, 16) is the map (64, 64)."""
     draw = partial(sparsity.random_mask, total=3 * 2048, key=KEY, distribution=distribution)
     matrices = {"attention": {name: {"kernel": np.zeros((64, 64))} for name in ATTENTION_SHAPES}}
     rest = {"output": {"kernel": np.zeros((64, 10))}}
@@ -223,7 +223,7 @@ def test_a_grouped_convolution_has_the_shares_of_its_groups(distribution):
     assert abs(ours["output"] - theirs["output"]) <= 1
 
 
-def test_unknown_axes_are_asked_for_where_they_matter():
+def test_unknown_axes_are_refused_where_they_matter():
     """Never read as taps in silence: experts, stacked layers, a kernel without a name."""
     experts = {"experts": np.zeros((8, 64, 64)), "conv": np.zeros((5, 4, 8)), "stem": np.zeros((3, 3, 4, 8))}
     for argument in ({"distribution": "erdos_renyi"}, {"pattern": "fan_in"}, {"pattern": "io"}):

@@ -61,19 +61,22 @@ def kernels(spec, image, classes) -> dict[str, tuple[int, ...]]:
 def test_weights_are_counted_as_the_network_has_them(model, image, classes, base, widths, way):
     shapes = plain(model, image, classes)
     for spec in WAYS[way](template(model, base), base, (base, *widths), shapes):
-        found = kernels(spec, image, classes)
+        shapes_of = kernels(spec, image, classes)
         dense = shapes(spec.width)
-        assert found == models.build(spec, image, classes).shapes
-        count = sum(math.prod(shape) for shape in found.values())
-        assert family.kept_weights(spec, dense) == family.kept_weights(spec, found) == count
+        assert shapes_of == models.build(spec, image, classes).shapes
+        count = sum(math.prod(shape) for shape in shapes_of.values())
+        assert family.kept_weights(spec, dense) == family.kept_weights(spec, shapes_of) == count
         assert family.connectivity(spec, dense) == count / family.weights(dense)
         budget = family.weights(bottleneck.split(shapes(base)) if way == "linear" else shapes(base))
         assert abs(count - budget) <= 0.01 * budget
         if way == "nonlinear" and spec.width == base:
             assert [spec] == family.dense(template(model, base), [base])
         if way == "linear":  # the outer dimensions are those of the wide network
-            outer = {layer: found[f"{layer}.in"][:-1] + found[f"{layer}.out"][-1:] for layer, _ in spec.inner}
-            assert outer == dense and len(found) == 2 * len(dense)
+            outer = {
+                layer: shapes_of[f"{layer}.in"][:-1] + shapes_of[f"{layer}.out"][-1:]
+                for layer, _ in spec.inner
+            }
+            assert outer == dense and len(shapes_of) == 2 * len(dense)
 
 
 def test_linear_bottlenecks_of_the_base_width_are_as_wide_as_they_can_be():
@@ -91,10 +94,10 @@ def test_nonlinear_bottlenecks_narrow_every_other_layer():
     [spec] = nonlinear(template("resnet18", 8), 8, [12], plain("resnet18", (32, 32, 3), 10))
     inner = dict(spec.inner)
     assert list(inner) == [f"layer{stage}.{block}.conv1" for stage in range(1, 5) for block in range(2)]
-    found = kernels(spec, (32, 32, 3), 10)
-    assert found["layer2.0.conv1"] == (3, 3, 12, inner["layer2.0.conv1"])
-    assert found["layer2.0.conv2"] == (3, 3, inner["layer2.0.conv1"], 24)
-    assert found["layer2.0.shortcut.0"] == (1, 1, 12, 24)
+    shapes_of = kernels(spec, (32, 32, 3), 10)
+    assert shapes_of["layer2.0.conv1"] == (3, 3, 12, inner["layer2.0.conv1"])
+    assert shapes_of["layer2.0.conv2"] == (3, 3, inner["layer2.0.conv1"], 24)
+    assert shapes_of["layer2.0.shortcut.0"] == (1, 1, 12, 24)
 
     [spec] = nonlinear(template("mlp", 12), 12, [18], plain("mlp", (4, 4, 1), 5))
     one, two = dict(spec.inner).values()
@@ -195,13 +198,13 @@ def test_transforming_twice_is_the_same_as_once(case, data):
 def multiplied(params, shapes):
     """Parameters of the network in which the two kernels of every bottleneck are one: their product."""
     leaves = flatten_dict(params, sep="/")
-    found = {path: leaf for path, leaf in leaves.items() if ".in/" not in path and ".out/" not in path}
+    products = {path: leaf for path, leaf in leaves.items() if ".in/" not in path and ".out/" not in path}
     for layer in shapes:
         first, second = leaves[f"{layer}.in/kernel"], leaves[f"{layer}.out/kernel"]
-        found[f"{layer}/kernel"] = first @ second.reshape(second.shape[-2:])
+        products[f"{layer}/kernel"] = first @ second.reshape(second.shape[-2:])
         if f"{layer}.out/bias" in leaves:
-            found[f"{layer}/bias"] = leaves[f"{layer}.out/bias"]
-    return unflatten_dict(found, sep="/")
+            products[f"{layer}/bias"] = leaves[f"{layer}.out/bias"]
+    return unflatten_dict(products, sep="/")
 
 
 @pytest.mark.parametrize(
@@ -229,12 +232,12 @@ def test_bottlenecks_train(way):
     assert spec.bottleneck == way and from_fields(changed_fields(spec)) == spec
     history, snapshot = tiny.fit(Group((spec,), (0,)))
     assert (history["train_loss"][-1] < 0.5 * history["train_loss"][0]).all()
-    found = {path: leaf.shape[1:] for path, leaf in tiny.params(snapshot).items()}
-    assert {path.removesuffix("/kernel"): s for path, s in found.items() if path.endswith("/kernel")} == (
+    trained = {path: leaf.shape[1:] for path, leaf in tiny.params(snapshot).items()}
+    assert {path.removesuffix("/kernel"): s for path, s in trained.items() if path.endswith("/kernel")} == (
         kernels(spec, tiny.IMAGE, 4)
     )
     [weights] = plan.cost(Group((spec,), (0,)), tiny.SPLITS).weights
-    assert weights == sum(math.prod(s) for path, s in found.items() if path.endswith("/kernel"))
+    assert weights == sum(math.prod(s) for path, s in trained.items() if path.endswith("/kernel"))
 
 
 @pytest.mark.slow

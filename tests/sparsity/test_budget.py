@@ -190,14 +190,14 @@ def test_the_order_of_the_layers_decides_no_more_than_a_weight(rule, budget):
 
 def test_erdos_renyi_has_the_connectivities_of_its_formula_where_no_layer_is_whole():
     shapes = {"a": (3, 3, 40, 60), "b": (1, 1, 60, 80), "c": (80, 50)}
-    own = {
+    formulas = {
         erdos_renyi: {"a": 100 / 2400, "b": 140 / 4800, "c": 130 / 4000},
         erdos_renyi_kernel: {"a": 106 / 21600, "b": 142 / 4800, "c": 130 / 4000},
     }
-    for rule, formula in own.items():
-        found = densities(shapes, rule(shapes, 2000))
+    for rule, formula in formulas.items():
+        density = densities(shapes, rule(shapes, 2000))
         for name in shapes:
-            assert found[name] / found["c"] == pytest.approx(formula[name] / formula["c"], rel=0.01)
+            assert density[name] / density["c"] == pytest.approx(formula[name] / formula["c"], rel=0.01)
 
 
 def test_layers_that_would_exceed_their_size_are_whole_and_the_rest_is_rescaled():

@@ -199,9 +199,9 @@ def test_fan_in_keeps_as_many_inputs_of_every_unit_or_one_more(case):
 @given(kernels())
 def test_n_m_keeps_as_many_of_every_four_inputs_or_one_more(case):
     kept, matrix = case
-    found = matrix("n_m")
-    units, inputs = found.shape[1], len(found)
-    of_group = np.add.reduceat(found, range(0, inputs, 4), dtype=int)
+    mask = matrix("n_m")
+    units, inputs = mask.shape[1], len(mask)
+    of_group = np.add.reduceat(mask, range(0, inputs, 4), dtype=int)
     size = np.minimum(4, inputs - np.arange(0, inputs, 4))[:, None]
     least = max(n for n in range(4) if units * np.minimum(size, n).sum() <= kept)
     assert np.all((of_group == np.minimum(size, least)) | (of_group == least + 1))
@@ -218,13 +218,13 @@ def test_a_count_of_whole_groups_is_n_of_m(n):
 @given(kernels())
 def test_blocks_are_whole_but_one(case):
     _, matrix = case
-    found = matrix("block")
+    mask = matrix("block")
 
     def of_block(x):
         x = np.pad(x.astype(int), [(0, -n % 4) for n in x.shape])
         return x.reshape(len(x) // 4, 4, -1, 4).sum((1, 3))
 
-    kept, size = of_block(found), of_block(np.ones_like(found))
+    kept, size = of_block(mask), of_block(np.ones_like(mask))
     assert np.count_nonzero((kept > 0) & (kept < size)) <= 1
 
 

@@ -54,10 +54,10 @@ def masked():
     return tiny.fit(KEPT)
 
 
-def close(group, found, expected, sparse=True, tolerance=TOLERANCE):
+def close(group, trained, expected, sparse=True, tolerance=TOLERANCE):
     for name, curve in expected[0].items():
-        np.testing.assert_allclose(found[0][name], curve, rtol=tolerance, atol=tolerance)
-    ours, theirs = dense_params(group, found[1], sparse), dense_params(group, expected[1], False)
+        np.testing.assert_allclose(trained[0][name], curve, rtol=tolerance, atol=tolerance)
+    ours, theirs = dense_params(group, trained[1], sparse), dense_params(group, expected[1], False)
     for path, kernel in theirs.items():
         np.testing.assert_allclose(
             ours[path], kernel, rtol=0, atol=tolerance * max(np.abs(kernel).max(), 0.1)
@@ -66,9 +66,9 @@ def close(group, found, expected, sparse=True, tolerance=TOLERANCE):
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_hundred_sparse_steps_equal_masked_ones(placement, masked):
-    found = tiny.fit(KEPT, PLACEMENTS[placement], execution="sparse")
-    assert tiny.params(found[1])["hidden_0/kernel"].shape == (6, 20)
-    close(KEPT, found, masked)
+    trained = tiny.fit(KEPT, PLACEMENTS[placement], execution="sparse")
+    assert tiny.params(trained[1])["hidden_0/kernel"].shape == (6, 20)
+    close(KEPT, trained, masked)
 
 
 OPTIMIZERS = {
@@ -102,22 +102,22 @@ def test_initial_weights_equal_those_of_masked_networks_bit_for_bit(changes, ima
     counts = [{layer: max(1, math.prod(s) // n) for layer, s in model.shapes.items()} for n in (3, 1)]
     group = Group(tuple(dataclasses.replace(spec, kept=tuple(kept.items())) for kept in counts), (0, 1))
     sparse = strategy.sparse_layers(group, model, "sparse")
-    masked, found = (initial_members(group, model, optax.identity(), (), layers) for layers in ((), sparse))
-    ours, theirs = (flatten_dict(members.state.params, sep="/") for members in (found, masked))
+    masked, stored = (initial_members(group, model, optax.identity(), (), layers) for layers in ((), sparse))
+    ours, theirs = (flatten_dict(members.state.params, sep="/") for members in (stored, masked))
     for path, kernel in theirs.items():
-        mask = found.mask.get(path)
+        mask = stored.mask.get(path)
         if isinstance(mask, storage.SparseIndex):
             places = [storage.positions(mask, i) for i in range(len(kernel))]
-            own = zip(ours[path], places, strict=True)
-            ours[path] = np.stack([storage.dense_kernel(values, kept, mask.shape) for values, kept in own])
+            pairs = zip(ours[path], places, strict=True)
+            ours[path] = np.stack([storage.dense_kernel(values, kept, mask.shape) for values, kept in pairs])
         np.testing.assert_array_equal(ours[path], kernel)
 
 
 @pytest.mark.parametrize(("before", "after"), [("masked", "sparse"), ("sparse", "masked")])
 def test_a_run_resumes_in_the_other_storage(before, after, masked):
     _, snapshot = tiny.fit(KEPT, until=17, execution=before)
-    found = tiny.fit(KEPT, resume=snapshot, execution=after)
-    close(KEPT, found, masked, after == "sparse")
+    trained = tiny.fit(KEPT, resume=snapshot, execution=after)
+    close(KEPT, trained, masked, after == "sparse")
 
 
 def test_an_unknown_execution_is_refused():
@@ -185,8 +185,8 @@ def test_all_convolutions_run_sparse_or_none():
     shapes = {"conv1": (3, 3, 3, 40), "conv2": (3, 3, 40, 40), "linear": (40, 100)}
     model = Model(shapes, {}, None, None, None)
     for connectivity in (0.1, 1.0):
-        found = strategy.faster_sparse(model, {"conv1": 1.0, "conv2": connectivity, "linear": 1.0})
-        assert found == ("conv1", "conv2")
+        sparse_layers = strategy.faster_sparse(model, {"conv1": 1.0, "conv2": connectivity, "linear": 1.0})
+        assert sparse_layers == ("conv1", "conv2")
     wide = Model(
         {"conv1": (3, 3, 3, 999), "conv2": (3, 3, 999, 999), "output": (999, 10)}, {}, None, None, None
     )

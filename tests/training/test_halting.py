@@ -57,15 +57,15 @@ curves = st.lists(st.floats(0.1, 10), min_size=2, max_size=60).map(np.array)
 def test_properties_of_halting_times(losses, every, unit):
     """Not after the minimum, at a loss within 1 % of it, whatever the unit; a run stops only when it is certain."""
     steps = every * np.arange(1, len(losses) + 1)
-    found = halting(steps, losses)
-    assert steps[0] <= found.step <= found.minimum_step <= steps[-1]
-    assert np.interp(found.step, steps, losses) <= (1 + TOLERANCE) * found.minimum * (1 + 1e-9)
-    assert halting(steps, unit * losses).step == pytest.approx(found.step, rel=1e-6)
+    halted = halting(steps, losses)
+    assert steps[0] <= halted.step <= halted.minimum_step <= steps[-1]
+    assert np.interp(halted.step, steps, losses) <= (1 + TOLERANCE) * halted.minimum * (1 + 1e-9)
+    assert halting(steps, unit * losses).step == pytest.approx(halted.step, rel=1e-6)
     if past_minimum(steps, losses):
         assert (
-            not found.censored
+            not halted.censored
             and len(losses) > MORE_EVALUATIONS
-            and steps[-1] >= MORE_STEPS * found.minimum_step
+            and steps[-1] >= MORE_STEPS * halted.minimum_step
         )
 
 
@@ -83,9 +83,9 @@ GROUP = Group((SPEC,), (0, 2))
 
 
 def trained(group: Group, resume=None):
-    """(moment, snapshot) of every evaluation."""
-    moments = train.train(group, tiny.SPLITS, placement=tiny.SINGLE, resume=resume)
-    return [(moment, moment.snapshot()) for moment in moments]
+    """(point, snapshot) of every evaluation."""
+    points = train.train(group, tiny.SPLITS, placement=tiny.SINGLE, resume=resume)
+    return [(point, point.snapshot()) for point in points]
 
 
 @pytest.fixture(scope="module")
@@ -94,18 +94,14 @@ def stopped():
 
 
 def test_training_ends_when_all_members_are_past_their_minimum(stopped):
-    def done(moment) -> list[bool]:
-        return [past_minimum(moment.history.step, x) for x in moment.history.curves["validation_loss"].T]
+    def done(point) -> list[bool]:
+        return [past_minimum(point.history.step, x) for x in point.history.curves["validation_loss"].T]
 
     *earlier, (last, _) = stopped
     assert last.last and last.fraction_done == 1.0 and last.step < last.steps and all(done(last))
-    for moment, _ in earlier:
-        assert (
-            not moment.last
-            and moment.fraction_done == moment.step / moment.steps < 1
-            and not all(done(moment))
-        )
-    assert any(any(done(moment)) for moment, _ in earlier)  # one waits for the other
+    for point, _ in earlier:
+        assert not point.last and point.fraction_done == point.step / point.steps < 1 and not all(done(point))
+    assert any(any(done(point)) for point, _ in earlier)  # one waits for the other
 
 
 def test_a_stopped_run_equals_the_start_of_a_longer_one(stopped):
@@ -130,8 +126,8 @@ def test_the_record_of_a_stopped_run_is_complete(stopped, tmp_path):
     runs.run(
         [GROUP], tmp_path, lambda spec: tiny.SPLITS, watch=lambda group, share, history: shares.append(share)
     )
-    found = record.read(runs.record_path(tmp_path, GROUP)).results
-    for result in found:
+    results = record.read(runs.record_path(tmp_path, GROUP)).results
+    for result in results:
         np.testing.assert_array_equal(result.steps, stopped[-1][0].history.step)
     assert shares == sorted(shares) and shares[-1] == 1.0 and shares.count(1.0) == 1
 

@@ -33,8 +33,8 @@ some, deviation = (images[:20], labels[:20]), np.ones((1, 1, 1), np.float32)
 splits = Splits(*some, *some, images, labels, 0 * deviation, deviation, 10)
 kept = tuple(zip(("hidden_0", "output"), counts))
 spec = Spec(dataset="zeros", width=width, kept=kept, epochs=1, batch_size=10, learning_rate=0.1)
-for moment in train.train(Group((spec,), (0,)), splits, execution="sparse"):
-    assert moment.sparse == ("hidden_0", "output")
+for point in train.train(Group((spec,), (0,)), splits, execution="sparse"):
+    assert point.sparse == ("hidden_0", "output")
 """
 # Not getrusage, whose peak includes the parent that the process was forked from.
 PEAK = """

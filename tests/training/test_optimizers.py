@@ -81,8 +81,8 @@ REFERENCES = {"sgd": sgd, "adam": adamw, "adamw": adamw}  # Adam has no weight d
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_updates_equal_numpy(name):
-    own = {field: changed(field) for field in OPTIMIZERS[name].fields}
-    for changes in ({}, own, own | {"schedule": "cosine"}):
+    settings = {field: changed(field) for field in OPTIMIZERS[name].fields}
+    for changes in ({}, settings, settings | {"schedule": "cosine"}):
         spec = tiny.spec(optimizer=name, **changes)
         cosine = spec.schedule == "cosine"
         expected = REFERENCES[name](
@@ -132,9 +132,9 @@ def test_numbers_that_divide_0_by_0_in_float32_are_refused(optimizer, field, val
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_removed_weights_stay_exactly_0(name):
     """With every setting of the optimizer; its state is 0 there too, and every kept weight moves."""
-    own = {field: changed(field) for field in OPTIMIZERS[name].fields}
+    settings = {field: changed(field) for field in OPTIMIZERS[name].fields}
     kept = {"kept": tiny.kept(20, 7), "activation": "linear", "learning_rate": 0.01}
-    group = Group((tiny.spec(optimizer=name, **kept, **own),), (0, 1))
+    group = Group((tiny.spec(optimizer=name, **kept, **settings),), (0, 1))
     curves, snapshot = tiny.fit(group)
     assert np.isfinite(curves["train_loss"]).all()
     for layer, count in tiny.kept(20, 7):

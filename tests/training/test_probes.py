@@ -86,7 +86,7 @@ PROBED = Group((tiny.spec(probes=tuple(PROBES), eval_every=1, **RULE),), (0, 1))
 @pytest.fixture(scope="module")
 def run() -> list[Snapshot]:
     """A snapshot a step."""
-    return [moment.snapshot() for moment in train.train(PROBED, tiny.SPLITS, placement=tiny.SINGLE)]
+    return [point.snapshot() for point in train.train(PROBED, tiny.SPLITS, placement=tiny.SINGLE)]
 
 
 def flat(snapshot: Snapshot) -> dict[str, np.ndarray]:
@@ -150,17 +150,17 @@ def test_cosine_and_angle_between_the_gradient_and_the_displacement_from_the_sta
         {"bowl": {"kernel": jnp.float32(jnp.array(x))}} for x in (moved + 5, (5, 5), gradient)
     )
     cosine = moved @ gradient / np.linalg.norm(moved) / np.linalg.norm(gradient)
-    found = sums_of(Step(params, slope, slope, start))
-    assert found["cosine_start"] == pytest.approx(cosine, abs=1e-6)
-    assert found["angle_start"] == pytest.approx(np.arccos(cosine), abs=1e-6)
-    assert found["angles"] == 1
+    sums = sums_of(Step(params, slope, slope, start))
+    assert sums["cosine_start"] == pytest.approx(cosine, abs=1e-6)
+    assert sums["angle_start"] == pytest.approx(np.arccos(cosine), abs=1e-6)
+    assert sums["angles"] == 1
 
 
 def test_the_angle_is_undefined_at_the_start_and_without_a_gradient():
     here, away, nothing = ({"bowl": {"kernel": jnp.full(2, x)}} for x in (1.0, 2.0, 0.0))
     for step in (Step(here, away, away, here), Step(away, nothing, nothing, here)):
-        found = sums_of(step)
-        assert found["cosine_start"] == found["angle_start"] == found["angles"] == 0
+        sums = sums_of(step)
+        assert sums["cosine_start"] == sums["angle_start"] == sums["angles"] == 0
 
 
 def test_two_steps_down_a_bowl_are_those_by_hand():
@@ -191,11 +191,11 @@ def test_probes_measure_from_a_reference_in_either_storage():
     curves, end = tiny.fit(group)
     reference = {place: leaf for place, leaf in end.state.items() if place.startswith(train.PARAMS)}
     for execution in ("masked", "sparse"):
-        moments = train.train(group, tiny.SPLITS, reference=reference, execution=execution)
-        *_, last = moments
-        found = last.history.curves
-        np.testing.assert_allclose(found["all/path_length"], curves["all/path_length"], rtol=1e-4)
-        ahead = found["all/projection_start"]
+        points = train.train(group, tiny.SPLITS, reference=reference, execution=execution)
+        *_, last = points
+        measured = last.history.curves
+        np.testing.assert_allclose(measured["all/path_length"], curves["all/path_length"], rtol=1e-4)
+        ahead = measured["all/projection_start"]
         expected = -(curves["all/distance"] ** 2) - curves["all/squared_steps"]
         np.testing.assert_allclose(2 * ahead, expected, rtol=1e-4)
 

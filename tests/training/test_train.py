@@ -162,9 +162,9 @@ def test_a_member_that_diverged_once_stays_diverged():
     for step, losses in enumerate(([1.0, np.inf], [1.0, 2.0], [np.nan, 2.0], [1.0, 2.0]), 1):
         sums = {"loss": np.float32(losses), "correct": ones, "weight": twos}
         measured = histories.Measured(sums, {"loss": ones, "correct": ones, "weight": twos}, {})
-        found = log.add(step, task, "test", measured)
-    history = found.curves
-    assert np.isfinite(history["test_loss"]).all() and found.step.tolist() == [1, 2, 3, 4]
+        grown = log.add(step, task, "test", measured)
+    history = grown.curves
+    assert np.isfinite(history["test_loss"]).all() and grown.step.tolist() == [1, 2, 3, 4]
     assert np.isnan(history["train_loss"]).tolist() == [
         [False, True],
         [False, True],
@@ -207,8 +207,8 @@ def test_a_history_grows_without_copies_and_earlier_ones_never_change():
 def test_a_snapshot_does_not_change_as_training_goes_on():
     group = Group((tiny.spec(momentum=0.9),), (0, 1, 2))
     kept, copies = [], []
-    for moment in train.train(group, tiny.SPLITS, placement=tiny.SINGLE):
-        kept.append(moment.snapshot())
+    for point in train.train(group, tiny.SPLITS, placement=tiny.SINGLE):
+        kept.append(point.snapshot())
         copies.append({place: leaf.copy() for place, leaf in kept[-1].state.items()})
     for snapshot, copy in zip(kept, copies, strict=True):
         tiny.assert_equal(snapshot.state, copy)
@@ -245,10 +245,10 @@ def resumed_from(snapshot: histories.Snapshot | None, steps: int, order: str = "
 )
 def test_evaluations_change_no_bit_of_training(steps, at, order):
     """Also across epochs; training losses are means over the steps between evaluations."""
-    default, found = evaluated(0, order)[-1], evaluated(steps, order)[-1]
-    assert found.history.step.tolist() == list(at)
-    tiny.assert_equal(found.state, default.state)
-    left, right = found.history, default.history
+    default, often = evaluated(0, order)[-1], evaluated(steps, order)[-1]
+    assert often.history.step.tolist() == list(at)
+    tiny.assert_equal(often.state, default.state)
+    left, right = often.history, default.history
     for name in tiny.CURVES:
         assert left.curves[name].shape == (len(at), 2)
     for i, step in enumerate(right.step):
@@ -281,7 +281,7 @@ def test_resumed_at_any_evaluation_equals_uninterrupted_bit_for_bit():
 
 @pytest.mark.parametrize(("done", "total", "steps"), [(0, 9, 4), (4, 9, 4), (6, 9, 4), (0, 3, 9), (9, 9, 4)])
 def test_periods_end_at_multiples_and_at_the_end(done, total, steps):
-    found = list(train.periods(done, total, steps))
-    ends = [last for _, last in found]
-    assert [first for first, _ in found] == [done, *ends][: len(found)]
+    parts = list(train.periods(done, total, steps))
+    ends = [last for _, last in parts]
+    assert [first for first, _ in parts] == [done, *ends][: len(parts)]
     assert ends == [step for step in range(done + 1, total + 1) if step % steps == 0 or step == total]
