@@ -1,0 +1,1 @@
+python -m experiments.width_predictions --workdir=/root/bg/theory/predictions
