@@ -173,9 +173,9 @@ def _begin(command: Command, argv: Sequence[str]) -> tuple[Any, Any]:
         several = how.coordinator is not None or how.distributed == "on" or hosts.started_as_several()
         workers.prepare(how.workers, several_hosts=several)
         hosts.join(how.distributed, how.coordinator, how.process_id, how.num_processes)
+    devices.initialize()
     if not ahead_of_time:  # whose column of compile times would be one of loading
         compiled.keep(folders.cache() / "compiled")
-    devices.initialize()
     return settings, how
 
 

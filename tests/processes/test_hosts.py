@@ -240,6 +240,40 @@ def test_the_second_pass_of_path_geometry_runs_in_both_processes(tmp_path):
         np.testing.assert_allclose(np.array(row[12:], float), np.array(other[12:], float), rtol=1e-3)
 
 
+LOADS = """
+import sys
+from pathlib import Path
+import jax
+from wsn.devices import compiled, hosts
+found = []
+jax.monitoring.register_event_listener(lambda name, **_: found.append(name) if name.endswith("cache_hits") else None)
+folder, coordinator, count, process = sys.argv[1:5]
+hosts.join("auto", *(flag.partition("=")[2] for flag in [coordinator]), int(process[-1]), int(count[-1]))
+jax.config.update("jax_compilation_cache_dir", None)  # that of the tests
+compiled.keep(Path(folder))
+total = jax.pmap(lambda x: jax.lax.psum(x * x, "batch"), axis_name="batch")(jax.numpy.arange(2.0))
+print(total.tolist(), len(found))
+"""
+
+
+@pytest.mark.thorough
+def test_processes_load_the_programs_of_an_earlier_run_from_a_folder_that_all_see(tmp_path):
+    """JAX writes those of process 0, and only GPUs and TPUs have the same for all processes."""
+
+    def loaded(*folders: Path) -> list[int]:
+        commands = [["-c", LOADS, str(folder)] for folder in folders]
+        with two([tmp_path / "0", tmp_path / "1"], commands=commands) as processes:
+            printed = [process.communicate(timeout=SECONDS)[0] for process in processes]
+        assert all("[2.0, 2.0]" in text for text in printed), printed
+        return [int(text.split()[-1]) for text in printed]
+
+    shared, apart = tmp_path / "cache", (tmp_path / "a", tmp_path / "b")
+    loaded(shared, shared)
+    assert loaded(shared, shared)[0] > 0
+    loaded(*apart)
+    assert loaded(*apart) == [0, 0]
+
+
 WITHOUT_DATA = """
 import runpy, sys
 from wsn.data import sources

@@ -9,12 +9,15 @@ import hashlib
 import os
 import platform
 import tempfile
+import uuid
 import warnings
 import zlib
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
+from wsn.devices import hosts
 from wsn.errors import UserError
 from wsn.machine import usable_cores
 
@@ -32,8 +35,8 @@ def keep(folder: Path) -> None:
     """Store compiled programs in `folder` and load them from there; call it before anything is compiled.
 
     A cache that the user set, by JAX_COMPILATION_CACHE_DIR or in jax.config, stays; raises UserError if it cannot be
-    written. There is no cache if `folder` cannot be written, and in a run over several processes: there GPUs compile
-    together, and would wait for the process that found its program in the cache.
+    written. There is no cache if `folder` cannot be written, or is not the same folder for all processes of the run:
+    GPUs compile together, and would wait for a process that found its program in a cache of its own.
     """
     settings = jax.config.values
     user_folder = settings["jax_compilation_cache_dir"]
@@ -42,20 +45,36 @@ def keep(folder: Path) -> None:
     if user_folder is not None:
         check_writable(user_folder)
         return
-    if jax.distributed.is_initialized() or jax.__version_info__ < LEAST_JAX:
+    if jax.__version_info__ < LEAST_JAX:
         return
-    machine_folder = folder / machine()
-    try:
-        machine_folder.mkdir(parents=True, exist_ok=True)
-        drop_damaged(machine_folder)
-        drop_oldest(folder, MOST_BYTES)
-    except OSError:
+    mark = hosts.broadcast(prepared(folder) if hosts.is_leader() else None)
+    if hosts.any_process(mark is None or not (folder / mark).exists()):
         return
+    machine_folder = (folder / mark).parent
+    if hosts.is_leader():
+        (folder / mark).unlink(missing_ok=True)
+    compilation_cache.reset_cache()  # else JAX keeps to what it decided at the first program, of `hosts`
     # Unreadable entries are compiled again, and unwritable ones are not stored: no user needs to act.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
     jax.config.update("jax_compilation_cache_dir", str(machine_folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
+
+
+def prepared(folder: Path) -> Path | None:
+    """Make the folder of this machine, without damaged and old entries, and in it a new file, whose path is returned.
+
+    None if that is not possible.
+    """
+    mark = Path(machine(), uuid.uuid4().hex)
+    try:
+        (folder / mark).parent.mkdir(parents=True, exist_ok=True)
+        drop_damaged((folder / mark).parent)
+        drop_oldest(folder, MOST_BYTES)
+        (folder / mark).touch()
+    except OSError:
+        return None
+    return mark
 
 
 def check_writable(folder: str) -> None:
