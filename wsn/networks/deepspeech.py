@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from wsn.data.speech.utterances import FRONT_ENDS, Frames
 from wsn.networks import lstm, tokens
 from wsn.networks.layers import BatchNorm, BatchWeights, Layers
-from wsn.networks.parameterization import parameterization
 from wsn.networks.recurrent import hidden_weights, scan_layer
 from wsn.networks.tokens import SOFTMAX
 from wsn.sparsity.shapes import Shapes
@@ -131,5 +130,4 @@ def example(input_shape: tuple[int, ...]) -> Frames:
 
 def module(spec: Spec, layers: Sequence[str], shapes: Shapes) -> DeepSpeech:
     """The network with kernels of these `shapes`."""
-    rule = parameterization(spec.parameterization)
-    return DeepSpeech(Layers(shapes, rule, spec.compute_dtype), spec.front_end, spec.hidden_layers)
+    return DeepSpeech(Layers.of(spec, shapes), spec.front_end, spec.hidden_layers)

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 
 from wsn.networks import tokens
 from wsn.networks.layers import Layers
-from wsn.networks.parameterization import parameterization
 from wsn.networks.recurrent import Core, Inputs, LanguageModel, Outputs, Product, Weights, scan_layer
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
@@ -56,4 +55,4 @@ def module(spec: Spec, layers: Sequence[str], shapes: Shapes) -> LanguageModel:
         lambda lanes: jnp.zeros((lanes, spec.width)),
         partial(unroll, gate_bias=spec.gate_bias, dtype=spec.compute_dtype),
     )
-    return LanguageModel(Layers(shapes, parameterization(spec.parameterization), spec.compute_dtype), core)
+    return LanguageModel(Layers.of(spec, shapes), core)

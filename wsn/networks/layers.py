@@ -19,8 +19,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from wsn.networks import linear
 from wsn.networks.convolution import CHANNELS_LAST, Layout, Stride
 from wsn.networks.draws import draw_at
-from wsn.networks.parameterization import Parameterization
+from wsn.networks.parameterization import Parameterization, parameterization
 from wsn.sparsity.shapes import Shapes
+from wsn.spec import Spec
 
 # Types of products, exact to least exact. TF32: on a GPU its format of 19 bits, on a TPU three products of bfloat16 in
 # place of the six that float32 takes, on a CPU float32.
@@ -97,17 +98,16 @@ def get_kernel(module: nn.Module, draw: Any, shape: Sequence[int]) -> Any:
     return module.param("kernel", draw, tuple(shape), jnp.float32)
 
 
-def scaled_kernel(module: nn.Module, parameterization: Parameterization, shape: Sequence[int]) -> Any:
-    """The kernel of a layer times the forward multiplier of the parameterization."""
-    kernel = get_kernel(module, parameterization.draw, shape)
-    multiplier = forward_multiplier(parameterization, shape)
+def scaled_kernel(module: nn.Module, rule: Parameterization, shape: Sequence[int]) -> Any:
+    """The kernel of a layer times the forward multiplier of its parameterization."""
+    kernel, multiplier = get_kernel(module, rule.draw, shape), forward_multiplier(rule, shape)
     return kernel if multiplier == 1 else kernel * multiplier
 
 
-def forward_multiplier(parameterization: Parameterization, shape: Sequence[int]) -> float:
-    """The factor of the parameterization for the output of a layer with a kernel of this shape."""
+def forward_multiplier(rule: Parameterization, shape: Sequence[int]) -> float:
+    """The factor of a parameterization for the output of a layer with a kernel of this shape."""
     area = math.prod(shape[:-2])
-    return parameterization.scaling(area * shape[-2], area * shape[-1], 1.0, "kernel").forward
+    return rule.scaling(area * shape[-2], area * shape[-1], 1.0, "kernel").forward
 
 
 class Dense(nn.Module):
@@ -200,6 +200,11 @@ class Layers(NamedTuple):
     shapes: Mapping[str, Sequence[int]]
     parameterization: Parameterization
     dtype: Any
+
+    @classmethod
+    def of(cls, spec: Spec, shapes: Shapes) -> "Layers":
+        """The layers of a spec. Raises UserError for an unknown parameterization."""
+        return cls(shapes, parameterization(spec.parameterization), spec.compute_dtype)
 
     def dense(
         self, name: str, x: Float[Array, "batch inputs"], *, bias: bool

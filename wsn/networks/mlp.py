@@ -8,7 +8,6 @@ from jaxtyping import Array, Float
 
 from wsn.errors import UserError, choose
 from wsn.networks.layers import BatchWeights, Layers
-from wsn.networks.parameterization import parameterization
 from wsn.sparsity.shapes import Shapes, mlp_shapes
 from wsn.spec import Spec
 
@@ -58,8 +57,5 @@ def group(layer: str) -> str:
 
 def module(spec: Spec, layers: Sequence[str], shapes: Shapes) -> MLP:
     """The network of these layers; `shapes` has one kernel for each, or the two of a linear bottleneck."""
-    rule, activation = (
-        parameterization(spec.parameterization),
-        choose(ACTIVATIONS, "activation", spec.activation),
-    )
-    return MLP(Layers(shapes, rule, spec.compute_dtype), layers, activation, spec.bias)
+    activation = choose(ACTIVATIONS, "activation", spec.activation)
+    return MLP(Layers.of(spec, shapes), layers, activation, spec.bias)

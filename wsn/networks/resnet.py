@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 from wsn.networks.convolution import CHANNELS_LAST
 from wsn.networks.layers import BatchNorm, BatchWeights, Layers, factors
 from wsn.networks.linear import preferred_layout
-from wsn.networks.parameterization import parameterization
 from wsn.sparsity.shapes import Shapes, resnet18_shapes
 from wsn.spec import Spec
 
@@ -72,4 +71,4 @@ def group(layer: str) -> str:
 
 def module(spec: Spec, layers: Sequence[str], shapes: Shapes) -> ResNet18:
     """The network with kernels of these `shapes`."""
-    return ResNet18(Layers(shapes, parameterization(spec.parameterization), spec.compute_dtype))
+    return ResNet18(Layers.of(spec, shapes))

@@ -17,7 +17,6 @@ from wsn.errors import UserError
 from wsn.networks import tokens
 from wsn.networks.convolution import operand_type, precision
 from wsn.networks.layers import Layers
-from wsn.networks.parameterization import parameterization
 from wsn.networks.tokens import EMBEDDING, SOFTMAX, Carry, Embedding
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
@@ -125,7 +124,7 @@ def module(spec: Spec, layers: Sequence[str], shapes: Shapes) -> Decoder:
     size, maximal = head_size(spec), spec.parameterization in MAXIMAL_UPDATE
     reference = spec.rate_width if maximal and spec.rate_width else spec.width
     return Decoder(
-        Layers(shapes, parameterization(spec.parameterization), spec.compute_dtype),
+        Layers.of(spec, shapes),
         size,
         1 / size if maximal else size**-0.5,
         reference**0.5 / spec.width,

@@ -106,14 +106,12 @@ class Folder:
         paths = [self._path(split, data_dir) for split in SPLITS]
         for path in paths:
             try:
-                path.stat()
-            except OSError as error:
+                check_size(path.name, 4 * check_regular(path))  # of characters, and tokens of two bytes
+            except (FileNotFoundError, NotADirectoryError) as error:
                 raise UserError(
                     f"`data_dir={path.parent}`: no {path.name} there; `dataset=text` reads {self.train},"
                     f" {self.validation} and {self.test} from it"
                 ) from error
-            try:
-                check_size(path.name, 4 * check_regular(path))  # of characters, and tokens of two bytes
             except (OSError, ValueError) as error:
                 raise UserError(f"`data_dir`: {reading_error(path, error)}: give a text in a file") from error
         return entry_of_files("text", *paths)
