@@ -2,7 +2,7 @@
 
     python -m experiments.benchmark                        # MLPs of Figure 8 against PyTorch; 3 minutes on 2 cores
     python -m experiments.benchmark --of=resnet            # a step of ResNet-18 against PyTorch
-    python -m experiments.benchmark --of=recurrent         # a step of an LSTM and of a recurrent highway network
+    python -m experiments.benchmark --of=recurrent         # a step of an LSTM, a highway network, a transformer
     python -m experiments.benchmark --of=sparse            # sparse against masked execution, by width; 15 minutes
     python -m experiments.benchmark --of=theory            # Theorem 1, exact, against Monte Carlo over masks
     python -m experiments.benchmark --of=input             # decoding of ImageNet images; a minute

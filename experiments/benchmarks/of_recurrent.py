@@ -1,9 +1,10 @@
-"""A step of recurrent networks against PyTorch, of one network and of ten.
+"""A step of networks that read text against PyTorch, of one network and of ten.
 
-Forward, backward and SGD on 32 windows of 32 characters of 65, with the hidden state carried over. Ours runs ten
-networks as one program, PyTorch one after another. Its LSTM (two layers) is `torch.nn.LSTM`, its recurrent highway
-network (depth 2) a scan by `torch.jit.script`. FLOPs are those of the products, three times the forward pass;
-`fraction` is relative to the device's matrix-product rate.
+Forward, backward and SGD on 32 windows of characters of 65: windows of 32 with the hidden state carried over for
+recurrent networks, of 64 for the transformer. Ours runs ten networks as one program, PyTorch one after another. Its
+LSTM (two layers) is `torch.nn.LSTM`, its recurrent highway network (depth 2) a scan by `torch.jit.script`, its
+transformer (two blocks, heads of 16) uses `scaled_dot_product_attention`. FLOPs are those of the products, three times
+the forward pass; `fraction` is relative to the device's matrix-product rate.
 """
 
 import itertools
@@ -24,13 +25,19 @@ from wsn.sparsity.shapes import weights
 from wsn.spec import Group, Spec
 from wsn.training import train
 
-SYMBOLS, LANES, SEQUENCE, RATE = 65, 32, 32, 0.1
-LAYERS, DEPTH, GATE_BIAS = 2, 2, -1.0
-NAMES = {"lstm": "LSTM", "rhn": "recurrent highway network"}
+SYMBOLS, LANES, RATE = 65, 32, 0.1
+LAYERS, DEPTH, GATE_BIAS, HEAD_DIM = 2, 2, -1.0, 16
+NAMES = {"lstm": "LSTM", "rhn": "recurrent highway network", "transformer": "transformer"}
+WIDTHS = {"lstm": (64, 256, 1024), "rhn": (64, 256, 1024), "transformer": (64, 256)}
 
 
 def network(model: str, width: int) -> Spec:
     """A dense network that trains for one pass over the text."""
+    fields = {
+        "lstm": {"hidden_layers": LAYERS},
+        "rhn": {"depth": DEPTH, "gate_bias": GATE_BIAS},
+        "transformer": {"hidden_layers": LAYERS, "head_dim": HEAD_DIM},
+    }
     return Spec(
         dataset="random",
         task="characters",
@@ -38,23 +45,25 @@ def network(model: str, width: int) -> Spec:
         width=width,
         epochs=1,
         batch_size=LANES,
-        sequence=SEQUENCE,
+        sequence=64 if model == "transformer" else 32,
         learning_rate=RATE,
-        **({"hidden_layers": LAYERS} if model == "lstm" else {"depth": DEPTH, "gate_bias": GATE_BIAS}),
+        **fields[model],
     )
 
 
 def flops(spec: Spec) -> float:
-    """FLOPs of the products of a step; an embedding has none."""
-    shapes = models.plain_shapes(spec, (), SYMBOLS)
-    return 6.0 * (weights(shapes) - SYMBOLS * spec.width) * LANES * SEQUENCE
+    """FLOPs of the products of a step, those of attention without a causal mask; an embedding has none."""
+    multiplied = weights(models.plain_shapes(spec, (), SYMBOLS)) - SYMBOLS * spec.width
+    if spec.model == "transformer":
+        multiplied += 2 * spec.sequence * spec.width * spec.hidden_layers
+    return 6.0 * multiplied * LANES * spec.sequence
 
 
 def wsn_steps(spec: Spec, members: int, steps: int) -> Callable[[], None]:
     """`steps` steps as `wsn.training` runs them."""
-    tokens = np.random.default_rng(0).integers(0, SYMBOLS, steps * LANES * SEQUENCE + 1).astype(np.uint16)
-    symbols = tuple(map(str, range(SYMBOLS)))
-    text = Text("random", tokens, tokens[: SEQUENCE + 1], symbols, SEQUENCE)
+    tokens = np.random.default_rng(0).integers(0, SYMBOLS, steps * LANES * spec.sequence + 1)
+    tokens, symbols = tokens.astype(np.uint16), tuple(map(str, range(SYMBOLS)))
+    text = Text("random", tokens, tokens[: spec.sequence + 1], symbols, spec.sequence)
     return epoch(train.prepare(Group((spec,), tuple(range(members))), text))
 
 
@@ -67,7 +76,7 @@ def torch_steps(spec: Spec, members: int, steps: int) -> Callable[[], None] | No
     optimizers = [pt.optim.SGD(network.parameters(), RATE) for network in networks]
     zeros = pt.zeros(LANES, spec.width, device=device)
     states: list[Any] = [(pt.stack([zeros] * LAYERS),) * 2 if spec.model == "lstm" else zeros] * members
-    tokens = pt.randint(0, SYMBOLS, (steps, SEQUENCE + 1, LANES), device=device)
+    tokens = pt.randint(0, SYMBOLS, (steps, spec.sequence + 1, LANES), device=device)
 
     def step(i: int, window: Any) -> None:
         embedding, core, softmax = networks[i]
@@ -87,14 +96,19 @@ def torch_steps(spec: Spec, members: int, steps: int) -> Callable[[], None] | No
 
 
 def torch_network(spec: Spec) -> Any:
-    """Embedding, recurrent layers, softmax."""
+    """Embedding, core, softmax. The core maps (inputs, state) to (outputs, state)."""
     nn, width = torch().nn, spec.width
-    core = nn.LSTM(width, width, LAYERS) if spec.model == "lstm" else torch_highway(torch(), width)
-    return nn.ModuleList([nn.Embedding(SYMBOLS, width), core, nn.Linear(width, SYMBOLS)])
+    if spec.model == "lstm":
+        core = nn.LSTM(width, width, LAYERS)
+    else:
+        core = {"rhn": torch_highway, "transformer": torch_transformer}[spec.model](torch(), spec)
+    bias = spec.model != "transformer"
+    return nn.ModuleList([nn.Embedding(SYMBOLS, width), core, nn.Linear(width, SYMBOLS, bias=bias)])
 
 
-def torch_highway(torch: Any, width: int) -> Any:
+def torch_highway(torch: Any, spec: Spec) -> Any:
     """The recurrent highway network of depth 2, compiled; one product with the inputs of all time steps."""
+    width = spec.width
 
     class Highway(torch.nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
@@ -116,6 +130,44 @@ def torch_highway(torch: Any, width: int) -> Any:
     return torch.jit.script(Highway())
 
 
+def torch_transformer(torch: Any, spec: Spec) -> Any:
+    """The blocks of the transformer and the last normalization; `torch.compile` would save 10 to 20 %."""
+    nn, F, width, heads = torch.nn, torch.nn.functional, spec.width, spec.width // HEAD_DIM
+    turns = 10_000.0 ** (-torch.arange(HEAD_DIM // 2) / (HEAD_DIM // 2))
+    angles = torch.arange(spec.sequence)[:, None] * turns
+    cos, sin = angles.cos(), angles.sin()
+
+    def rotate(x: Any) -> Any:
+        left, right = x.chunk(2, -1)
+        return torch.cat([left * cos - right * sin, left * sin + right * cos], -1)
+
+    class Block(nn.Module):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms = nn.ModuleList([nn.RMSNorm(width, eps=1e-6) for _ in range(2)])
+            sizes = (width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)
+            self.layers = nn.ModuleList([nn.Linear(*size, bias=False) for size in sizes])
+
+        def forward(self, x: Any) -> Any:
+            qkv, out, wide, narrow = self.layers
+            parts = qkv(self.norms[0](x)).chunk(3, -1)
+            q, k, v = (part.unflatten(-1, (heads, HEAD_DIM)).transpose(1, 2) for part in parts)
+            y = F.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=True)
+            x = x + out(y.transpose(1, 2).flatten(2))
+            return x + narrow(F.gelu(wide(self.norms[1](x)), approximate="tanh"))
+
+    class Core(nn.Module):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            blocks = [Block() for _ in range(LAYERS)]
+            self.layers = nn.Sequential(*blocks, nn.RMSNorm(width, eps=1e-6))
+
+        def forward(self, x: Any, state: Any) -> Any:
+            return self.layers(x.transpose(0, 1)).transpose(0, 1), state
+
+    return Core()
+
+
 def measure_case(model: str, width: int, members: int, repeats: int) -> list[dict]:
     """A row for ours and one for PyTorch."""
     spec = network(model, width)
@@ -131,7 +183,7 @@ def measure_case(model: str, width: int, members: int, repeats: int) -> list[dic
         row = {"network": model, "width": width, "members": members, "framework": name}
         row |= {
             "milliseconds": 1e3 * seconds / steps,
-            "tokens_per_second": members * steps * LANES * SEQUENCE / seconds,
+            "tokens_per_second": members * steps * LANES * spec.sequence / seconds,
             "gflops": arithmetic / seconds / 1e9,
             "fraction": float(np.median(arithmetic / times[name] / np.array(rates[1:]))),
             "over_pytorch": float(np.median(times[name] / times["PyTorch"])) if theirs else float("nan"),
@@ -166,7 +218,8 @@ def draw(rows: Sequence[dict]) -> Figure:
 
 def measure(settings: Settings) -> Report:
     rows = []
-    for case in itertools.product(NAMES, settings.widths or (64, 256, 1024), settings.members or (1, 10)):
-        progress("{}, width {}, {} networks".format(*case))
-        rows += measure_case(*case, settings.repeats)
+    for model in NAMES:
+        for case in itertools.product(settings.widths or WIDTHS[model], settings.members or (1, 10)):
+            progress("{}, width {}, {} networks".format(model, *case))
+            rows += measure_case(model, *case, settings.repeats)
     return Report(rows, draw(rows))
