@@ -91,22 +91,16 @@ def collect(
     return results
 
 
-def rows_of(
-    networks: Sequence[Network],
-    run: Run,
-    experiment: str,
-    together: Callable[[Network], Hashable] = lambda network: network.spec,
-) -> list[Row] | None:
+def rows_of(networks: Sequence[Network], *how: Any) -> list[Row] | None:
     """`collect`, as the rows of a table; None where there is no result."""
-    results = collect(networks, run, experiment, together)
+    results = collect(networks, *how)
     return None if results is None else table(networks, results)
 
 
 def table(networks: Iterable[Network], results: Iterable[Result]) -> list[Row]:
     """A row per network that has a record: `describe`, its columns, and `summary`.
 
-    `test` and `train` of a row are the best accuracies by seed, of the seeds that did not diverge; `results` are those
-    of all seeds.
+    `test` and `train` of a row are the best accuracies by seed, of the seeds that did not diverge.
     """
     by_spec: dict[Spec, list[Result]] = {}
     for result in results:
@@ -114,7 +108,7 @@ def table(networks: Iterable[Network], results: Iterable[Result]) -> list[Row]:
     rows = []
     for network in networks:
         if of_network := by_spec.get(network.spec):
-            row = describe(network) | dict(network.columns) | summary(of_network) | {"results": of_network}
+            row = describe(network) | dict(network.columns) | summary(of_network)
             rows.append(row | {split: row.get(f"best_{split}_accuracy", []) for split in ("test", "train")})
     return rows
 
