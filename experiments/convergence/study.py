@@ -23,6 +23,7 @@ from wsn.data.speech.utterances import Speech, SpeechSplit
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.records.record import Result
+from wsn.sparsity import family
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
 
@@ -48,17 +49,16 @@ def networks(preset: Preset, run: Run) -> list[Network]:
     base = template(preset)
     whole = trained_on(run.source_of(base), base)
     layers = "depth" if base.model == "rhn" else "hidden_layers"
-    return [
-        Network(
-            preset.widths[0],
-            "dense",
-            dataclasses.replace(fraction_of(spec, fraction, whole), width=width, **{layers: depth}),
-            preset.seeds,
-            {"fraction": fraction, "depth": depth},
-        )
-        for spec, fraction, depth in variants(preset, base)
-        for width in preset.widths
-    ]
+    planned = []
+    for spec, fraction, depth in variants(preset, base):
+        changes: dict[str, Any] = {layers: depth}
+        curve = dataclasses.replace(fraction_of(spec, fraction, whole), **changes)
+        columns = {"fraction": fraction, "depth": depth}
+        planned += [
+            Network(preset.widths[0], "dense", of_width, preset.seeds, columns)
+            for of_width in family.dense(curve, preset.widths)
+        ]
+    return planned
 
 
 def variants(preset: Preset, base: Spec) -> Iterator[tuple[Spec, float, int]]:
