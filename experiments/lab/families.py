@@ -167,8 +167,13 @@ def colors(rows: Iterable[Row]) -> dict[int, str]:
 
 
 def curve(axes: Axes, rows: Iterable[Row], x: str, y: str, **style: Any) -> None:
-    """A curve through the rows by width, in percent, with error bars where the rows have the deviation of `y`."""
+    """A curve through the rows by width, in percent, with error bars where the rows have the deviation of `y`.
+
+    Nothing, not even a label, where there is no row.
+    """
     points = sorted(rows, key=lambda row: row["width"])
+    if not points:
+        return
     deviation = f"{y.removesuffix('_mean')}_std"
     bars = [100 * row.get(deviation, np.nan) for row in points]
     shape = {"capsize": 2, "linewidth": 1.2, "markersize": 5} | style

@@ -86,11 +86,10 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
     for base, color in families.colors(rows).items():
         for mask, marker, line in (("elementwise", "o", "-"), ("io", "x", "--")):
             points = families.select(rows, mask, base)
-            if points:
-                # Whole kernels fall short of the budget by a few weights: the label has the budget.
-                label = f"{max(row['weights'] for row in points):,} weights, {MASKS[mask]}"
-                style = {"color": color, "marker": marker, "linestyle": line, "label": label}
-                families.curve(left, points, PLOT.x, PLOT.y, **style)
+            # Whole kernels fall short of the budget by a few weights: the label has the budget.
+            label = f"{max((row['weights'] for row in points), default=0):,} weights, {MASKS[mask]}"
+            style = {"color": color, "marker": marker, "linestyle": line, "label": label}
+            families.curve(left, points, PLOT.x, PLOT.y, **style)
         _draw_gaps(right, gaps(rows, base), color, f"base width {base}")
     right.axhline(0, color="0.6", linewidth=0.8)
     right.axhline(PAPER_GAP, color="black", linestyle=":", label="the paper's largest, “up to 3 %”")

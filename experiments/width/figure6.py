@@ -52,16 +52,12 @@ def draw(rows: Sequence[Row], preset: Family, paper: Sequence[Row], paper_epochs
 def _draw_accuracy(axes: Axes, rows: Sequence[Row], paper: Sequence[Row], split: str, x: str) -> None:
     mean = f"best_{split}_accuracy_mean"
     dense = {row["width"]: row for row in rows if row["kind"] == "dense"}
-    if dense:
-        style = {"color": "0.45", "marker": "o", "linestyle": "--", "label": "dense"}
-        families.curve(axes, dense.values(), x, mean, **style)
+    families.curve(axes, dense.values(), x, mean, color="0.45", marker="o", linestyle="--", label="dense")
     for base, color in families.colors(rows).items():
         sparse = families.select(rows, "sparse", base)
-        if sparse:
-            style = {"color": color, "marker": "x", "label": f"{sparse[0]['weights']:,} weights"}
-            families.curve(axes, sparse, x, mean, **style)
-            filled = [row for row in sparse if row["width"] == base]
-            families.curve(axes, filled, x, mean, color=color, marker="o")
+        label = f"{sparse[0]['weights']:,} weights" if sparse else ""
+        families.curve(axes, sparse, x, mean, color=color, marker="x", label=label)
+        families.curve(axes, [r for r in sparse if r["width"] == base], x, mean, color=color, marker="o")
     if split == "test":
         _draw_paper(axes, paper, x, mean)
 
@@ -69,10 +65,14 @@ def _draw_accuracy(axes: Axes, rows: Sequence[Row], paper: Sequence[Row], split:
 def _draw_paper(axes: Axes, paper: Sequence[Row], x: str, y: str) -> None:
     for kind, marker in (("dense", "o"), ("sparse", "x")):
         points = [row for row in paper if row["kind"] == kind and not math.isnan(row[y])]
-        if points:
-            style = {"color": "black", "alpha": 0.5, "linestyle": ":", "marker": marker}
-            label = f"the paper, {kind}"
-            families.curve(axes, points, x, y, label=label, markerfacecolor="none", **style)
+        style = {
+            "color": "black",
+            "alpha": 0.5,
+            "linestyle": ":",
+            "marker": marker,
+            "markerfacecolor": "none",
+        }
+        families.curve(axes, points, x, y, label=f"the paper, {kind}", **style)
 
 
 def _draw_improvement(axes: Axes, rows: Sequence[Row], paper: Sequence[Row]) -> None:
@@ -80,11 +80,9 @@ def _draw_improvement(axes: Axes, rows: Sequence[Row], paper: Sequence[Row]) -> 
     for base, color in colors.items():
         dense = "dense" if base == min(colors) else None
         for kind, marker, line in (("dense", "o", "--"), ("sparse", "x", "-")):
-            points = families.select(rows, kind, base)
-            if points:
-                style = {"color": color, "marker": marker, "linestyle": line}
-                label = f"sparse, base width {base}" if kind == "sparse" else dense
-                families.curve(axes, points, "widening", "improvement", label=label, **style)
+            label = f"sparse, base width {base}" if kind == "sparse" else dense
+            style = {"color": color, "marker": marker, "linestyle": line, "label": label}
+            families.curve(axes, families.select(rows, kind, base), "widening", "improvement", **style)
     _draw_paper(axes, paper, "widening", "improvement")
     axes.axhline(0, color="0.6", linewidth=0.8)
     axes.axvspan(*BEST_WIDENING, color="0.5", alpha=0.12, zorder=0, label="the paper's best, 3–10")
@@ -96,9 +94,8 @@ def _draw_fraction(axes: Axes, rows: Sequence[Row], paper: Sequence[Row]) -> Non
     colors = families.colors(rows)
     for base, color in colors.items():
         points = [row for row in wider if row["base_width"] == base]
-        if points:
-            style = {"color": color, "marker": "^", "label": f"base width {base}"}
-            families.curve(axes, points, "widening", "improvement_fraction", **style)
+        style = {"color": color, "marker": "^", "label": f"base width {base}"}
+        families.curve(axes, points, "widening", "improvement_fraction", **style)
         if sparse := families.select(rows, "sparse", base):
             peak = max(sparse, key=lambda row: row["best_train_accuracy_mean"])["widening"]
             label = "highest training accuracy" if base == min(colors) else None
