@@ -179,7 +179,7 @@ def association(rows: Sequence[Row], classes: int) -> list[str]:
     error = np.array([1 - row[ACCURACY] for row in trained])
     learns = error <= 1 - 2 / classes
     ranks, pearson = "too few networks", "too few networks"
-    if len(set(distance)) > 1 and len(set(error)) > 1:
+    if len(set(distance)) > 3 and len(set(error)) > 3:
         ranks = f"{stats.spearmanr(distance, error).statistic:.2f}"
     if len(set(error[learns])) > 3:
         fit = stats.pearsonr(distance[learns], error[learns])
