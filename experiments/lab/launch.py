@@ -330,7 +330,7 @@ def publish(
     lines: Sequence[str] = (),
     tables: Mapping[str, tuple] = {},
 ) -> None:
-    """The end of every experiment: write NAME.csv, NAME_*.csv and NAME.png, print the lines and the names of the files.
+    """The end of an experiment: write NAME.csv, NAME_*.csv and NAME.png, print the lines and the names of the files.
 
     `tables`: suffix → (rows, columns) of further tables, and their digits.
     """
@@ -338,5 +338,10 @@ def publish(
     written += [output.write_table(run.folder, f"{name}_{more}", *table) for more, table in tables.items()]
     written.append(output.write_figure(run.folder, name, figure, plot))
     print(*lines, sep="\n", end="\n" if lines else "")
+    wrote(run, *written)
+
+
+def wrote(run: Output, *paths: Path) -> None:
+    """Print the last line of a run: the files that it wrote, and how to open the folder as a page."""
     page = f"python -m experiments.report --workdir={shlex.quote(str(run.workdir))}"
-    print("wrote", *written, *([f"(open as a page: {page})"] if isinstance(run, Run) else []))
+    print("wrote", *paths, *([f"(open as a page: {page})"] if isinstance(run, Run) else []))
