@@ -1,5 +1,6 @@
 #!/bin/bash
 # An experiment on a Slurm cluster, from the root of the checkout; what follows the name are its flags.
+# On GPUs: pip install -c constraints.txt -e ".[experiments]" "jax[cuda12]"
 #
 #   sbatch --array=1-8 experiments/jobs/slurm.sh kernel_distance --preset=paper --dataset=mnist
 #       a sweep: eight jobs, each trains its share of the networks; the last to end draws them all

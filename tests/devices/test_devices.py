@@ -1,6 +1,7 @@
 """Results do not depend on the placement: members or batches over 1, 2 and 4 (virtual) devices."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +91,19 @@ def test_devices_train_whole_networks_as_many_as_there_are():
         assert devices.place(members, DEVICES[:4], by_batch=True) == over("batch", 4)
     assert devices.place(100).devices == DEVICES
     assert [over(kind, 2).axis for kind in ("single", "members", "batch")] == [None, None, devices.AXIS]
+
+
+def test_a_process_that_runs_by_itself_uses_its_devices_of_a_slice(monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: list(DEVICES[:2]))
+    assert devices.initialize() == DEVICES[:2]
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    assert devices.initialize() == DEVICES
+
+
+def test_each_process_feeds_its_devices_of_a_placement():
+    slices = tuple(SimpleNamespace(process_index=index) for index in (2, 0, 2, 0))
+    assert Placement("batch", slices).local == [1, 3] and Placement("batch", slices).host == (0, 2)
+    assert over("batch", 4).host == over("single", 1).host == (0, 1)
 
 
 @pytest.mark.parametrize(

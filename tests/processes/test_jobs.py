@@ -117,6 +117,12 @@ def test_the_jobset_has_the_fields_of_its_schema(jobset):
     assert all(isinstance(variable.get("value", ""), str) for variable in container["env"])
 
 
+def test_the_image_of_the_jobset_has_the_jax_of_its_accelerator():
+    lines = (JOBS / "Dockerfile").read_text().splitlines()
+    assert "ARG JAX=jax[cuda12]" in lines and lines[-1].endswith('"$JAX"')
+    assert "--build-arg JAX='jax[cuda12]'" in (JOBS / "jobset.yaml").read_text()
+
+
 def pod(jobset: dict, bin: Path, **environment: str) -> list[str]:
     """The output of the container's command."""
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]

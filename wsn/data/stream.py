@@ -19,7 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Float64, Int, UInt8
@@ -220,7 +219,8 @@ class Stream:
             raise UserError(
                 f"`dataset={spec.dataset}` is streamed whole: leave out `train_samples`, validation and `order`"
             )
-        host = {"host": jax.process_index(), "hosts": jax.process_count()}
+        index, count = placement.host
+        host = {"host": index, "hosts": count}
         steps = -(-len(self.train_records.source) // spec.batch_size)
 
         def training(first: int, last: int) -> Iterator[Batch]:

@@ -28,7 +28,8 @@ def initialize() -> tuple[jax.Device, ...]:
         os.environ.setdefault("PJRT_NPROC", str(usable_cores()))
     check_xla_flags(os.environ.get("XLA_FLAGS", ""))
     try:
-        return tuple(jax.devices())
+        # On a TPU slice of several hosts JAX lists the chips of all, though each host may run by itself.
+        return tuple(jax.devices() if jax.distributed.is_initialized() else jax.local_devices())
     except (RuntimeError, AssertionError, ValueError) as error:  # AssertionError: a platform without a device
         reason = " ".join(str(error).split(" (set JAX_PLATFORMS")[0].split()) or "it has no device"
         if platforms := jax.config.values["jax_platforms"]:

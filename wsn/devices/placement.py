@@ -44,6 +44,14 @@ class Placement(NamedTuple):
             return [*range(len(self.devices))]
         return [i for i, device in enumerate(self.devices) if device.process_index == jax.process_index()]
 
+    @property
+    def host(self) -> tuple[int, int]:
+        """(index of this process, number) among the processes that feed the devices."""
+        if len(self.local) == len(self.devices):
+            return 0, 1
+        processes = sorted({device.process_index for device in self.devices})
+        return processes.index(jax.process_index()), len(processes)
+
 
 def place(
     members: int, devices: tuple[jax.Device, ...] | None = None, *, by_batch: bool = False
@@ -217,7 +225,7 @@ def _put(tree: Any, where: Any) -> Any:
 
 def memory() -> float | None:
     """Bytes of memory of all devices of the run (for CPUs, of their processes); None if the device does not say."""
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return jax.device_count() * (device.memory_stats() or {}).get("bytes_limit", 0) or None
+    devices = initialize()
+    if devices[0].platform != "cpu":
+        return len(devices) * (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0) or None
     return jax.process_count() * memory_limit()
