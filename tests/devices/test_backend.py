@@ -63,7 +63,10 @@ def test_the_library_raises_one_line_where_it_first_uses_devices(monkeypatch, er
         raise error
 
     config = SimpleNamespace(values={"jax_platforms": platforms})
-    monkeypatch.setattr(backend, "jax", SimpleNamespace(devices=fail, config=config))
+    distributed = SimpleNamespace(is_initialized=lambda: False)
+    monkeypatch.setattr(
+        backend, "jax", SimpleNamespace(local_devices=fail, config=config, distributed=distributed)
+    )
     for use in (
         lambda: devices.place(3),
         lambda: next(train.train(Group((tiny.spec(),), (0,)), tiny.SPLITS)),
