@@ -1,6 +1,7 @@
 """Four virtual CPU devices, so that every placement can be tested, and a cache of compiled programs for the
 tests and the processes that they start; set before jax starts."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# Tracing allocates much and leaves hardly a cycle: by default a fifth of a session's CPU goes into garbage collection.
+gc.set_threshold(100_000, 50, 100)
 
 _compiled = tempfile.TemporaryDirectory(prefix="wsn-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
@@ -26,3 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if listed & {item.nodeid, item.nodeid.partition("[")[0]}:
             item.add_marker("thorough")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported stays

@@ -31,7 +31,7 @@ from wsn.errors import UserError
 from wsn.records import plan, record
 from wsn.training import train
 
-PATIENCE = 300.0  # seconds, after which an attempt hangs: the machine may have other work
+PATIENCE = 900.0  # seconds, after which an attempt hangs: the machine may have other work
 NAMES = list(contents.files())
 COMMANDS = {name: contents.command(name) for name in NAMES}
 for late in ("matplotlib.backends.backend_agg", "orbax.checkpoint", "sklearn.datasets", "optax", "flax"):

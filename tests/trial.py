@@ -225,22 +225,21 @@ class Trial:
         )
 
     def environments(self) -> Iterator[str]:
-        """A command that trains and draws, in the environment of a notebook, scheduler or container."""
+        """A command that trains and draws, in the environment of a notebook, scheduler or container.
+
+        All share compiled programs and the prepared data, so that an attempt is not mostly compilation.
+        """
         home, variables = self._home("attempt"), inputs.environment(self.random)
         yield f"{variables} {REAL}"
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        ended = subprocess.run(
-            [sys.executable, "-m", *f"experiments.{REAL}".split(), "--workdir=out"],
-            env=kept
-            | {"PYTHONPATH": str(ROOT), "WSN_CACHE_DIR": "cache", "JAX_PLATFORMS": "cpu"}
-            | variables,
-            cwd=home,
-            capture_output=True,
-            timeout=PATIENCE,
-        )
-        errors = ended.stderr.decode(errors="replace")
+        kept |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "WSN_CACHE_DIR": str(self.folder / "shared")}
+        real = [sys.executable, "-m", *f"experiments.{REAL}".split(), "--workdir=out"]
+        try:
+            ended = subprocess.run(real, env=kept | variables, cwd=home, capture_output=True, timeout=PATIENCE)
+        except subprocess.TimeoutExpired as hung:
+            raise Bad(f"hang: {(hung.stderr or b'')[-600:].decode(errors='replace')}") from None
         written = all((home / "out" / name).exists() for name in WRITTEN)
-        yield judge(Ended(ended.returncode, errors), written)
+        yield judge(Ended(ended.returncode, ended.stderr.decode(errors="replace")), written)
 
     def _check_clean(self, home: Path) -> None:
         if left := half_written(home):
