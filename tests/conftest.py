@@ -11,6 +11,9 @@ import pytest
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The processes that tests start, in whatever folder, import this checkout.
+_checkout = str(Path(__file__).parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_checkout, os.environ.get("PYTHONPATH")]))
 
 # Tracing allocates much and leaves hardly a cycle: by default a fifth of a session's CPU goes into garbage collection.
 gc.set_threshold(100_000, 50, 100)

@@ -4,7 +4,7 @@
     python tests/endurance.py --groups=10000       # with stubbed training: locks, records, progress, and reading them
     python tests/endurance.py --programs=300       # groups of as many shapes, planned and trained
 
-Prints the time of an epoch or a group, and the memory of the process, at ten points of the run.
+Prints the CPU time of an epoch or a group, and the memory of the process, at ten points of the run.
 """
 
 import argparse
@@ -15,12 +15,11 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import mocks  # noqa: E402
+import tiny  # noqa: E402
 
 from wsn.records import plan, runs  # noqa: E402
 from wsn.records.progress import Progress  # noqa: E402
@@ -28,84 +27,56 @@ from wsn.spec import Group, Spec  # noqa: E402
 from wsn.training import train  # noqa: E402
 
 
-class Mark(NamedTuple):
-    """CPU seconds and memory (MB) of this process after `done` epochs or groups."""
-
-    done: int
-    seconds: float
-    megabytes: float
-
-
 class Meter:
-    """Counts to `total`, with ten marks."""
+    """Counts to `total`, and prints ten times: how many, milliseconds of each since the line before, megabytes."""
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.marks = total, 0, [mark(0)]
+    def __init__(self, total: int, what: str) -> None:
+        self.total, self.what, self.done, self.last = total, what, 0, (0, time.process_time())
 
     def count(self) -> None:
         self.done += 1
         if self.done * 10 // self.total > (self.done - 1) * 10 // self.total:
-            self.marks.append(mark(self.done))
-
-    def milliseconds(self) -> list[float]:
-        """Time of one epoch or group, between marks."""
-        pairs = zip(self.marks, self.marks[1:], strict=False)
-        return [
-            1e3 * (after.seconds - before.seconds) / (after.done - before.done) for before, after in pairs
-        ]
-
-    def lines(self, what: str) -> list[str]:
-        return [
-            f"{what} {mark.done}: {milliseconds:.2f} ms, {mark.megabytes:.0f} MB"
-            for mark, milliseconds in zip(self.marks[1:], self.milliseconds(), strict=True)
-        ]
+            (done, before), now = self.last, time.process_time()
+            pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+            megabytes = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+            print(
+                f"{self.what} {self.done}: {1e3 * (now - before) / (self.done - done):.2f} ms, {megabytes:.0f} MB"
+            )
+            self.last = self.done, now
 
 
-def mark(done: int) -> Mark:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return Mark(done, time.process_time(), pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+def splits(spec: Spec) -> object:
+    return tiny.SPLITS
 
 
-def spec(**changes: object) -> Spec:
-    settings: dict = dict(dataset="tiny", width=5, epochs=1, batch_size=8, learning_rate=0.01)
-    return Spec(**(settings | changes))
-
-
-def epochs(count: int, folder: Path) -> Meter:
+def epochs(count: int, folder: Path, meter: Meter) -> None:
     """Epochs of twenty networks that train as one program."""
-    import tiny
+    run(
+        [Group((tiny.spec(epochs=count, learning_rate=0.01),), tuple(range(20)))],
+        folder,
+        splits,
+        meter,
+        seconds=5.0,
+    )
 
-    meter = Meter(count)
-    group = Group((spec(epochs=count),), tuple(range(20)))
-    run([group], folder, lambda spec: tiny.SPLITS, meter, seconds=5.0)
-    return meter
 
-
-def groups(count: int, folder: Path) -> Meter:
+def groups(count: int, folder: Path, meter: Meter) -> None:
     """Of two networks each, whose training is stubbed."""
-    import tiny
-
-    train.train = mocks.stub_train
-    meter, every = Meter(count), [Group((spec(data_seed=i),), (0, 1)) for i in range(count)]
-    run(every, folder, lambda spec: tiny.SPLITS, meter, seconds=30.0)
-    return meter
+    train.train = tiny.stub_train
+    run([Group((tiny.spec(epochs=1, data_seed=i),), (0, 1)) for i in range(count)], folder, splits, meter)
 
 
-def programs(count: int, folder: Path) -> Meter:
+def programs(count: int, folder: Path, meter: Meter) -> None:
     """Groups of as many widths, planned and trained."""
-    import tiny
-
-    meter, every = Meter(count), [Group((spec(width=5 + i),), (0, 1)) for i in range(count)]
 
     def source_of(spec: Spec) -> object:
         plan.cost(Group((spec,), (0, 1)), tiny.SPLITS)
         return tiny.SPLITS
 
-    run(every, folder, source_of, meter, seconds=30.0)
-    return meter
+    run([Group((tiny.spec(epochs=1, width=5 + i),), (0, 1)) for i in range(count)], folder, source_of, meter)
 
 
-def run(of: Sequence[Group], folder: Path, source_of: Callable, meter: Meter, seconds: float) -> None:
+def run(of: Sequence[Group], folder: Path, source_of: Callable, meter: Meter, seconds: float = 30.0) -> None:
     progress = Progress({group.name: 1.0 for group in of}, io.StringIO())
 
     def watch(group: Group, share: float, history: object) -> None:
@@ -113,17 +84,14 @@ def run(of: Sequence[Group], folder: Path, source_of: Callable, meter: Meter, se
         meter.count()
 
     runs.run(of, folder, source_of, checkpoint_seconds=seconds, watch=watch)
-    started = time.process_time()
-    runs.check(of, folder, source_of)
-    checked = time.process_time()
-    runs.plan_groups(folder, [group.specs for group in of], of[0].seeds)
-    covered = time.process_time()
-    runs.results(of, folder)
-    read = time.process_time()
-    print(
-        f"then {len(of)} groups: checked in {checked - started:.2f} s, covered in {covered - checked:.2f} s,"
-        f" read in {read - covered:.2f} s"
-    )
+    for name, step in {
+        "checked": lambda: runs.check(of, folder, source_of),
+        "covered": lambda: runs.plan_groups(folder, [group.specs for group in of], of[0].seeds),
+        "read": lambda: runs.results(of, folder),
+    }.items():
+        begun = time.process_time()
+        step()
+        print(f"{len(of)} groups {name} in {time.process_time() - begun:.2f} s")
 
 
 def main() -> None:
@@ -131,11 +99,10 @@ def main() -> None:
     kinds = {"epochs": epochs, "groups": groups, "programs": programs}
     for kind in kinds:
         parser.add_argument(f"--{kind}", type=int, default=0)
-    asked = vars(parser.parse_args())
-    for kind, measure in kinds.items():
-        if asked[kind]:
+    for kind, count in vars(parser.parse_args()).items():
+        if count:
             with tempfile.TemporaryDirectory(prefix="wsn-endurance-") as folder:
-                print(*measure(asked[kind], Path(folder)).lines(kind.removesuffix("s")), sep="\n")
+                kinds[kind](count, Path(folder), Meter(count, kind.removesuffix("s")))
 
 
 if __name__ == "__main__":

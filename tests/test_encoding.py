@@ -73,7 +73,7 @@ def test_a_command_in_an_ascii_locale_writes_the_same_files(tmp_path):
     def run(folder: Path, variables: dict[str, str], *arguments: str) -> str:
         ended = subprocess.run(
             [sys.executable, *arguments],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": ""} | variables,
+            env=os.environ | {"PYTHONIOENCODING": ""} | variables,
             cwd=folder,
             capture_output=True,
             encoding="utf-8",

@@ -6,7 +6,9 @@
 import contextlib
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 import time
 from functools import partial
@@ -144,6 +146,47 @@ def params(snapshot: Snapshot) -> dict[str, np.ndarray]:
         for place, leaf in snapshot.state.items()
         if place.startswith(".params")
     }
+
+
+def write_copy(folder: Path, name: str, features: dict, splits: dict[str, list[dict]]) -> None:
+    """A data set `name:version` as tensorflow-datasets would prepare it, but without TensorFlow."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    features, infos = tfds.features.FeaturesDict(features), []
+    home = folder / name.replace(":", "/")
+    home.mkdir(parents=True)
+    for split, examples in splits.items():
+        template = tfds.core.ShardedFileTemplate(
+            home, dataset_name=re.split("[:/]", name)[0], split=split, filetype_suffix="array_record"
+        )
+        path = template.sharded_filepath(shard_index=0, num_shards=1)
+        writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
+        for example in examples:
+            writer.write(features.serialize_example(features.encode_example(example)))
+        writer.close()
+        infos.append(
+            tfds.core.SplitInfo(split, shard_lengths=[len(examples)], num_bytes=0, filename_template=template)
+        )
+    tfds.folder_dataset.write_metadata(data_dir=home, features=features, split_infos=infos, check_data=False)
+
+
+def run_without_tensorflow(code: str, folder: Path) -> str:
+    """The output of a program; a stand-in for TensorFlow, first on its path, reports any attempt to import it."""
+    (folder / "tensorflow").mkdir()
+    (folder / "tensorflow" / "__init__.py").write_text("print('imported TensorFlow')\nraise ImportError\n")
+    code = f"import sys; sys.path.insert(0, {os.fspath(folder)!r})\n{code}"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0 and "group size" not in ended.stderr, ended.stderr
+    assert "imported TensorFlow" not in ended.stdout
+    return ended.stdout
+
+
+def run_experiment(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """`python -m experiments.ARGUMENTS` in another process."""
+    name, *flags = arguments
+    command = [sys.executable, "-m", f"experiments.{name}", *flags]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 
 def stub_source(

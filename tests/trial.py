@@ -232,10 +232,16 @@ class Trial:
         home, variables = self._home("attempt"), inputs.environment(self.random)
         yield f"{variables} {REAL}"
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        kept |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "WSN_CACHE_DIR": str(self.folder / "shared")}
+        kept |= {
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "WSN_CACHE_DIR": str(self.folder / "shared"),
+        }
         real = [sys.executable, "-m", *f"experiments.{REAL}".split(), "--workdir=out"]
         try:
-            ended = subprocess.run(real, env=kept | variables, cwd=home, capture_output=True, timeout=PATIENCE)
+            ended = subprocess.run(
+                real, env=kept | variables, cwd=home, capture_output=True, timeout=PATIENCE
+            )
         except subprocess.TimeoutExpired as hung:
             raise Bad(f"hang: {(hung.stderr or b'')[-600:].decode(errors='replace')}") from None
         written = all((home / "out" / name).exists() for name in WRITTEN)

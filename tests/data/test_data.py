@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -392,16 +393,10 @@ def real_cache(tmp_path_factory):
 
 
 def assert_loads_without_tensorflow(name: str, tmp_path, cache: str) -> None:
-    """A stand-in for TensorFlow, first on the path, reports any attempt to import it."""
-    (tmp_path / "tensorflow").mkdir()
-    (tmp_path / "tensorflow" / "__init__.py").write_text("print('imported TensorFlow')\nraise ImportError\n")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom wsn import data\n"
+    code = "import sys\nfrom wsn import data\n"
     code += "assert 'tensorflow_datasets' not in sys.modules and 'sklearn' not in sys.modules\n"
     code += f"data.load({name!r}, cache_dir={cache!r})\n"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert "imported TensorFlow" not in result.stdout
-    assert "group size" not in result.stderr
+    tiny.run_without_tensorflow(code, tmp_path)
 
 
 def test_digits_load_without_tensorflow(tmp_path):

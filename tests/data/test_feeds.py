@@ -5,12 +5,13 @@ import io
 import jax
 import numpy as np
 import pytest
+import trees
 from PIL import Image
+from trees import SINGLE, assert_equal, batch_over
 
 from experiments.benchmarks.of_input import photo, prepare
 from wsn import data
 from wsn.data.stream import Images, Stream
-from wsn.devices import Placement
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.spec import Group, Spec
@@ -19,16 +20,8 @@ from wsn.tasks.classification import classification
 from wsn.training import optimizers, train
 from wsn.training.state import initial_members
 
-DEVICES = tuple(jax.local_devices())
-SPEC = Spec(
-    dataset="tiny",
-    width=2,
-    epochs=2,
-    batch_size=8,
-    learning_rate=1e-4,
-    momentum=0.9,
-    normalization="imagenet",
-)
+RULE = dict(batch_size=8, learning_rate=1e-4, momentum=0.9)
+SPEC = Spec(dataset="tiny", width=2, epochs=2, normalization="imagenet", **RULE)
 TRAIN, TEST, CLASSES = 21, 5, 3  # batches of 8 leave some of four devices with padding alone
 
 
@@ -50,18 +43,7 @@ def stream(tmp_path_factory) -> Stream:
 
 
 def fit(source, devices: int = 1, resume=None, until: int = 2, spec: Spec = SPEC):
-    placement = Placement("batch" if devices > 1 else "single", DEVICES[:devices])
-    group = Group((spec,), (0, 1))
-    for moment in train.train(group, source, resume=resume, placement=placement):
-        if moment.history.rows == until:
-            return moment.history.curves, moment.snapshot()
-    raise AssertionError
-
-
-def assert_equal(left, right, **tolerance):
-    assert left.keys() == right.keys()
-    for name in left:
-        np.testing.assert_allclose(left[name], right[name], err_msg=name, **tolerance)
+    return trees.fit(Group((spec,), (0, 1)), source, batch_over(devices), resume, rows=until)
 
 
 @pytest.mark.parametrize("devices", [2, 4])
@@ -75,25 +57,24 @@ def test_a_streamed_run_is_the_same_on_any_number_of_devices(stream, devices):
 def test_a_resumed_stream_repeats_the_uninterrupted_run_bit_for_bit(stream):
     history, final = fit(stream)
     again, resumed = fit(stream, resume=fit(stream, until=1)[1])
-    assert_equal(again, history, rtol=0)
-    assert_equal(resumed.state, final.state, rtol=0)
+    assert_equal(again, history)
+    assert_equal(resumed.state, final.state)
 
 
 def test_a_stream_is_evaluated_and_resumed_after_any_step_and_trains_the_same(stream):
     """Between two evaluations it crosses the end of an epoch of 3 steps; the step is one program, so to the bit."""
     group = Group((Spec(**(vars(SPEC) | {"eval_every": 2})),), (0, 1))
-    placement = Placement("single", DEVICES[:1])
-    moments = [(m, m.snapshot()) for m in train.train(group, stream, placement=placement)]
+    moments = [(m, m.snapshot()) for m in train.train(group, stream, placement=SINGLE)]
     assert [(m.step, m.steps) for m, _ in moments] == [(2, 6), (4, 6), (6, 6)]
     _, expected = fit(stream)
     final = moments[-1][1]
-    assert_equal(final.state, expected.state, rtol=0)
+    assert_equal(final.state, expected.state)
     np.testing.assert_array_equal(
         final.history.curves["test_loss"][-1], expected.history.curves["test_loss"][-1]
     )
-    *_, again = train.train(group, stream, resume=moments[1][1], placement=placement)
-    assert_equal(again.history.curves, final.history.curves, rtol=0)
-    assert_equal(again.snapshot().state, final.state, rtol=0)
+    *_, again = train.train(group, stream, resume=moments[1][1], placement=SINGLE)
+    assert_equal(again.history.curves, final.history.curves)
+    assert_equal(again.snapshot().state, final.state)
 
 
 def test_evaluation_of_a_stream_is_that_of_its_test_images_in_memory(stream):
@@ -111,7 +92,7 @@ def test_evaluation_of_a_stream_is_that_of_its_test_images_in_memory(stream):
     params = jax.tree.map(lambda x: jax.numpy.asarray(x[0]), members.state.params)
     sums, context = [], Context(jax.random.key(0), None)
     for source in (stream, splits):
-        feed = source.feed(group, Placement("single", DEVICES[:1]))
+        feed = source.feed(group, SINGLE)
         rows = feed.held_out()
         if source is splits:
             rows = [jax.tree.map(lambda x: x[0], rows)]

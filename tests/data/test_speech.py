@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 import tiny
 
 from wsn import devices
@@ -59,27 +60,7 @@ def test_audio_without_a_window_or_without_sound_has_no_frames_that_are_finite()
 # Sets from generated audio.
 
 
-def prepared(folder: Path, name: str, parts: dict[str, list[dict]]) -> None:
-    """A copy as tensorflow-datasets would prepare it, without TensorFlow."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    home = folder / name.replace(":", "/")
-    home.mkdir(parents=True)
-    (home / "dataset_info.json").write_text("{}")
-    for part, examples in parts.items():
-        file = home / f"{name.split('/')[0].split(':')[0]}-{part}.array_record-00000-of-00001"
-        writer = ArrayRecordWriter(os.fspath(file), "group_size:1")
-        for fields in examples:
-            record = tf_example_pb2.Example()
-            for key, value in fields.items():
-                feature = record.features.feature[key]
-                if isinstance(value, str):
-                    feature.bytes_list.value.append(value.encode())
-                else:
-                    feature.int64_list.value.extend(np.atleast_1d(value).tolist())
-            writer.write(record.SerializeToString())
-        writer.close()
+SOUND, TEXT = tfds.features.Tensor(shape=(None,), dtype=np.int64), tfds.features.Text()
 
 
 def noise(seed: int, samples: int) -> np.ndarray:
@@ -93,7 +74,9 @@ def test_librispeech_from_generated_audio(tmp_path):
         part: [{"speech": noise(i, 16_000), "text": text, "id": part}]
         for i, (part, text) in enumerate(said.items())
     }
-    prepared(tmp_path, UTTERANCES["librispeech"].name, parts)
+    tiny.write_copy(
+        tmp_path, UTTERANCES["librispeech"].name, {"speech": SOUND, "text": TEXT, "id": TEXT}, parts
+    )
     found = recordings.load("librispeech", str(tmp_path))
     assert found.frames.shape == (5 * 99, 161) and found.split.tolist() == [0, 0, 0, 1, 2]
     assert found.letters == tuple(" 'ADGIOST")
@@ -115,8 +98,8 @@ def test_strings_of_spoken_digits_share_no_recording_between_splits(tmp_path, mo
             for number in (0, 4, 5, 9, 10, 11)
         )
     ]
-    name = "spoken_digit:1.0.9"
-    prepared(tmp_path, name, {"train": digits})
+    features = {"audio": SOUND, "audio/filename": TEXT, "label": tfds.features.Scalar(np.int64)}
+    tiny.write_copy(tmp_path, "spoken_digit:1.0.9", features, {"train": digits})
     heard = {np.float32(one["audio"]).tobytes(): one["audio/filename"] for one in digits}
 
     def listen(audio, rate):

@@ -4,8 +4,6 @@ import dataclasses
 import io
 import itertools
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 
@@ -15,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
+from tiny import run_without_tensorflow
 
 from experiments.benchmarks import of_input
 from experiments.benchmarks.of_input import photo, prepare
@@ -23,16 +22,8 @@ from wsn.errors import UserError
 
 # (width, height): wide, high, exactly 256, smaller than the crop, one pixel high and wide.
 SIZES = [
-    (500, 375),
-    (375, 500),
-    (256, 256),
-    (256, 300),
-    (300, 256),
-    (40, 30),
-    (3, 7),
-    (90, 1),
-    (1, 90),
-    (1, 1),
+    *((500, 375), (375, 500), (256, 256), (256, 300), (300, 256)),
+    *((40, 30), (3, 7), (90, 1), (1, 90), (1, 1)),
 ]
 MODES = ["RGB", "L", "CMYK", "RGBA", "P", "1", "LA"]
 TRAIN, TEST = 37, 11
@@ -383,15 +374,10 @@ def test_room_for_every_shard_within_the_systems_limit(monkeypatch):
 
 
 def test_images_stream_without_tensorflow(folder, tmp_path):
-    """A stand-in for TensorFlow, first on the path, reports any attempt to import it."""
-    (tmp_path / "tensorflow").mkdir()
-    (tmp_path / "tensorflow" / "__init__.py").write_text("print('imported TensorFlow')\nraise ImportError\n")
-    code = f"import sys; sys.path.insert(0, {os.fspath(tmp_path)!r})\nfrom wsn.data import stream\n"
+    code = "from wsn.data import stream\n"
     code += f"opened = stream.Images('tiny:1.0.0', 37).open({os.fspath(folder)!r})\n"
     code += "print(sum(batch.weight.sum() for batch in opened.test(4)))\n"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == [f"{TEST:.1f}"]
+    assert run_without_tensorflow(code, tmp_path).split() == [f"{TEST:.1f}"]
 
 
 def test_benchmark_measures_every_part_and_the_stream(tmp_path):

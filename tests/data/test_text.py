@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -136,36 +138,10 @@ def test_tiny_shakespeare():
     assert sizes(corpus) == [1_003_854, 55_770, 55_770] and len(corpus.symbols) == 65
 
 
-def prepare(folder, name: str, splits: dict[str, list[str]]) -> None:
-    """Write texts as tensorflow-datasets would, but without TensorFlow."""
-    import tensorflow_datasets as tfds
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
-    home = folder / name.replace(":", "/")
-    home.mkdir(parents=True)
-    infos = []
-    for split, examples in splits.items():
-        template = tfds.core.ShardedFileTemplate(
-            data_dir=home, dataset_name=name.split(":")[0], split=split, filetype_suffix="array_record"
-        )
-        writer = ArrayRecordWriter(
-            str(template.sharded_filepath(shard_index=0, num_shards=1)), "group_size:1"
-        )
-        for example in examples:
-            writer.write(features.serialize_example(features.encode_example({"text": example})))
-        writer.close()
-        infos.append(
-            tfds.core.SplitInfo(
-                name=split, shard_lengths=[len(examples)], num_bytes=0, filename_template=template
-            )
-        )
-    tfds.folder_dataset.write_metadata(data_dir=home, features=features, split_infos=infos, check_data=False)
-
-
 def test_one_billion_words(tmp_path):
-    sentences = [f"the {word} sat ." for word in ("cat", "dog", "cow", "hen")]
-    prepare(tmp_path, "lm1b:1.1.0", {"train": sentences * 600, "test": sentences})
+    sentences = [{"text": f"the {word} sat ."} for word in ("cat", "dog", "cow", "hen")]
+    features = {"text": tfds.features.Text()}
+    tiny.write_copy(tmp_path, "lm1b:1.1.0", features, {"train": sentences * 600, "test": sentences})
     corpus = corpora.load("lm1b", "words", 5, str(tmp_path), str(tmp_path / "cache"))
     assert sizes(corpus) == [2400 * 5, 10, 10]
     assert corpus.symbols == (UNKNOWN, END, ".", "sat", "the")

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-import wsn
 from wsn import devices
 from wsn.devices import backend
 from wsn.errors import UserError
@@ -17,7 +16,6 @@ from wsn.spec import Group
 from wsn.training import train
 
 COMMAND = ["-m", "experiments.kernel_distance", "--dry_run", "--workdir=out"]
-ROOT = str(Path(wsn.__file__).parents[1])
 # Variables → the line that a command prints.
 BROKEN = {
     "JAX_PLATFORMS=cuda": "JAX_PLATFORMS=cuda cannot be used (",
@@ -37,7 +35,7 @@ BROKEN = {
 def start(code: list[str], folder: Path, variable: str) -> subprocess.Popen:
     name, _, value = variable.partition("=")
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
-    environment = inherited | {"PYTHONPATH": ROOT, "JAX_PLATFORMS": "cpu", name: value}
+    environment = inherited | {"JAX_PLATFORMS": "cpu", name: value}
     return subprocess.Popen(
         [sys.executable, *code],
         cwd=folder,

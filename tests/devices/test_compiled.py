@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import wsn
 from wsn import folders
 from wsn.devices import compiled, hosts
 
@@ -33,9 +32,8 @@ print(float(total).hex(), len(found) > 0, jax.config.jax_compilation_cache_dir)
 def started(folder: Path, **environment: str) -> list[str]:
     """The words that PROGRAM prints in another process, which must print nothing else."""
     inherited = {name: value for name, value in os.environ.items() if "CACHE" not in name}
-    inherited |= {"PYTHONPATH": str(Path(wsn.__file__).parents[1])} | environment
     command = [sys.executable, "-W", "error", "-c", PROGRAM, str(folder)]
-    ended = subprocess.run(command, env=inherited, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0 and ended.stderr == "", ended.stderr
     return ended.stdout.split()
 

@@ -5,11 +5,7 @@ Experiments run in this process, with stubbed training; in a subprocess where th
 
 import csv
 import math
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +14,6 @@ from absl import flags as absl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import wsn
 from experiments.lab import families, flags
 from experiments.width import kernel_distance, mlp_grid
 from experiments.width.rates import rate_at
@@ -114,29 +109,24 @@ def test_a_workdir_that_is_a_file_is_an_error(experiment, trained, tmp_path):
     assert (tmp_path / "out").read_text() == "a file" and not trained
 
 
-def start(*arguments: str, cwd: Path, script: str = "kernel_distance") -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", f"experiments.{script}", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(Path(wsn.__file__).parents[1])}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-
-
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
         ("kernel_distance", ["--base_width=4", "--widths=3"], "--widths: 3 is below"),
         ("optimum", ["--np=0"], "--np=0"),
         ("theorem1", ["--widths=0"], "--widths"),
+        ("layer_sparsity", ["--widths=8,x"], "--widths"),
     ],
 )
 def test_an_error_ends_the_process_in_one_line(tmp_path, script, arguments, message):
-    ended = start(*arguments, cwd=tmp_path, script=script)
+    ended = tiny.run_experiment(script, *arguments, cwd=tmp_path)
     assert ended.returncode == 1 and ended.stdout == ""
     assert ended.stderr.startswith(f"error: {message}") and ended.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
-    ended = start("--dry_run", *QUICK, "--seeds=5", cwd=tmp_path)
+    ended = tiny.run_experiment("kernel_distance", "--dry_run", *QUICK, "--seeds=5", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert list(tmp_path.iterdir()) == []
     plan = [line.split() for line in ended.stdout.splitlines() if not line.startswith("learning rate")]
@@ -153,7 +143,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
 
 
 def test_an_argument_that_is_not_a_flag_is_refused(tmp_path):
-    ended = start("8,32", cwd=tmp_path)
+    ended = tiny.run_experiment("kernel_distance", "8,32", cwd=tmp_path)
     assert ended.returncode == 1 and ended.stderr.startswith("error: 8,32: unexpected argument")
     with pytest.raises(UserError, match="^8,32: unexpected argument"):
         flags.parse(kernel_distance.COMMAND, ["8,32"])

@@ -1,6 +1,5 @@
 """The list of commands, suggestions for misspelled names, and --help."""
 
-import os
 import re
 import subprocess
 import sys
@@ -21,9 +20,7 @@ ROOT = Path(wsn.__file__).parents[1]
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, cwd=ROOT)
 
 
 def test_every_command_is_a_line_with_its_time(capsys):

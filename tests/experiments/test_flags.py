@@ -23,34 +23,13 @@ TRAINING = [kernel_distance, mlp_grid, bottleneck, conv_masks, resnet_width]
 FOLDER = Path(experiments.__file__).parent
 COMMANDS = {name: contents.command(name) for name in contents.files()}
 # A value of every setting that no preset has, and that is not the default.
-OTHER = {
-    "dataset": "cifar10",
-    "train_samples": 77,
-    "data_seed": 5,
-    "order": "seed",
-    "normalization": "channel",
-    "task": "regression",
-    "epochs": 7,
-    "batch_size": 9,
-    "optimizer": "adamw",
-    "learning_rate": 0.123,
-    "schedule": "cosine",
-    "decay_epochs": (1, 4),
-    "decay_factor": 0.3,
-    "warmup_epochs": 0.5,
-    "momentum": 0.45,
-    "weight_decay": 0.067,
-    "beta1": 0.8,
-    "beta2": 0.98,
-    "epsilon": 1e-5,
-    "clip": 2.5,
-    "eval_every": 3,
-    "probes": ("path", "norm"),
-    "compute_dtype": "bfloat16",
-    "model": "resnet18",
-    "hidden_layers": 5,
-    "parameterization": "mup",
-}
+OTHER = dict(
+    dataset="cifar10", train_samples=77, data_seed=5, order="seed", normalization="channel", task="regression",
+    epochs=7, batch_size=9, optimizer="adamw", learning_rate=0.123, schedule="cosine", decay_epochs=(1, 4),
+    decay_factor=0.3, warmup_epochs=0.5, momentum=0.45, weight_decay=0.067, beta1=0.8, beta2=0.98, epsilon=1e-5,
+    clip=2.5, eval_every=3, probes=("path", "norm"), compute_dtype="bfloat16", model="resnet18",
+    hidden_layers=5, parameterization="mup",
+)  # fmt: skip
 DECAY = {"decay_epochs", "decay_factor"}  # go with a schedule of steps
 STEPS = {"schedule": "steps", "decay_epochs": (2,)}
 SOME = {bottleneck: {"model", "hidden_layers"}, kernel_distance: {"parameterization"}}

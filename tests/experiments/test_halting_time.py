@@ -129,17 +129,8 @@ CONTRACT = (
 )
 
 ARGUMENTS = (
-    "--dataset=text",
-    "--widths=2,3",
-    "--train_samples=300",
-    "--fractions=0.5",
-    "--validation_samples=200",
-    "--sequence=5",
-    "--batch_size=4",
-    "--eval_every=4",
-    "--epochs=2",
-    "--learning_rate=0.5",
-    "--depths=1",
+    *("--dataset=text", "--widths=2,3", "--depths=1", "--train_samples=300", "--fractions=0.5", "--epochs=2"),
+    *("--validation_samples=200", "--sequence=5", "--batch_size=4", "--eval_every=4", "--learning_rate=0.5"),
 )
 
 

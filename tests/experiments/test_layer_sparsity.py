@@ -1,7 +1,5 @@
-import subprocess
-import sys
-
 import pytest
+import tiny
 
 from experiments.lab import flags
 from experiments.width import layer_sparsity as script
@@ -93,19 +91,8 @@ def test_bad_input_names_its_argument(arguments, message):
         script.members(script.Settings(model="vgg"))
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "experiments.layer_sparsity", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 def test_the_command_writes_table_and_figure(tmp_path):
-    done = run(f"--workdir={tmp_path}/out", "--widths=8,18")
+    done = tiny.run_experiment("layer_sparsity", f"--workdir={tmp_path}/out", "--widths=8,18")
     assert done.returncode == 0 and "79.84 (79.84)" in done.stdout
     written = [path.name for path in (tmp_path / "out").iterdir()]
     assert sorted(written) == [f"layer_sparsity.{kind}" for kind in ("command", "csv", "png", "said.json")]
-
-
-def test_a_bad_command_is_one_line_and_writes_nothing(tmp_path):
-    failed = run(f"--workdir={tmp_path}/out", "--widths=8,x")
-    assert failed.returncode != 0 and failed.stderr.count("\n") == 1 and "--widths" in failed.stderr
-    assert not list(tmp_path.iterdir())

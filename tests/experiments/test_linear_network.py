@@ -1,9 +1,7 @@
 """Distances, steps and exponents of linear networks, their verdicts, figure and command."""
 
-import subprocess
-import sys
-
 import pytest
+import tiny
 
 from experiments.convergence import linear_network as script
 from experiments.convergence import path
@@ -78,13 +76,10 @@ def test_the_figure_draws_every_table(tables):
     assert [text.get_text() for text in right.get_yticklabels()][0] == "steps"
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "experiments.linear_network", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 def test_the_command_writes_tables_and_figure(tmp_path):
-    done = run(f"--workdir={tmp_path}/out", "--radii=4", "--widths=20,40", "--seeds=1")
+    done = tiny.run_experiment(
+        "linear_network", f"--workdir={tmp_path}/out", "--radii=4", "--widths=20,40", "--seeds=1"
+    )
     assert done.returncode == 0, done.stderr
     assert "simulation and theory differ" in done.stdout
     names = sorted(path.name for path in (tmp_path / "out").iterdir())

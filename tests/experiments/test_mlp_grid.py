@@ -2,30 +2,24 @@
 
 import csv
 import math
-import subprocess
-import sys
 
 import pytest
+import tiny
 
 from experiments.lab import flags
 from experiments.width import mlp_grid as script
 from wsn.errors import UserError
 
-COMMAND = (
-    "--base_width=2",
-    "--widths=2,4",
-    "--last_connectivity=1.0,0.5",
-    "--activations=relu",
-    "--epochs=2",
-)
+COMMAND = "--base_width=2", "--widths=2,4", "--last_connectivity=1.0,0.5", "--activations=relu", "--epochs=2"
 
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
     """(folder, standard output) of the command."""
     folder = tmp_path_factory.mktemp("grid") / "out"
-    command = [sys.executable, "-m", "experiments.mlp_grid", f"--workdir={folder}", *COMMAND]
-    return folder, subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    ended = tiny.run_experiment("mlp_grid", f"--workdir={folder}", *COMMAND)
+    assert ended.returncode == 0, ended.stderr
+    return folder, ended.stdout
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,15 @@ def wait(browser, script: str, *arguments):
     return found
 
 
+POINTS = "document.querySelectorAll('section.shown .plot .point').length"
+
+
+def opened(browser, page: Path, shows: str = POINTS) -> None:
+    """Open the page and wait until it shows something."""
+    real.opened(browser, page)
+    wait(browser, shows)
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("results")
@@ -58,13 +67,19 @@ def light():
         yield browser
 
 
-def test_figures_are_drawn_and_the_console_is_empty(light, page):
-    real.opened(light, page)
-    assert wait(light, "document.querySelectorAll('section.shown .plot .point').length") == 4
+@pytest.fixture(autouse=True)
+def silent(light):
+    """No test leaves anything on the console."""
+    yield
+    assert real.complaints(light) == []
+
+
+def test_figures_are_drawn(light, page):
+    opened(light, page)
+    assert wait(light, POINTS) == 4
     box = light.execute_script("return document.querySelector('.plot .lines path').getBBox().width")
     assert box > 100, "a line across the figure"
     assert ", 3 diverged" in light.page_source and "is corrupt" in light.page_source
-    assert real.complaints(light) == []
 
 
 @pytest.mark.parametrize("name", PLOTS)
@@ -74,8 +89,7 @@ def test_the_chart_has_the_axes_of_the_figure(light, tmp_path, name):
     with output.transcript():
         output.write_table(tmp_path, name, rows, list(rows[0]))
         output.write_figure(tmp_path, name, Figure(), plot)
-    real.opened(light, report.write(tmp_path, Reader()))
-    wait(light, "document.querySelectorAll('section.shown .plot .point').length")
+    opened(light, report.write(tmp_path, Reader()))
     titles = "['xtitle', 'ytitle'].map(name => document.querySelector(`section.shown .${name}`).textContent)"
     assert light.execute_script(f"return {titles}") == [plot.xlabel, plot.ylabel]
     chosen = "['x', 'y'].map(name => document.querySelector(`section.shown [id$='-${name}0']`).value)"
@@ -85,12 +99,10 @@ def test_the_chart_has_the_axes_of_the_figure(light, tmp_path, name):
     shown = "document.querySelectorAll('section.shown .shapelayer path, section.shown .label-temp').length"
     assert bool(light.execute_script(f"return {shown}")) == bool(plot.lines)
     assert "data:image/png" in light.find_element("css selector", "section.shown img").get_attribute("src")
-    assert real.complaints(light) == []
 
 
 def test_hover_says_mean_and_deviation(light, page):
-    real.opened(light, page)
-    wait(light, "document.querySelectorAll('section.shown .plot .point').length")
+    opened(light, page)
     light.execute_script(
         "Plotly.Fx.hover(document.querySelector('section.shown .plot'), [{curveNumber: 0, pointNumber: 1}])"
     )
@@ -101,15 +113,13 @@ def test_hover_says_mean_and_deviation(light, page):
 def test_a_click_on_a_point_shows_its_curves(light, page):
     from selenium.webdriver import ActionChains
 
-    real.opened(light, page)
-    wait(light, "document.querySelectorAll('section.shown .plot .point').length")
+    opened(light, page)
     point = light.find_elements("css selector", "section.shown .plot .point")[2]
     ActionChains(light).move_to_element(point).pause(0.3).click().perform()
     chosen = wait(
         light, "document.querySelector('section.shown [id$=chosen]').textContent.includes('width 12')"
     )
     assert chosen and len(light.find_elements("css selector", "section.shown [id$=curves] .lines path")) == 4
-    assert real.complaints(light) == []
 
 
 def test_by_keyboard_a_row_shows_its_curves_and_a_column_is_sorted(light, page):
@@ -143,8 +153,7 @@ def test_axes_can_be_chosen(light, page):
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
 def test_dark_and_on_a_phone(page, width, scheme, tmp_path):
     with real.chromium(width, 1400, scheme) as browser:
-        real.opened(browser, page)
-        wait(browser, "document.querySelectorAll('section.shown .plot .point').length")
+        opened(browser, page)
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         back, text = browser.execute_script(
             "s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
@@ -158,19 +167,16 @@ def test_the_curves_so_far_of_what_trains_are_drawn(light, tmp_path):
     real.opened(light, report.write(tmp_path, Reader()))
     assert wait(light, "document.querySelectorAll('section.shown [id$=curves] .lines path').length") == 4
     assert "50 %" in light.find_element("css selector", ".progress").text
-    assert real.complaints(light) == []
 
 
 def test_a_hostile_folder_runs_no_script(light, tmp_path):
     folders.hostile(tmp_path, HOSTILE)
-    real.opened(light, report.write(tmp_path, Reader()))
-    wait(light, "document.querySelectorAll('section').length")
+    opened(light, report.write(tmp_path, Reader()), "document.querySelectorAll('section').length")
     for tab in light.find_elements("css selector", "nav a"):
         tab.click()
         time.sleep(0.2)
     assert light.title.startswith("wsn") and light.find_elements("css selector", "img") == []
     assert "<script>document" in light.find_element("tag name", "body").text
-    assert real.complaints(light) == []
 
 
 def test_an_open_page_follows_and_keeps_its_place(light, tmp_path):
@@ -180,7 +186,7 @@ def test_an_open_page_follows_and_keeps_its_place(light, tmp_path):
     page = report.write(tmp_path, reader, seconds=0.5)
     real.opened(light, page)
     light.find_elements("css selector", "nav a")[1].click()
-    wait(light, "document.querySelectorAll('section.shown .plot .point').length")
+    wait(light, POINTS)
     wait(light, "(scrollTo(0, 300), scrollY == 300)")  # once what is drawn is that long
     light.execute_script("document.querySelector('section.shown [id$=-logy]').click()")
     hash = light.execute_script("return location.hash")
@@ -189,10 +195,8 @@ def test_an_open_page_follows_and_keeps_its_place(light, tmp_path):
     wait(light, "document.querySelectorAll('section')[0].querySelectorAll('tbody tr').length == 5")
     assert light.execute_script("return [location.hash, scrollY]") == [hash, 300]
     assert light.execute_script("return document.querySelector('section.shown [id$=-logy]').checked")
-    assert real.complaints(light) == []
 
 
 def test_an_empty_folder_says_what_to_run(light, tmp_path):
     real.opened(light, report.write(tmp_path, Reader()))
     assert "python -m experiments.kernel_distance" in light.find_element("tag name", "main").text
-    assert real.complaints(light) == []

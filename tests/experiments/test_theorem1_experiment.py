@@ -170,27 +170,15 @@ def test_the_distance_of_a_case_counts_too(cases, capsys):
         *(
             [GOOD, GOOD | changes]
             for changes in (
-                {"x": [1, [2]]},
-                {"x": ["1", "2"]},
-                {"x": [1]},
-                {"x": []},
-                {"x": [None, 1]},
-                {"x": [1e200, 1], "y": [1e200, 2]},
-                {"x": [1e-200, 0], "y": [1e-200, 0]},
-                {"x": [10**400, 1]},
-                {"p": 0},
-                {"p": [0.5, 0.5]},
-                {"p": "0.5"},
-                {"p": True},
-                {"n": 0},
-                {"n": 10**400},
-                {"K1p": float("nan")},
-                {"K2p": None},
+                {"x": [1, [2]]}, {"x": ["1", "2"]}, {"x": [1]}, {"x": []}, {"x": [None, 1]},
+                {"x": [1e200, 1], "y": [1e200, 2]}, {"x": [1e-200, 0], "y": [1e-200, 0]}, {"x": [10**400, 1]},
+                {"p": 0}, {"p": [0.5, 0.5]}, {"p": "0.5"}, {"p": True}, {"n": 0}, {"n": 10**400},
+                {"K1p": float("nan")}, {"K2p": None},
             )
         ),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_a_malformed_file_of_cases_is_an_error_of_one_line(cases, tmp_path, content):
     with pytest.raises(UserError, match="^`cases[=`][^\n]*$"):
         cases(content)

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -32,11 +33,9 @@ def curve(exponent: float, kind: str, arm: str, traces=(1.0,) * 4, scale=1e3, sp
 
 
 def four(dense: float, dense_over: float, sparse: float, sparse_over: float) -> list[Curve]:
+    arms = itertools.product(("dense", "sparse"), ("one", "fan_in"))
     return [
-        curve(dense, "dense", "one"),
-        curve(dense_over, "dense", "fan_in"),
-        curve(sparse, "sparse", "one"),
-        curve(sparse_over, "sparse", "fan_in"),
+        curve(value, *arm) for value, arm in zip((dense, dense_over, sparse, sparse_over), arms, strict=True)
     ]
 
 
@@ -113,17 +112,8 @@ def test_bad_input_names_its_argument(parsed, argument):
 
 
 def test_the_command_writes_its_table_and_figure(parsed, capsys):
-    preset, run = parsed(
-        width_or_weights.COMMAND,
-        "--widths=2,3",
-        "--base_widths=2",
-        "--rate_width=2",
-        "--seeds=2",
-        "--epochs=2",
-        "--tuning_epochs=1",
-        "--arms=tuned",
-        "--train_samples=100",
-    )
+    line = "--widths=2,3 --base_widths=2 --rate_width=2 --seeds=2 --epochs=2 --tuning_epochs=1 --arms=tuned"
+    preset, run = parsed(width_or_weights.COMMAND, *line.split(), "--train_samples=100")
     width_or_weights.main(preset, run)
     table = list(csv.DictReader((run.folder / "width_or_weights.csv").read_text().splitlines()))
     assert [(row["arm"], row["kind"], row["width"]) for row in table] == [
@@ -143,18 +133,9 @@ def test_a_network_with_batch_normalization_is_traced_in_training_mode(parsed, m
     """Outputs do not depend on the scale of normalized layers, so their trace is proportional to 1 / scale²."""
     monkeypatch.setattr(width, "SAMPLES", 2)
     monkeypatch.setattr(width, "TRACED_SEEDS", 1)
-    preset, run, networks = networks_of(
-        parsed,
-        "--preset=resnet",
-        "--dataset=digits",
-        "--widths=2",
-        "--base_widths=2",
-        "--rate_width=2",
-        "--arms=one",
-        "--train_samples=100",
-        "--batch_size=50",
-        "--validation_samples=100",
-    )
+    line = "--preset=resnet --dataset=digits --widths=2 --base_widths=2 --rate_width=2 --arms=one --batch_size=50"
+    samples = "--train_samples=100", "--validation_samples=100"
+    preset, run, networks = networks_of(parsed, *line.split(), *samples)
     expected = width.start_traces(networks[0].spec, run)
     assert (
         all(np.isfinite(value) and value >= 0 for value in expected.values()) and sum(expected.values()) > 0

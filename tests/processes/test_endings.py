@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import wsn
 from experiments.lab import endings
 
-ROOT = Path(wsn.__file__).parents[1]
 # No training, a table and a figure.
 QUICK = [sys.executable, "-m", "experiments.layer_sparsity", "--widths=8,12"]
 WRITTEN = {f"layer_sparsity{suffix}" for suffix in (".csv", ".png", ".command", ".said.json")}
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+ENVIRONMENT = os.environ | {"PYTHONUNBUFFERED": ""}
 
 
 def shell(tmp_path: Path, line: str, *flags: str) -> tuple[str, set[str]]:

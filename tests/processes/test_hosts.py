@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import wsn
 from wsn.devices import hosts
 from wsn.errors import UserError
 
@@ -55,10 +54,7 @@ def start(
     return subprocess.Popen(
         [sys.executable, *arguments, "--workdir=out"],
         cwd=place,
-        env=os.environ
-        | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        | {"PYTHONPATH": str(Path(wsn.__file__).parents[1])}
-        | environment,
+        env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -86,16 +82,23 @@ def two(
 def wait_for(condition: Callable[[], bool], processes: Sequence[subprocess.Popen]) -> None:
     end = time.monotonic() + SECONDS
     while not condition():
-        assert all(process.poll() is None for process in processes), ended(processes)
+        assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
-def ended(processes: Sequence[subprocess.Popen]) -> tuple[list[int], list[str]]:
-    """Exit codes and stderr, without the greetings of the Gloo library."""
+def finish(processes: Sequence[subprocess.Popen], code: int = 0) -> list[str]:
+    """Stderr of each process without the greetings of the Gloo library; all end with that exit code."""
     printed = [process.communicate(timeout=SECONDS) for process in processes]
     errors = ["".join(x for x in text.splitlines(True) if "[Gloo]" not in x) for _, text in printed]
-    return [process.returncode for process in processes], errors
+    assert [process.returncode for process in processes] == [code] * len(processes), errors
+    return errors
+
+
+def run_one(command: Sequence[str], place: Path) -> None:
+    """The same command in one process with one device."""
+    with start(command, place, 1, {}) as process:
+        finish([process])
 
 
 def members(place: Path) -> dict[str, list[str]]:
@@ -110,8 +113,7 @@ def finished(tmp_path_factory) -> dict[str, list[str]]:
     """The records of an uninterrupted run over two processes."""
     places = [tmp_path_factory.mktemp(f"process{process}") for process in range(2)]
     with two(places) as processes:
-        codes, errors = ended(processes)
-    assert codes == [0, 0], errors
+        finish(processes)
     assert {path.name for path in (places[0] / "out").iterdir()} > {"runs", "kernel_distance.png"}
     assert not (places[1] / "out").exists(), "one process writes"
     headers = [path.read_text().splitlines()[0] for path in places[0].glob("out/runs/*/record.jsonl")]
@@ -120,9 +122,7 @@ def finished(tmp_path_factory) -> dict[str, list[str]]:
 
 
 def test_two_processes_give_the_curve_of_one_device(finished, tmp_path):
-    with start(COMMAND, tmp_path / "one", 1, {}) as process:
-        codes, errors = ended([process])
-    assert codes == [0], errors
+    run_one(COMMAND, tmp_path / "one")
     assert len(finished) == 2
     assert_same_curves(finished, members(tmp_path / "one"))
     for line in map(json.loads, itertools.chain(*finished.values())):
@@ -145,11 +145,8 @@ def test_two_processes_give_the_resnet_of_one_device(tmp_path):
     resnet += ["--learning_rate=0.005", "--epochs=2"]
     places = [tmp_path / "0", tmp_path / "1"]
     with two(places, commands=(resnet, resnet)) as processes:
-        codes, errors = ended(processes)
-    assert codes == [0, 0], errors
-    with start(resnet, tmp_path / "one", 1, {}) as process:
-        codes, errors = ended([process])
-    assert codes == [0], errors
+        finish(processes)
+    run_one(resnet, tmp_path / "one")
     found, expected = members(places[0]), members(tmp_path / "one")
     assert found.keys() == expected.keys() and len(found) == 1
     (found_lines,), (expected_lines,) = found.values(), expected.values()
@@ -169,14 +166,12 @@ def test_sigterm_of_any_process_stops_all_of_them_and_resuming_is_exact(finished
     with two(places, slurm) as processes:
         wait_for(lambda: any(places[0].glob("out/runs/*/group.json")), processes)
         processes[1].send_signal(signal.SIGTERM)
-        codes, errors = ended(processes)
-    assert codes == [75, 75], errors
+        errors = finish(processes, 75)
     assert errors[0].splitlines()[-1] == "stopped by SIGTERM; the same command resumes it (exit code 75)"
     assert members(places[0]).keys() < finished.keys()
     assert len(list(places[0].glob("out/runs/*/checkpoints/*.sha256"))) == 1
     with two(places, slurm) as processes:
-        codes, errors = ended(processes)
-    assert codes == [0, 0], errors
+        finish(processes)
     assert members(places[0]) == finished
     assert not list(places[0].glob("out/runs/*/checkpoints"))
 
@@ -206,14 +201,10 @@ def test_a_recurrent_run_is_saved_by_both_processes_and_resumes_to_the_curve_of_
             lambda: max((int(path.stem) for path in saved.glob("*.sha256")), default=0) > first, processes
         )
         processes[1].send_signal(signal.SIGTERM)
-        codes, errors = ended(processes)
-    assert codes == [75, 75], errors
+        finish(processes, 75)
     with two(places, commands=(command, command)) as processes:
-        codes, errors = ended(processes)
-    assert codes == [0, 0], errors
-    with start(command, tmp_path / "one", 1, {}) as process:
-        codes, errors = ended([process])
-    assert codes == [0], errors
+        finish(processes)
+    run_one(command, tmp_path / "one")
     assert_same_curves(members(places[0]), members(tmp_path / "one"))
 
 
@@ -225,11 +216,8 @@ def test_the_second_pass_of_path_geometry_runs_in_both_processes(tmp_path):
     command += ["--batch_size=50", "--eval_every=8"]
     places = [tmp_path / "0", tmp_path / "1"]
     with two(places, commands=(command, command)) as processes:
-        codes, errors = ended(processes)
-    assert codes == [0, 0], errors
-    with start(command, tmp_path / "one", 1, {}) as process:
-        codes, errors = ended([process])
-    assert codes == [0], errors
+        finish(processes)
+    run_one(command, tmp_path / "one")
     found, expected = (
         [row.split(",") for row in (place / "out/path_geometry_seeds.csv").read_text().split()]
         for place in (places[0], tmp_path / "one")
@@ -289,8 +277,7 @@ def test_a_process_without_data_ends_the_run_with_a_line_each(tmp_path):
     with two(
         [tmp_path / "0", tmp_path / "1"], commands=[COMMAND, ["-c", WITHOUT_DATA, *COMMAND[2:]]]
     ) as processes:
-        codes, errors = ended(processes)
-    assert codes == [1, 1], errors
+        errors = finish(processes, 1)
     assert errors == [
         "error: --data_dir: another process of this run cannot read its data; its output says why\n",
         "error: --dataset=digits: not on this host\n",

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import wsn
-
 WORKDIR = "out"
 # A checkpoint after every epoch. Of MLPs two groups, width 8 sparse and dense, each a program an epoch; of ResNet one
 # group, which goes step by step and has batch normalization, momentum and augmentation.
@@ -38,7 +36,6 @@ class Runner:
         self.environment = os.environ | {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
-            "PYTHONPATH": str(Path(wsn.__file__).parents[1]),
         }
 
     def place(self, name: str) -> Path:

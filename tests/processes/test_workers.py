@@ -13,26 +13,15 @@ from pathlib import Path
 
 import pytest
 
-import wsn
 from wsn.devices import shares
 from wsn.machine import usable_cores
 
 # Three groups, as in the test of kills: width 4, and width 8 sparse and dense.
 COMMAND = [
-    *(
-        sys.executable,
-        "-m",
-        "experiments.kernel_distance",
-        "--base_width=4",
-        "--widths=4,8",
-        "--learning_rate=8",
-    ),
-    *("--seeds=2", "--pairs=3", "--initialisations=2", "--epochs=60", "--checkpoint_seconds=1000"),
+    *(sys.executable, "-m", "experiments.kernel_distance", "--base_width=4", "--widths=4,8", "--seeds=2"),
+    *("--learning_rate=8", "--pairs=3", "--initialisations=2", "--epochs=60", "--checkpoint_seconds=1000"),
 ]
-ENVIRONMENT = os.environ | {
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-    "PYTHONPATH": str(Path(wsn.__file__).parents[1]),
-}
+ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 
 pytestmark = pytest.mark.skipif(usable_cores() < 2, reason="two workers need two cores")
 
