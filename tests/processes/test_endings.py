@@ -52,6 +52,7 @@ def test_a_folder_whose_name_is_no_text_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("number", "code", "errors"),
     [(signal.SIGTERM, os.EX_TEMPFAIL, f"{endings.STOPPED}\n"), (signal.SIGINT, endings.INTERRUPTED, "")],
+    ids=["SIGTERM", "SIGINT"],
 )
 def test_a_signal_in_the_first_seconds_is_no_traceback(tmp_path, number, code, errors, seconds):
     """While the program imports what it needs: nothing is lost, so the promised exit codes hold."""
@@ -84,7 +85,9 @@ def test_the_help_has_the_settings_that_experiments_share():
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, os.EX_TEMPFAIL), (signal.SIGINT, endings.INTERRUPTED)]
+    ("number", "code"),
+    [(signal.SIGTERM, os.EX_TEMPFAIL), (signal.SIGINT, endings.INTERRUPTED)],
+    ids=["SIGTERM", "SIGINT"],
 )
 def test_a_command_ends_though_something_drops_the_exception(number, code):
     """As C code may do that called back."""
