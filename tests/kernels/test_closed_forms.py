@@ -1,3 +1,5 @@
+"""Arc-cosine kernels to 60 digits, and the kernels of the infinitely wide network."""
+
 import mpmath
 import numpy as np
 import pytest
@@ -38,11 +40,7 @@ def test_arc_cosine_is_the_mean_over_gaussian_weights():
     for order in (0, 1, 2):
         samples = (a * b) ** order * (a > 0) * (b > 0)
         assert abs(samples.mean() - arc_cosine(x, y, order)) < 5 * samples.std() / np.sqrt(len(a))
-
-
-def test_zero_vectors_have_zero_kernels():
-    for order in (0, 1, 2):
-        assert arc_cosine(np.zeros(3), np.ones(3), order) == 0
+        assert arc_cosine(0 * x, y, order) == 0
 
 
 @pytest.mark.parametrize("rows, columns, features, seed", [(3, 4, 5, 0), (1, 6, 1, 1)])

@@ -1,3 +1,5 @@
+"""NNGP and NTK of any finite network against its Jacobian, and the trace of the NTK."""
+
 import importlib.util
 
 import jax

@@ -1,3 +1,5 @@
+"""The logarithm of the characteristic function by Chebyshev moments."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

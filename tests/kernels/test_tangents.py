@@ -1,3 +1,5 @@
+"""neural-tangents runs on this JAX, and agrees with our closed forms."""
+
 import importlib.util
 import os
 import subprocess

@@ -1,3 +1,5 @@
+"""Theorem 1: enumeration, quadrature and closed forms agree, and have its symmetries."""
+
 import itertools
 from functools import partial
 

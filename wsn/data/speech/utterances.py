@@ -6,6 +6,7 @@ blank between equal ones. PyTorch's loss is infinite there, optax's about 10⁵ 
 """
 
 import dataclasses
+from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -180,7 +181,7 @@ def prepared(data: Data, front_end: str, data_dir: str | None, entry: str) -> Sp
         raise UserError(
             f"`normalization={data.normalization}` is for images: choose one of {', '.join(NORMALIZATIONS)}"
         )
-    training = recorded.split == SPLITS.index("train")
+    training = np.flatnonzero(recorded.split == SPLITS.index("train"))
     usable = alignable(recorded, FRONT_ENDS[front_end])
     if not usable.all():
         logging.warning(
@@ -193,18 +194,10 @@ def prepared(data: Data, front_end: str, data_dir: str | None, entry: str) -> Sp
         )
         if not usable[training].any():
             raise UserError(f"`front_end={front_end}`: CTC can align no training utterance; choose another")
-    ends = np.cumsum(recorded.lengths, dtype=np.int64)[training]
-    parts = (
-        recorded.frames[end - length : end]
-        for end, length in zip(ends, recorded.lengths[training], strict=True)
-    )
-    mean, std = float_statistics(
-        (log_bands(frames, data.bands) if data.bands else frames for frames in parts),
-        NORMALIZATIONS[data.normalization],
-    )
-    train, held_out = (
-        select(recorded, data.bands, indices) for indices in split_indices(data, recorded, usable)
-    )
+    chunks = (log_bands(x, data.bands) if data.bands else x for x in frames_of(recorded, training))
+    mean, std = float_statistics(chunks, NORMALIZATIONS[data.normalization])
+    indices = split_indices(data, recorded, usable)
+    train, held_out = (select(recorded, data.bands, part) for part in indices)
     for split in (train, held_out):
         for start in range(0, len(split.frames), _CHUNK):
             rows = split.frames[start : start + _CHUNK]
@@ -244,11 +237,18 @@ def split_indices(
     return train[: data.train_samples], held_out
 
 
+def frames_of(
+    recorded: Recordings, indices: Int[np.ndarray, " utterances"]
+) -> Iterator[Float32[np.ndarray, "_ features"]]:
+    """The frames of these utterances, one utterance after the other."""
+    ends = np.cumsum(recorded.lengths, dtype=np.int64)
+    return (recorded.frames[ends[i] - recorded.lengths[i] : ends[i]] for i in indices)
+
+
 def select(recorded: Recordings, bands: int, indices: Int[np.ndarray, " utterances"]) -> SpeechSplit:
-    """Those utterances, as `bands` if that is not 0."""
-    first = np.cumsum(recorded.lengths, dtype=np.int64) - recorded.lengths
+    """The split of these utterances, as `bands` if that is not 0."""
     lengths = np.asarray(recorded.lengths[indices], np.int32)
-    frames = np.concatenate([recorded.frames[first[i] : first[i] + recorded.lengths[i]] for i in indices])
+    frames = np.concatenate(list(frames_of(recorded, indices)))
     return SpeechSplit(
         log_bands(frames, bands) if bands else frames,
         np.cumsum(lengths, dtype=np.int32) - lengths,
