@@ -33,7 +33,7 @@ WIDTHS = {"lstm": (64, 256, 1024), "rhn": (64, 256, 1024), "transformer": (64, 2
 
 def network(model: str, width: int) -> Spec:
     """A dense network that trains for one pass over the text."""
-    fields = {
+    fields: dict[str, dict[str, Any]] = {
         "lstm": {"hidden_layers": LAYERS},
         "rhn": {"depth": DEPTH, "gate_bias": GATE_BIAS},
         "transformer": {"hidden_layers": LAYERS, "head_dim": HEAD_DIM},
