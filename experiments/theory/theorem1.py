@@ -103,7 +103,7 @@ def evaluate(case: dict[str, Any]) -> dict[str, Any]:
     expected = {"K1p": "K1p", "K2p": "K2p", "D": "D"} | TANGENT
     given = {name: case[key] for name, key in expected.items() if key in case}
     try:
-        x, y = (np.repeat(np.asarray(case[z], float), case.get("repeats", 1)) for z in "xy")
+        x, y = (np.repeat(np.asarray(case[z]), case.get("repeats", 1)) for z in "xy")
         tangents = sparse_tangents(x, y, case["p"])
         if tangents.ck0.shape or any(
             type(v) not in (int, float) for v in [case["p"], case["n"], *given.values()]

@@ -93,10 +93,11 @@ def train(name: str, settings: Settings, run: Run) -> tuple[list[Network], list[
     networks = family.networks(settings.seeds)
     preset = kernel_distance.PRESETS["quick" if family.dataset == "digits" else "paper"]
     held_out = settings.tuning_samples or preset.tuning_samples
-    tuned = rates.tune(networks, {"sparse": preset.rates["sparse"]}, held_out, run, EXPERIMENT)
+    centers = dict.fromkeys(("sparse", "dense"), preset.rates["sparse"])  # the base network is dense
+    tuned = rates.tune(networks, centers, held_out, run, EXPERIMENT)
     if tuned is None:
         return None
-    networks = rates.with_rates(networks, {kind: tuned["sparse"] for kind in ("sparse", "dense")})
+    networks = rates.with_rates(networks, dict.fromkeys(centers, tuned["sparse"]))
     results = lab.collect(networks, run, EXPERIMENT)
     return None if results is None else (networks, results)
 
