@@ -31,7 +31,7 @@ from wsn import data
 from wsn.data import sources
 from wsn.errors import choose
 from wsn.sparsity import family as sparse_family
-from wsn.spec import Spec, setting
+from wsn.spec import Spec, check_bounds, setting
 
 EXPERIMENT = "width_predictions"
 COLUMNS = [
@@ -123,6 +123,9 @@ class Settings:
     bootstrap: int = setting("Bootstrap samples of the images.", 1000, least=2)
     seed: int = setting("Seed of all random draws.", 0, least=0)
     data_dir: str | None = setting("Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 def labeled(family: TestFamily, source: data.Splits) -> Labeled:

@@ -35,7 +35,7 @@ from kernels.optimum import minimum
 from wsn import folders
 from wsn.errors import UserError, choose
 from wsn.records.record import Result
-from wsn.spec import setting
+from wsn.spec import check_bounds, setting
 
 EXPERIMENT = "width_test"
 FIGURES = Path(__file__).parents[1] / "figures"
@@ -71,6 +71,9 @@ class Settings:
     predictions: str = setting(
         "Folder with width_predictions.csv and width_predictions_curves.csv.", str(FIGURES)
     )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 class Trained(NamedTuple):
