@@ -238,6 +238,7 @@ jax.monitoring.register_event_listener(lambda name, **_: found.append(name) if n
 folder, coordinator, count, process = sys.argv[1:5]
 hosts.join("auto", *(flag.partition("=")[2] for flag in [coordinator]), int(process[-1]), int(count[-1]))
 jax.config.update("jax_compilation_cache_dir", None)  # that of the tests
+jax.default_backend = lambda: "gpu"
 compiled.keep(Path(folder))
 total = jax.pmap(lambda x: jax.lax.psum(x * x, "batch"), axis_name="batch")(jax.numpy.arange(2.0))
 print(total.tolist(), len(found))

@@ -35,7 +35,7 @@ def keep(folder: Path) -> None:
     """Store compiled programs in `folder` and load them from there; call it before anything is compiled.
 
     A cache that the user set, by JAX_COMPILATION_CACHE_DIR or in jax.config, stays; raises UserError if it cannot be
-    written. There is no cache if `folder` cannot be written, or is not the same folder for all processes of the run:
+    written. There is none if `folder` cannot be written, for several processes on CPUs, or if they see other folders:
     GPUs compile together, and would wait for a process that found its program in a cache of its own.
     """
     settings = jax.config.values
@@ -45,7 +45,10 @@ def keep(folder: Path) -> None:
     if user_folder is not None:
         check_writable(user_folder)
         return
-    if jax.__version_info__ < LEAST_JAX:
+    # Of several processes on CPUs process 0 alone would find its programs, since JAX's keys differ, and Gloo gives up
+    # after it has waited 30 s for the others, which compile.
+    several_cpus = not hosts.is_single_process() and jax.default_backend() == "cpu"
+    if several_cpus or jax.__version_info__ < LEAST_JAX:
         return
     mark = hosts.broadcast(prepared(folder) if hosts.is_leader() else None)
     if hosts.any_process(mark is None or not (folder / mark).exists()):

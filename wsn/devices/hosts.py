@@ -95,12 +95,12 @@ def has_chips(dev: Path) -> bool:
 
 def is_leader() -> bool:
     """Whether this is process 0, or the only one."""
-    return _single_process() or jax.process_index() == 0
+    return is_single_process() or jax.process_index() == 0
 
 
 def broadcast(message: Any = None) -> Any:
     """The leader's message, on every process. Followers pass nothing, and wait for it."""
-    if _single_process():
+    if is_single_process():
         return message
     content = np.frombuffer(pickle.dumps(message), np.uint8) if is_leader() else np.empty(0, np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.uint32(content.size)))
@@ -139,8 +139,9 @@ def followers_stop_on_error() -> Iterator[None]:
 
 
 def _maximum(number: int) -> int:
-    return number if _single_process() else int(multihost_utils.process_allgather(np.array(number)).max())
+    return number if is_single_process() else int(multihost_utils.process_allgather(np.array(number)).max())
 
 
-def _single_process() -> bool:
+def is_single_process() -> bool:
+    """Whether this process runs by itself."""
     return not jax.distributed.is_initialized() or jax.process_count() == 1
