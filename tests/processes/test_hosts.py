@@ -263,6 +263,21 @@ def test_processes_load_the_programs_of_an_earlier_run_from_a_folder_that_all_se
     assert loaded(*apart) == [0, 0]
 
 
+@pytest.mark.slow
+def test_without_a_lost_process_the_others_end_and_fewer_resume_the_run(finished, tmp_path):
+    """Within JAX's heartbeat of 100 s."""
+    command = [*COMMAND, "--checkpoint_seconds=0"]
+    places = [tmp_path / "0", tmp_path / "1"]
+    with two(places, commands=(command, command)) as processes:
+        wait_for(lambda: any(places[0].glob("out/runs/*/checkpoints/*.sha256")), processes)
+        processes[1].kill()
+        assert processes[0].wait(timeout=200) not in (0, 75)
+    with start(command, places[0], 2, {}) as process:
+        codes, errors = ended([process])
+    assert codes == [0], errors
+    assert_same_curves(members(places[0]), finished)
+
+
 WITHOUT_DATA = """
 import runpy, sys
 from wsn.data import sources
