@@ -3,6 +3,7 @@
     python -m experiments.theorem1                    # Gaussian inputs and digits, a minute on 2 cores
     python -m experiments.theorem1 --dataset=mnist    # Gaussian inputs and MNIST, some minutes
     python -m experiments.theorem1 --cases=FILE.json  # a file of cases, seconds to a minute
+    python -m experiments.theorem1 --against=neural_tangents  # small networks, a minute; needs neural-tangents
 
 For each input, connectivity and width: D of simulated networks, exact D with Bernoulli masks and equation (4), each a
 mean over the same pairs. z is the difference of the first two in standard errors over networks (pairs share a network,
@@ -15,7 +16,10 @@ With --cases instead: FILE holds a list of objects with name, x, y, p, n, K1p, K
 tangent kernel E_C_K0, E_C2_K0, E_C_K1, and repeats (how often each coordinate counts). Writes
 WORKDIR/theorem1_cases.csv, where CK0, CCK0 and CK1 are the means over masks of C K_0, C^2 K_0 and C K_1; prints the
 largest scaled error last, |error| / (|x||y|)^l and of D its error times (d / |x||y|)^2, and exits 0 if it is within
---tolerance. Source: Theorem 1 and equations (1)-(4).
+--tolerance.
+
+With --against=neural_tangents the kernels of neural-tangents are compared with ours (experiments/theory/against.py): a
+line and a row of WORKDIR/theorem1_against.csv each. Source: Theorem 1 and equations (1)-(4).
 """
 
 import dataclasses
@@ -35,6 +39,7 @@ from jaxtyping import Float64
 from experiments.lab import launch, output
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
+from experiments.theory import against
 from experiments.theory import figures as theory
 from experiments.theory import inputs as kinds
 from experiments.theory.inputs import Inputs
@@ -78,6 +83,9 @@ class Settings(kinds.Settings):
         "Probability of exit code 1 although theory and simulation agree.", 0.01, least=1e-300, below=1
     )
     cases: str | None = setting("Instead: JSON file of cases to evaluate.", None)
+    against: str | None = setting(
+        "Instead: compare with the kernels of this library.", None, choices=("neural_tangents",)
+    )
     tolerance: float = setting("Largest scaled error of a case that counts as agreement.", 1e-7, above=0)
 
 
@@ -230,8 +238,26 @@ def validate(settings: Settings, run: Output) -> bool:
     return agree
 
 
+def check_against(settings: Settings, run: Output) -> bool:
+    """Whether neural-tangents agrees with all of ours. Raises UserError where it is not installed."""
+    rows = []
+    try:
+        for row in against.rows(settings.networks, settings.seed):
+            print(against.line(row))
+            rows.append(row)
+    except ImportError as error:
+        raise UserError(f"`against=neural_tangents`: {error}") from error
+    launch.wrote(run, output.write_table(run.folder, "theorem1_against", rows, against.COLUMNS))
+    return all(map(against.agrees, rows))
+
+
 def main(settings: Settings, run: Output) -> None:
-    agree = validate(settings, run) if settings.cases is None else check_cases(settings, settings.cases, run)
+    if settings.against is not None:
+        agree = check_against(settings, run)
+    else:
+        agree = (
+            validate(settings, run) if settings.cases is None else check_cases(settings, settings.cases, run)
+        )
     sys.exit(0 if agree else 1)
 
 
