@@ -3,6 +3,8 @@
     python -m experiments.halting_time  # Python's language reference, two minutes on 2 quiet cores
     python -m experiments.halting_time --preset=small  # tiny_shakespeare, an hour of one core
     python -m experiments.halting_time --preset=words --data_dir=FOLDER_OF_TEXT  # a folder of text, an hour
+    python -m experiments.halting_time --preset=spoken_digits  # spoken_digit, an hour (estimated)
+    python -m experiments.halting_time --preset=an4 --data_dir=FOLDER  # cepstra of AN4, hours (estimated)
     python -m experiments.halting_time --preset=paper --data_dir=FOLDER_OF_TEXT  # a folder of text, a GPU
 
 "Empirically Characterizing Overparameterization Impact on Convergence" trains recurrent networks of growing width at
