@@ -32,7 +32,6 @@ COLUMNS = [
     "kind",
     "width",
     "dtype",
-    "products",
     "networks",
     "cut",
     "networks_per_device",
@@ -100,14 +99,12 @@ def describe_group(group: Group, source: Source, target: str, execution: str = "
     test = scaled(testing.costs, count * batches if streamed else 1)
     share = here * lanes / feed.lanes
     flops = share * cost.step_flops
-    dtype = machine.products(spec.compute_dtype, training.precision)
-    seconds, bound = bounded(machine, dtype, flops, step)
-    test_seconds, _ = bounded(machine, dtype, share * cost.evaluation_flops, test)
+    seconds, bound = bounded(machine, spec.compute_dtype, flops, step)
+    test_seconds, _ = bounded(machine, spec.compute_dtype, share * cost.evaluation_flops, test)
     whole = seconds * ready.steps + test_seconds * -(-ready.steps // period)
     return {
         "target": target,
         "devices": devices,
-        "products": dtype,
         "networks": count,
         "cut": "none" if kind == "single" else kind,
         "networks_per_device": here,

@@ -78,14 +78,6 @@ class Compiled(NamedTuple):
     seconds: float  # CPU time of the compiler
     text: str
 
-    @property
-    def precision(self) -> str:
-        """Of float32 products: "highest", "high", or "default", which is bfloat16 on a TPU and TF32 on a GPU."""
-        named = {
-            name.lower() for name in re.findall(r"operand_precision\W+(highest|high)\b", self.text, re.I)
-        }
-        return "highest" if "highest" in named else "high" if named else "default"
-
 
 class Machine(NamedTuple):
     """A machine that is not here."""
@@ -95,12 +87,6 @@ class Machine(NamedTuple):
     chip: Chip
     devices: tuple[Any, ...]
     programs: list[Compiled]  # those compiled so far
-
-    def products(self, compute_dtype: str, precision: str) -> str:
-        """The type in which products are made: a key of `chip.flops`."""
-        default = "bfloat16" if self.platform == "tpu" else "tf32"
-        names = {"highest": "float32", "high": "tf32", "default": default}
-        return compute_dtype if compute_dtype == "bfloat16" else names[precision]
 
     @property
     def links(self) -> float:
