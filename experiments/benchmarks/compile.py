@@ -42,7 +42,7 @@ class Settings:
     """What is compiled."""
 
     of: tuple[str, ...] = setting("Which runs.", ("figure8",), choices=tuple(RUNS), some=True)
-    machines: tuple[str, ...] = setting("Machines, such as v5e:4x8,h100:8 (default: those of each run).", ())
+    machines: tuple[str, ...] = setting("Only these machines or chips, such as v5e:4x8,h100.", ())
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -59,7 +59,9 @@ def main(settings: Settings, run: Output) -> None:
     failures = []
     for name in settings.of:
         line, machines = RUNS[name]
-        for machine in settings.machines or machines:
+        for machine in machines:
+            if settings.machines and not {machine, machine.partition(":")[0]} & {*settings.machines}:
+                continue
             folder = run.folder / name / machine.replace(":", "-")
             if not (folder / f"{ahead.NAME}.csv").exists():
                 print(f"{line} --target={machine}")

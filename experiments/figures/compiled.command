@@ -1,1 +1,1 @@
-python -m experiments.compile --of=figure8 --of=language
+python -m experiments.compile --of=figure8 --of=language --of=imagenet --machines=h100

@@ -37,7 +37,7 @@ class Chip(NamedTuple):
     bandwidth: float  # bytes/s of its memory
     links: float  # bytes/s to other chips of its slice or host, all links together, one direction
     clock: float = 0.0  # cycles/s of the compiler's estimates; 0: it makes none
-    network: float = 0.0  # bytes/s to other hosts; 0: a slice has links between all chips
+    network: float = 0.0  # bytes/s of a host to others; 0: a slice has links between all chips
 
 
 def tpu(flops: float, memory: float, bandwidth: float, links: float, clock: float) -> Chip:
@@ -46,14 +46,18 @@ def tpu(flops: float, memory: float, bandwidth: float, links: float, clock: floa
 
 
 # TPUs: docs.cloud.google.com/tpu/docs, v4 to v6e; the clock is FLOP/s over 2 × multipliers (8 · 128², 4 · 128²,
-# 8 · 128², 4 · 256²). GPUs: NVIDIA's data sheets, SXM with 80 GB, no sparsity; an InfiniBand adapter for each GPU.
+# 8 · 128², 4 · 256²). GPUs: NVIDIA's data sheets, SXM with 80 GB, no sparsity; hosts of 8, an InfiniBand adapter a GPU.
 CHIPS = {
     "v4": tpu(275e12, 32 * 2**30, 1228e9, 300e9, 1.05e9),
     "v5e": tpu(197e12, 16 * 2**30, 819e9, 200e9, 1.5e9),
     "v5p": tpu(459e12, 95 * 2**30, 2765e9, 600e9, 1.75e9),
     "v6e": tpu(918e12, 32 * 2**30, 1640e9, 448e9, 1.75e9),
-    "a100": Chip({"bfloat16": 312e12, "tf32": 156e12, "float32": 19.5e12}, 80e9, 2039e9, 300e9, network=25e9),
-    "h100": Chip({"bfloat16": 989e12, "tf32": 494e12, "float32": 67e12}, 80e9, 3350e9, 450e9, network=50e9),
+    "a100": Chip(
+        {"bfloat16": 312e12, "tf32": 156e12, "float32": 19.5e12}, 80e9, 2039e9, 300e9, network=8 * 25e9
+    ),
+    "h100": Chip(
+        {"bfloat16": 989e12, "tf32": 494e12, "float32": 67e12}, 80e9, 3350e9, 450e9, network=8 * 50e9
+    ),
 }
 TPU_HOSTS = {4: (2, 2, 1), 8: (2, 4, 1), 1: (1, 1, 1)}  # chips → their layout in one host
 LIBRARIES = {
@@ -90,9 +94,9 @@ class Machine(NamedTuple):
 
     @property
     def links(self) -> float:
-        """Bytes/s of an all-reduce, for each device in each direction."""
+        """Bytes/s of an all-reduce for each device and direction: a host's rings share its network, each with all."""
         several = len({device.process_index for device in self.devices}) > 1
-        return self.chip.network if several and self.chip.network else self.chip.links
+        return min(self.chip.links, self.chip.network) if several and self.chip.network else self.chip.links
 
 
 _CURRENT: ContextVar[Machine | None] = ContextVar("target", default=None)
