@@ -1,1 +1,1 @@
-python -m experiments.compile --of=figure8 --of=language --of=imagenet --machines=h100
+python -m experiments.compile --of=figure8 --of=figure6 --of=language --of=imagenet --machines=h100

@@ -1,0 +1,1 @@
+python -m experiments.compile --of=figure8 --machines=v5e
