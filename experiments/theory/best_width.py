@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from experiments.lab import launch, output
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
-from experiments.lab.plots import Plot
+from experiments.lab.plots import Plot, plain_numbers, tidy
 from experiments.theory.predictors import eq25_width
 from kernels.best_width import KERNELS, BestWidth, best_width
 from wsn import data, folders
@@ -101,7 +101,8 @@ def draw(best: Mapping[str, BestWidth], errors: Mapping[float, float], title: st
             axes.axvspan(one.low, one.high, color=COLORS[name], alpha=0.15, linewidth=0)
     PLOT.label(axes)
     axes.set(title=title)
-    axes.grid(alpha=0.25)
+    tidy(axes, np.round(next(iter(best.values())).curves.width).astype(int))
+    plain_numbers(axes.yaxis)
     if errors:
         beside = axes.twinx()
         beside.plot(list(errors), [100 * e for e in errors.values()], "s", color="0.3", markersize=4)

@@ -123,34 +123,30 @@ def least(width: Float[np.ndarray, " widths"], error: Float[np.ndarray, " widths
     return float(width[np.argmin(error)]) if math.isnan(best) else best
 
 
-def measures(trained: Trained, prediction: Prediction) -> dict[str, tuple[float, float, float]]:
+def resampled(trained: Trained) -> tuple[np.ndarray, np.ndarray]:
+    """Mean errors, (samples, widths), of bootstrap samples of the seeds, the first being the data; best widths."""
+    widths, count = trained.error.shape
+    drawn = np.random.default_rng(0).integers(count, size=(RESAMPLES, widths, count))
+    drawn[0] = np.arange(count)
+    errors = np.take_along_axis(trained.error[None], drawn, 2).mean(axis=2)
+    return errors, np.array([least(trained.width, error) for error in errors])
+
+
+def measures(
+    width: Float[np.ndarray, " widths"], errors: np.ndarray, best: np.ndarray, prediction: Prediction
+) -> dict[str, tuple[float, float, float]]:
     """Each of QUANTITIES with its interval over seeds: rank correlation, points lost, log2 of predicted over best."""
-    rng = np.random.default_rng(0)
-    count = trained.error.shape[1]
-    drawn = rng.integers(count, size=(RESAMPLES, len(trained.width), count))
-    drawn[0] = np.arange(count)  # the first sample is the data
-    ranks = rankdata(prediction.values)
-    samples = []
-    for seeds in drawn:
-        error = np.take_along_axis(trained.error, seeds, 1).mean(axis=1)
-        correlation = np.corrcoef(ranks, rankdata(error))[0, 1]
-        at = np.interp(np.log(prediction.width), np.log(trained.width), error)
-        ratio = math.log2(prediction.width / least(trained.width, error))
-        samples.append((correlation, 100 * (at - error.min()), ratio))
-    whole = np.array(samples)
-    low, high = np.percentile(whole, [2.5, 97.5], axis=0)
-    return {name: (whole[0, i], low[i], high[i]) for i, name in enumerate(QUANTITIES)}
-
-
-def best_interval(trained: Trained) -> tuple[float, float, float]:
-    """The best width and its interval over seeds."""
-    rng, count = np.random.default_rng(0), trained.error.shape[1]
-    samples = [
-        least(trained.width, np.take_along_axis(trained.error, seeds, 1).mean(axis=1))
-        for seeds in rng.integers(count, size=(RESAMPLES, len(trained.width), count))
+    ranks = [
+        z - z.mean(axis=-1, keepdims=True) for z in (rankdata(prediction.values), rankdata(errors, axis=1))
     ]
-    low, high = np.percentile(samples, [2.5, 97.5])
-    return least(trained.width, trained.error.mean(axis=1)), float(low), float(high)
+    norms = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum(axis=1))
+    at = [np.interp(np.log(prediction.width), np.log(width), error) for error in errors]
+    lost = 100 * (np.array(at) - errors.min(axis=1))
+    samples = (ranks[1] @ ranks[0] / norms, lost, np.log2(prediction.width / best))
+    return {
+        name: (float(values[0]), *map(float, np.percentile(values, [2.5, 97.5])))
+        for name, values in zip(QUANTITIES, samples, strict=True)
+    }
 
 
 def read_predictions(folder: Path) -> dict[str, dict[str, Prediction]]:
@@ -183,10 +179,12 @@ def verdicts(
     """A row per family and predictor, and for each predictor the mean over families, with a bootstrap over families."""
     rows = []
     for family, outcome in trained.items():
-        best = dict(zip(("best", "best_low", "best_high"), best_interval(outcome), strict=True))
+        errors, widths = resampled(outcome)
+        interval = (float(widths[0]), *map(float, np.percentile(widths, [2.5, 97.5])))
+        best = dict(zip(("best", "best_low", "best_high"), interval, strict=True))
         for name, prediction in predictions[family].items():
             row = {"family": family, "predictor": name, "predicted": prediction.width} | best
-            for quantity, estimate in measures(outcome, prediction).items():
+            for quantity, estimate in measures(outcome.width, errors, widths, prediction).items():
                 row |= dict(zip((quantity, f"{quantity}_low", f"{quantity}_high"), estimate, strict=True))
             rows.append(row)
     rng = np.random.default_rng(0)
@@ -245,7 +243,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure.supxlabel("best width (bars: 95 % over seeds)")
     figure.supylabel("predicted width")
     keys, labels = panels[0].get_legend_handles_labels()
-    figure.legend(keys, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    figure.legend(keys, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=8)
     return figure
 
 

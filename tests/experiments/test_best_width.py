@@ -76,8 +76,9 @@ def test_a_right_prediction_loses_nothing_and_a_wrong_one_what_it_costs():
     error = (np.log2(width) - 2) ** 2 / 100
     trained = Trained(width, np.repeat(error[:, None], 3, axis=1))
     predictions = {"right": Prediction(4.0, error), "wrong": Prediction(16.0, -error)}
-    assert width_test.best_interval(trained) == pytest.approx((4, 4, 4))
-    right, wrong = (width_test.measures(trained, predictions[name]) for name in predictions)
+    samples = width_test.resampled(trained)
+    assert samples[1] == pytest.approx(4)
+    right, wrong = (width_test.measures(width, *samples, predictions[name]) for name in predictions)
     assert right["points_lost"] == pytest.approx((0, 0, 0)) and right["correlation"][0] == pytest.approx(1)
     assert wrong["points_lost"][0] == pytest.approx(4) and wrong["log_ratio"][0] == pytest.approx(2)
     everything = dict.fromkeys(predictors.PREDICTORS, predictions["right"])
