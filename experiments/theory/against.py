@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
+from jaxtyping import ArrayLike
 
 from kernels import tangents as neural_tangents
 from kernels.closed_forms import dense_kernels
@@ -31,13 +32,11 @@ Row = dict[str, Any]
 Apply = Callable[[Any, jax.Array], jax.Array]
 
 
-def row(network: str, quantity: str, theirs: np.ndarray, ours: np.ndarray) -> Row:
+def row(network: str, quantity: str, theirs: ArrayLike, ours: ArrayLike) -> Row:
     """A comparison to rounding: means over pairs, the largest difference over the largest value."""
-    theirs, ours = np.asarray(theirs, float), np.asarray(ours, float)
-    difference = float(np.abs(theirs - ours).max() / np.abs(ours).max())
-    return dict(
-        zip(COLUMNS, (network, quantity, theirs.mean(), ours.mean(), difference, ROUNDING), strict=True)
-    )
+    a, b = np.asarray(theirs, float), np.asarray(ours, float)
+    difference = float(np.abs(a - b).max() / np.abs(b).max())
+    return dict(zip(COLUMNS, (network, quantity, a.mean(), b.mean(), difference, ROUNDING), strict=True))
 
 
 def infinite(x: np.ndarray, y: np.ndarray) -> Iterator[Row]:
