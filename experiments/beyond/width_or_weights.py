@@ -114,7 +114,7 @@ PRESETS = {
         train_samples=400_000,
         sequence=64,
         eval_every=100,
-        epochs=60,
+        epochs=24,
         tuning_epochs=2,
         seeds=3,
     ),
