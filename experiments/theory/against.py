@@ -17,7 +17,7 @@ from jaxtyping import ArrayLike
 
 from kernels import tangents as neural_tangents
 from kernels.closed_forms import dense_kernels
-from kernels.empirical import NetworkKernels, network_kernels, sparse_weights
+from kernels.empirical import network_kernels, sparse_weights
 from kernels.sparse_ntk import sparse_tangents, tangent_distance
 from kernels.theorem1 import squared_distance
 from wsn.networks import models
@@ -74,7 +74,8 @@ def by_jacobian(apply: Apply, params: Any, mask: Any, x: jax.Array, y: jax.Array
         return jax.tree.leaves(jax.jacobian(lambda p: apply(apply_mask(p, mask), z[None])[0])(params))
 
     def pair(a: jax.Array, b: jax.Array) -> jax.Array:
-        return sum(jnp.vdot(m, n) for m, n in zip(jacobian(a), jacobian(b), strict=True)) / OUTPUTS
+        products = [jnp.vdot(m, n) for m, n in zip(jacobian(a), jacobian(b), strict=True)]
+        return jnp.stack(products).sum() / OUTPUTS
 
     return np.array([pair(a, b) for a, b in zip(x, y, strict=True)])
 
@@ -106,19 +107,21 @@ def sampled(x: jax.Array, y: jax.Array, networks: int, seed: int) -> Iterator[Ro
         params = {"hidden_0": {"kernel": u.T}, "output": {"kernel": v}}
         mask = {"hidden_0/kernel": u.T != 0}
         kernels.append(network_kernels(apply, params, mask, x, y, readout="output/kernel"))
-    flat = [np.asarray(z).reshape(PAIRS, -1) for z in (x, y)]
-    tangents, dense = sparse_tangents(*flat, CONNECTIVITY), sparse_tangents(*flat, 1.0)
+    a, b = (np.asarray(z).reshape(PAIRS, -1) for z in (x, y))
+    tangents, dense = (sparse_tangents(a, b, p) for p in (CONNECTIVITY, 1.0))
     gp = tangents.gp
     whole = tangent_distance(tangents, WIDTH, outputs=OUTPUTS, rate=1.0)
-    limits = NetworkKernels(dense.gp.k1 / FEATURES, (dense.gp.k1 + dense.ck0) / FEATURES)
-    means = NetworkKernels(gp.k1 / FEATURES, whole.mean)
-    distances = NetworkKernels(squared_distance(gp, WIDTH).total, whole.total)
-    for name, label in (("nngp", "NNGP"), ("ntk", "NTK")):
+    exact = {  # mean, limit of infinite width, D
+        "nngp": (gp.k1 / FEATURES, dense.gp.k1 / FEATURES, squared_distance(gp, WIDTH).total),
+        "ntk": (whole.mean, (dense.gp.k1 + dense.ck0) / FEATURES, whole.total),
+    }
+    for name, (mean, limit, distance) in exact.items():
+        label = name.upper()
         theirs = np.array([getattr(kernel, name) for kernel in kernels], float)
-        squared = (theirs - getattr(limits, name)) ** 2
+        squared = (theirs - limit) ** 2
         for quantity, values, expected in (
-            (f"mean of {label}", theirs, getattr(means, name)),
-            (f"D of {label}", squared, getattr(distances, name)),
+            (f"mean of {label}", theirs, mean),
+            (f"D of {label}", squared, distance),
         ):
             per_network = values.mean(axis=1)
             z = (per_network.mean() - expected.mean()) / per_network.std(ddof=1) * math.sqrt(networks)
@@ -134,9 +137,9 @@ def rows(networks: int, seed: int) -> Iterator[Row]:
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(2, PAIRS, FEATURES))
     yield from infinite(x, y)
-    images = [jnp.asarray(z.reshape(PAIRS, FEATURES, 1, 1), jnp.float32) for z in (x, y)]
-    yield from finite(*images, rng)
-    yield from sampled(*images, networks, seed)
+    a, b = (jnp.asarray(z.reshape(PAIRS, FEATURES, 1, 1), jnp.float32) for z in (x, y))
+    yield from finite(a, b, rng)
+    yield from sampled(a, b, networks, seed)
 
 
 def line(row: Row) -> str:

@@ -143,10 +143,11 @@ def measures(
     at = [np.interp(np.log(prediction.width), np.log(width), error) for error in errors]
     lost = 100 * (np.array(at) - errors.min(axis=1))
     samples = (ranks[1] @ ranks[0] / norms, lost, np.log2(prediction.width / best))
-    return {
-        name: (float(values[0]), *map(float, np.percentile(values, [2.5, 97.5])))
-        for name, values in zip(QUANTITIES, samples, strict=True)
-    }
+    intervals = {}
+    for name, values in zip(QUANTITIES, samples, strict=True):
+        low, high = np.percentile(values, [2.5, 97.5])
+        intervals[name] = float(values[0]), float(low), float(high)
+    return intervals
 
 
 def read_predictions(folder: Path) -> dict[str, dict[str, Prediction]]:
