@@ -101,7 +101,7 @@ def draw(best: Mapping[str, BestWidth], errors: Mapping[float, float], title: st
             axes.axvspan(one.low, one.high, color=COLORS[name], alpha=0.15, linewidth=0)
     PLOT.label(axes)
     axes.set(title=title)
-    tidy(axes, np.round(next(iter(best.values())).curves.width).astype(int))
+    tidy(axes, np.round(next(iter(best.values())).curves.width).astype(int).tolist())
     plain_numbers(axes.yaxis)
     if errors:
         beside = axes.twinx()
