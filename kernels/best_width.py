@@ -2,8 +2,8 @@
 
 One hidden layer with dense outputs: wider networks keep fewer weights of the first layer. Three exact distances, means
 over pairs of inputs: of the GP kernel (Theorem 1), of the whole NTK, and of the first layer's part of the NTK. In both
-the learning rate of the first layer goes with one over its connectivity. Whether any of them predicts the width of best
-test accuracy is an empirical question: see experiments/RESULTS.md.
+the learning rate of the first layer is proportional to 1 / connectivity. Whether these distances predict the width of
+best test accuracy is an empirical question: see experiments/RESULTS.md.
 """
 
 from collections.abc import Mapping
@@ -66,8 +66,8 @@ def of_tangents(
     """D of each of KERNELS at each width and its connectivity; `tangents` are those of the connectivities."""
     totals = {
         "gp": squared_distance(tangents.gp, width).total,
-        "ntk": tangent_distance(tangents, width, outputs=outputs).total,
-        "first": tangent_distance(tangents, width, outputs=outputs, layers="first").total,
+        "ntk": tangent_distance(tangents, width, outputs=outputs).distance.total,
+        "first": tangent_distance(tangents, width, outputs=outputs, layers="first").distance.total,
     }
     p = tangents.connectivity
     return {name: DistanceCurves(p, width, total.reshape(-1, len(p))) for name, total in totals.items()}

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, ArrayLike, Bool, Float, Float64, Key, Shaped, UInt32
 
-from kernels import tangents
+from kernels import neural_tangents
 from kernels.validation import checked_pairs, checked_reference, one_connectivity
 from wsn.errors import UserError
 from wsn.sparsity.masks import apply_mask
@@ -72,7 +72,7 @@ def network_kernels(
         return apply(apply_mask(params, mask), x)
 
     def kernel(function: Callable[[Any, Array], Array], about: Any) -> Array:
-        ntk = tangents.load().empirical_ntk_fn(function, trace_axes=(-1,), implementation=1)
+        ntk = neural_tangents.load().empirical_ntk_fn(function, trace_axes=(-1,), implementation=1)
         if gram:
             return ntk(x, y, about)
         return jax.lax.map(lambda pair: ntk(*(z[None] for z in pair), about)[0, 0], (x, y), batch_size=block)

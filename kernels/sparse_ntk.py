@@ -6,7 +6,7 @@ v kept with probability q and drawn from N(0, 1/q); kept weights are trained. Th
     Theta = (1/(n d)) sum_k { r_k [a_k]_+ [b_k]_+ + gamma w_k H(a_k) H(b_k) C_k },  a = u.x, b = u.y, C_k = x_s.y_s,
 
 r and w the means over outputs of the mask of v and of v^2, and gamma the learning rate of the first layer over that of
-the last. Its mean and variance are means over masks s of K_1, K_2, C K_0, C^2 K_0 and C K_1 (`kernels.moments`; derived
+the last. Its mean and variance are means over masks s of K_1, K_2, C K_0, C^2 K_0 and C K_1 (`kernels.masks`; derived
 in README.md). Masks are Bernoulli; the limit is Theta_inf = (K_1 + x.y K_0) / d.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float64
 
-from kernels.moments import mask_moments
-from kernels.theorem1 import SparseKernels, of_moments
+from kernels.masks.moments import mask_moments
+from kernels.theorem1 import Distance, SparseKernels, of_moments
 from kernels.validation import checked_connectivity, checked_positive, checked_width, one_connectivity
 from wsn.errors import UserError
 
@@ -45,12 +45,10 @@ class SparseTangents(NamedTuple):
 
 
 class TangentDistance(NamedTuple):
-    """E[Theta], and E[(Theta - Theta_inf)^2] = bias2 + variance, each of shape (*pairs, *connectivities)."""
+    """E[Theta], of shape (*pairs, *connectivities), and E[(Theta - Theta_inf)^2] = bias2 + variance."""
 
     mean: Float64[np.ndarray, "..."]
-    bias2: Float64[np.ndarray, "..."]
-    variance: Float64[np.ndarray, "..."]
-    total: Float64[np.ndarray, "..."]
+    distance: Distance
 
 
 def sparse_tangents(
@@ -117,4 +115,4 @@ def tangent_distance(
     square = square + last**2 * masks * gp.k2
     d = gp.features
     bias2, variance = (bias / d) ** 2, (square - mean**2) / d**2 / width
-    return TangentDistance(mean / d, bias2, variance, bias2 + variance)
+    return TangentDistance(mean / d, Distance(bias2, variance, bias2 + variance))

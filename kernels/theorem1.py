@@ -1,7 +1,7 @@
 """Theorem 1, exactly: kernels of sparse networks and their distance to the infinitely wide dense one.
 
-Source: Theorem 1 and equations (1)-(3). `kernels.moments` computes; Monte Carlo over masks (`kernels.sampling`) is the
-independent check. Errors are scaled: |error of K_l| / (|x||y|)^l.
+Source: Theorem 1 and equations (1)-(3). `kernels.masks` computes; Monte Carlo over masks (`masks.sampling`) checks it
+independently. Errors are scaled: |error of K_l| / (|x||y|)^l.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float64
 
-from kernels.moments import MaskMoments, mask_moments
+from kernels.masks.moments import MaskMoments, mask_moments
 from kernels.validation import checked_width
 
 

@@ -6,8 +6,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from wsn.devices import Placement
-from wsn.networks import lstm
-from wsn.networks.recurrent import Weights
+from wsn.networks.sequence import lstm
+from wsn.networks.sequence.recurrent import Weights
 from wsn.training import train
 
 DEVICES = tuple(jax.local_devices())

@@ -19,7 +19,7 @@ from experiments.benchmarks.settings import Report, Settings
 from experiments.lab import output
 from experiments.lab.plots import tidy
 from experiments.theory import inputs
-from kernels.sampling import sample_masks
+from kernels.masks.sampling import sample_masks
 from kernels.theorem1 import SparseKernels, sparse_kernels
 from wsn.data import sources
 from wsn.errors import UserError

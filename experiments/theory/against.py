@@ -15,7 +15,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from jaxtyping import ArrayLike
 
-from kernels import tangents as neural_tangents
+from kernels import neural_tangents
 from kernels.closed_forms import dense_kernels
 from kernels.empirical import network_kernels, sparse_weights
 from kernels.sparse_ntk import sparse_tangents, tangent_distance
@@ -110,10 +110,10 @@ def sampled(x: jax.Array, y: jax.Array, networks: int, seed: int) -> Iterator[Ro
     a, b = (np.asarray(z).reshape(PAIRS, -1) for z in (x, y))
     tangents, dense = (sparse_tangents(a, b, p) for p in (CONNECTIVITY, 1.0))
     gp = tangents.gp
-    whole = tangent_distance(tangents, WIDTH, outputs=OUTPUTS, rate=1.0)
+    ntk_mean, ntk_distance = tangent_distance(tangents, WIDTH, outputs=OUTPUTS, rate=1.0)
     exact = {  # mean, limit of infinite width, D
         "nngp": (gp.k1 / FEATURES, dense.gp.k1 / FEATURES, squared_distance(gp, WIDTH).total),
-        "ntk": (whole.mean, (dense.gp.k1 + dense.ck0) / FEATURES, whole.total),
+        "ntk": (ntk_mean, (dense.gp.k1 + dense.ck0) / FEATURES, ntk_distance.total),
     }
     for name, (mean, limit, distance) in exact.items():
         label = name.upper()

@@ -62,7 +62,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.weights is not None and self.base_width is not None:
-            raise UserError("`weights`, `base_width`: give one of them")
+            raise UserError("`weights`, `base_width`: give either, not both")
 
 
 def read_errors(path: Path) -> dict[float, float]:

@@ -62,9 +62,9 @@ def from_inputs(
 ) -> dict[str, Float64[np.ndarray, "pairs points"]]:
     """D of each pair for the kernels; the relative one over the mean squared kernel, E[Theta^2], over pairs."""
     curves = {name: curve.distance for name, curve in of_tangents(tangents, width, outputs).items()}
-    first = tangent_distance(tangents, width, outputs=outputs, layers="first")
-    size = (first.mean**2 + first.variance).mean(axis=0)
-    return curves | {"first_relative": first.total / size}
+    mean, distance = tangent_distance(tangents, width, outputs=outputs, layers="first")
+    size = (mean**2 + distance.variance).mean(axis=0)
+    return curves | {"first_relative": distance.total / size}
 
 
 def from_counts(

@@ -6,6 +6,7 @@ from scipy.special import gammaln
 
 from kernels.approximations import eq4, eq25, exact_count_correction, leading_bias
 from kernels.closed_forms import arc_cosine
+from kernels.masks.sampling import sample_masks
 from kernels.optimum import (
     at_fixed_budget,
     at_fixed_weights_per_input,
@@ -14,7 +15,6 @@ from kernels.optimum import (
     minimum,
     share_of_pairs,
 )
-from kernels.sampling import sample_masks
 from kernels.sparse_ntk import sparse_tangents
 from kernels.theorem1 import sparse_kernels, squared_distance
 from wsn.errors import UserError

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import radial
+from kernels.masks import radial
 from kernels.precision import in_float64
 
 

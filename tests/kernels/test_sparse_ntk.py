@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binom
 
 from kernels.best_width import best_width
-from kernels.enumeration import masked_kernels
+from kernels.masks.enumeration import masked_kernels
 from kernels.precision import in_float64
 from kernels.sparse_ntk import sparse_tangents, tangent_distance
 from wsn.errors import UserError
@@ -95,11 +95,11 @@ def test_simulated_networks_have_this_mean_and_distance(outputs, q, rate, last_r
     simulated = _networks(x, y, p, width, 30_000, outputs, q, *gammas, rng)
     for layers, theta in zip(("all", "first"), simulated, strict=True):
         setting = {"layers": layers, "outputs": outputs}
-        distance = tangent_distance(
+        mean, distance = tangent_distance(
             tangents, width, rate=rate, last_connectivity=q, last_rate=last_rate, **setting
         )
         limit = tangent_distance(dense, width, **setting).mean
-        for values, expected in ((theta, distance.mean), ((theta - limit) ** 2, distance.total)):
+        for values, expected in ((theta, mean), ((theta - limit) ** 2, distance.total)):
             assert abs(values.mean() - expected) < 4 * values.std() / np.sqrt(len(values))
         np.testing.assert_allclose(distance.total, distance.bias2 + distance.variance)
 

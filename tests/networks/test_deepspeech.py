@@ -14,9 +14,10 @@ from trees import fit as fit_source
 
 from wsn.data.batches import Indices
 from wsn.data.speech.utterances import FRONT_ENDS, Frames, SpeechBatch, make_batch
-from wsn.networks import deepspeech, lstm, models
+from wsn.networks import models
 from wsn.networks.layers import BatchWeights
-from wsn.networks.recurrent import scan_layer
+from wsn.networks.sequence import deepspeech, lstm
+from wsn.networks.sequence.recurrent import scan_layer
 from wsn.sparsity import family
 from wsn.sparsity.shapes import weights
 from wsn.spec import Group, Spec

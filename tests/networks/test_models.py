@@ -96,7 +96,7 @@ def test_bfloat16_rounds_the_operands_and_accumulates_in_float32():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_products_on_accelerators_have_the_precision_of_their_type(name, monkeypatch):
-    """All of them, forward and backward; on a CPU, which multiplies float32 as it is, none is named."""
+    """Every product, forward and backward. Programs for a CPU, which multiplies float32 exactly, name no precision."""
     shape = tiny.input_shape(name)
     inputs = {
         0: jnp.zeros((2, 1), jnp.int32),

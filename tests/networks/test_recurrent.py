@@ -10,8 +10,9 @@ import tiny
 from trees import flat, lstm_step, lstm_weights, sigmoid
 
 from wsn.errors import UserError
-from wsn.networks import highway, lstm, models, recurrent
-from wsn.networks.recurrent import Weights
+from wsn.networks import models
+from wsn.networks.sequence import highway, lstm, recurrent
+from wsn.networks.sequence.recurrent import Weights
 from wsn.sparsity import family
 from wsn.sparsity.shapes import weights
 from wsn.spec import Group, Spec

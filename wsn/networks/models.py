@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from wsn.errors import UserError, choose
-from wsn.networks import deepspeech, highway, lstm, mlp, resnet, tokens, transformer
+from wsn.networks import mlp, resnet
 from wsn.networks.layers import Model, Params, functional
 from wsn.networks.parameterization import Role, Scaling, Widening, parameterization
+from wsn.networks.sequence import deepspeech, highway, lstm, tokens, transformer
 from wsn.sparsity import bottleneck
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec

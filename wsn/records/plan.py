@@ -19,7 +19,7 @@ from wsn.data.language.vocabulary import TOKENIZERS
 from wsn.errors import choose
 from wsn.networks import models
 from wsn.networks.layers import Model
-from wsn.networks.tokens import EMBEDDING
+from wsn.networks.sequence.tokens import EMBEDDING
 from wsn.records.progress import aligned, duration
 from wsn.records.record import Label, Labels
 from wsn.sparsity.family import kept_weights

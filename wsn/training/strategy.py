@@ -10,7 +10,7 @@ from wsn.errors import check_known
 from wsn.native import library
 from wsn.networks.layers import Model
 from wsn.networks.models import has_convolutions
-from wsn.networks.tokens import EMBEDDING
+from wsn.networks.sequence.tokens import EMBEDDING
 from wsn.sparsity.storage import has_storage
 from wsn.spec import Group
 

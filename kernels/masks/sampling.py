@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Array, Float64
 
-from kernels.enumeration import masked_kernels
+from kernels.masks.enumeration import masked_kernels
 from kernels.precision import in_float64
 from kernels.validation import checked_pairs, one_connectivity
 from wsn.errors import UserError

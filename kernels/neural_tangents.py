@@ -65,5 +65,5 @@ def load() -> ModuleType:
             return importlib.import_module("neural_tangents")
     except (ImportError, AttributeError) as error:
         raise ImportError(
-            f"neural-tangents does not work with jax {jax.__version__} ({error}): see kernels/tangents.py"
+            f"neural-tangents does not work with jax {jax.__version__} ({error}): see kernels/neural_tangents.py"
         ) from error

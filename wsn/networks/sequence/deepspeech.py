@@ -14,10 +14,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from wsn.data.speech.utterances import FRONT_ENDS, Frames
-from wsn.networks import lstm, tokens
 from wsn.networks.layers import BatchNorm, BatchWeights, Layers
-from wsn.networks.recurrent import hidden_weights, scan_layer
-from wsn.networks.tokens import SOFTMAX
+from wsn.networks.sequence import lstm, tokens
+from wsn.networks.sequence.recurrent import hidden_weights, scan_layer
+from wsn.networks.sequence.tokens import SOFTMAX
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
 

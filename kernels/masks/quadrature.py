@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from kernels import radial
 from kernels.closed_forms import angular_factor
+from kernels.masks import radial
 
 ANGLES = (144, 432, 1296, 3888)  # each grid contains the one before it
 # Numbers of coordinates are rounded up to these, for few compilations.

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from wsn.errors import UserError
-from wsn.networks import tokens
 from wsn.networks.convolution import operand_type, precision
 from wsn.networks.layers import Layers
-from wsn.networks.tokens import EMBEDDING, SOFTMAX, Carry, Embedding
+from wsn.networks.sequence import tokens
+from wsn.networks.sequence.tokens import EMBEDDING, SOFTMAX, Carry, Embedding
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
 

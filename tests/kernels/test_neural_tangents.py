@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels import tangents
+from kernels import neural_tangents
 from kernels.closed_forms import dense_kernels
 from kernels.empirical import gp_kernel
 
@@ -39,27 +39,27 @@ assert not {"neural_tangents", "tensorflow"} & set(sys.modules)
 def test_an_absent_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install neural-tangents"):
-        tangents.load()
+        neural_tangents.load()
 
 
 def test_a_name_that_jax_dropped_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setitem(tangents._MOVED, "jax.core", {"a_name_no_jax_has": "jax.extend.core"})
-    with pytest.raises(ImportError, match="a_name_no_jax_has.*kernels/tangents.py"):
-        tangents.load()
+    monkeypatch.setitem(neural_tangents._MOVED, "jax.core", {"a_name_no_jax_has": "jax.extend.core"})
+    with pytest.raises(ImportError, match="a_name_no_jax_has.*kernels/neural_tangents.py"):
+        neural_tangents.load()
 
 
 def test_names_that_are_still_there_are_left_alone():
     before = dict(vars(jax.core))
-    tangents._patch()
+    neural_tangents._patch()
     assert all(vars(jax.core)[name] is value for name, value in before.items())
 
 
 @needs_tangents
 def test_neural_tangents_works_with_this_jax():
-    """When this fails after an upgrade of jax, the message says which name to add to kernels/tangents.py."""
+    """When this fails after an upgrade of jax, the message says which name to add to kernels/neural_tangents.py."""
     try:
-        tangents.load()
+        neural_tangents.load()
     except ImportError as error:
         pytest.fail(str(error))
     assert "tensorflow" not in sys.modules
@@ -69,7 +69,7 @@ def test_neural_tangents_works_with_this_jax():
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 @pytest.mark.parametrize("weight_std", [1.0, 1.4])
 def test_stax_has_our_closed_forms(depth, weight_std):
-    tangents.load()
+    neural_tangents.load()
     from neural_tangents import stax
 
     layers = [stax.Dense(1, W_std=weight_std, b_std=0.0), stax.Relu()] * depth
@@ -86,7 +86,7 @@ def test_stax_has_our_closed_forms(depth, weight_std):
 @pytest.mark.parametrize("implementation", [1, 2])
 def test_fast_gp_kernel_is_the_empirical_nngp(implementation):
     """Theta is the Gram matrix of the gradient in v: the NTK of v -> f, at width 50 with a sparse u."""
-    nt = tangents.load()
+    nt = neural_tangents.load()
     rng = np.random.default_rng(0)
     u = (rng.normal(size=(50, 8)) * (rng.random((50, 8)) < 0.3)).astype(np.float32)
     x, y = rng.normal(size=(2, 5, 8)).astype(np.float32)

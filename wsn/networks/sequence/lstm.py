@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from wsn.networks import tokens
 from wsn.networks.layers import Layers
-from wsn.networks.recurrent import Core, Inputs, LanguageModel, Outputs, Product, Weights, scan_layer
+from wsn.networks.sequence import tokens
+from wsn.networks.sequence.recurrent import Core, Inputs, LanguageModel, Outputs, Product, Weights, scan_layer
 from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from wsn.networks.layers import Layers, scaled_kernel
 from wsn.networks.linear import matmul, matmul_in_scan
 from wsn.networks.parameterization import Parameterization
-from wsn.networks.tokens import Carry, Embedding
+from wsn.networks.sequence.tokens import Carry, Embedding
 
 Inputs = Float[Array, "time lanes inputs"]
 Outputs = Float[Array, "time lanes width"]
