@@ -2,8 +2,8 @@
 
 The kernels of unit vectors under a random mask s: K_{1,p} - K_1 and K_{2,p} (`kernels.theorem1`), and of the tangent
 kernel E[C K_0]/p - C K_0, E[C^2 K_0]/p^2 and E[C K_1]/p^2 (`kernels.sparse_ntk`), C = x_s.y_s. `mask_moments` chooses
-among closed forms (p = 1, parallel vectors, a zero vector), the sum over masks (`enumeration`), `quadrature`. Errors are
-scaled, |error| / (|x||y|)^l with the power l of each moment.
+among closed forms (p = 1, parallel vectors, a zero vector), the sum over masks (`enumeration`), `quadrature`.
+Errors are scaled, |error| / (|x||y|)^l with the power l of each moment.
 """
 
 from collections.abc import Callable
