@@ -39,7 +39,7 @@ def test_the_table_has_three_distances_and_the_errors_of_a_table_are_drawn(run, 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--weights=9", "--base_width=2"), "`weights`, `base_width`: give one"),
+        (("--weights=9", "--base_width=2"), "`weights`, `base_width`: give either, not both"),
         (("--weights=4",), "`weights=4`"),
         (("--dataset=fashion",), "`dataset=fashion`"),
         (("--pairs=1",), "`pairs=1`"),
