@@ -94,8 +94,8 @@ def describe_group(group: Group, source: Source, target: str, execution: str = "
         lanes_of_device(ready.placement, feed.lanes),
     )
     batches = -(-source.num_examples(spec)[1] // feed.held_out_lanes)
-    # A streamed program is one batch of one network, others are all steps and networks between two evaluations.
-    step = scaled(training.costs, count if streamed else 1 / period)
+    # A streamed program is some batches of one network, others are all steps and networks between two evaluations.
+    step = scaled(training.costs, count / feed.together if streamed else 1 / period)
     test = scaled(testing.costs, count * batches if streamed else 1)
     share = here * lanes / feed.lanes
     flops = share * cost.step_flops

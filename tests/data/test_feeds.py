@@ -1,17 +1,21 @@
 """Streamed training: the same trainer and the same curve on any number of devices, resumed or not; whole images."""
 
 import io
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 import trees
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from tiny import assert_equal
 from trees import SINGLE, batch_over
 
 from experiments.benchmarks.of_input import photo, prepare
 from wsn import data
+from wsn.data import stream as streams
 from wsn.data.stream import Images, Stream
 from wsn.errors import UserError
 from wsn.networks import models
@@ -53,6 +57,25 @@ def test_a_streamed_run_is_the_same_on_any_number_of_devices(stream, devices):
     other, other_snapshot = fit(stream, devices)
     assert_equal(other, history, rtol=1e-4)
     assert_equal(other_snapshot.state, snapshot.state, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_several_batches_of_a_stream_in_one_call_train_the_same(stream, devices, monkeypatch):
+    """As on an accelerator; a call has all three batches of an epoch, and none has fewer."""
+    history, snapshot = fit(stream, devices)
+    monkeypatch.setattr("wsn.data.stream.batches_of_call", lambda period: period)
+    other, other_snapshot = fit(stream, devices)
+    assert_equal(other, history, rtol=1e-4)
+    assert_equal(other_snapshot.state, snapshot.state, rtol=1e-3, atol=1e-5)
+
+
+@given(period=st.integers(1, 10_000))
+def test_calls_of_a_stream_are_one_program(period):
+    assert streams.batches_of_call(period) == 1  # on a CPU
+    with mock.patch("wsn.devices.platform", lambda: "gpu"):
+        count = streams.batches_of_call(period)
+    assert period % count == 0 and 1 <= count <= 8
+    assert all(period % more for more in range(count + 1, 9))
 
 
 def test_a_resumed_stream_repeats_the_uninterrupted_run_bit_for_bit(stream):

@@ -32,7 +32,8 @@ class Feed(NamedTuple):
     """The batches of a group.
 
     A lane is a place in a batch: an example, or a text stream, which keeps its hidden state from batch to batch. A row
-    says what a batch consists of: arrays (…, steps, lanes), or for a stream an iterator of batches on the host.
+    says what a batch consists of: arrays (…, steps, lanes), or for a stream an iterator of batches on the host, in
+    training of `together` stacked ones if that is above 1.
     """
 
     steps: int  # of an epoch
@@ -45,6 +46,7 @@ class Feed(NamedTuple):
     held_out_data: Any
     make_training_batch: MakeBatch  # (data, row) → batch, inside the step
     make_held_out_batch: MakeBatch
+    together: int = 1
 
 
 @runtime_checkable

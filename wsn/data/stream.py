@@ -10,6 +10,7 @@ list leaves that out, but the standard transformations that it says to follow in
 """
 
 import dataclasses
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,9 @@ from wsn.spec import Data, Group, Spec
 
 # Images that a thread decodes per task: few enough to share a batch, many enough to hide the scheduling.
 _CHUNK = 8
+# Batches of one call, at most. On a GPU a call lays out kernels, momenta and masks anew (9.4 of the 25.4 GB of a step
+# of ImageNet), and over several processes 250 arrays cost the host 23 ms a call (two processes on a CPU, tried).
+_MOST_BATCHES = 8
 
 
 # Order: the examples of a batch, and their random numbers.
@@ -66,6 +70,16 @@ def uniforms(key: int, first: int, count: int) -> Float64[np.ndarray, "count 11 
     blocks = ATTEMPTS + 1
     bits = np.random.Philox(key=key, counter=(1 << 64) + first * blocks).random_raw(count * blocks * 4)
     return (bits >> np.uint64(11)).reshape(count, blocks, 4) * 2.0**-53
+
+
+def batches_of_call(period: int) -> int:
+    """How many batches a call of the program trains on: a divisor of `period`, so that all calls are one program.
+
+    1 on a CPU, where XLA does not thread the convolutions inside loops.
+    """
+    if devices.platform() == "cpu":
+        return 1
+    return max(count for count in range(1, _MOST_BATCHES + 1) if period % count == 0)
 
 
 # Reading.
@@ -113,13 +127,13 @@ class Records:
 
 
 def load_batches(
-    records: Records, rows: Int[np.ndarray, "batches local"], plan: Plan, threads: int
+    records: Records, rows: Int[np.ndarray, "calls *batches local"], plan: Plan, threads: int
 ) -> Iterator[Batch]:
-    """The batches of `rows`, in order: uint8 images in host memory.
+    """The batch of every row, or the stacked batches, in order: uint8 images in host memory.
 
     Threads decode ahead. Memory holds the batches that two chunks per thread fill, and two more.
     """
-    ahead = 1 + -(-2 * threads * _CHUNK // rows.shape[1])
+    ahead = 1 + -(-2 * threads * _CHUNK // math.prod(rows.shape[1:]))
     pending: deque[tuple[Batch, list[Future]]] = deque()
 
     def fill(batch: Batch, start: int, positions: np.ndarray) -> None:
@@ -135,11 +149,14 @@ def load_batches(
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
         for row in rows:
-            images = np.zeros((len(row), CROP, CROP, 3), np.uint8)
-            batch = Batch(images, np.zeros(len(row), np.int32), (row >= 0).astype(np.float32))
-            real = row[row >= 0]
-            starts = range(0, len(real), _CHUNK)
-            pending.append((batch, [pool.submit(fill, batch, s, real[s : s + _CHUNK]) for s in starts]))
+            images = np.zeros((*row.shape, CROP, CROP, 3), np.uint8)
+            batch = Batch(images, np.zeros(row.shape, np.int32), (row >= 0).astype(np.float32))
+            parts = []
+            for place in np.ndindex(row.shape[:-1]):
+                one, real = Batch(*(x[place] for x in batch)), row[place][row[place] >= 0]
+                for start in range(0, len(real), _CHUNK):
+                    parts.append(pool.submit(fill, one, start, real[start : start + _CHUNK]))
+            pending.append((batch, parts))
             if len(pending) > ahead:
                 yield first()
         while pending:
@@ -185,10 +202,12 @@ class Stream:
         hosts: int = 1,
         start: int = 0,
         spread: bool = False,
+        together: int = 1,
     ) -> Iterator[Batch]:
         """The part of host `host` of the batches of an epoch, from step `start` on: uint8 images, cropped and flipped.
 
         `batch_size` counts the examples of all hosts; each gets ⌈batch_size / hosts⌉ rows, with weight 0 for padding.
+        Above 1, that many batches are stacked; the rest of an epoch that is fewer is left out.
         Raises UserError for an image that cannot be read.
         """
         key, count = epoch << 64 | seed, len(self.train_records.source)
@@ -200,8 +219,10 @@ class Stream:
                 place = partial(random_box, uniform=uniform[:ATTEMPTS])
                 yield Crop(int(order[position]), place, self.flip and bool(uniform[ATTEMPTS, 0] < 0.5))
 
-        rows = positions_of_host(count, batch_size, host, hosts, spread)
-        return load_batches(self.train_records, rows[start:], plan, self.threads)
+        rows = positions_of_host(count, batch_size, host, hosts, spread)[start:]
+        if together > 1:
+            rows = rows[: len(rows) // together * together].reshape(-1, together, rows.shape[1])
+        return load_batches(self.train_records, rows, plan, self.threads)
 
     def test(self, batch_size: int, *, host: int = 0, hosts: int = 1) -> Iterator[Batch]:
         """The part of host `host` of the test set, in the order of the source, cut like the batches of `train`."""
@@ -222,17 +243,24 @@ class Stream:
         index, count = placement.host
         host = {"host": index, "hosts": count}
         steps = -(-len(self.train_records.source) // spec.batch_size)
+        together = batches_of_call(math.gcd(steps, spec.eval_every or steps))
 
         def training(first: int, last: int) -> Iterator[Batch]:
             for epoch in range(first // steps, -(-last // steps)):
                 start, stop = max(first - epoch * steps, 0), min(last - epoch * steps, steps)
                 rows = self.train(
-                    epoch, spec.batch_size, seed=spec.data_seed, start=start, spread=spread, **host
+                    epoch,
+                    spec.batch_size,
+                    seed=spec.data_seed,
+                    start=start,
+                    spread=spread,
+                    together=together,
+                    **host,
                 )
-                yield from on_device(islice(rows, stop - start))
+                yield from on_device(islice(rows, (stop - start) // together), axis=int(together > 1))
 
-        def on_device(rows: Iterator[Batch]) -> Iterator[Batch]:
-            return (devices.scatter_examples(placement, row) for row in rows)
+        def on_device(rows: Iterator[Batch], axis: int = 0) -> Iterator[Batch]:
+            return (devices.scatter_examples(placement, row, axis) for row in rows)
 
         def make_batch(_: Any, row: Batch) -> Batch:
             images = normalize(row.inputs, self.mean, self.std)
@@ -248,6 +276,7 @@ class Stream:
             (),
             make_batch,
             make_batch,
+            together,
         )
 
 

@@ -192,15 +192,15 @@ def scatter_batches(placement: Placement, tree: Any, *, of_members: bool = False
     return jax.tree.map(cut, tree)
 
 
-def scatter_examples(placement: Placement, tree: Any) -> Any:
-    """This process's part of one batch, examples first, cut over its devices and padded with zeros."""
+def scatter_examples(placement: Placement, tree: Any, axis: int = 0) -> Any:
+    """This process's part of one batch, examples along `axis`, cut over its devices and padded with zeros."""
     if placement.kind != "batch":
         return tree
     local = len(placement.local)
 
     def cut(x):
-        x = np.pad(x, [(0, -len(x) % local)] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(local, -1, *x.shape[1:])
+        x = np.pad(x, [(0, -x.shape[axis] % local if i == axis else 0) for i in range(x.ndim)])
+        return np.moveaxis(x.reshape(*x.shape[:axis], local, -1, *x.shape[axis + 1 :]), axis, 0)
 
     return jax.tree.map(cut, tree)
 

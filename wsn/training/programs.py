@@ -114,14 +114,20 @@ def loop_over_steps(
     start: Carry,
     shared: bool,
 ) -> Program:
-    """Python loops over batches and members; `placement` is `single` or `batch`."""
+    """Python loops over batches and members; `placement` is `single` or `batch`.
+
+    Where a stream stacks batches, the program of a call scans them.
+    """
+
+    def train_batch(member: Members, row: Any, data: Any) -> Any:
+        return step(member, feed.make_training_batch(data, row))
 
     def evaluate_batch(pair: tuple[Members, Carry], row: Any, data: Any) -> Any:
         return evaluation(*pair, feed.make_held_out_batch(data, row))
 
     run_step = devices.compile_program(
         placement,
-        lambda member, row, data: step(member, feed.make_training_batch(data, row)),
+        scan_steps(step, feed.make_training_batch) if feed.together > 1 else train_batch,
         donate=True,
         lanes=LANES,
         lanes_out=(LANES, None),
