@@ -2,11 +2,13 @@
 
     python -m experiments.rate_transfer                 # digits, a minute on 2 cores
     python -m experiments.rate_transfer --preset=mnist  # MNIST at the sizes of Figure 8, half an hour (estimated)
+    python -m experiments.rate_transfer --preset=transformer  # transformers on tiny_shakespeare, an hour
 
-MLPs with one hidden layer and the same number of weights at all widths (the last layer stays dense), as in Figure 8,
-trained with a grid of learning rates in each parameterization: standard, NTK, and SμPar from the base width. Loss and
-accuracy are of held-out training samples. The rate transfers if the best rate at the base width is best at all widths.
-Writes WORKDIR/rate_transfer.csv, a row per parameterization, width and rate, and WORKDIR/rate_transfer.png.
+Networks with the same number of weights at all widths, trained with a grid of learning rates in each parameterization:
+standard, NTK, and SμPar from the base width. MLPs have one hidden layer, whose last layer stays dense, as in Figure 8;
+of transformers the weights of the blocks are counted. Loss and accuracy are of held-out training samples. The rate
+transfers if the best rate at the base width is best at all widths. Writes WORKDIR/rate_transfer.csv, a row per
+parameterization, width and rate, rate_transfer_claims.csv and WORKDIR/rate_transfer.png.
 """
 
 import dataclasses
@@ -17,15 +19,18 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from experiments.convergence import settings, study
 from experiments.lab import families, launch, output, presets
 from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
-from experiments.lab.intervals import METHOD, Estimate, simulated
+from experiments.lab.intervals import METHOD, Estimate, difference, simulated
 from experiments.lab.launch import Run
 from experiments.lab.plots import PALETTE, Plot, tidy
+from wsn.networks import models
 from wsn.networks.parameterization import PARAMETERIZATIONS
 from wsn.records.record import Result
 from wsn.sparsity import family
+from wsn.sparsity.shapes import Shapes
 from wsn.spec import Spec, setting
 
 EXPERIMENT = "rate_transfer"
@@ -37,6 +42,7 @@ PLOT = Plot(
     curves=("parameterization", "width"),
     logy=True,
 )
+LOSS, ACCURACY = "validation_loss", "validation_accuracy"
 CLAIMS = ["parameterization", "quantity", "value", "low", "high"]
 COLUMNS = [
     "parameterization", "width", "connectivity", "weights", "learning_rate", "seeds", "diverged",
@@ -45,8 +51,11 @@ COLUMNS = [
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset(presets.Family):
+class Preset(settings.Settings, presets.Family):
     """Settings of one figure; `centers` are learning rates close to the best at the base width."""
+
+    model: str = presets.of_spec("model", "mlp")
+    hidden_layers: int | None = presets.of_spec("hidden_layers", None)
 
     parameterizations: tuple[str, ...] = setting(
         "Parameterizations, one panel each.", ("standard", "ntk", "smup"), choices=tuple(PARAMETERIZATIONS)
@@ -81,11 +90,26 @@ PRESETS = {
         batch_size=256,
         epochs=100,
     ),
+    "transformer": Preset(
+        **settings.SHAKESPEARE
+        | dict(sequence=64, eval_every=None, epochs=2, train_samples=400_000, learning_rate=None),
+        model="transformer",
+        hidden_layers=2,
+        base_width=32,
+        widths=(32, 64, 128, 256),
+        optimizer="adamw",
+        schedule="cosine",
+        warmup_epochs=0.5,
+        seeds=2,
+        parameterizations=("standard", "smup"),
+        centers={"standard": 0.004, "mup": 0.004, "smup": 0.004},
+        octaves=3,
+    ),
 }
 
 
 def template(preset: Preset) -> Spec:
-    """The network of Figure 8 on the data of a preset; width, masks, parameterization and rate are set later."""
+    """The network on the data of a preset; width, masks, parameterization and rate are set later."""
     return presets.spec(preset, learning_rate=1.0)
 
 
@@ -95,15 +119,26 @@ def rates(preset: Preset, name: str) -> list[float]:
     return [float(f"{preset.centers[name] * 2.0**octave:.4g}") for octave in octaves]
 
 
-def networks(preset: Preset) -> list[Network]:
+def networks(preset: Preset, run: Run) -> list[Network]:
     """Every parameterization, width and rate."""
     plain = template(preset)
-    shapes = families.shapes_of(plain)
+    source = run.source_of(plain)
+
+    def sparse(base: Spec) -> list[Spec]:
+        def shapes(width: int) -> Shapes:
+            return study.shapes_of(source, dataclasses.replace(base, width=width))
+
+        if base.model == "mlp":
+            return family.sparse(base, preset.base_width, preset.widths, shapes, "dense_last")
+        whole = family.whole_layers(models.groups_of(base, shapes(preset.base_width)))
+        return family.sparse(
+            base, preset.base_width, preset.widths, shapes, "largest_first", whole, count_whole=False
+        )
+
     networks = []
     for name in preset.parameterizations:
         reference = preset.base_width if name in ("mup", "smup") else 0
-        base = dataclasses.replace(plain, parameterization=name, rate_width=reference)
-        for spec in family.sparse(base, preset.base_width, preset.widths, shapes, "dense_last"):
+        for spec in sparse(dataclasses.replace(plain, parameterization=name, rate_width=reference)):
             for rate in rates(preset, name):
                 with_rate = dataclasses.replace(spec, learning_rate=rate)
                 columns = {"parameterization": name}
@@ -120,7 +155,10 @@ Grid = Float[np.ndarray, "seeds widths rates"]
 
 
 def grids(networks: Sequence[Network], results: Sequence[Result], name: str) -> tuple[Grid, Grid] | None:
-    """Final validation loss and accuracy in a parameterization, if all records exist; ∞ and 0 of diverged runs."""
+    """Final validation loss and accuracy in a parameterization, if all records exist; ∞ and 0 of diverged runs.
+
+    Of a text, whose records have no accuracy, the second is the loss in nats, negated.
+    """
     of_name = [network for network in networks if network.kind == name]
     by_run = {(result.spec, result.seed): result for result in results}
     runs = [by_run.get((network.spec, seed)) for seed in range(of_name[0].seeds) for network in of_name]
@@ -128,15 +166,12 @@ def grids(networks: Sequence[Network], results: Sequence[Result], name: str) -> 
         return None
     widths = len({network.spec.width for network in of_name})
 
-    def last(metric: str, diverged: float) -> Grid:
-        values = [
-            run.curves[f"validation_{metric}"][-1] if run.status == "finished" else diverged
-            for run in runs
-            if run
-        ]
+    def last(curve: str, diverged: float) -> Grid:
+        values = [run.curves[curve][-1] if run.status == "finished" else diverged for run in runs if run]
         return np.array(values, np.float64).reshape(of_name[0].seeds, widths, -1)
 
-    return last("loss", math.inf), last("accuracy", 0.0)
+    loss, has_accuracy = last(LOSS, math.inf), ACCURACY in results[0].curves
+    return loss, last(ACCURACY, 0.0) if has_accuracy else -loss
 
 
 def octave(losses: Float[np.ndarray, " rates"]) -> float:
@@ -162,6 +197,12 @@ def transfer(loss: Grid, accuracy: Grid, widths: Sequence[int]) -> tuple[Estimat
     return slope, simulated(lambda means: means.max(1), list(np.array(lost).T))
 
 
+def gains(loss: Grid) -> list[Estimate]:
+    """By width above the base: how far the loss is below that of the base, each at its rate of the lowest mean loss."""
+    best = [losses[:, losses.mean(0).argmin()] for losses in np.moveaxis(loss, 1, 0)]
+    return [difference(best[0], losses) for losses in best[1:]]
+
+
 def draw(rows: Sequence[Row], preset: Preset) -> Figure:
     """Validation loss over the learning rate, a panel per parameterization and a curve per width."""
     figure = Figure(figsize=(4 * len(preset.parameterizations), 4), layout="constrained")
@@ -181,33 +222,44 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
     panels[0].set(ylabel=f"{PLOT.ylabel} (star: lowest)")
     losses = [row["validation_loss_mean"] for row in rows if not row["diverged"]]
     if losses:  # cut the losses of learning rates that are far too large
-        panels[0].set_ylim(0.9 * min(losses), 8 * min(losses))
+        panels[0].set_ylim(0.9 * min(losses), min(8 * min(losses), 1.05 * max(losses)))
     panels[0].legend(fontsize=8)
-    weights = max((row["weights"] for row in rows), default=0)
+    weights = min((row["weights"] for row in rows), default=0)
     network = f"MLP, one hidden layer, {weights:,} weights"
+    if preset.model != "mlp":
+        network = f"{preset.model}, the blocks of width {preset.base_width} dense at every width"
     figure.suptitle(families.caption(rows, preset, preset.epochs, network), fontsize=9)
     return figure
 
 
 def main(preset: Preset, run: Run) -> None:
-    all_networks = networks(preset)
+    all_networks = networks(preset, run)
     results = families.collect(all_networks, run, EXPERIMENT, together=program)
     if results is None:
         return
-    rows = families.table(all_networks, results)
-    output.print_table(rows, COLUMNS)
+    rows = families.table(all_networks, results, lambda network: study.describe(network, run))
+    columns = [column for column in COLUMNS if rows and column in rows[0]]
+    output.print_table(rows, columns)
+    lost, scale, unit = (
+        ("accuracy lost", 100, "points") if ACCURACY in results[0].curves else ("loss lost", 1, "nats")
+    )
     claims, lines = [], []
     for name in preset.parameterizations:
         if losses_and_accuracies := grids(all_networks, results, name):
             slope, cost = transfer(*losses_and_accuracies, preset.widths)
             lines.append(
                 f"{name}: best rate ∝ width^{slope.show(form='+.2f')}; with the best rate of the base width the worst"
-                f" width loses {cost.show(100)} points"
+                f" width loses {cost.show(scale, '+.3f' if scale == 1 else '+.1f')} {unit}"
             )
-            for quantity, value in (("exponent of the best rate in width", slope), ("accuracy lost", cost)):
-                claims.append({"parameterization": name, "quantity": quantity, **value._asdict()})
+            found = {"exponent of the best rate in width": slope, lost: cost}
+            for width, gain in zip(preset.widths[1:], gains(losses_and_accuracies[0]), strict=True):
+                found[f"loss below that of the base, width {width}"] = gain
+            claims += [
+                {"parameterization": name, "quantity": quantity, **value._asdict()}
+                for quantity, value in found.items()
+            ]
     tables = {"claims": (claims, CLAIMS)}
-    launch.publish(run, EXPERIMENT, rows, COLUMNS, draw(rows, preset), PLOT, [*lines, METHOD], tables)
+    launch.publish(run, EXPERIMENT, rows, columns, draw(rows, preset), PLOT, [*lines, METHOD], tables)
 
 
 COMMAND = Command(main, PRESETS, Run(f"results/{EXPERIMENT}"), template)

@@ -97,22 +97,6 @@ def rows_of(networks: Sequence[Network], *how: Any) -> list[Row] | None:
     return None if results is None else table(networks, results)
 
 
-def table(networks: Iterable[Network], results: Iterable[Result]) -> list[Row]:
-    """A row per network that has a record: `describe`, its columns, and `summary`.
-
-    `test` and `train` of a row are the best accuracies by seed, of the seeds that did not diverge.
-    """
-    by_spec: dict[Spec, list[Result]] = {}
-    for result in results:
-        by_spec.setdefault(result.spec, []).append(result)
-    rows = []
-    for network in networks:
-        if of_network := by_spec.get(network.spec):
-            row = describe(network) | dict(network.columns) | summary(of_network)
-            rows.append(row | {split: row.get(f"best_{split}_accuracy", []) for split in ("test", "train")})
-    return rows
-
-
 def describe(network: Network, shapes: Shapes | None = None) -> Row:
     """The columns of a network that are known before it is trained; `shapes` of its kernels, by default for images."""
     spec = network.spec
@@ -129,6 +113,26 @@ def describe(network: Network, shapes: Shapes | None = None) -> Row:
         "epochs": spec.epochs,
         "learning_rate": spec.learning_rate,
     }
+
+
+def table(
+    networks: Iterable[Network],
+    results: Iterable[Result],
+    describe: Callable[[Network], Row] = describe,
+) -> list[Row]:
+    """A row per network that has a record: `describe` (for texts `study.describe`), its columns, and `summary`.
+
+    `test` and `train` of a row are the best accuracies by seed, of the seeds that did not diverge.
+    """
+    by_spec: dict[Spec, list[Result]] = {}
+    for result in results:
+        by_spec.setdefault(result.spec, []).append(result)
+    rows = []
+    for network in networks:
+        if of_network := by_spec.get(network.spec):
+            row = describe(network) | dict(network.columns) | summary(of_network)
+            rows.append(row | {split: row.get(f"best_{split}_accuracy", []) for split in ("test", "train")})
+    return rows
 
 
 def summary(results: Sequence[Result]) -> Row:
