@@ -7,6 +7,7 @@ best test accuracy is an empirical question: see experiments/RESULTS.md.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -61,13 +62,17 @@ def widths_of_budget(
 
 
 def of_tangents(
-    tangents: SparseTangents, width: Float64[np.ndarray, " points"], outputs: int
+    tangents: SparseTangents, width: Float64[np.ndarray, " points"], outputs: int, rate: float | None = None
 ) -> Mapping[str, DistanceCurves]:
-    """D of each of KERNELS at each width and its connectivity; `tangents` are those of the connectivities."""
+    """D of each of KERNELS at each width and its connectivity; `tangents` are those of the connectivities.
+
+    `rate` is that of `tangent_distance`: 1 / connectivity, or 1 for one learning rate.
+    """
+    distance = partial(tangent_distance, tangents, width, outputs=outputs, rate=rate)
     totals = {
         "gp": squared_distance(tangents.gp, width).total,
-        "ntk": tangent_distance(tangents, width, outputs=outputs).distance.total,
-        "first": tangent_distance(tangents, width, outputs=outputs, layers="first").distance.total,
+        "ntk": distance().distance.total,
+        "first": distance(layers="first").distance.total,
     }
     p = tangents.connectivity
     return {name: DistanceCurves(p, width, total.reshape(-1, len(p))) for name, total in totals.items()}

@@ -58,11 +58,14 @@ def kept_inputs_width(budget: int, outputs: int) -> float:
 
 
 def from_inputs(
-    tangents: SparseTangents, width: Float64[np.ndarray, " points"], outputs: int
+    tangents: SparseTangents, width: Float64[np.ndarray, " points"], outputs: int, rate: float | None = None
 ) -> dict[str, Float64[np.ndarray, "pairs points"]]:
-    """D of each pair for the kernels; the relative one over the mean squared kernel, E[Theta^2], over pairs."""
-    curves = {name: curve.distance for name, curve in of_tangents(tangents, width, outputs).items()}
-    mean, distance = tangent_distance(tangents, width, outputs=outputs, layers="first")
+    """D of each pair for the kernels; the relative one over the mean squared kernel, E[Theta^2], over pairs.
+
+    `rate` is that of the first layer, as in `tangent_distance`.
+    """
+    curves = {name: curve.distance for name, curve in of_tangents(tangents, width, outputs, rate).items()}
+    mean, distance = tangent_distance(tangents, width, outputs=outputs, layers="first", rate=rate)
     size = (mean**2 + distance.variance).mean(axis=0)
     return curves | {"first_relative": distance.total / size}
 

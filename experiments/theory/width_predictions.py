@@ -2,12 +2,15 @@
 
     python -m experiments.width_predictions                    # every family, half an hour on a core
     python -m experiments.width_predictions --families=digits-4  # one family, a minute
+    python -m experiments.width_predictions --one_rate --families=mnist-6,mnist-12  # for one learning rate
 
 Ten families that were not used to find the predictors: one hidden layer, the last layer dense, the weight count of the
 dense network of base width, twelve widths over the whole range. For each predictor of experiments/theory/predictors.py:
 the width at which it is least; for those that average over pairs of test images the bootstrap interval over images; and
-its value at each width, for rank correlations. Trains nothing. Writes WORKDIR/width_predictions.csv, a row per family
-and predictor, and WORKDIR/width_predictions_curves.csv, a row per family and width.
+its value at each width, for rank correlations. Tuned learning rates grow as 1 / connectivity, so tangent kernels have
+that rate in the first layer, and with `one_rate` the same in all layers. Trains nothing. Writes
+WORKDIR/width_predictions.csv, a row per family and predictor, and WORKDIR/width_predictions_curves.csv, a row per
+family and width (with `one_rate` width_predictions_one_rate.csv and …_one_rate_curves.csv).
 """
 
 import dataclasses
@@ -122,6 +125,7 @@ class Settings:
     pairs: int = setting("Distances are means over this many pairs of test images.", 100, least=2)
     bootstrap: int = setting("Bootstrap samples of the images.", 1000, least=2)
     seed: int = setting("Seed of all random draws.", 0, least=0)
+    one_rate: bool = setting("Predict for one learning rate for all layers and widths (gamma = 1).", False)
     data_dir: str | None = setting("Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None)
 
     def __post_init__(self) -> None:
@@ -159,7 +163,7 @@ def predict(name: str, settings: Settings) -> tuple[list[dict[str, Any]], list[d
     images = sources.dataset(family.dataset, settings.data_dir)
     pairs = inputs.of_images(images, family.normalization, settings.pairs, settings.seed)
     tangents = sparse_tangents(pairs.x, pairs.y, p, tolerance=TOLERANCE)
-    by_pair = predictors.from_inputs(tangents, width, outputs)
+    by_pair = predictors.from_inputs(tangents, width, outputs, 1.0 if settings.one_rate else None)
     values = predictors.from_counts(width, features, outputs, budget)
     values |= {key: distance.mean(axis=0) for key, distance in by_pair.items()}
     trained = {key: curve[::BETWEEN] for key, curve in values.items()}
@@ -213,6 +217,11 @@ def predict(name: str, settings: Settings) -> tuple[list[dict[str, Any]], list[d
     return rows, curves
 
 
+def name_of(settings: Any) -> str:
+    """The name of the table of predictions."""
+    return f"{EXPERIMENT}_one_rate" if settings.one_rate else EXPERIMENT
+
+
 def main(settings: Settings, run: Output) -> None:
     rows: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
@@ -220,8 +229,8 @@ def main(settings: Settings, run: Output) -> None:
         for name in settings.families:
             for whole, part in zip((rows, curves), predict(name, settings), strict=True):
                 whole += part
-            output.write_table(run.folder, f"{EXPERIMENT}_curves", curves, CURVES)
-            table = output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)
+            output.write_table(run.folder, f"{name_of(settings)}_curves", curves, CURVES)
+            table = output.write_table(run.folder, name_of(settings), rows, COLUMNS)
             bar.update(1)
     output.print_table(rows, COLUMNS)
     launch.wrote(run, table)

@@ -2,13 +2,15 @@
 
     python -m experiments.width_test                       # ten families, hours on a core
     python -m experiments.width_test --families=digits-4   # one family, a few minutes
+    python -m experiments.width_test --one_rate --families=mnist-6,mnist-12  # the base width's rate for every width
 
 Trains the families of `experiments.width_predictions` as Figure 8 (NTK parameterization, SGD, a learning rate for every
-width, tuned on held-out training samples) and compares with the predictions that were committed before. For each family
-and predictor: the predicted and the best width, the rank correlation of the predictor and the test error over widths,
-and the points of test accuracy that the predicted width loses against the best (by interpolation in the logarithm of
-the width). The best width is that of a parabola through the three lowest errors; intervals are 95 % by bootstrap over
-seeds. Writes WORKDIR/width_test.csv, a row per network, WORKDIR/width_test_verdict.csv, and WORKDIR/width_test.png.
+width, tuned on held-out training samples; with `one_rate` that of the base width for all) and compares with the
+predictions that were committed before. For each family and predictor: the predicted and the best width, the rank
+correlation of the predictor and the test error over widths, and the points of test accuracy that the predicted width
+loses against the best (by interpolation in the logarithm of the width). The best width is that of a parabola through
+the three lowest errors; intervals are 95 % by bootstrap over seeds. Writes WORKDIR/width_test.csv, a row per network,
+WORKDIR/width_test_verdict.csv, and WORKDIR/width_test.png (with `one_rate` width_test_one_rate).
 """
 
 import csv
@@ -28,6 +30,7 @@ from experiments.lab import launch, output
 from experiments.lab.families import Network
 from experiments.lab.flags import Command
 from experiments.lab.launch import Run
+from experiments.theory import width_predictions
 from experiments.theory.predictors import PREDICTORS
 from experiments.theory.width_predictions import FAMILIES
 from experiments.width import kernel_distance, rates
@@ -68,6 +71,9 @@ class Settings:
     tuning_samples: int | None = setting(
         "Held-out training samples for tuning (default: 10,000, of digits 297).", None, least=1
     )
+    one_rate: bool = setting(
+        "Train every width with the rate of the base width, against width_predictions_one_rate.csv.", False
+    )
     predictions: str = setting(
         "Folder with width_predictions.csv and width_predictions_curves.csv.", str(FIGURES)
     )
@@ -97,10 +103,11 @@ def train(name: str, settings: Settings, run: Run) -> tuple[list[Network], list[
     preset = kernel_distance.PRESETS["quick" if family.dataset == "digits" else "paper"]
     held_out = settings.tuning_samples or preset.tuning_samples
     centers = dict.fromkeys(("sparse", "dense"), preset.rates["sparse"])  # the base network is dense
-    tuned = rates.tune(networks, centers, held_out, run, EXPERIMENT)
+    tuned = rates.tune(networks[:1] if settings.one_rate else networks, centers, held_out, run, EXPERIMENT)
     if tuned is None:
         return None
-    networks = rates.with_rates(networks, dict.fromkeys(centers, tuned["sparse"]))
+    one = tuned["sparse"][family.base_width] if settings.one_rate else None
+    networks = rates.with_rates(networks, dict.fromkeys(centers, tuned["sparse"]), one)
     results = lab.collect(networks, run, EXPERIMENT)
     return None if results is None else (networks, results)
 
@@ -150,16 +157,18 @@ def measures(
     return intervals
 
 
-def read_predictions(folder: Path) -> dict[str, dict[str, Prediction]]:
+def read_predictions(
+    folder: Path, name: str = width_predictions.EXPERIMENT
+) -> dict[str, dict[str, Prediction]]:
     """Family → predictor → prediction. Raises UserError for a table that is missing or malformed."""
     tables = []
-    for name in ("width_predictions", "width_predictions_curves"):
-        path = folder / f"{name}.csv"
+    for table in (name, f"{name}_curves"):
+        path = folder / f"{table}.csv"
         try:
             tables.append(list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())))
         except (OSError, ValueError):
             raise UserError(
-                f"`predictions={folder}` has no readable {name}.csv: run experiments.width_predictions"
+                f"`predictions={folder}` has no readable {table}.csv: run experiments.width_predictions"
             ) from None
     predictions: dict[str, dict[str, Prediction]] = {}
     try:
@@ -249,24 +258,27 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def main(settings: Settings, run: Run) -> None:
-    predictions = read_predictions(folders.local("predictions", settings.predictions))
+    predicted = width_predictions.name_of(settings)
+    predictions = read_predictions(folders.local("predictions", settings.predictions), predicted)
     if missing := [name for name in settings.families if name in FAMILIES and name not in predictions]:
         raise UserError(f"`families={missing[0]}` has no prediction in {settings.predictions}")
     rows: list[dict[str, Any]] = []
     trained: dict[str, Trained] = {}
+    suffix = "_one_rate" if settings.one_rate else ""
     for name in settings.families:
-        outcome = train(name, settings, dataclasses.replace(run, workdir=str(run.folder / name)))
+        folder = run.folder / f"{name}{suffix}"
+        outcome = train(name, settings, dataclasses.replace(run, workdir=str(folder)))
         if outcome is None:
             continue
         trained[name] = final_errors(*outcome)
         rows += [{"family": name} | row for row in lab.table(*outcome)]
-        tables = [output.write_table(run.folder, EXPERIMENT, rows, COLUMNS)]
+        tables = [output.write_table(run.folder, EXPERIMENT + suffix, rows, COLUMNS)]
         verdict_rows = verdicts(trained, predictions)
-        tables.append(output.write_table(run.folder, f"{EXPERIMENT}_verdict", verdict_rows, VERDICT))
+        tables.append(output.write_table(run.folder, f"{EXPERIMENT}{suffix}_verdict", verdict_rows, VERDICT))
     if not trained:
         return
     output.print_table(verdict_rows, VERDICT)
-    picture = output.write_figure(run.folder, EXPERIMENT, draw(verdict_rows))
+    picture = output.write_figure(run.folder, EXPERIMENT + suffix, draw(verdict_rows))
     print(verdict(verdict_rows))
     launch.wrote(run, *tables, picture)
 
