@@ -8,7 +8,7 @@ Errors are scaled, |error| / (|x||y|)^l with the power l of each moment.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -25,7 +25,8 @@ from wsn.machine import usable_cores
 
 METHODS = ("closed form", "enumeration", "quadrature")
 ROUNDING = 1e-13  # scaled error of results that are exact up to rounding
-COARSE_TOLERANCE = 1e-5  # for which the coarse rule in the radius will do
+# Tolerances from which a coarser rule in the radius will do; the coarsest only for the tangent kernel.
+MEDIUM_TOLERANCE, COARSE_TOLERANCE = 1e-7, 1e-5
 ORDERS = np.array([1, 2, 1, 2, 2])  # powers of |x||y| and of 1/p
 # Smallest gap |x/|x| -+ y/|y|| that is not a closed form: K_1 is of second order in the gap, K_0 of first.
 NEAR_PARALLEL = {2: 1e-5, 5: 1e-8}
@@ -110,7 +111,7 @@ def _enumeration(x: np.ndarray, y: np.ndarray, p: np.ndarray) -> _Units:
 
 
 def _quadrature(x: np.ndarray, y: np.ndarray, p: np.ndarray, tolerance: float, moments: int) -> _Units:
-    """Refine the angular grid of each pair until its error estimate meets the tolerance at every connectivity.
+    """Refine the angular grid of each pair, at the connectivities whose error estimate does not meet the tolerance.
 
     More angles do not help where rounding dominates the estimate. Of two grids the result with the smaller estimate
     is used: the coarser one where the finer only added rounding.
@@ -119,29 +120,37 @@ def _quadrature(x: np.ndarray, y: np.ndarray, p: np.ndarray, tolerance: float, m
     best = _Units(np.zeros(shape), np.full(shape, np.inf))
     size = ((x != 0) | (y != 0)).sum(axis=1)
     pending = np.argsort(size, kind="stable")  # pairs of similar size have the same padding
-    padded = np.concatenate([p, np.full(-len(p) % 5, p[-1])])  # few shapes, few compilations
     tangent = moments > 2
-    rule = radial.COARSE if tangent and tolerance >= COARSE_TOLERANCE else radial.FINE
-    tables = radial.table(padded, tangent, rule)
+    rule = radial.MEDIUM if tolerance >= MEDIUM_TOLERANCE else radial.FINE
+    rule = radial.COARSE if tangent and tolerance >= COARSE_TOLERANCE else rule
+    unmet = np.ones((len(x), len(p)), bool)
+
+    @cache
+    def tables(columns: tuple[int, ...]) -> np.ndarray:
+        return radial.table(p[list(columns)], tangent, rule)
+
     # With few survivors the integrand is rough: the first grid would not meet a fine tolerance for most pairs.
     rough = int(p.min() * size.mean() < 20 and tolerance < 1e-5)
     for angles in quadrature.ANGLES[rough:]:
 
         def integrate(row: np.integer, angles: int = angles) -> list[np.ndarray]:
+            columns = np.flatnonzero(unmet[row])
+            padded = np.pad(columns, (0, -len(columns) % 5), "edge")  # few shapes, few compilations
             with jax.enable_x64(True), on_cpu():
                 pair = quadrature.pack(x[[row]], y[[row]])
-                result = quadrature.integrate(pair, padded, tables, angles, rule)
-                return [np.asarray(part)[0, :, : len(p)] for part in result]
+                result = quadrature.integrate(pair, p[padded], tables(tuple(padded.tolist())), angles, rule)
+                return [np.asarray(part)[0, :, : len(columns)] for part in result]
 
-        unmet = np.zeros(len(x), bool)
         with ThreadPoolExecutor(usable_cores()) as pool:  # a pair at a time on each core
             results = zip(pending, pool.map(integrate, pending), strict=True)
         for row, (value, error, rounding) in results:
-            better = error + rounding < best.error[row]
-            best.value[row] = np.where(better, value, best.value[row])
-            best.error[row] = np.where(better, error + rounding, best.error[row])
-            unmet[row] = ((best.error[row] > tolerance) & (error > rounding)).any()
-        pending = pending[unmet[pending]]
+            columns = np.flatnonzero(unmet[row])
+            better = error + rounding < best.error[row][:, columns]
+            best.value[row, :, columns] = np.where(better, value, best.value[row][:, columns]).T
+            best.error[row, :, columns] = np.where(better, error + rounding, best.error[row][:, columns]).T
+            missed = (best.error[row][:, columns] > tolerance) & (error > rounding)
+            unmet[row, columns] = missed.any(axis=0)
+        pending = pending[unmet[pending].any(axis=1)]
         if not len(pending):
             break
     least = max(ROUNDING, rule.error) / p ** (ORDERS[:moments, None] - 1)

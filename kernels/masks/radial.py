@@ -53,7 +53,7 @@ class Rule(NamedTuple):
         )
 
 
-FINE, COARSE = Rule(0.32, 18), Rule(0.64, 11)  # errors of 4e-14 and 2e-7
+FINE, MEDIUM, COARSE = Rule(0.32, 18), Rule(0.4, 13), Rule(0.64, 11)  # errors of 4e-14, 2e-11 and 2e-7
 
 
 def _cumulants(p: np.ndarray) -> np.ndarray:
