@@ -27,6 +27,7 @@ from wsn.data.splits import Splits
 from wsn.errors import UserError, choose
 from wsn.networks import models
 from wsn.networks.layers import BatchWeights
+from wsn.records import plan
 from wsn.records.record import Result
 from wsn.sparsity import family
 from wsn.sparsity.budget import DISTRIBUTIONS
@@ -230,6 +231,8 @@ def rows(curves: Sequence[Curve], run: Run) -> Iterator[Row]:
     for point in halting.points(curves):
         row = point.row | halting.summary(point, study.steps_of_epoch(point.spec, run))
         row["common_steps_far_mean"] = mean([run.common[1] for run in point.runs])
+        group, source = Group((point.spec,), (0,)), run.source_of(point.spec)
+        row["gflop_step"] = plan.cost(group, source, "sparse").step_flops / 1e9
         for name in path.FACTORS:
             values = [path.geometry(run, "all")[name] for run in point.certain]
             row |= {f"{name}_mean": mean(values), f"{name}_std": deviation(values)}

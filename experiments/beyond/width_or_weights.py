@@ -4,16 +4,16 @@
     python -m experiments.width_or_weights --preset=small  # MLPs on MNIST, half an hour
     python -m experiments.width_or_weights --preset=text  # highway networks on tiny_shakespeare, an hour or two
     python -m experiments.width_or_weights --preset=lstm  # LSTMs on tiny_shakespeare, hours (estimated)
-    python -m experiments.width_or_weights --preset=transformer  # transformers on tiny_shakespeare, hours (estimated)
+    python -m experiments.width_or_weights --preset=transformer  # transformers on tiny_shakespeare, hours
     python -m experiments.width_or_weights --preset=resnet  # ResNet-18 on a part of CIFAR-10, hours
     python -m experiments.width_or_weights --preset=paper --data_dir=FOLDER_OF_TEXT  # a folder of text, a GPU
 
 The convergence paper lets width and weights grow together at one learning rate and finds shorter training; the first
 paper fixes the weights. This experiment does both: dense networks, and families with a fixed number of weights. There
-are three arms: one learning rate for all as in the paper, learning rate ∝ 1 / effective fan-in, and a rate tuned by the
-validation loss after a few epochs. Three hypotheses predict different signs: the number of weights, the width or the
-effective rate sets the speed; in the last case the steps to a common loss are a function of learning rate × trace of
-the tangent kernel. T = distance × tortuosity ÷ step splits each time into factors.
+are four arms: one learning rate for all as in the paper, learning rate ∝ 1 / effective fan-in, a rate tuned by the
+validation loss after a few epochs, and one rate under SμPar. Three hypotheses predict different signs: the number of
+weights, the width or the effective rate sets the speed; in the last case the steps to a common loss are a function of
+learning rate × trace of the tangent kernel. T = distance × tortuosity ÷ step splits each time into factors.
 Writes WORKDIR/width_or_weights.csv, a row per network and arm, WORKDIR/width_or_weights.png, learning_rates.csv, and
 width_or_weights_claims.csv: exponents with intervals, and which hypotheses they agree with.
 """
@@ -44,6 +44,7 @@ COLUMNS = [
     "base_width",
     *(key for key in study.KEYS if key not in ("depth", "fraction")),
     "rate_trace",
+    "gflop_step",
     "seeds",
     "censored",
     "steps_mean",
@@ -99,7 +100,8 @@ PRESETS = {
     ),
     "text": TEXT,
     "lstm": TEXT.replace(model="lstm", hidden_layers=1, learning_rate=4.0),
-    # Two blocks, trained by AdamW. The weights of the blocks are fixed; embedding and softmax stay whole.
+    # Two blocks, trained as people do: AdamW, warm-up, cosine. The weights of the blocks are fixed; embedding and
+    # softmax stay whole. Tuned rates are those of `rate_transfer --preset=transformer`.
     "transformer": TEXT.replace(
         model="transformer",
         hidden_layers=2,
@@ -107,14 +109,16 @@ PRESETS = {
         base_widths=(32, 64),
         sparsify=(),
         counted="sparse",
-        arms=("smup", "tuned"),
+        arms=("smup",),
         rate_width=32,
         optimizer="adamw",
+        schedule="cosine",
+        warmup_epochs=0.5,
         learning_rate=0.004,
         train_samples=400_000,
         sequence=64,
         eval_every=100,
-        epochs=24,
+        epochs=8,
         tuning_epochs=2,
         seeds=3,
     ),

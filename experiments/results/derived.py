@@ -209,6 +209,25 @@ def own_network_gains(tables: Tables) -> Iterator[Row]:
 
 
 @derived
+def transformer_gains(tables: Tables) -> Iterator[Row]:
+    """How far the loss of each sparse transformer is below that of dense ones of its weights, and of its FLOPs.
+
+    The dense loss at the same FLOPs of a step is interpolated in their logarithm.
+    """
+    rows = tables["width_or_weights_transformer"]
+    dense = sorted((row for row in rows if row["kind"] == "dense"), key=lambda row: row["width"])
+    flops = np.log([row["gflop_step"] for row in dense])
+    for row in (row for row in rows if row["kind"] == "sparse" and row["width"] > row["base_width"]):
+        at = float(np.interp(math.log(row["gflop_step"]), flops, np.arange(len(dense))))
+        low = min(int(at), len(dense) - 2)
+        between = [(low + 1 - at, dense[low]), (at - low, dense[low + 1])]
+        base = [(1.0, one(dense, width=row["base_width"]))]
+        for against, others in (("weights", base), ("FLOPs", between)):
+            gain = combination([*others, (-1.0, row)], "best_validation_loss_mean")
+            yield {**row, "against": against, **columns(gain)}
+
+
+@derived
 def theorem1_agreement(tables: Tables) -> Iterator[Row]:
     """How far simulated networks are from Theorem 1, in standard errors."""
     rows = tables["theorem1_mnist"]
