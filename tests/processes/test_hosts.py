@@ -263,6 +263,40 @@ def test_processes_load_the_programs_of_an_earlier_run_from_a_folder_that_all_se
     assert loaded(*apart) == [0, 0]
 
 
+EVERY_NETWORK = """
+import sys
+from wsn.devices import hosts
+hosts.join("auto", sys.argv[2], int(sys.argv[4]), int(sys.argv[3]))
+import every_network  # which uses devices
+every_network.write(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_four_processes_train_every_kind_of_network_as_one_device_does(tmp_path):
+    """Streamed images, too, of which every process decodes its part."""
+    tests = Path(__file__).parents[1]
+    environment = {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
+    environment |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # where process 0 alone would find its programs
+
+    def curves(count: int, devices: int) -> dict[str, np.ndarray]:
+        file = tmp_path / f"{count}.npz"
+        command = ["-c", EVERY_NETWORK, str(file), f"localhost:{free_port()}", str(count)]
+        with contextlib.ExitStack() as stack:
+            processes = []
+            for i in range(count):
+                processes.append(start([*command, str(i)], tmp_path / f"{count}-{i}", devices, environment))
+                stack.enter_context(processes[-1])
+                stack.callback(processes[-1].kill)
+            assert not any(finish(processes))
+        return dict(np.load(file))
+
+    found, expected = curves(4, devices=2), curves(1, devices=1)
+    assert found.keys() == expected.keys() and len(found) > 20
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
 @pytest.mark.slow
 def test_without_a_lost_process_the_others_end_and_fewer_resume_the_run(finished, tmp_path):
     """Within JAX's heartbeat of 100 s."""
