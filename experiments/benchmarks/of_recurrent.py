@@ -218,7 +218,7 @@ def draw(rows: Sequence[dict]) -> Figure:
 
 def measure(settings: Settings) -> Report:
     rows = []
-    for model in NAMES:
+    for model in settings.networks or NAMES:
         for case in itertools.product(settings.widths or WIDTHS[model], settings.members or (1, 10)):
             progress("{}, width {}, {} networks".format(model, *case))
             rows += measure_case(model, *case, settings.repeats)

@@ -1,13 +1,15 @@
 """Sparse execution against masked execution and PyTorch, for networks of one weight count and growing width.
 
 `mlp`: the networks of Figure 8 (784 inputs, 10 classes, batch 256), ten as one program; the time is that of one.
-`conv`: a 3 × 3 convolution of 32 × 32 images. `resnet18`: 180,952 weights, the paper's recipe, batch 128. `forward`
+`conv`: a 3 × 3 convolution of 32 × 32 images. `resnet18`: 180,952 weights, the paper's recipe, batch 128.
+`transformer`: two blocks with the weights of width 64, 32 windows of 64 characters, dense in PyTorch. `forward`
 is the forward pass with the loss, `step` a whole training step (of `conv`: forward and both gradients). Masked
 execution multiplies dense weights by masks, as does PyTorch's MLP; PyTorch's convolutions are dense. `portable` is
 sparse execution without native ops; where nothing is removed it is the masked program. `resident_mib`: arguments,
 results and temporaries of the compiled program.
 """
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.benchmarks import of_mlp, of_resnet
+from experiments.benchmarks import of_mlp, of_recurrent, of_resnet
 from experiments.benchmarks.programs import (
     CONV_WEIGHTS,
     Candidate,
@@ -29,11 +31,19 @@ from experiments.benchmarks.settings import Report, Settings, interleaved, progr
 from experiments.lab import output
 from experiments.lab.plots import tidy
 from wsn.networks import models
+from wsn.sparsity import family
 from wsn.sparsity.family import kept_weights
+from wsn.sparsity.shapes import Shapes
 from wsn.sparsity.shapes import weights as weights_of
+from wsn.spec import Spec
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-WIDTHS = {"mlp": (8, 32, 216, 512), "conv": (8, 40, 91), "resnet18": (8, 18, 40, 91)}
+WIDTHS = {
+    "mlp": (8, 32, 216, 512),
+    "conv": (8, 40, 91),
+    "resnet18": (8, 18, 40, 91),
+    "transformer": (64, 256, 512),
+}
 
 
 class Case(NamedTuple):
@@ -51,6 +61,13 @@ def case(network: str, width: int, settings: Settings) -> Case:
         weights, total, batch, count = min(CONV_WEIGHTS, 9 * width**2), 9 * width**2, 128, 1
         ours = {name: executed(name, convolution, width, batch) for name in executions}
         pytorch = torch_convolution(width, batch) if torch else []
+    elif network == "transformer":
+        spec, count, batch = transformer(width), 1, of_recurrent.LANES
+        shapes = models.plain_shapes(spec, (), of_recurrent.SYMBOLS)
+        weights, total = kept_weights(spec, shapes), weights_of(shapes)
+        ours = {name: executed(name, training, spec, (), of_recurrent.SYMBOLS, 1) for name in executions}
+        step = of_recurrent.torch_steps(spec, 1, 1) if torch else None
+        pytorch = [] if step is None else [Candidate(step)]
     else:
         mlp = network == "mlp"
         spec = of_mlp.network(width) if mlp else of_resnet.network(width, 128, "float32")
@@ -67,6 +84,19 @@ def case(network: str, width: int, settings: Settings) -> Case:
         programs[name]["pytorch"] = candidate
     columns = {"network": network, "width": width, "connectivity": weights / total, "weights": weights}
     return Case(columns | {"batch": batch, "members": count}, programs)
+
+
+def transformer(width: int) -> Spec:
+    """Two blocks of that width, with as many weights in the blocks as at the least width."""
+    base, *_ = WIDTHS["transformer"]
+    template = of_recurrent.network("transformer", base)
+
+    def shapes(width: int) -> Shapes:
+        return models.plain_shapes(dataclasses.replace(template, width=width), (), of_recurrent.SYMBOLS)
+
+    whole = family.whole_layers(models.groups_of(template, shapes(base)))
+    [spec] = family.sparse(template, base, (width,), shapes, "largest_first", whole, count_whole=False)
+    return spec
 
 
 def measured(case: Case, settings: Settings) -> Iterator[dict[str, Any]]:
@@ -104,7 +134,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
 
 def measure(settings: Settings) -> Report:
     rows: list[dict[str, Any]] = []
-    for name in settings.networks:
+    for name in settings.networks or WIDTHS:
         for width in settings.widths or WIDTHS[name]:
             progress(f"{name}, width {width}")
             rows += measured(case(name, width, settings), settings)

@@ -10,12 +10,15 @@ import numpy as np
 
 from experiments.benchmarks.settings import torch
 from wsn.data.batches import Batch
+from wsn.data.language.text import TextBatch
+from wsn.errors import choose
 from wsn.native import library
 from wsn.networks import linear, models
 from wsn.sparsity import storage
 from wsn.sparsity.masks import apply_mask, mask_array
 from wsn.spec import Group, Spec
-from wsn.tasks.classification import classification
+from wsn.tasks import TASKS
+from wsn.tasks.language import LANGUAGE
 from wsn.training import optimizers, strategy
 from wsn.training.state import Members, initial_members
 from wsn.training.step import make_evaluation, make_step
@@ -48,16 +51,15 @@ def compiled(function: Callable, state: Any, *arguments: Any) -> Candidate:
 def training(spec: Spec, image: tuple[int, ...], classes: int, count: int, execution: str) -> list[Candidate]:
     """(forward pass with loss, training step) of `count` networks on one batch."""
     model = models.build(spec, image, classes)
-    task, optimizer = classification(model), optimizers.build(spec, optimizers.Horizon(1, 1))
+    task = choose(TASKS, "task", spec.task)(model)
+    optimizer = optimizers.build(spec, optimizers.Horizon(1, 1))
     group = Group((spec,), tuple(range(count)))
     by_sparse, by_auto = (strategy.sparse_layers(group, model, way) for way in ("sparse", "auto"))
     sparse = () if execution == "masked" else by_auto or by_sparse
-    members = jax.tree.map(jnp.asarray, initial_members(group, model, optimizer, (), sparse))
+    carry = task.carry(spec.batch_size)
+    members = jax.tree.map(jnp.asarray, initial_members(group, model, optimizer, carry, sparse))
     step, evaluation = make_step(task, optimizer), make_evaluation(task)
-    random = np.random.default_rng(0)
-    inputs = jnp.asarray(random.normal(size=(spec.batch_size, *image)), jnp.float32)
-    labels = jnp.asarray(random.integers(0, classes, spec.batch_size), jnp.int32)
-    batch = Batch(inputs, labels, jnp.ones(spec.batch_size))
+    batch = random_batch(spec, image, classes)
 
     def mapped(function: Callable) -> Callable:
         if count > 1:
@@ -70,9 +72,21 @@ def training(spec: Spec, image: tuple[int, ...], classes: int, count: int, execu
         return single
 
     return [
-        compiled(mapped(lambda member, batch: evaluation(member, (), batch)[1]), members, batch),
+        compiled(mapped(lambda member, batch: evaluation(member, carry, batch)[1]), members, batch),
         compiled(mapped(lambda member, batch: step(member, batch)[0]), members, batch),
     ]
+
+
+def random_batch(spec: Spec, image: tuple[int, ...], classes: int) -> Any:
+    """A batch of images and labels, or of windows of tokens."""
+    random = np.random.default_rng(0)
+    if spec.task in LANGUAGE:
+        shape = spec.sequence, spec.batch_size
+        inputs, labels = (jnp.asarray(random.integers(0, classes, shape), jnp.int32) for _ in range(2))
+        return TextBatch(inputs, labels, jnp.ones(shape), jnp.ones(spec.batch_size, bool))
+    inputs = jnp.asarray(random.normal(size=(spec.batch_size, *image)), jnp.float32)
+    labels = jnp.asarray(random.integers(0, classes, spec.batch_size), jnp.int32)
+    return Batch(inputs, labels, jnp.ones(spec.batch_size))
 
 
 def convolution(width: int, batch: int, execution: str) -> list[Candidate]:

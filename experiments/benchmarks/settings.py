@@ -22,6 +22,7 @@ from wsn.spec import WIDEST, check_bounds, setting
 from wsn.training import train
 
 KINDS = ("mlp", "resnet", "recurrent", "sparse", "theory", "input")
+NETWORKS = {"recurrent": ("lstm", "rhn", "transformer"), "sparse": ("mlp", "conv", "resnet18", "transformer")}
 
 
 def read_by(kinds: str, help: str, default: Any, **more: Any) -> Any:
@@ -51,7 +52,11 @@ class Settings:
     batch_sizes: tuple[int, ...] = read_by("resnet", "Batch sizes.", (), least=1, bytes=4 * 3 * 32 * 32)
     dtypes: tuple[str, ...] = read_by("resnet", "Types of the products: float32, bfloat16.", ())
     networks: tuple[str, ...] = read_by(
-        "sparse", "Networks: mlp, conv, resnet18.", ("mlp", "conv", "resnet18"), some=True
+        "recurrent, sparse",
+        "Networks: "
+        + "; ".join(f"of {kind} {', '.join(names)}" for kind, names in NETWORKS.items())
+        + " (default: all).",
+        (),
     )
     executions: tuple[str, ...] = read_by(
         "sparse",
@@ -86,8 +91,8 @@ class Settings:
         check_bounds(self)
         for name in self.dtypes:
             check_known(COMPUTE_DTYPES, "dtypes", name)
-        for name in self.networks:
-            check_known(("mlp", "conv", "resnet18"), "networks", name)
+        for name in self.networks if self.of in NETWORKS else ():
+            check_known(NETWORKS[self.of], "networks", name)
         for field in dataclasses.fields(self):
             kinds = field.metadata.get("kinds", KINDS)
             if self.of not in kinds and getattr(self, field.name) != field.default:

@@ -2,7 +2,7 @@
 
     python -m experiments.rate_transfer                 # digits, a minute on 2 cores
     python -m experiments.rate_transfer --preset=mnist  # MNIST at the sizes of Figure 8, half an hour (estimated)
-    python -m experiments.rate_transfer --preset=transformer  # transformers on tiny_shakespeare, an hour
+    python -m experiments.rate_transfer --preset=transformer  # transformers on tiny_shakespeare, half an hour
 
 Networks with the same number of weights at all widths, trained with a grid of learning rates in each parameterization:
 standard, NTK, and SμPar from the base width. MLPs have one hidden layer, whose last layer stays dense, as in Figure 8;
@@ -96,7 +96,7 @@ PRESETS = {
         model="transformer",
         hidden_layers=2,
         base_width=32,
-        widths=(32, 64, 128, 256),
+        widths=(32, 64, 128),
         optimizer="adamw",
         schedule="cosine",
         warmup_epochs=0.5,
