@@ -1,0 +1,1 @@
+python -m experiments.width_test --one_rate --families=mnist-6,mnist-12
