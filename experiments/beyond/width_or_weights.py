@@ -170,9 +170,11 @@ def draw(curves: Sequence[Curve], caption: str) -> Figure:
         grid[0, j].set_title(width.ARMS[arm], fontsize=10)
         limit_losses(grid[-1, j], of_arm, limits_of_losses(curves))
         grid[-1, j].set_xlabel(PLOT.xlabel)
-    above, below = right.subplots(2, 1)
-    over_rate_trace(above, curves, colors)
-    bars(below, curves)
+    lines = [curve for curve in curves if not np.isnan(width_verdict.by_width(curve).value)]
+    panels = right.subplots(1 + bool(lines), 1, squeeze=False)[:, 0]
+    over_rate_trace(panels[0], curves, colors)
+    if lines:  # else no halting time is certain
+        bars(panels[1], lines)
     figure.suptitle(f"{caption}; brackets: exponent in width [95 %]", fontsize=10)
     return figure
 
@@ -233,9 +235,8 @@ def over_rate_trace(axes: Axes, curves: Sequence[Curve], colors: dict) -> None:
     axes.legend(frameon=False, fontsize=6.5)
 
 
-def bars(axes: Axes, curves: Sequence[Curve]) -> None:
+def bars(axes: Axes, lines: Sequence[Curve]) -> None:
     """The exponents in width of distance, tortuosity and step (negated), which add up to that of T."""
-    lines = [curve for curve in curves if len(curve.points) > 1]
     for y, curve in enumerate(lines):
         for color, start, length in stacked(split(curve, "all", "width")):
             axes.barh(y, length, left=start, height=0.6, color=color)
