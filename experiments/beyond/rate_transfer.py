@@ -100,9 +100,9 @@ PRESETS = {
         optimizer="adamw",
         schedule="cosine",
         warmup_epochs=0.5,
-        seeds=2,
+        seeds=3,
         parameterizations=("standard", "smup"),
-        centers={"standard": 0.004, "mup": 0.004, "smup": 0.004},
+        centers={"standard": 0.016, "mup": 0.016, "smup": 0.016},
         octaves=3,
     ),
 }
@@ -222,12 +222,13 @@ def draw(rows: Sequence[Row], preset: Preset) -> Figure:
     panels[0].set(ylabel=f"{PLOT.ylabel} (star: lowest)")
     losses = [row["validation_loss_mean"] for row in rows if not row["diverged"]]
     if losses:  # cut the losses of learning rates that are far too large
-        panels[0].set_ylim(0.9 * min(losses), min(8 * min(losses), 1.05 * max(losses)))
+        low, high = 0.9 * min(losses), min(8 * min(losses), 1.05 * max(losses))
+        panels[0].set(ylim=(low, high), yscale="log" if high > 3 * low else "linear")
     panels[0].legend(fontsize=8)
     weights = min((row["weights"] for row in rows), default=0)
     network = f"MLP, one hidden layer, {weights:,} weights"
     if preset.model != "mlp":
-        network = f"{preset.model}, the blocks of width {preset.base_width} dense at every width"
+        network = f"{preset.model}, blocks with the weights of width {preset.base_width}"
     figure.suptitle(families.caption(rows, preset, preset.epochs, network), fontsize=9)
     return figure
 
