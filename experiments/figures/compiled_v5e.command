@@ -1,1 +1,1 @@
-python -m experiments.compile --of=figure8 --machines=v5e
+python -m experiments.compile --of=figure8 --of=language --machines=v5e
