@@ -210,19 +210,23 @@ def own_network_gains(tables: Tables) -> Iterator[Row]:
 
 @derived
 def transformer_gains(tables: Tables) -> Iterator[Row]:
-    """How far the loss of each sparse transformer is below that of dense ones of its weights, and of its FLOPs.
+    """How far the loss of each sparse transformer is below that of dense ones.
 
-    The dense loss at the same FLOPs of a step is interpolated in their logarithm.
+    Against the one with its weights in the blocks, and those with its weights in all layers and with the FLOPs of its
+    step, whose loss is interpolated in the logarithm of these.
     """
     rows = tables["width_or_weights_transformer"]
     dense = sorted((row for row in rows if row["kind"] == "dense"), key=lambda row: row["width"])
-    flops = np.log([row["gflop_step"] for row in dense])
     for row in (row for row in rows if row["kind"] == "sparse" and row["width"] > row["base_width"]):
-        at = float(np.interp(math.log(row["gflop_step"]), flops, np.arange(len(dense))))
-        low = min(int(at), len(dense) - 2)
-        between = [(low + 1 - at, dense[low]), (at - low, dense[low + 1])]
-        base = [(1.0, one(dense, width=row["base_width"]))]
-        for against, others in (("weights", base), ("FLOPs", between)):
+        compared = {"blocks": [(1.0, one(dense, width=row["base_width"]))]}
+        for against, column in (("weights", "weights"), ("FLOPs", "gflop_step")):
+            at = float(np.interp(row[column], [r[column] for r in dense], np.arange(len(dense))))
+            low = min(int(at), len(dense) - 2)
+            share = math.log(row[column] / dense[low][column]) / math.log(
+                dense[low + 1][column] / dense[low][column]
+            )
+            compared[against] = [(1 - share, dense[low]), (share, dense[low + 1])]
+        for against, others in compared.items():
             gain = combination([*others, (-1.0, row)], "best_validation_loss_mean")
             yield {**row, "against": against, **columns(gain)}
 
