@@ -57,7 +57,12 @@ def test_every_figure_and_table_is_linked_and_every_link_leads_somewhere():
 
 @pytest.mark.parametrize("figure", records.figures())
 def test_a_figure_is_drawn_again_from_its_records(figure, tmp_path):
-    drawn = records.redraw(figure, tmp_path / figure)
+    try:
+        drawn = records.redraw(figure, tmp_path / figure)
+    except UserError as error:
+        if "no prepared copy" not in str(error):
+            raise
+        pytest.skip(f"texts are not here: {error}")
     assert drawn.read_text() == (records.FIGURES / f"{figure}.csv").read_text()
 
 

@@ -1,7 +1,8 @@
 """Figures drawn again from their records, which lie in experiments/records/FIGURE as the program writes them.
 
 A figure whose records are there is `experiments/figures/FIGURE.csv` and `.png`; its `.command`, with `--draw_only` on a
-copy of the records, writes both. A family that is still in training is drawn as far as it has records.
+copy of the records, writes both. Hundreds of records are an archive, FIGURE.zip. A family that is still in training is
+drawn as far as it has records.
 """
 
 import shlex
@@ -18,18 +19,22 @@ RECORDS, FIGURES = EXPERIMENTS / "records", EXPERIMENTS / "figures"
 
 def figures() -> list[str]:
     """The figures that have records."""
-    return sorted(path.name for path in RECORDS.iterdir() if path.is_dir())
+    return sorted(path.stem for path in RECORDS.iterdir())
 
 
 def redraw(figure: str, workdir: Path) -> Path:
     """Draw a figure from its records in a new folder; its table there, beside the picture. Raises UserError."""
-    shutil.copytree(RECORDS / figure, workdir)
+    if (archive := RECORDS / f"{figure}.zip").exists():
+        shutil.unpack_archive(archive, workdir)
+    else:
+        shutil.copytree(RECORDS / figure, workdir)
     command = shlex.split((FIGURES / f"{figure}.command").read_text(encoding="utf-8"))
     drawing = [sys.executable, *command[1:], f"--workdir={workdir}", "--draw_only"]
     done = subprocess.run(drawing, capture_output=True, encoding="utf-8", cwd=EXPERIMENTS.parent)
     if done.returncode:
         raise UserError(f"{shlex.join(drawing)} (exit code {done.returncode}): {done.stdout}{done.stderr}")
-    return workdir / f"{command[2].rpartition('.')[2]}.csv"
+    of_figure = workdir / f"{figure}.csv"  # else a preset's figure, under the name of the experiment
+    return of_figure if of_figure.exists() else workdir / f"{command[2].rpartition('.')[2]}.csv"
 
 
 def update(figure: str, workdir: Path) -> None:

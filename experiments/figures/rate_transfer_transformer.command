@@ -1,0 +1,1 @@
+python -m experiments.rate_transfer --preset=transformer

@@ -1,0 +1,1 @@
+python -m experiments.width_or_weights --preset=transformer
