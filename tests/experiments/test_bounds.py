@@ -69,7 +69,7 @@ def test_more_than_the_memory_of_the_machine_is_refused(line):
             "kernel_distance --data_dir=~nosuchuser/x",
             "--data_dir=~nosuchuser/x: there is no such home folder",
         ),
-        ("benchmark --of=sparse --networks=", "--networks: give at least one"),
+        ("benchmark --of=sparse --networks=nosuch", "--networks=nosuch is unknown: choose one of mlp"),
         ("benchmark --of=theory --members=3", "--members does not apply to --of=theory: only to mlp"),
         ("benchmark --of=resnet --dtypes=nan", "--dtypes=nan is unknown: choose one of float32"),
         ("theorem1 --connectivities=", "--connectivities= is not a comma-separated list"),
