@@ -125,7 +125,9 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
             x, y = [row["width"] for row in line], [row["milliseconds"] for row in line]
             axes.plot(x, y, "o-", ms=3, label=execution)
         axes.set(yscale="log", xlabel="width", ylabel="ms per step and network")
-        axes.set_title(f"{name}, {steps[-1]['weights']:,} weights", fontsize=10)
+        sizes = [row["weights"] for row in steps]
+        weights = " to ".join(f"{size:,}" for size in dict.fromkeys((min(sizes), max(sizes))))
+        axes.set_title(f"{name}, {weights} weights", fontsize=10)
         tidy(axes, [row["width"] for row in steps])
         axes.legend(frameon=False, fontsize=8)
     figure.suptitle(output.machine(), fontsize=10)

@@ -19,6 +19,7 @@ paper's claims with our numbers, and WORKDIR/halting_time.png.
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -203,6 +204,7 @@ LABELS = (
     "steps to a loss that all widths reach",
     "lowest validation loss (nats)",
 )
+TITLE = 60  # characters in a line above a panel
 PLOT = Plot(
     "weights",
     "steps_mean",
@@ -241,7 +243,7 @@ def draw(curves: Sequence[Curve], names: Sequence[str], caption: str) -> Figure:
         draw_data(axes, by_width)
     multiples = " and ".join(f"{x:g}" for x in thresholds)
     titles = {
-        times: f"{caption}\nhollow: censored (minimum not certain)",
+        times: f"{fill(caption, TITLE)}\nhollow: censored (minimum not certain)",
         common: f"{multiples} × the largest minimum of a curve;\nlegends: exponent in weights [95 %]",
     }
     for axes, title in titles.items():

@@ -1,0 +1,1 @@
+python -m experiments.benchmark --of=sparse --networks=transformer
