@@ -204,7 +204,7 @@ LABELS = (
     "steps to a loss that all widths reach",
     "lowest validation loss (nats)",
 )
-TITLE = 60  # characters in a line above a panel
+TITLE = 62  # characters in a line above a panel
 PLOT = Plot(
     "weights",
     "steps_mean",

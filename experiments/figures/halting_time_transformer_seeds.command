@@ -1,0 +1,1 @@
+python -m experiments.halting_time --model=transformer --dataset=tiny_shakespeare --train_samples=50000 --depths=2 --optimizer=adamw --learning_rate=0.002 --seeds=3 --widths=16,32,64,128 --sequence=64 --eval_every=10 --fractions=1.0 --epochs=100
