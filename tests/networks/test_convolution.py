@@ -1,4 +1,4 @@
-"""The kernel gradient by matrix products equals XLA's."""
+"""The kernel gradient by matrix products equals XLA's; channels of zeros change nothing."""
 
 import jax
 import jax.numpy as jnp
@@ -48,3 +48,18 @@ def test_blocks_are_used_where_they_are_faster(shape, size, stride, blocks):
     x, kernel = jnp.zeros(shape), jnp.zeros((size, size, shape[-1], 2))
     text = str(jax.make_jaxpr(lambda x, k: convolution.convolve(x, k, stride, "float32"))(x, kernel))
     assert ("custom_vjp" in text) is blocks
+
+
+@pytest.mark.parametrize("dtype", ["float32", "tf32"])
+def test_channels_that_a_tpu_is_given_change_nothing(monkeypatch, dtype):
+    random = np.random.default_rng(0)
+    x, kernel, slope = (
+        jnp.asarray(random.normal(size=shape), jnp.float32)
+        for shape in ((2, 6, 6, 3), (3, 3, 3, 4), (2, 3, 3, 4))
+    )
+    monkeypatch.setattr(convolution.devices, "platform", lambda: "tpu")
+    y, more = jax.vjp(lambda x, k: convolution.convolve(x, k, 2, dtype), x, kernel)
+    z, backward = jax.vjp(lambda x, k: convolution._convolve(x, k, 2), x, kernel)
+    np.testing.assert_allclose(y, z, atol=1e-5)
+    for expected, gradient in zip(backward(slope), more(slope), strict=True):
+        np.testing.assert_allclose(gradient, expected, atol=1e-5)
