@@ -1,1 +1,1 @@
-python -m experiments.compile --of=figure8 --of=language --machines=v5e
+python -m experiments.compile --of=figure8,figure6_bfloat16,language,imagenet --machines=v5e

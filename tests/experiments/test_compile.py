@@ -53,6 +53,13 @@ def test_what_is_compiled_already_is_not_compiled_again(parsed, stubbed, tmp_pat
         assert [row["run"] for row in csv.DictReader(file)] == 6 * ["figure8"]
 
 
+def test_a_missing_compiler_ends_the_command_with_its_error(parsed, monkeypatch):
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
+    monkeypatch.setitem(script.RUNS, "figure8", ("kernel_distance --widths=3", ("v5e:1",)))
+    with pytest.raises(UserError, match="TPU_LIBRARY_PATH"):
+        script.main(*parsed(script.COMMAND))
+
+
 def test_blank_data_stand_in_for_those_that_are_missing(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     common = dict(width=1, epochs=1, batch_size=3, learning_rate=0.1)
