@@ -26,13 +26,10 @@ from wsn.spec import check_bounds, setting
 EXPERIMENT = "compile"
 FIGURE6 = "resnet_width --preset=paper --dataset=cifar100 --widths=8,18,64"
 ONE, POD = ("v5e:1", "h100:1"), ("v5e:2x4", "h100:1x8", "v5e:4x8", "h100:4x8", "v5e:16x16", "h100:32x8")
-# Run → its command, and machines.
+# Run → its command, and machines. For a TPU a program of Figure 6 in full float32 takes over ten minutes and 10 GB.
 RUNS = {
     "figure8": ("kernel_distance --preset=paper --dataset=mnist", ONE),
-    "figure6": (
-        FIGURE6,
-        ONE[1:],
-    ),  # for a TPU a program in full float32 takes over ten minutes and 10 GB to compile
+    "figure6": (FIGURE6, ONE[1:]),
     "figure6_bfloat16": (f"{FIGURE6} --compute_dtype=bfloat16", ONE),
     "language": ("halting_time --preset=paper --widths=764 --fractions=1 --learning_rates=0.8", POD[:2]),
     "imagenet": (

@@ -17,7 +17,8 @@ from wsn import devices
 
 BLOCK = 4  # pixels of a row that share a matrix product; (BLOCK + 2) / BLOCK of its arithmetic is needed
 # Channels of images in full float32 on a TPU; zeros are added. With 3 or 4 the kernel gradient of CIFAR's first
-# convolution takes the compiler (libtpu 0.0.42, for a v5e) over ten minutes and 15 GB, with 8 13 s.
+# convolution takes the compiler (libtpu 0.0.42, for a v5e) over 100 s (in a whole step ten minutes and 15 GB), with 8
+# it takes 13 s.
 LEAST_CHANNELS = 8
 # Matrix products are faster from this number of floats and of pixels in an image row.
 SMALLEST_ROW, SMALLEST_WIDTH = 384, 16
