@@ -3,7 +3,8 @@
     python -m experiments.results              # committed tables, seconds
     python -m experiments.results --redraw     # and the records in experiments/records, seconds a figure
 
-Nothing is trained; `--redraw` first draws every figure that has records from them. The texts are templates in
+Nothing is trained; `--redraw` first draws every figure that has records from them, and the
+summary by kind of network (`gains`). The texts are templates in
 experiments/results (`results.md`, `glance.md`), whose numbers come from experiments/figures/*.csv (see `template`); the
 list of commands comes from the commands' docstrings.
 """
@@ -16,8 +17,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from experiments.lab import contents, endings
-from experiments.results import records, template
+from experiments.lab import contents, endings, output
+from experiments.results import gains, records, template
 from experiments.results.derived import DERIVED
 from experiments.results.tables import Tables
 from wsn.errors import UserError
@@ -137,6 +138,8 @@ def main(arguments: Sequence[str]) -> int:
             with tempfile.TemporaryDirectory() as folder:
                 records.update(figure, Path(folder, figure))
             print(f"drew {figure}")
+        if arguments:
+            output.write_figure(FIGURES, "gains", gains.draw(Tables(FIGURES, DERIVED)))
         for path, text in texts().items():
             path.write_text(text, encoding="utf-8")
             print(f"wrote {path}")

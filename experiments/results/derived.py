@@ -17,7 +17,7 @@ from experiments.lab.intervals import Estimate
 from experiments.results.tables import Row, Tables, one, seed_values
 from experiments.theory import theorem1
 
-BEST, FINAL = "best_test_accuracy_mean", "test_accuracy_mean"
+BEST, FINAL, LOSS = "best_test_accuracy_mean", "test_accuracy_mean", "best_validation_loss_mean"
 TEST_IMAGES = 10_000  # of MNIST and of CIFAR
 
 
@@ -80,6 +80,14 @@ def share(base: Row, sparse: Row, dense: Row, mean: str) -> Row:
     return {"share": value, "share_low": low, "share_high": high}
 
 
+def interpolated(dense: Sequence[Row], row: Row, column: str) -> list[tuple[float, Row]]:
+    """Weights of the two dense networks on either side of `row` in a column, linear in the logarithm of the column."""
+    at = float(np.interp(row[column], [other[column] for other in dense], np.arange(len(dense))))
+    below, above = dense[min(int(at), len(dense) - 2) :][:2]
+    share = math.log(row[column] / below[column]) / math.log(above[column] / below[column])
+    return [(1 - share, below), (share, above)]
+
+
 @derived
 def figure8(tables: Tables) -> Iterator[Row]:
     """The best sparse network against the dense one of its weight count; what width alone gives of the dense gain."""
@@ -89,6 +97,14 @@ def figure8(tables: Tables) -> Iterator[Row]:
     dense = one(rows, kind="dense", width=best["width"])
     times = max(row["weights"] for row in rows) / base["weights"]
     yield {**best, **share(base, one(wider, width=best["width"]), dense, FINAL), "times": times}
+
+
+@derived
+def mlp_gains(tables: Tables) -> Iterator[Row]:
+    """For each number of weights, data set and number of images: the best wider MLP against the dense one."""
+    for family in dict.fromkeys(row["family"] for row in tables["width_test"]):
+        base, *wider = [row for row in tables["width_test"] if row["family"] == family]
+        yield {**best_gain(base, wider, FINAL), "family": family, "base_accuracy": base[FINAL]}
 
 
 @derived
@@ -201,6 +217,27 @@ def pattern_gains(tables: Tables) -> Iterator[Row]:
 
 
 @derived
+def rates_by_accuracy(tables: Tables) -> Iterator[Row]:
+    """What the base width's best rate costs the worst of the widths, where accuracy and not loss chooses the rates."""
+    accuracy = "validation_accuracy_mean"
+    for table in ("rate_transfer_mnist", "rate_transfer"):
+        rows = [row for row in tables[table] if not row["diverged"]]
+        for name in dict.fromkeys(row["parameterization"] for row in rows):
+            of = [row for row in rows if row["parameterization"] == name]
+            best = [
+                max((r for r in of if r["width"] == w), key=lambda r: r[accuracy])
+                for w in sorted({r["width"] for r in of})
+            ]
+            rate = best[0]["learning_rate"]
+            costs = []
+            for row in best[1:]:
+                at = one(of, width=row["width"], learning_rate=rate)
+                cost = contrast([row], [at], accuracy, len({r["learning_rate"] for r in of}))
+                costs.append({**row, "times": row["learning_rate"] / rate, **columns(cost)})
+            yield {"table": table, **max(costs, key=lambda cost: cost["value"])}
+
+
+@derived
 def own_network_gains(tables: Tables) -> Iterator[Row]:
     """Each sparse transformer against the dense one of its weight count."""
     base, *rows = tables["own_network"]
@@ -210,24 +247,23 @@ def own_network_gains(tables: Tables) -> Iterator[Row]:
 
 @derived
 def transformer_gains(tables: Tables) -> Iterator[Row]:
-    """How far the loss of each sparse transformer is below that of dense ones.
+    """How far the loss of each sparse transformer is below that of dense ones; Bonferroni for all widths of a family.
 
     Against the one with its weights in the blocks, and those with its weights in all layers and with the FLOPs of its
     step, whose loss is interpolated in the logarithm of these.
     """
     rows = tables["width_or_weights_transformer"]
     dense = sorted((row for row in rows if row["kind"] == "dense"), key=lambda row: row["width"])
-    for row in (row for row in rows if row["kind"] == "sparse" and row["width"] > row["base_width"]):
-        compared = {"blocks": [(1.0, one(dense, width=row["base_width"]))]}
-        for against, column in (("weights", "weights"), ("FLOPs", "gflop_step")):
-            at = float(np.interp(row[column], [r[column] for r in dense], np.arange(len(dense))))
-            low = min(int(at), len(dense) - 2)
-            share = math.log(row[column] / dense[low][column]) / math.log(
-                dense[low + 1][column] / dense[low][column]
-            )
-            compared[against] = [(1 - share, dense[low]), (share, dense[low + 1])]
+    wider = [row for row in rows if row["kind"] == "sparse" and row["width"] > row["base_width"]]
+    for row in wider:
+        widths = sum(other["base_width"] == row["base_width"] for other in wider)
+        compared = {
+            "blocks": [(1.0, one(dense, width=row["base_width"]))],
+            "weights": interpolated(dense, row, "weights"),
+            "FLOPs": interpolated(dense, row, "gflop_step"),
+        }
         for against, others in compared.items():
-            gain = combination([*others, (-1.0, row)], "best_validation_loss_mean")
+            gain = combination([*others, (-1.0, row)], LOSS, widths)
             yield {**row, "against": against, **columns(gain)}
 
 
