@@ -10,9 +10,9 @@ import tiny
 import wsn
 from experiments.lab import flags
 from wsn.data.images import DATASETS
+from wsn.data.large_images import STREAMS
 from wsn.data.speech.recordings import UTTERANCES
 from wsn.data.speech.utterances import source_of
-from wsn.data.stream import STREAMS
 from wsn.networks import models
 from wsn.sparsity import family
 from wsn.sparsity.budget import DISTRIBUTIONS

@@ -1,5 +1,6 @@
 """Exceptions whose message is one line for the user."""
 
+import contextlib
 import difflib
 import operator
 from collections.abc import Collection, Mapping
@@ -64,11 +65,15 @@ def whole_number(argument: str, value: Any) -> int:
 
 
 def real_number(argument: str, value: Any) -> float:
-    """A Python int or float, of whatever `operator.index` or `float` accepts but texts. Raises UserError otherwise."""
+    """A Python float, of whatever `float` accepts but texts. Raises UserError for other values."""
     if not isinstance(value, str | bytes):
-        for convert in (operator.index, float):
-            try:
-                return convert(value)
-            except (TypeError, ValueError):
-                continue
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            return float(value)
     raise UserError(f"`{argument}={value}` is not a number")
+
+
+def truth_value(argument: str, value: Any) -> bool:
+    """A Python bool, of one or of 0 or 1. Raises UserError for other values."""
+    if value not in (False, True):
+        raise UserError(f"`{argument}={value}` is neither true nor false")
+    return bool(value)

@@ -17,12 +17,13 @@ from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from wsn import machine
-from wsn.errors import UserError, real_number, whole_number
+from wsn.errors import UserError, real_number, truth_value, whole_number
 
 # Increase it when a fix of the numerics invalidates old records: it is part of the hash that names a group.
 SEMANTICS = 1
 
 LARGEST = 2**63 - 1  # the largest integer of an array
+LARGEST_SEED = 2**32 - 1  # JAX's keys repeat beyond
 WIDEST = 2**24  # so that a layer has at most 2**56 weights
 DEEPEST = 100  # deeper programs would take too long to compile
 
@@ -76,13 +77,13 @@ def _python(name: str, hint: Any, value: Any) -> Any:
         value = value.item()
     if NoneType in get_args(hint):  # X | None
         hint = next(part for part in get_args(hint) if part is not NoneType)
-    if value is None or isinstance(value, bool):
+    if value is None:
         return value
     if get_origin(hint) is tuple and isinstance(value, Iterable) and not isinstance(value, str):
         items, (first, *others) = tuple(value), get_args(hint)
         hints = [first] * len(items) if others == [...] else [first, *others]
         return tuple(_python(name, *pair) for pair in zip(hints, items, strict=True))
-    convert = {int: whole_number, float: real_number}.get(hint)
+    convert = {bool: truth_value, int: whole_number, float: real_number}.get(hint)
     return convert(name, value) if convert else value
 
 
@@ -128,6 +129,7 @@ class Data:
         "Seed of the training subset, the held-out examples, the order of the batches and the augmentation.",
         0,
         least=0,
+        most=LARGEST_SEED,
     )
     augmentation: str = setting("Augmentation of the training images.", "none")
     order: str = setting(
@@ -259,6 +261,9 @@ class Group:
     def __post_init__(self) -> None:
         object.__setattr__(self, "specs", tuple(self.specs))
         object.__setattr__(self, "seeds", tuple(whole_number("seeds", seed) for seed in self.seeds))
+        for seed in self.seeds:
+            if not 0 <= seed <= LARGEST_SEED:
+                raise UserError(f"`seeds`: {seed} is none of 0 to {LARGEST_SEED}")
         if not self.specs or not self.seeds:
             raise UserError("nothing to train: a group needs at least one network and `seeds` of at least 1")
         same = dict.fromkeys(VARYING)

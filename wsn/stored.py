@@ -87,6 +87,8 @@ def staged(path: Path) -> Iterator[Path]:
         except OSError:
             if not (place.is_dir() and path.is_dir()):
                 raise
+        with contextlib.suppress(OSError):  # not all file systems sync folders
+            _sync(path.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -22,11 +22,11 @@ from PIL import Image
 from experiments.benchmarks.settings import Report, Settings, progress
 from experiments.lab import output
 from experiments.lab.plots import tidy
-from wsn.data import crops, stream
+from wsn.data import crops, large_images
 from wsn.machine import usable_cores
 
 WIDTH, HEIGHT, QUALITY, BATCH = 500, 375, 90, 64
-SET = stream.Images("photos:1.0.0", classes=10, test="train")
+SET = large_images.Images("photos:1.0.0", classes=10, test="train")
 
 
 def photo(seed: int, width: int = WIDTH, height: int = HEIGHT) -> UInt8[np.ndarray, "height width 3"]:
@@ -110,7 +110,7 @@ def measure_parts(encoded: Sequence[bytes], repeats: int) -> list[dict]:
     """Decoding alone, resizing alone, and both as the stream does them; one thread, from memory."""
     count = len(encoded)
     decoded = [Image.open(io.BytesIO(x)).convert("RGB") for x in encoded]
-    numbers = stream.uniforms(0, 0, count)[:, : crops.ATTEMPTS]
+    numbers = crops.uniforms(0, 0, count)[:, : crops.ATTEMPTS]
 
     parts: dict[str, Callable[[int], object]] = {
         "JPEG alone, OpenCV": lambda i: cv2.imdecode(np.frombuffer(encoded[i], np.uint8), cv2.IMREAD_COLOR),

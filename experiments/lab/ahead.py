@@ -13,9 +13,11 @@ import numpy as np
 
 from experiments.lab import output
 from wsn.data import sources
+from wsn.data.crops import CROP
 from wsn.data.feeds import Source
 from wsn.data.language.text import Text
-from wsn.data.stream import CROP, STREAMS, Records, Stream
+from wsn.data.large_images import STREAMS
+from wsn.data.stream import Records, Stream
 from wsn.devices import lanes_of_device, targets
 from wsn.devices.hlo import Costs
 from wsn.devices.targets import Compiled, Machine

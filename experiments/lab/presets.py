@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any, TypeVar
 
 from wsn.data import DATASETS
-from wsn.data.stream import STREAMS
+from wsn.data.large_images import STREAMS
 from wsn.errors import UserError
 from wsn.machine import NETWORK_BYTES
 from wsn.spec import WIDEST, Spec, check_bounds, setting

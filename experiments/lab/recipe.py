@@ -4,6 +4,7 @@ from typing import Any
 
 from experiments.lab.presets import Family, spec
 from wsn.data import sources
+from wsn.data.large_images import STREAMS
 from wsn.spec import Spec
 
 DECAY_EPOCHS, PAPER_EPOCHS = (50, 120, 200), 300
@@ -45,14 +46,14 @@ def template(preset: Family) -> Spec:
     if preset.dataset == IMAGENET:
         settings: dict[str, Any] = {"weight_decay": 1e-4, "schedule": "cosine"}
     else:
-        steps = tuple(round(epoch * preset.epochs / PAPER_EPOCHS) for epoch in DECAY_EPOCHS)
-        settings = {"weight_decay": 5e-4, "schedule": "steps", "decay_epochs": steps}
+        steps = [max(1, round(epoch * preset.epochs / PAPER_EPOCHS)) for epoch in DECAY_EPOCHS]
+        settings = {"weight_decay": 5e-4, "schedule": "steps", "decay_epochs": tuple(dict.fromkeys(steps))}
     return spec(
         preset,
         model="resnet18",
         normalization="imagenet" if color else "scalar",
-        # ImageNet's crops are drawn when its images are decoded.
-        augmentation="crop_flip" if color and preset.dataset != IMAGENET else "none",
+        # Crops of streamed images are drawn when they are decoded.
+        augmentation="crop_flip" if color and preset.dataset not in STREAMS else "none",
         learning_rate=0.1,
         momentum=0.9,
         **settings,

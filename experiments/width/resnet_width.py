@@ -26,7 +26,7 @@ from experiments.lab.flags import Command
 from experiments.lab.launch import Run
 from experiments.width import figure6
 from wsn.data import DATASETS
-from wsn.data.stream import STREAMS
+from wsn.data.large_images import STREAMS
 from wsn.errors import UserError, choose
 from wsn.sparsity import family
 from wsn.spec import setting

@@ -6,6 +6,7 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
+import tiny
 import trees
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,8 @@ from trees import SINGLE, batch_over
 from experiments.benchmarks.of_input import photo, prepare
 from wsn import data
 from wsn.data import stream as streams
-from wsn.data.stream import Images, Stream
+from wsn.data.large_images import Images
+from wsn.data.stream import Stream
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.spec import Group, Spec
@@ -129,7 +131,23 @@ def test_evaluation_of_a_stream_is_that_of_its_test_images_in_memory(stream):
     assert sums[0]["weight"] == TEST
 
 
-@pytest.mark.parametrize("changes", [{"train_samples": 5}, {"validation_samples": 5}, {"order": "seed"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train_samples": 5},
+        {"validation_samples": 5},
+        {"order": "seed"},
+        {"augmentation": "crop_flip"},
+        {"normalization": "pixel"},
+    ],
+)
 def test_what_a_stream_cannot_do_is_refused(stream, changes):
-    with pytest.raises(UserError, match="^`dataset=tiny` is streamed whole"):
+    with pytest.raises(UserError, match="^`dataset=tiny` is streamed"):
         fit(stream, spec=Spec(**(vars(SPEC) | changes)))
+
+
+@pytest.mark.parametrize("changes", [{"train_samples": 5}, {"validation_samples": 3}])
+def test_splits_with_other_numbers_of_examples_than_the_spec_are_refused(changes):
+    [(name, number)] = changes.items()
+    with pytest.raises(UserError, match=f"^`{name}={number}`: these splits have"):
+        tiny.fit(Group((tiny.spec(**changes),), (0,)))

@@ -17,7 +17,7 @@ from tiny import run_without_tensorflow
 
 from experiments.benchmarks import of_input
 from experiments.benchmarks.of_input import photo, prepare
-from wsn.data import crops, stream
+from wsn.data import crops, large_images, stream
 from wsn.errors import UserError
 
 # (width, height): wide, high, exactly 256, smaller than the crop, one pixel high and wide.
@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-SET = stream.Images("tiny:1.0.0", classes=TRAIN)
+SET = large_images.Images("tiny:1.0.0", classes=TRAIN)
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +110,10 @@ def test_hosts_share_every_batch(examples, batch_size, hosts):
 @settings(deadline=None)
 @given(key=st.integers(0, 2**128 - 1), first=st.integers(0, 10**7), count=st.integers(1, 20))
 def test_random_numbers_belong_to_a_position(key, first, count):
-    whole = stream.uniforms(key, first, count)
+    whole = crops.uniforms(key, first, count)
     assert (whole >= 0).all() and (whole < 1).all()
     assert len(np.unique(whole)) == whole.size
-    np.testing.assert_array_equal(stream.uniforms(key, first + count - 1, 1)[0], whole[-1])
+    np.testing.assert_array_equal(crops.uniforms(key, first + count - 1, 1)[0], whole[-1])
 
 
 # Crops.
@@ -131,7 +131,7 @@ def test_resized_and_central_box_are_torchvisions():
 @given(long=st.integers(256, 20_000), wide=st.booleans(), position=st.integers(0, 10**6))
 def test_a_random_box_lies_in_the_image(long, wide, position):
     width, height = (long, 256) if wide else (256, long)
-    numbers = stream.uniforms(0, position, 1)[0, : crops.ATTEMPTS]
+    numbers = crops.uniforms(0, position, 1)[0, : crops.ATTEMPTS]
     box = crops.random_box(width, height, numbers)
     assert min(box.left, box.top) >= 0 and min(box.width, box.height) > 0
     assert box.left + box.width <= width and box.top + box.height <= height
@@ -150,7 +150,7 @@ def test_where_no_attempt_fits_the_largest_central_box_is_taken():
 def test_random_boxes_have_the_laws_of_random_resized_crop():
     """In a square, no box below 3/4 of the area is ever refused: there area and log aspect stay uniform."""
     side, count = 4096, 4000
-    numbers = stream.uniforms(1, 0, count)[:, : crops.ATTEMPTS]
+    numbers = crops.uniforms(1, 0, count)[:, : crops.ATTEMPTS]
     left, top, width, height = np.array([crops.random_box(side, side, u) for u in numbers]).T
     area = width * height / side**2
     assert 0.199 < area.min() < 0.21 and 0.95 < area.max() <= 1
@@ -329,12 +329,14 @@ def refusal(call) -> str:
 
 
 def test_a_missing_set_says_how_to_prepare_it(tmp_path):
-    message = refusal(lambda: stream.STREAMS["imagenet2012"].open(str(tmp_path)))
+    message = refusal(lambda: large_images.STREAMS["imagenet2012"].open(str(tmp_path)))
     assert "imagenet2012:5.1.0" in message and "file_format='array_record'" in message
 
 
 def test_a_missing_split_or_another_format_is_refused(folder, tmp_path):
-    assert "no_such" in refusal(lambda: stream.Images("tiny:1.0.0", 9, test="no_such").open(str(folder)))
+    assert "no_such" in refusal(
+        lambda: large_images.Images("tiny:1.0.0", 9, test="no_such").open(str(folder))
+    )
     copied = tmp_path / "tiny/1.0.0"
     copied.mkdir(parents=True)
     for path in (folder / "tiny/1.0.0").glob("*.json"):
@@ -350,14 +352,14 @@ def test_a_damaged_image_is_named(tmp_path, damage):
         {"image": x, "label": 0, "file_name": f"n{i}.JPEG"} for i, x in enumerate([good, good, bad, good])
     ]
     prepare(tmp_path, "bad:1.0.0", 1, {"train": split, "validation": split})
-    opened = stream.Images("bad:1.0.0", 1).open(str(tmp_path))
+    opened = large_images.Images("bad:1.0.0", 1).open(str(tmp_path))
     assert "image train[2] (n2.JPEG)" in refusal(lambda: list(opened.train(0, 2, seed=0)))
     assert "image validation[2] (n2.JPEG)" in refusal(lambda: list(opened.test(2)))
 
 
 def test_a_record_file_that_is_gone_is_named(tmp_path):
     prepare(tmp_path, "gone:1.0.0", 3, {"train": examples(3, 0), "validation": examples(3, 0)}, shards=3)
-    opened = stream.Images("gone:1.0.0", 3).open(str(tmp_path))
+    opened = large_images.Images("gone:1.0.0", 3).open(str(tmp_path))
     (tmp_path / "gone/1.0.0/gone-train.array_record-00001-of-00003").unlink()
     assert "image train[1]" in refusal(lambda: list(opened.train(0, 2, seed=0)))
 
@@ -368,14 +370,14 @@ def test_room_for_every_shard_within_the_systems_limit(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda which: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda which, pair: limits.append(pair))
     for count, expected in [(1000, 2024), (10_000, 4096), (1, 4096)]:
-        stream.allow_open_files(count)
+        large_images.allow_open_files(count)
         assert limits[-1] == (expected, 4096)
     assert len(limits) == 3  # nothing to raise the last time
 
 
 def test_images_stream_without_tensorflow(folder, tmp_path):
-    code = "from wsn.data import stream\n"
-    code += f"opened = stream.Images('tiny:1.0.0', 37).open({os.fspath(folder)!r})\n"
+    code = "from wsn.data import large_images\n"
+    code += f"opened = large_images.Images('tiny:1.0.0', 37).open({os.fspath(folder)!r})\n"
     code += "print(sum(batch.weight.sum() for batch in opened.test(4)))\n"
     assert run_without_tensorflow(code, tmp_path).split() == [f"{TEST:.1f}"]
 

@@ -148,7 +148,23 @@ def test_one_billion_words(tmp_path):
     assert corpus.train[:5].tolist() == [4, 0, 3, 2, 1]
 
 
+def test_much_of_a_text_that_is_rare_characters_is_warned_about(folder, caplog):
+    (folder / "train.txt").write_text(RARE + "a" * 8000)
+    assert text.source_of(spec(), str(folder)).symbols == ("a", UNKNOWN)
+    assert "33 % of the training text are rare characters" in caplog.text
+
+
+def test_the_digest_of_a_folder_says_where_its_splits_are(folder):
+    before = text.source_of(spec(), str(folder)).digest
+    whole = "".join((folder / name).read_text() for name in ("train.txt", "valid.txt"))
+    (folder / "train.txt").write_text(whole[:-50])
+    (folder / "valid.txt").write_text(whole[-50:])
+    assert text.source_of(spec(), str(folder)).digest != before
+
+
 # Bad input.
+
+RARE = "".join(map(chr, range(0x4E00, 0x4E00 + 200))) * 20
 
 
 @pytest.mark.parametrize(
@@ -158,6 +174,12 @@ def test_one_billion_words(tmp_path):
         ("valid.txt", "", "^`dataset=text`: its validation text is empty$"),
         ("train.txt", "aaaa", "^`dataset=text`: its training text is 'a' alone"),
         ("test.txt", b"\xff\xfe\x00", "^`data_dir`: .*test.txt cannot be read as UTF-8"),
+        (
+            "train.txt",
+            RARE,
+            "^`dataset=text`: 100% of its training text are characters that occur fewer than 100",
+        ),
+        ("train.txt", f"{RARE}{'a' * 3000}", "^`dataset=text`: 57% of its training text"),
     ],
 )
 def test_bad_texts(folder, file, content, message):

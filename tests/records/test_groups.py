@@ -6,7 +6,7 @@ import json
 import pytest
 import tiny
 
-from wsn.errors import UserError
+from wsn.errors import UserError, truth_value
 from wsn.spec import Group, Spec, changed_fields, from_fields
 
 CHANGES = {field.name: tiny.other(field.name) for field in dataclasses.fields(Spec)}
@@ -32,6 +32,17 @@ def test_a_field_at_its_default_is_not_in_the_name():
     assert "momentum" not in fields and group(momentum=0.0).name == group().name
 
 
+def test_equal_specs_have_equal_names():
+    assert group(warmup_epochs=1).name == group(warmup_epochs=1.0).name
+    assert truth_value("bias", 1) is True and truth_value("bias", False) is False
+
+
+@pytest.mark.parametrize("value", [2, "no", 0.5])
+def test_what_is_neither_true_nor_false_is_refused(value):
+    with pytest.raises(UserError, match=f"^`bias={value}` is neither true nor false$"):
+        truth_value("bias", value)
+
+
 @pytest.mark.parametrize("changes", [{}, CHANGES], ids=["defaults", "all"])
 def test_specs_survive_json(changes):
     spec = tiny.spec(**changes)
@@ -48,3 +59,11 @@ def test_groups_hold_specs_of_one_shape_once():
     for specs, seeds in (((), (0,)), ((tiny.spec(),), ())):
         with pytest.raises(UserError, match="`seeds`"):
             Group(specs, seeds)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_that_jax_would_repeat_are_refused(seed):
+    with pytest.raises(UserError, match=f"^`seeds`: {seed} is none of 0 to 4294967295$"):
+        group(seed)
+    with pytest.raises(UserError, match="^`data_seed="):
+        tiny.spec(data_seed=seed)

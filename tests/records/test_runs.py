@@ -101,6 +101,7 @@ def test_more_seeds_are_another_group_and_results_merge_them(tmp_path, trained):
     first = runs.plan_groups(tmp_path, families, range(2))
     assert first == [Group(families[0], (0, 1)), Group(families[1], (0, 1))]
     run(first, tmp_path)
+    assert runs.plan_groups(tmp_path, families, iter(range(2))) == first
     more = runs.plan_groups(tmp_path, families, range(5))
     assert more == [g for f in families for g in (Group(f, (0, 1)), Group(f, (2, 3, 4)))]
     run(more, tmp_path)
@@ -184,6 +185,12 @@ def test_networks_trained_on_other_data_are_refused(tmp_path, trained):
         )
         with pytest.raises(UserError, match=match):
             runs.check([old, g], tmp_path, lambda spec: later)
+        with pytest.raises(UserError, match=match):
+            runs.run([group(width=4), g], tmp_path, lambda spec: later)
+    assert not runs.has_record(tmp_path, group(width=4))  # nothing was trained
+    (runs.directory(tmp_path, finished) / "group.json").unlink()
+    with pytest.raises(UserError, match="was trained on other data"):  # its record says so, too
+        runs.check([finished], tmp_path, lambda spec: later)
 
 
 def test_with_a_corrupt_description_of_its_data_training_starts_afresh(tmp_path, caplog):

@@ -175,6 +175,11 @@ def test_a_linear_warmup_comes_before_the_schedule(name, epochs, warmup):
     np.testing.assert_allclose(factors, np.concatenate([ramp, after[warmup:]]), rtol=1e-6, atol=1e-7)
 
 
+def test_an_epoch_given_twice_decays_twice():
+    schedule = learning_rate_schedule(tiny.spec(schedule="steps", decay_epochs=(2, 2, 5)), Horizon(4, 24))
+    np.testing.assert_allclose([schedule(t) for t in (7, 8, 19, 20)], [1, 0.01, 0.01, 0.001], rtol=1e-6)
+
+
 def test_a_warmup_is_shorter_than_training_and_0_renames_no_group():
     with pytest.raises(UserError, match="^`warmup_epochs=3.0` is too large: give less than `epochs=3`$"):
         check(tiny.spec(warmup_epochs=3.0))

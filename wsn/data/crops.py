@@ -79,3 +79,14 @@ def decode(encoded: bytes, place: Place, flip: bool = False) -> UInt8[np.ndarray
     image = image.resize((box.width, box.height), Image.Resampling.BILINEAR, box=corners)
     image = image.resize((CROP, CROP), Image.Resampling.BILINEAR)
     return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
+
+
+def uniforms(key: int, first: int, count: int) -> Float64[np.ndarray, "count 11 4"]:
+    """Numbers in [0, 1) for the positions first, first + 1, … of an epoch: for the attempts at a crop, then the flip.
+
+    Blocks of Philox, whose raw bits NumPy guarantees never to change; the counter's second word keeps them apart from
+    those that `permutation` draws with the same key.
+    """
+    blocks = ATTEMPTS + 1
+    bits = np.random.Philox(key=key, counter=(1 << 64) + first * blocks).random_raw(count * blocks * 4)
+    return (bits >> np.uint64(11)).reshape(count, blocks, 4) * 2.0**-53

@@ -13,10 +13,11 @@ from wsn.data.feeds import Source
 from wsn.data.images import DATASETS, Dataset
 from wsn.data.language import text
 from wsn.data.language.corpora import TEXTS
+from wsn.data.large_images import STREAMS
 from wsn.data.speech import utterances
 from wsn.data.speech.recordings import UTTERANCES
 from wsn.data.splits import Splits, split
-from wsn.data.stream import STREAMS, Stream
+from wsn.data.stream import Stream
 from wsn.errors import UserError, choose
 from wsn.spec import Spec
 

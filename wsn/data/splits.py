@@ -72,6 +72,7 @@ class Splits(Content):
     def feed(self, group: Group, placement: Placement, spread: bool = False) -> Feed:
         """Normalized images on the device; training images stay raw if they are augmented."""
         spec = group.specs[0]
+        self._check(spec)
         augment = choose(AUGMENTATIONS, "augmentation", spec.augmentation)
         make_training_batch = make_augmented_batch(augment, self.mean, self.std) if augment else make_batch
         train = self._on_device(self.train_images, self.train_labels, raw=augment is not None)
@@ -89,6 +90,18 @@ class Splits(Content):
             noisy=augment is not None,
             spread=spread,
         )
+
+    def _check(self, spec: Spec) -> None:
+        """Raises UserError if the spec asks for other numbers of examples than these splits have."""
+        train, validation = len(self.train_labels), len(self.validation_labels)
+        if spec.train_samples not in (None, train):
+            raise UserError(
+                f"`train_samples={spec.train_samples}`: these splits have {train} training examples"
+            )
+        if spec.validation_samples not in (0, validation):
+            raise UserError(
+                f"`validation_samples={spec.validation_samples}`: these splits have {validation} validation examples"
+            )
 
     def _on_device(self, images: Images, labels: Labels, raw: bool = False) -> Examples:
         images = np.ascontiguousarray(images)

@@ -11,31 +11,25 @@ list leaves that out, but the standard transformations that it says to follow in
 
 import dataclasses
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Float64, Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 
 from wsn import devices
 from wsn.data.batches import Batch, image_batch_shapes, positions
-from wsn.data.cache import digest_of
-from wsn.data.crops import ATTEMPTS, CROP, Place, center_box, decode, random_box
+from wsn.data.crops import ATTEMPTS, CROP, Place, center_box, decode, random_box, uniforms
 from wsn.data.feeds import Feed
 from wsn.data.images import permutation
-from wsn.data.normalization import IMAGENET_MEAN, IMAGENET_STD, normalize
-from wsn.data.prepared import check_features, data_folder, ends_of_file, unreadable
-from wsn.data.untrusted import check_copy
+from wsn.data.normalization import normalize
 from wsn.devices import Placement
 from wsn.errors import UserError, one_line
-from wsn.machine import usable_cores
 from wsn.spec import Data, Group, Spec
 
 # Images that a thread decodes per task: few enough to share a batch, many enough to hide the scheduling.
@@ -59,17 +53,6 @@ def positions_of_host(
     rows = positions(examples, batch_size, spread)
     rows = np.pad(rows, [(0, 0), (0, local * hosts - batch_size)], constant_values=-1)
     return rows[:, host * local : (host + 1) * local]
-
-
-def uniforms(key: int, first: int, count: int) -> Float64[np.ndarray, "count 11 4"]:
-    """Numbers in [0, 1) for the positions first, first + 1, … of an epoch: for the attempts at a crop, then the flip.
-
-    Blocks of Philox, whose raw bits NumPy guarantees never to change; the counter's second word keeps them apart from
-    those that `permutation` draws with the same key.
-    """
-    blocks = ATTEMPTS + 1
-    bits = np.random.Philox(key=key, counter=(1 << 64) + first * blocks).random_raw(count * blocks * 4)
-    return (bits >> np.uint64(11)).reshape(count, blocks, 4) * 2.0**-53
 
 
 def batches_of_call(period: int) -> int:
@@ -240,6 +223,11 @@ class Stream:
             raise UserError(
                 f"`dataset={spec.dataset}` is streamed whole: leave out `train_samples`, validation and `order`"
             )
+        if spec.augmentation != "none" or spec.normalization not in ("scalar", "imagenet"):
+            raise UserError(
+                f"`dataset={spec.dataset}` is streamed, with its own crops, mean and deviation: leave out"
+                " `augmentation` and `normalization`"
+            )
         index, count = placement.host
         host = {"host": index, "hosts": count}
         steps = -(-len(self.train_records.source) // spec.batch_size)
@@ -278,104 +266,3 @@ class Stream:
             make_batch,
             together,
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """A set that tensorflow-datasets (TFDS) prepared as array_record; reading it does not need TensorFlow.
-
-    Attributes:
-      name: `name:version`, or `name/config:version`. The version is pinned so that a result identifies its data.
-      classes: number of classes.
-      image, label: the features to read.
-      train, test: the splits to read, in the notation of TFDS, such as `train[:1%]`.
-      flip: whether half of the training images are flipped.
-      mean, std: of the channels, where white is 1.
-    """
-
-    name: str
-    classes: int
-    image: str = "image"
-    label: str = "label"
-    train: str = "train"
-    test: str = "validation"
-    flip: bool = True
-    input_shape: ClassVar[tuple[int, int, int]] = (CROP, CROP, 3)
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-
-    def open(self, data_dir: str | None = None, threads: int | None = None) -> Stream:
-        """Opens the files; reads no image yet.
-
-        Args:
-          data_dir: folder of tensorflow-datasets; default `$TFDS_DATA_DIR`, then `~/tensorflow_datasets`.
-          threads: number of decoding threads; default one for each core that this process may use.
-
-        Raises:
-          UserError: the set is missing, or is not an array_record copy with these splits and classes.
-        """
-        folder = data_folder(data_dir)
-        where = f"`data_dir={folder}` (TFDS_DATA_DIR)"
-        prepared = Path(folder, self.name.replace(":", os.sep))
-        how = (
-            f"with archives that need a login in {folder}/downloads/manual and after pip install -e '.[download]', "
-            f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{self.name}', data_dir='{folder}', "
-            "file_format='array_record').download_and_prepare()\""
-        )
-        if not os.path.exists(prepared / "dataset_info.json"):
-            raise UserError(
-                f"{where}: no prepared copy of {self.name}; point `data_dir` at one or make it: {how}"
-            )
-        try:
-            train, test = self._sources(prepared)
-            files = [ends_of_file(path) for path in sorted(prepared.iterdir())]
-        except Exception as error:  # TFDS and array_record each raise their own kinds
-            raise unreadable(f"{self.name} ({self.train}, {self.test})", folder, error) from error
-        records = partial(
-            Records,
-            image=self.image,
-            label=self.label,
-            classes=self.classes,
-            where=f"{where}, {self.name}",
-        )
-        mean, std = (
-            np.float32(255) * np.array(x, np.float32).reshape(1, 1, 3) for x in (self.mean, self.std)
-        )
-        return Stream(
-            self.classes,
-            records(train, split=self.train),
-            records(test, split=self.test),
-            mean,
-            std,
-            threads or usable_cores(),
-            self.flip,
-            digest_of([dataclasses.astuple(self), files]),
-        )
-
-    def _sources(self, prepared: Path) -> tuple[Any, Any]:
-        import tensorflow_datasets as tfds
-
-        check_copy(prepared)
-        builder = tfds.builder_from_directory(os.fspath(prepared))
-        check_features(builder.info.features, self)
-        allow_open_files(sum(split.num_shards for split in builder.info.splits.values()))
-        encoded = {self.image: tfds.decode.SkipDecoding()}
-        return tuple(builder.as_data_source(split, decoders=encoded) for split in (self.train, self.test))
-
-
-STREAMS = {"imagenet2012": Images("imagenet2012:5.1.0", classes=1000)}
-
-
-def allow_open_files(count: int) -> None:
-    """Raises the limit of open files by `count`, as far as the system permits.
-
-    array_record keeps every shard open: the 1024 of ImageNet alone reach the usual limit.
-    """
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = soft + count if hard == resource.RLIM_INFINITY else min(hard, soft + count)
-    if resource.RLIM_INFINITY != soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -103,9 +103,9 @@ def broadcast(message: Any = None) -> Any:
     if is_single_process():
         return message
     content = np.frombuffer(pickle.dumps(message), np.uint8) if is_leader() else np.empty(0, np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.uint32(content.size)))
+    high, low = multihost_utils.broadcast_one_to_all(np.array(divmod(content.size, 2**32), np.uint32))
     if not is_leader():
-        content = np.zeros(size, np.uint8)
+        content = np.zeros(int(high) * 2**32 + int(low), np.uint8)
     return pickle.loads(multihost_utils.broadcast_one_to_all(content).tobytes())
 
 

@@ -56,9 +56,10 @@ def run(
     Several processes may run the same groups in one folder: each takes those that no other has locked. `labels` are
     stored in the records; `execution` is that of `train`. `watch` is called after every evaluation, and once for a
     group that is finished already. When `stop()` is true after an evaluation, a checkpoint is written and Preempted
-    raised.
+    raised. Raises UserError as `check` does, before anything is trained.
     """
     waiting = list(groups)
+    check(waiting, workdir, source_of)
     while waiting:
         locked = []
         for group in waiting:
@@ -186,7 +187,7 @@ def plan_groups(workdir: Path | str, families: Iterable[Sequence[Spec]], seeds: 
         group = record.group_of(path)
         if group is not None and path == record_path(workdir, group):
             recorded.setdefault(group.specs, []).append(group)
-    groups = []
+    groups, seeds = [], list(seeds)
     for family in families:
         missing = dict.fromkeys(seeds)
         for group in recorded.get(tuple(family), []):
@@ -234,11 +235,9 @@ def check(
         header = record.read(record_path(workdir, group)).header if has_record(workdir, group) else None
         try:
             before = record.read_description(path, group).get("data")  # wsn 0.1 wrote none
-        except FileNotFoundError:
-            continue
         except (OSError, ValueError) as error:
             before = header.get("data") if header else None
-            if repair:
+            if repair and not isinstance(error, FileNotFoundError):
                 _repair(path, group, header, source_of(group.specs[0]).digest, error)
         now = source_of(group.specs[0]).digest if before else None
         if before and now and now != before:

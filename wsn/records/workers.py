@@ -216,8 +216,8 @@ def work(descriptor: int) -> None:
 
     def report(group: Group, fraction: float, history: History | None) -> None:
         if history is not None:
-            curves = {name: values[-1:] for name, values in history.curves.items()}
-            history = History(history.step[-1:], curves)
+            curves = {name: values[-2:] for name, values in history.curves.items()}
+            history = History(history.step[-2:], curves)  # two rows: it was resumed, or is past the first
         reports.send((group.name, fraction, history))
 
     code = 0

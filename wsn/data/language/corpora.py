@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from absl import logging
 from jaxtyping import UInt16
 
 from wsn import folders
 from wsn.data.cache import Content, Origin, cached, entry_of_files
-from wsn.data.language.vocabulary import LARGEST, TOKENIZERS, Tokenizer
+from wsn.data.language.vocabulary import FREQUENT, LARGEST, TOKENIZERS, Tokenizer
 from wsn.data.prepared import entry_name, in_batches, reading, source
 from wsn.data.untrusted import check_regular, check_size
 from wsn.errors import UserError, choose, one_line
@@ -25,6 +26,9 @@ from wsn.stored import reading_error
 SPLITS = ("train", "validation", "test")
 _BLOCK = 1000  # characters of `python_docs` that are held out together
 _PIECE = 2**24  # characters
+# Fractions of a text that are characters of their own, not rare ones: below the first it is refused, below the second
+# there is a warning.
+_LEAST_KNOWN, _FEW_KNOWN = 0.5, 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Folder:
                 ) from error
             except (OSError, ValueError) as error:
                 raise UserError(f"`data_dir`: {reading_error(path, error)}: give a text in a file") from error
-        return entry_of_files("text", *paths)
+        return entry_of_files("text-2", *paths)
 
     def pieces(self, split: str, data_dir: str | None) -> Iterator[str]:
         path = self._path(split, data_dir)
@@ -177,15 +181,19 @@ def tokenized(
         for piece in pieces(split):
             digest.update(piece.encode())
             counts[split].update(tokenizer.counts(piece))
+        if name == "text":  # of others the splits never change, and old records have their digests
+            digest.update(f"{split}: {counts[split].total()}".encode())
         if not counts[split]:
             raise UserError(f"`dataset={name}`: its {split} text is empty")
     unseen = (counts["validation"].keys() | counts["test"].keys()) - counts["train"].keys()
     symbols = tokenizer.symbols(counts["train"], unseen, vocabulary)
-    if len(symbols) < 2 or len(counts["train"]) < 2:
+    if len(counts["train"]) < 2:
         [only] = counts["train"]
         raise UserError(
             f"`dataset={name}`: its training text is {only!r} alone, so there is nothing to learn"
         )
+    if not tokenizer.sized:
+        _check_rare(name, sum(counts["train"][symbol] for symbol in symbols) / counts["train"].total())
     if len(symbols) > LARGEST:
         raise UserError(
             f"`dataset={name}`: {len(symbols)} different symbols are more than the {LARGEST} supported"
@@ -193,3 +201,16 @@ def tokenized(
     encode = tokenizer.encoder(symbols)
     train, validation, test = (np.concatenate([encode(piece) for piece in pieces(split)]) for split in SPLITS)
     return Corpus(train, validation, test, tuple(symbols), sha256=digest.hexdigest())
+
+
+def _check_rare(name: str, known: float) -> None:
+    """Raises UserError for a text that is mostly the symbol of rare characters; warns if much of it is."""
+    if known < _LEAST_KNOWN:
+        raise UserError(
+            f"`dataset={name}`: {1 - known:.0%} of its training text are characters that occur fewer than {FREQUENT}"
+            " times, which become one symbol: give a longer text, or words with `task=words`"
+        )
+    if known < _FEW_KNOWN:
+        logging.warning(
+            "%s: %.0f %% of the training text are rare characters, read as one", name, 100 * (1 - known)
+        )
