@@ -19,3 +19,9 @@ __all__ = [
     "split",
     "statistics",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "normalise":  # deprecated spelling of `normalize`
+        return normalize
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
