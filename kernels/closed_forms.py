@@ -8,7 +8,7 @@ and pi.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from jaxtyping import Array, Float64
 
 from kernels.precision import in_float64
-from kernels.validation import checked_pairs
+from kernels.validation import checked_count, checked_pairs
 from wsn.errors import UserError
 
 _TERMS = 12  # of the power series below; the first one left out is 1e-17 of the sum at the switch
@@ -124,7 +124,7 @@ def arc_cosine(
 def dense_kernels(
     x: npt.ArrayLike,
     y: npt.ArrayLike,
-    depth: int,
+    depth: SupportsIndex,
     weight_std: float = 1.0,
     *,
     gram: bool = False,
@@ -135,8 +135,7 @@ def dense_kernels(
     parameterization): stax.serial(Dense, Relu, ..., Dense) with W_std = weight_std, b_std = 0. Shapes, `gram`
     and errors are those of `arc_cosine`; the depth is at least 0.
     """
-    if not (isinstance(depth, int) and depth >= 0 and np.isfinite(weight_std)):
-        raise UserError(
-            f"`depth={depth}`, `weight_std={weight_std}`: give an integer >= 0 and a finite number"
-        )
-    return _kernels(x, y, gram, _network, depth, float(weight_std))
+    layers = checked_count("depth", depth, 0)
+    if not np.isfinite(weight_std):
+        raise UserError(f"`weight_std={weight_std}`: give a finite number")
+    return _kernels(x, y, gram, _network, layers, float(weight_std))

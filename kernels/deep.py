@@ -8,7 +8,7 @@ below and g = gamma p. Corrections of finite networks are of the order of one ov
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +18,7 @@ from jaxtyping import Float64
 from kernels.closed_forms import angular_factor
 from kernels.precision import in_float64
 from kernels.sparse_ntk import sparse_tangents
-from kernels.validation import checked_positive, one_connectivity
-from wsn.errors import UserError
+from kernels.validation import checked_count, checked_positive, one_connectivity
 
 _angular_factor = in_float64(lambda supplement, order: angular_factor(order, jnp.asarray(supplement)))
 
@@ -35,7 +34,7 @@ def deep_kernels(
     x: npt.ArrayLike,
     y: npt.ArrayLike,
     connectivity: npt.ArrayLike,
-    depth: int,
+    depth: SupportsIndex,
     *,
     others: float = 1.0,
     rate: float | None = None,
@@ -48,8 +47,7 @@ def deep_kernels(
     the NTK parameterization. At connectivity 1 these are `closed_forms.dense_kernels`. Raises UserError as
     `sparse_tangents`, and for a depth below 1.
     """
-    if not (isinstance(depth, int) and depth >= 1):
-        raise UserError(f"`depth={depth}`: give an integer of at least 1")
+    layers = checked_count("depth", depth)
     tangents = sparse_tangents(x, y, connectivity, tolerance=tolerance)
     p, d = tangents.connectivity, tangents.gp.features
     gamma = None if rate is None else float(checked_positive("rate", rate))
@@ -58,7 +56,7 @@ def deep_kernels(
     squares = (np.square(np.asarray(z, np.float64)).sum(axis=-1) for z in (x, y))
     scale = np.sqrt(math.prod(squares)).reshape(np.shape(x)[:-1] + (1,) * p.ndim) / (2 * d)
     nngp, ntk = tangents.gp.k1 / d, tangents.ck0 * (1.0 if gamma is None else gamma * p) / d
-    for _ in range(depth - 1):
+    for _ in range(layers - 1):
         cosine = np.divide(nngp, scale, out=np.zeros_like(nngp), where=scale > 0)
         supplement = np.arccos(np.clip(-cosine, -1, 1))
         k0, k1 = (_angular_factor(supplement, order=order) / (2 * np.pi) for order in (0, 1))

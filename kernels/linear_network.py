@@ -40,7 +40,7 @@ def output_weight(name: str, width: npt.ArrayLike) -> Numbers:
     """s: 1 in the standard parameterization, as in the appendix, and 1 / sqrt K in the NTK one."""
     scaling = parameterization(name).scaling
     return np.vectorize(lambda k: scaling(int(k), 1, 1.0, "kernel").forward, otypes=[float])(
-        checked_width(width)
+        checked_width(width, whole=True)
     )
 
 
@@ -103,7 +103,7 @@ def cube_distance(width: npt.ArrayLike, plane: npt.ArrayLike, radius: npt.ArrayL
     E|X| = P/2 - (4P/pi^2) sum over odd j of cos(j pi h/P) sinc(j pi R/(P sqrt K))^K / j^2.
     """
     k, h, r = np.broadcast_arrays(
-        checked_width(width), checked_positive("plane", plane), checked_positive("radius", radius)
+        checked_width(width, whole=True), checked_positive("plane", plane), checked_positive("radius", radius)
     )
     odd = np.arange(1, 2 * FOURIER_TERMS, 2)
     period = h + r * k**0.5

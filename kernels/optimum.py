@@ -128,5 +128,5 @@ def bootstrap_minimum(
 def share_of_pairs(distance: Float[ArrayLike, " pairs"], part: float = 0.9) -> float:
     """The smallest fraction of pairs with `part` of the sum of D: small where outliers dominate the mean."""
     largest_first = np.sort(np.asarray(distance, np.float64))[::-1]
-    count = np.searchsorted(np.cumsum(largest_first), part * largest_first.sum()) + 1
-    return float(count) / len(largest_first)
+    sums = np.cumsum(largest_first)
+    return float(np.searchsorted(sums, part * sums[-1]) + 1) / len(sums)

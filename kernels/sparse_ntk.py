@@ -10,15 +10,21 @@ the last. Its mean and variance are means over masks s of K_1, K_2, C K_0, C^2 K
 in README.md). Masks are Bernoulli; the limit is Theta_inf = (K_1 + x.y K_0) / d.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float64
 
 from kernels.masks.moments import mask_moments
-from kernels.theorem1 import Distance, SparseKernels, of_moments
-from kernels.validation import checked_connectivity, checked_positive, checked_width, one_connectivity
+from kernels.theorem1 import Distance, SparseKernels, of_moments, with_axes
+from kernels.validation import (
+    checked_connectivity,
+    checked_count,
+    checked_positive,
+    checked_width,
+    one_connectivity,
+)
 from wsn.errors import UserError
 
 LAYERS = ("all", "first")
@@ -37,6 +43,11 @@ class SparseTangents(NamedTuple):
     ck0_excess: Float64[np.ndarray, "..."]  # E[C K_0] / p - x.y K_0, without cancellation
     error_estimate: Float64[np.ndarray, "..."]  # the largest of the five scaled errors
     connectivity: Float64[np.ndarray, "..."]
+
+    def with_axes(self, axes: int) -> "SparseTangents":
+        """As `SparseKernels.with_axes`."""
+        arrays = {name: with_axes(getattr(self, name), self.gp.axes, axes) for name in self._fields[1:]}
+        return SparseTangents(self.gp.with_axes(axes), **arrays)
 
     @property
     def moments(self) -> Float64[np.ndarray, "5 ..."]:
@@ -66,7 +77,7 @@ def sparse_tangents(
     moments = mask_moments(x, y, connectivity, tolerance=tolerance, method=method, tangent=True)
     _, _, ck0, cck0, ck1 = moments.value
     return SparseTangents(
-        gp=of_moments(moments, np.shape(x)[-1]),
+        gp=of_moments(moments, np.shape(x)[-1], np.ndim(connectivity)),
         ck0=moments.dense[2] + ck0,
         cck0=cck0,
         ck1=ck1,
@@ -81,7 +92,7 @@ def tangent_distance(
     width: npt.ArrayLike,
     *,
     layers: str = "all",
-    outputs: int = 1,
+    outputs: SupportsIndex = 1,
     rate: npt.ArrayLike | None = None,
     last_connectivity: float = 1.0,
     last_rate: float | None = None,
@@ -95,14 +106,15 @@ def tangent_distance(
     """
     if layers not in LAYERS:
         raise UserError(f"`layers={layers}`: give all or first")
-    if not (isinstance(outputs, int) and outputs >= 1):
-        raise UserError(f"`outputs={outputs}`: give an integer of at least 1")
-    gp, p, width = tangents.gp, tangents.connectivity, checked_width(width)
-    gamma = 1.0 if rate is None else checked_positive("rate", rate) * p  # over 1/p
+    count, width = checked_count("outputs", outputs), checked_width(width)
+    given = np.float64(0) if rate is None else checked_positive("rate", rate)
+    tangents = tangents.with_axes(max(width.ndim, given.ndim))
+    gp, p = tangents.gp, tangents.connectivity
+    gamma = 1.0 if rate is None else given * p  # over 1/p
     q = one_connectivity(last_connectivity)
     last = 1 / q if last_rate is None else float(checked_positive("last_rate", last_rate))
-    fourth = 1 + (3 / q - 1) / outputs  # E[w^2]
-    both, masks = (1 + (outputs - 1) * q) / outputs, q * (1 + (outputs - 1) * q) / outputs  # E[r w], E[r^2]
+    fourth = 1 + (3 / q - 1) / count  # E[w^2]
+    both, masks = (1 + (count - 1) * q) / count, q * (1 + (count - 1) * q) / count  # E[r w], E[r^2]
     if layers == "first":
         last = 0.0
     mean = last * q * gp.k1 + gamma * tangents.ck0

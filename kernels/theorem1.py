@@ -4,7 +4,7 @@ Source: Theorem 1 and equations (1)-(3). `kernels.masks` computes; Monte Carlo o
 independently. Errors are scaled: |error of K_l| / (|x||y|)^l.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,21 @@ class SparseKernels(NamedTuple):
     error_estimate: Float64[np.ndarray, "..."]  # the larger of the two scaled errors
     method: np.ndarray  # of str, each one of moments.METHODS
     features: int
+    axes: int  # dimensions of the connectivities
+
+    def with_axes(self, axes: int) -> "SparseKernels":
+        """The same for connectivities of at least so many dimensions, over which widths broadcast."""
+        arrays: dict[str, Any] = {
+            name: with_axes(getattr(self, name), self.axes, axes) for name in self._fields[:5]
+        }
+        return self._replace(**arrays, axes=max(axes, self.axes))
+
+
+def with_axes(values: npt.ArrayLike, before: int, after: int) -> np.ndarray:
+    """An array over (*pairs, *connectivities) with dimensions of size 1 in front of the connectivities' `before`."""
+    array = np.asarray(values)
+    pairs = array.ndim - before
+    return array.reshape(array.shape[:pairs] + (1,) * (after - before) + array.shape[pairs:])
 
 
 class Distance(NamedTuple):
@@ -51,10 +66,10 @@ def sparse_kernels(
     outside (0, 1], or the forced method does not apply to a pair.
     """
     moments = mask_moments(x, y, connectivity, tolerance=tolerance, method=method, tangent=False)
-    return of_moments(moments, np.shape(x)[-1])
+    return of_moments(moments, np.shape(x)[-1], np.ndim(connectivity))
 
 
-def of_moments(moments: MaskMoments, features: int) -> SparseKernels:
+def of_moments(moments: MaskMoments, features: int, axes: int) -> SparseKernels:
     """The part of Theorem 1 in the moments of masked kernels."""
     k1_excess, k2 = moments.value[:2]
     return SparseKernels(
@@ -64,6 +79,7 @@ def of_moments(moments: MaskMoments, features: int) -> SparseKernels:
         error_estimate=moments.error_estimate[:2].max(axis=0),
         method=moments.method,
         features=features,
+        axes=axes,
     )
 
 
@@ -72,6 +88,8 @@ def squared_distance(kernels: SparseKernels, width: npt.ArrayLike) -> Distance:
 
     `sparse_kernels` does not depend on n: one evaluation serves all widths, such as n = np / p at fixed np.
     """
+    width = checked_width(width)
+    kernels = kernels.with_axes(width.ndim)
     bias2 = (kernels.k1_excess / kernels.features) ** 2
-    variance = (kernels.k2 - kernels.k1**2) / kernels.features**2 / checked_width(width)
+    variance = (kernels.k2 - kernels.k1**2) / kernels.features**2 / width
     return Distance(bias2, variance, bias2 + variance)

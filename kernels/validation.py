@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from wsn.errors import UserError
+from wsn.errors import UserError, whole_number
 
 
 def _finite(name: str, values: Any) -> np.ndarray:
@@ -65,12 +65,22 @@ def checked_reference(reference: Any, pairs: tuple[int, ...]) -> np.ndarray:
     return reference
 
 
-def checked_width(width: Any) -> np.ndarray:
-    """Float64 widths, all at least 1 (fractional ones are allowed)."""
+def checked_width(width: Any, whole: bool = False) -> np.ndarray:
+    """Float64 widths, all at least 1; fractional ones are allowed unless `whole`."""
     width = _finite("width", width)
     if not (width >= 1).all():
         raise UserError(f"`width={float(width.min())}` is too small: give at least 1")
+    if whole and (fractional := width[width != np.floor(width)]).size:
+        raise UserError(f"`width={float(fractional[0])}`: give a whole number")
     return width
+
+
+def checked_count(name: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least `least`, NumPy's too."""
+    count = whole_number(name, value)
+    if count < least:
+        raise UserError(f"`{name}={count}` is too small: give at least {least}")
+    return count
 
 
 def checked_positive(name: str, values: Any) -> np.ndarray:

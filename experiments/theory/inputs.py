@@ -133,6 +133,6 @@ def exact_kernels(
         print(
             f"{name}: the estimated error of {missed.mean():.2%} of the kernels is above {10 * tolerance:g}"
         )
-    *names, _ = SparseKernels._fields
-    whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return SparseKernels(**whole, features=x.shape[1])
+    arrays = (name for name in SparseKernels._fields if isinstance(getattr(parts[0], name), np.ndarray))
+    whole: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays}
+    return parts[0]._replace(**whole)

@@ -55,6 +55,8 @@ def sample_masks(
     """
     x, y = checked_pairs(x, y)
     p = one_connectivity(connectivity)
+    if not 0 <= seed < 2**32:
+        raise UserError(f"`seed={seed}`: choose 0 to {2**32 - 1}")
     if x.ndim != 1 or masks < 2:
         raise UserError(f"`masks={masks}`, `x` of shape {x.shape}: give at least 2 masks and one pair")
     size = min(masks, max(1, 2**22 // x.shape[-1]))

@@ -98,8 +98,8 @@ def test_settings_out_of_range_are_refused():
     for order in (-1, 3):
         with pytest.raises(UserError, match="order"):
             arc_cosine(x, x, order)
-    for depth, weight_std in ((-1, 1.0), (1, np.nan), (1, np.inf)):
-        with pytest.raises(UserError, match="depth"):
+    for depth, weight_std, name in ((-1, 1.0, "depth"), (1, np.nan, "weight_std"), (1, np.inf, "weight_std")):
+        with pytest.raises(UserError, match=f"^`{name}="):
             dense_kernels(x, x, depth, weight_std)
     with pytest.raises(UserError, match="rescale"):
         dense_kernels(x, x, 1, 1e200)

@@ -260,6 +260,7 @@ def test_the_kernel_regime_has_the_exponents_of_wide_networks_in_the_limit():
         (lambda: theory.ball_distance(0, 1.0, 1.0), "width"),
         (lambda: theory.ball_distance(1, -1.0, 1.0), "plane"),
         (lambda: theory.cube_distance(1, 1.0, 0.0), "radius"),
+        (lambda: theory.cube_distance(2.5, 0.1, 10.0), "`width=2.5`: give a whole number"),
         (lambda: theory.plane_distance(1, float("nan")), "solution"),
         (lambda: theory.largest_width(0.0, 1.0), "rate"),
         (lambda: theory.steps_to(1.0, 0.5), "tolerance"),

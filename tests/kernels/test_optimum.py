@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from kernels.optimum import DistanceCurves, bootstrap_minimum, connectivity_grid, minimum
+from kernels.optimum import DistanceCurves, bootstrap_minimum, connectivity_grid, minimum, share_of_pairs
 
 GRID = connectivity_grid(1e-3, 1, 31)
 
@@ -74,3 +75,8 @@ def test_bootstrap_counts_the_samples_without_a_minimum():
     np.testing.assert_allclose(minima[~np.isnan(minima)], 0.03, rtol=1e-4)
     np.testing.assert_array_equal(minima, bootstrap_minimum(curves, images, samples=1000))
     assert not np.array_equal(minima, bootstrap_minimum(curves, images, samples=1000, seed=1), equal_nan=True)
+
+
+@given(arrays(np.float64, st.integers(1, 40), elements=st.floats(0.1, 1)))
+def test_all_of_the_sum_needs_at_most_all_pairs(distance):
+    assert 0 < share_of_pairs(distance, 0.5) <= share_of_pairs(distance, 1.0) <= 1

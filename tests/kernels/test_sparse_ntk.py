@@ -104,6 +104,18 @@ def test_simulated_networks_have_this_mean_and_distance(outputs, q, rate, last_r
         np.testing.assert_allclose(distance.total, distance.bias2 + distance.variance)
 
 
+def test_widths_and_rates_broadcast_over_connectivities_alone():
+    x, y = np.random.default_rng(8).normal(size=(2, 3, 5))
+    widths, rates = np.array([10.0, 100.0, 1000.0]), np.array([[1.0], [2.0]])
+    tangents = sparse_tangents(x, y, 0.3)
+    mean, together = tangent_distance(tangents, widths, rate=rates, outputs=np.int64(2))
+    assert together.total.shape == (3, 2, 3) and mean.shape == (3, 2, 1)
+    for i, j, k in np.ndindex(3, 2, 3):
+        one = sparse_tangents(x[i], y[i], 0.3)
+        alone = tangent_distance(one, widths[k], rate=rates[j, 0], outputs=2)
+        np.testing.assert_allclose(together.total[i, j, k], alone.distance.total, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

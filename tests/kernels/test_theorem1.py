@@ -178,6 +178,18 @@ def test_distance_is_bias_plus_variance_and_width_divides_the_variance():
     )
 
 
+@pytest.mark.parametrize("p", [0.3, [0.3, 0.9]])
+def test_widths_broadcast_over_connectivities_and_never_over_pairs(p):
+    """As many widths as pairs are no reason to pair them up."""
+    x, y = np.random.default_rng(7).normal(size=(2, 3, 5))
+    widths = np.array([10.0, 100.0, 1000.0]).reshape(3, *[1] * np.ndim(p))
+    together = squared_distance(sparse_kernels(x, y, p), widths).total
+    assert together.shape == (3, 3, *np.shape(p))
+    for i, j in np.ndindex(3, 3):
+        alone = squared_distance(sparse_kernels(x[i], y[i], p), widths[j]).total
+        np.testing.assert_allclose(together[i, j], alone, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("p", "message"),
     [

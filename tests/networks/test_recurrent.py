@@ -234,3 +234,12 @@ def test_bfloat16_is_close(model):
     params, stats = exact.init(jax.random.key(0))
     ours, theirs = rounded.apply(params, stats, READ), exact.apply(params, stats, READ)
     assert ours.dtype == np.float32 and 0 < np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("model", RECURRENT)
+def test_a_recurrent_network_has_gradients_where_float64_is_enabled(model):
+    with jax.enable_x64(True):
+        net = network(spec(model))
+        params, extra = net.init(jax.random.key(0))
+        gradient = jax.grad(lambda p: net.apply(p, extra, jnp.asarray(TOKENS)).sum())(params)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradient))

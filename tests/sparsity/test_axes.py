@@ -86,6 +86,37 @@ def test_linen_layers_say_their_axes(axis):
         assert axes(path, leaf) is None or len(axes(path, leaf).roles) == len(leaf.shape)
 
 
+class Normed(nn.Module):
+    """A layer with a norm, and an argument that is no array."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        if train:
+            x = nn.Dropout(0.5, deterministic=False)(x)
+        x = nn.Dense(8, name="dense")(nn.RMSNorm(name="norm")(x))
+        return x * self.param("gate", nn.initializers.ones, (8,)), None
+
+
+class Stack(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        stack = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+        return nn.scan(Normed, length=6, in_axes=nn.broadcast, **stack)(name="block")(x, train)[0]
+
+
+def test_vectors_of_stacked_layers_are_no_weights():
+    """Norms have two dimensions there; the scale by its name, other vectors by the axes."""
+    x = jnp.zeros((2, 8))
+    params = Stack().init(KEY, x, False)["params"]
+    axes = sparsity.linen_axes(Stack(), KEY, x, False)
+    mask = sparsity.random_mask(params, connectivity=0.5, key=KEY, axes=axes)
+    assert sparsity.num_kept(mask) == {"block/dense/kernel": 6 * 8 * 8 // 2}
+    like = sparsity.random_mask(params, like=params, key=KEY, axes=axes)
+    assert sparsity.num_kept(like) == {"block/dense/kernel": 6 * 8 * 8}
+    scaled = sparsity.mask_and_rescale(params, mask, axes)["block"]
+    assert (scaled["norm"]["scale"] == 1).all() and (scaled["gate"] == 1).all()
+
+
 class Parts(nnx.Module):
     def __init__(self, rngs):
         self.attention = nnx.MultiHeadAttention(2, 8, 12, rngs=rngs, decode=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from flax.traverse_util import flatten_dict
@@ -218,3 +219,23 @@ def test_the_example_of_the_guide_runs(capsys):
     assert len(block.splitlines()) <= 15
     exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out == "16384\n"
+
+
+def test_a_mask_by_hand_may_have_pythons_true_where_nothing_is_removed_and_no_single_false():
+    params = {"w": jnp.ones((4, 4)), "b": jnp.ones(4)}
+    mask = {"w": np.eye(4, dtype=bool), "b": True}
+    assert sparsity.num_kept(mask) == {"w": 4}
+    assert (sparsity.mask_and_rescale(params, mask)["b"] == 1).all()
+    sparsity.with_static_mask(optax.sgd(0.1), mask).init(params)
+    for use in (sparsity.apply_mask, sparsity.mask_and_rescale):
+        with pytest.raises(UserError, match="^`mask`: b is a single False: give an array of its shape$"):
+            use(params, mask | {"b": np.False_})
+
+
+def test_scales_and_embeddings_are_no_weights_whatever_their_shape():
+    params = {
+        "pos_embedding": jnp.ones((1, 5, 4)),
+        "norm": {"scale": jnp.ones((3, 4))},
+        "w": jnp.ones((4, 4)),
+    }
+    assert sparsity.num_kept(sparsity.random_mask(params, total=8, key=jax.random.key(0))) == {"w": 8}

@@ -1,6 +1,7 @@
 """The wrapped optimizer: removed weights are 0, and the kept ones train as if those did not exist."""
 
 import inspect
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -180,7 +181,33 @@ def test_averages_over_a_leaf_are_recognized_or_refused():
         sparsity.with_static_mask(optax.chain(contrib.muon(0.1), block), MASK)
     with pytest.raises(UserError, match="`mask` is traced"):
         jax.jit(lambda mask: sparsity.with_static_mask(block, mask).init(START))(MASK)
-    assert set(rules.MATRIX) == INEXACT
+    with pytest.raises(UserError, match="adaptive_grad_clip, clip_by_block_rms"):
+        sparsity.with_static_mask(optax.chain(optax.adaptive_grad_clip(0.1), block), MASK)
+    assert set(rules.MATRIX) == INEXACT and set(rules.BY_UNIT) == set(BY_UNIT)
+
+
+def test_a_factory_of_ones_own_is_searched_too():
+    def make(learning_rate):
+        return optax.chain(optax.sgd(learning_rate), optax.clip_by_block_rms(1.0))
+
+    def centered(learning_rate):
+        return optax.chain(optax.centralize(), optax.sgd(learning_rate))
+
+    state = sparsity.with_static_mask(optax.inject_hyperparams(make)(learning_rate=0.1), MASK).init(START)
+    assert state.positions != ()
+    with pytest.raises(UserError, match="centralize"):
+        sparsity.with_static_mask(optax.inject_hyperparams(centered)(learning_rate=0.1), MASK)
+
+
+def test_masks_by_rank_hold_beside_averages_over_a_leaf():
+    """Decay of matrices alone, as people write it: by `ndim`."""
+    matrices = partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
+    chain = optax.add_decayed_weights(0.1, mask=matrices), optax.sgd(1.0)
+    plainly, beside = (
+        trained(sparsity.with_static_mask(optax.chain(*parts), MASK), plain(), loss)
+        for parts in (chain, (optax.clip_by_block_rms(1e9), *chain))
+    )
+    assert small_networks.close(plainly, beside)
 
 
 WRAPPED = {
@@ -288,6 +315,11 @@ def test_sam_gets_gradients_of_masked_parameters(sync_period):
     )
 
 
+def vector(kept, leaf):
+    """Kept weights as they are seen: of the rank of their leaf."""
+    return kept.reshape(-1, *[1] * (leaf.ndim - 1))
+
+
 def test_functions_among_the_extra_arguments_are_masked_whatever_they_return():
     """Gradients, pairs with values, parameters by name; vectors where the transformation gets vectors."""
     returned = []
@@ -306,7 +338,7 @@ def test_functions_among_the_extra_arguments_are_masked_whatever_they_return():
         returned.clear()
         optimizer = sparsity.with_static_mask(inner, MASK)
         optimizer.update(gradient, optimizer.init(plain()), plain(), functions=functions)
-        seen = gradient if inner is probe else alone(MASK, gradient)
+        seen = gradient if inner is probe else jax.tree.map(vector, alone(MASK, gradient), gradient)
         assert small_networks.close(returned, [(value, seen), {"gradient": seen, "step": 1}])
 
 

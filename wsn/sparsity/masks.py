@@ -39,6 +39,12 @@ def apply_mask(params: PyTree, mask: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(params), masked)
 
 
+def check_scalar(path: str, mask: Any) -> None:
+    """Raises UserError for a single False, which would be read as a leaf that keeps all."""
+    if not isinstance(mask, jax.core.Tracer) and not np.ndim(mask) and not mask:
+        raise UserError(f"`mask`: {path} is a single False: give an array of its shape")
+
+
 def placed(mask: ArrayLike, param: ArrayLike) -> Array:
     """A copy of a mask with the sharding of its parameter; under an explicit mesh also while that is traced."""
     mask = jnp.array(mask)
@@ -74,6 +80,7 @@ def _name(path: KeyPath) -> str:
 def _masked(path: str, param: Array, mask: ArrayLike | SparseIndex) -> Array | SparseKernel:
     if isinstance(mask, SparseIndex):
         return sparse_kernel(param, mask)
+    check_scalar(path, mask)
     if not jnp.ndim(mask):
         return param
     mask = jnp.asarray(mask, param.dtype)

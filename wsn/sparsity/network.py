@@ -18,17 +18,18 @@ from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray, PyTree
 
 from wsn.errors import UserError, check_known, real_number, whole_number
 from wsn.sparsity import patterns
-from wsn.sparsity.axes import AxesOf, View, known_axes, view
+from wsn.sparsity.axes import Axes, AxesOf, View, known_axes, view
 from wsn.sparsity.budget import BY_SIZE, DISTRIBUTIONS, kept_counts
-from wsn.sparsity.masks import by_path, mask_array, placed
+from wsn.sparsity.masks import by_path, check_scalar, mask_array, placed
 from wsn.sparsity.shapes import weights
 
 Predicate = Callable[[str, Any], bool]  # (path, leaf) → whether the leaf counts as weights
 
 
 def is_kernel(path: str, leaf: Any) -> bool:
-    """Two or more dimensions, and by Flax's names neither a bias (attention has some of two) nor an embedding."""
-    return len(leaf.shape) >= 2 and path.rpartition("/")[2] not in ("bias", "embedding")
+    """Two or more dimensions, and by Flax's names no bias (attention has some of two), scale or embedding."""
+    name = path.rpartition("/")[2]
+    return len(leaf.shape) >= 2 and name not in ("bias", "scale") and "embedding" not in name
 
 
 def random_mask(
@@ -66,6 +67,8 @@ def random_mask(
     if isinstance(key, jax.core.Tracer):
         raise UserError("`key`: masks are drawn on the host, so call random_mask outside of jit and vmap")
     leaves = by_path(params)
+    if counted is is_kernel and axes:
+        counted = _kernels_by(axes)
     counting = _counted(leaves, counted, last)
     matter = distribution not in BY_SIZE or pattern != "elementwise"
     views = {path: _view(leaves, path, axes, matter) for path in counting}
@@ -87,9 +90,20 @@ def random_mask(
     return jax.tree.unflatten(jax.tree.structure(params), mask.values())
 
 
+def _kernels_by(axes: AxesOf) -> Predicate:
+    """`is_kernel`, but for vectors of stacked layers, which have two dimensions."""
+
+    def predicate(path: str, leaf: Any) -> bool:
+        said = axes(path, leaf)
+        roles = said.roles if isinstance(said, Axes) else said or "io"
+        return is_kernel(path, leaf) and len(roles.replace("l", "")) > 1
+
+    return predicate
+
+
 def num_kept(mask: PyTree) -> dict[str, int]:
     """Path → number of kept weights, of every leaf that counts; their sum is that of the network."""
-    return {path: int(np.sum(leaf)) for path, leaf in by_path(mask).items() if leaf.ndim}
+    return {path: int(np.sum(leaf)) for path, leaf in by_path(mask).items() if np.ndim(leaf)}
 
 
 def mask_and_rescale(params: PyTree, mask: PyTree, axes: AxesOf | None = None) -> PyTree[Array]:
@@ -112,9 +126,10 @@ def aligned(mask: PyTree, params: PyTree) -> PyTree:
     for path, leaf in leaves.items():
         if path not in masks:
             raise UserError(f"`mask` has no {path}, only {', '.join(masks)}")
-        if masks[path].ndim and masks[path].shape != leaf.shape:
+        check_scalar(path, masks[path])
+        if np.ndim(masks[path]) and np.shape(masks[path]) != leaf.shape:
             raise UserError(
-                f"`mask`: {path} has shape {masks[path].shape} there, and {leaf.shape} in `params`"
+                f"`mask`: {path} has shape {np.shape(masks[path])} there, and {leaf.shape} in `params`"
             )
     return jax.tree.unflatten(jax.tree.structure(params), [masks[path] for path in leaves])
 

@@ -2,9 +2,9 @@
 
 Exact, as if the removed weights did not exist: all of optax that acts on single weights, or on norms and inner products
 of leaves or of the tree. Averages over a leaf (`LEAF_MEANS`) would count the removed zeros; with one of them in it the
-transformation gets the kept weights of a leaf as a vector, which is exact too (Adafactor does not factor vectors). Not
-exact are transformations of a leaf as a matrix: `centralize`, refused, and Muon and GaLore, which see a kernel with
-zeros.
+transformation gets the kept weights of a leaf as a vector of the leaf's rank, (kept, 1, …), which is exact too
+(Adafactor does not factor it). Not exact are transformations of a leaf as a matrix: `centralize`, refused, and Muon and
+GaLore, which see a kernel with zeros.
 """
 
 import inspect
@@ -28,6 +28,7 @@ from wsn.sparsity.network import aligned
 # Names of optax's functions: averages over a leaf, and those of a leaf as a matrix.
 LEAF_MEANS = {"adafactor", "scale_by_factored_rms", "clip_by_block_rms", "scale_by_param_block_rms"}
 MATRIX = {"muon", "scale_by_muon", "galore", "scale_by_galore"}
+BY_UNIT = {"adaptive_grad_clip", "sm3", "scale_by_sm3"}  # exact, but for vectors of kept weights
 
 
 class StaticMaskState(NamedTuple):
@@ -52,12 +53,13 @@ def with_static_mask(
     weights its updates are replaced by what makes the parameter 0. Averages over a leaf: see this module.
 
     `update` needs the parameters. Raises UserError without them, for `centralize`, for averages over a leaf where
-    `mask` is traced or a matrix transformation is chained to them, and in `init` where `mask` does not fit them.
+    `mask` is traced or a transformation of matrices or units is chained to them, and in `init` where `mask` does not
+    fit them.
     """
     names = set(_names_of(inner, set()))
     means = sorted(names & LEAF_MEANS)
-    if "centralize" in names or (means and names & MATRIX):
-        which = ", ".join(sorted(names & {*LEAF_MEANS, *MATRIX, "centralize"}))
+    if "centralize" in names or (means and names & {*MATRIX, *BY_UNIT}):
+        which = ", ".join(sorted(names & {*LEAF_MEANS, *MATRIX, *BY_UNIT, "centralize"}))
         raise UserError(f"`inner`: averages of {which} would count removed weights: leave it out")
     inner = optax.with_extra_args_support(inner)
 
@@ -94,7 +96,7 @@ def _seen(mask: PyTree, positions: PyTree) -> Map:
         if not at.ndim:
             return leaf
         leaf = jnp.asarray(leaf)
-        return jnp.ravel(_replicated(leaf))[at]
+        return jnp.ravel(_replicated(leaf))[at].reshape(-1, *[1] * (leaf.ndim - 1))  # of the same rank
 
     return partial(jax.tree.map, gathered, positions)
 
@@ -108,7 +110,7 @@ def _restored(mask: PyTree, positions: PyTree) -> Map:
         if not at.ndim:
             return values
         values = jnp.asarray(values)
-        leaf = jnp.zeros(kept.size, values.dtype).at[at].set(values).reshape(kept.shape)
+        leaf = jnp.zeros(kept.size, values.dtype).at[at].set(values.ravel()).reshape(kept.shape)
         return jax.sharding.reshard(leaf, jax.typeof(kept).sharding) if is_explicit(kept) else leaf
 
     return partial(jax.tree.map, scattered, mask, positions)
@@ -172,6 +174,8 @@ def _names_of(part: Any, visited: set[int]) -> Iterator[str]:
     if isinstance(part, FunctionType):
         if part.__module__.startswith("optax."):
             yield part.__qualname__.partition(".")[0]
+        else:  # a factory of the caller, as of inject_hyperparams, names them
+            yield from part.__code__.co_names
         parts = [*inspect.getclosurevars(part).nonlocals.values(), *(part.__defaults__ or ())]
     elif isinstance(part, MethodType):
         parts = [part.__func__, part.__self__]

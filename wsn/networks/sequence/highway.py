@@ -30,7 +30,7 @@ def unroll(
     weights: Sequence[Weights], state: State, x: Inputs, *, gate_bias: float, dtype: Any
 ) -> tuple[State, Outputs]:
     """The last state, and the states at all times."""
-    gates = jnp.repeat(jnp.array([0.0, gate_bias]), state.shape[-1])
+    gates = jnp.repeat(jnp.array([0.0, gate_bias], jnp.float32), state.shape[-1])
     biased = [Weights(kernel, bias + gates) for kernel, bias in weights]
     return scan_layer(cell, biased, state, x, dtype=dtype)
 
@@ -52,7 +52,7 @@ def shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> Shapes:
 def module(spec: Spec, layers: Sequence[str], shapes: Shapes) -> LanguageModel:
     """The network with kernels of these `shapes`."""
     core = Core(
-        lambda lanes: jnp.zeros((lanes, spec.width)),
+        lambda lanes: jnp.zeros((lanes, spec.width), jnp.float32),
         partial(unroll, gate_bias=spec.gate_bias, dtype=spec.compute_dtype),
     )
     return LanguageModel(Layers.of(spec, shapes), core)

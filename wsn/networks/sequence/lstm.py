@@ -34,7 +34,7 @@ class State(NamedTuple):
 
 
 def initial_state(lanes: int, width: int) -> State:
-    zeros = jnp.zeros((lanes, width))
+    zeros = jnp.zeros((lanes, width), jnp.float32)
     return State(zeros, zeros)
 
 
