@@ -60,21 +60,29 @@ def over_seeds(networks: Sequence[Values]) -> Seeds | None:
 
 
 def linear(
-    coefficients: Float[np.ndarray, " networks"], networks: Sequence[Values], comparisons: int = 1
+    coefficients: Float[np.ndarray, " networks"],
+    networks: Sequence[Values],
+    comparisons: int = 1,
+    pooled: bool = False,
 ) -> Estimate:
     """Σ coefficient · mean of each network, with Welch's interval (1947; degrees of freedom by Satterthwaite).
 
-    If the statistic is the best of `comparisons`, such as the best of six widths against the narrowest, its interval is
-    wide enough for all of them to hold at once (Bonferroni), so that choosing the best does not bias it.
+    With `pooled` all networks, also those with a coefficient of 0, share one standard deviation: for families of two
+    seeds, which tell too little of their own. If the statistic is the best of `comparisons`, such as the best of six
+    widths against the narrowest, its interval is wide enough for all of them to hold at once (Bonferroni), so that
+    choosing the best does not bias it.
     """
     value = float(coefficients @ [np.mean(values) for values in networks])
     seeds = over_seeds(networks)
     if seeds is None:
         return Estimate(value)
-    parts = coefficients**2 * seeds.variance / seeds.num_seeds
+    squares, several = coefficients**2 / seeds.num_seeds, seeds.num_seeds > 1
+    shared = several & pooled | ~several  # these have the pooled variance, a mean of those of several seeds
+    weights = np.where(several, (seeds.num_seeds - 1) / (seeds.num_seeds - 1).sum(), 0.0)
+    parts = (np.where(shared, 0.0, squares) + squares[shared].sum() * weights) * seeds.variance
     if not parts.any():
         return Estimate(value, value, value)
-    freedom = parts.sum() ** 2 / (parts**2 / seeds.freedom).sum()
+    freedom = (seeds.num_seeds - 1).sum() if pooled else parts.sum() ** 2 / (parts**2 / seeds.freedom).sum()
     half = float(stats.t.ppf(1 - 0.025 / comparisons, freedom) * np.sqrt(parts.sum()))
     return Estimate(value, value - half, value + half)
 

@@ -34,17 +34,19 @@ def columns(estimate: Estimate) -> Row:
     return {**estimate._asdict(), "verdict": intervals.sign(estimate)}
 
 
-def combination(weighted: Sequence[tuple[float, Row]], mean: str, comparisons: int = 1) -> Estimate:
-    """Σ weight · mean accuracy; rows of one network, such as a base of two kinds, count as one."""
+def combination(
+    weighted: Sequence[tuple[float, Row]], mean: str, comparisons: int = 1, pooled: bool = False
+) -> Estimate:
+    """Σ weight · mean accuracy; rows of one network, such as a base of two kinds, count as one. See `linear`."""
     weights: dict[tuple, float] = {}
     rows: dict[tuple, Row] = {}
     for weight, row in weighted:
         network = tuple(row[name] for name in ("width", "seeds", mean, mean.replace("_mean", "_std")))
         weights[network], rows[network] = weights.get(network, 0.0) + weight, row
     coefficients = np.array(list(weights.values()))
-    if min(row["seeds"] for row in rows.values()) > 1:
+    if pooled or min(row["seeds"] for row in rows.values()) > 1:
         values = [seed_values(row, mean) for row in rows.values()]
-        return intervals.linear(coefficients, values, comparisons)
+        return intervals.linear(coefficients, values, comparisons, pooled)
     accuracy = np.array([row[mean] for row in rows.values()])
     error = math.sqrt(coefficients**2 @ (accuracy * (1 - accuracy) / TEST_IMAGES))
     value, half = float(coefficients @ accuracy), float(stats.norm.isf(0.025 / comparisons)) * error
@@ -57,12 +59,16 @@ def contrast(plus: Sequence[Row], minus: Sequence[Row], mean: str = BEST, compar
     return combination(weighted, mean, comparisons)
 
 
-def best_gain(base: Row, wider: Sequence[Row], mean: str = BEST) -> Row:
+def best_gain(base: Row, wider: Sequence[Row], mean: str = BEST, pooled: bool = False) -> Row:
     """The best of the wider networks, its gain over the base network, and of how many it is the best."""
     best = max(wider, key=lambda row: row[mean])
-    gain = contrast([best], [base], mean, len(wider))
-    seeds = min(best["seeds"], base["seeds"]) > 1
-    method = "over seeds" if seeds else "over test images, not seeds: binomial"
+    rest = [(0.0, row) for row in wider if row is not best] if pooled else []
+    gain = combination([(1.0, best), (-1.0, base), *rest], mean, len(wider), pooled)
+    method = "over test images, not seeds: binomial"
+    if pooled:
+        method = "over seeds, with one standard deviation for all widths"
+    elif min(best["seeds"], base["seeds"]) > 1:
+        method = "over seeds"
     return {**best, "base": base["width"], "comparisons": len(wider), "method": method, **columns(gain)}
 
 
@@ -139,7 +145,7 @@ def figure8_distance(tables: Tables) -> Iterator[Row]:
         "pearson": float(pearson.statistic),
         "pearson_low": float(pearson.confidence_interval().low),
         "pearson_high": float(pearson.confidence_interval().high),
-        **columns(contrast([best], [nearest], FINAL)),
+        **columns(contrast([best], [nearest], FINAL, len(sparse) - 1)),
     }
 
 
@@ -169,7 +175,7 @@ def resnet(tables: Tables) -> Iterator[Row]:
     for table in ("resnet_width_short", "resnet_width", "resnet_width_cifar10"):
         rows = tables[table]
         base, *wider = [row for row in rows if row["kind"] == "sparse"]
-        best = best_gain(base, wider)
+        best = best_gain(base, wider, pooled=table == "resnet_width_short")  # two seeds
         row: Row = {"table": table, **best, "factor": best["width"] / base["width"]}
         for dense in [row for row in rows if row["kind"] == "dense"][1:][-1:]:
             row |= share(base, one(wider, width=dense["width"]), dense, BEST)

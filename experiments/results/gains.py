@@ -26,6 +26,7 @@ class Family(NamedTuple):
     table: str
     where: dict[str, Sequence[str | int]]
     measure: str = FINAL
+    pooled: bool = False  # one standard deviation for all widths, of which there are two seeds
 
 
 FAMILIES = {
@@ -37,7 +38,11 @@ FAMILIES = {
         "large MLP, MNIST, 4 epochs; SμPar", "patterns_million", {"pattern": ["dense", "elementwise"]}, BEST
     ),
     "resnet": Family(
-        f"ResNet-18, CIFAR-100, 30 epochs; {ONE}", "resnet_width_short", {"kind": ["sparse"]}, BEST
+        f"ResNet-18, CIFAR-100, 30 epochs; {ONE}",
+        "resnet_width_short",
+        {"kind": ["sparse"]},
+        BEST,
+        pooled=True,
     ),
     "transformer": Family(
         "transformer; SμPar", "width_or_weights_transformer", {"kind": ["sparse"], "base_width": [32]}, LOSS
@@ -74,9 +79,10 @@ def gains(tables: Tables) -> Iterator[Row]:
             others = (
                 [(1.0, base)] if row["weights"] == base["weights"] else interpolated(dense, row, "weights")
             )
-            gain = combination(
-                [(sign, row), *((-sign * w, other) for w, other in others)], measure, len(wider)
-            )
+            weighted = [(sign, row), *((-sign * weight, other) for weight, other in others)]
+            if family.pooled:
+                weighted += [(0.0, other) for other in rows]
+            gain = combination(weighted, measure, len(wider), family.pooled)
             mean = sum(weight * other[measure] for weight, other in others)
             value, low, high = (part / (mean if measure == LOSS else 1 - mean) for part in gain)
             chosen = {key: row[key] for key in ("width", "connectivity", "weights", "seeds")}

@@ -41,7 +41,10 @@ def draw(rows: Sequence[Row], preset: Family, paper: Sequence[Row], paper_epochs
         middle.axvspan(*BEST_CONNECTIVITY, **shade)
         families.finish(middle, sparse, "connectivity", "connectivity", label)
     _draw_improvement(panels[0, 2], rows, paper)
-    _draw_fraction(panels[1, 2], rows, paper)
+    if any(not math.isnan(row["improvement_fraction"]) for row in (*rows, *paper)):
+        _draw_fraction(panels[1, 2], rows, paper)
+    else:  # no wider dense network
+        panels[1, 2].remove()
     for axes in panels.ravel():
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7.5, framealpha=0.8, edgecolor="none")
@@ -52,7 +55,8 @@ def draw(rows: Sequence[Row], preset: Family, paper: Sequence[Row], paper_epochs
 def _draw_accuracy(axes: Axes, rows: Sequence[Row], paper: Sequence[Row], split: str, x: str) -> None:
     mean = f"best_{split}_accuracy_mean"
     dense = {row["width"]: row for row in rows if row["kind"] == "dense"}
-    families.curve(axes, dense.values(), x, mean, color="0.45", marker="o", linestyle="--", label="dense")
+    if len(dense) > 1:
+        families.curve(axes, dense.values(), x, mean, color="0.45", marker="o", linestyle="--", label="dense")
     for base, color in families.colors(rows).items():
         sparse = families.select(rows, "sparse", base)
         label = f"{sparse[0]['weights']:,} weights" if sparse else ""

@@ -57,6 +57,23 @@ def test_one_seed_has_the_deviation_of_the_others_and_alone_none():
     assert np.isnan(intervals.simulated(lambda means: means.max(1), [[0.3], [0.2]]).low)
 
 
+def test_a_single_seed_adds_no_degree_of_freedom():
+    """Its deviation is that of the other network, so the interval is Student's t with the other's one degree."""
+    low, high = stats.t.interval(0.95, 1, loc=3 - 1.5, scale=np.std([1, 2], ddof=1) * np.sqrt(1 + 1 / 2))
+    assert intervals.difference([3.0], [1.0, 2.0]) == pytest.approx((1.5, low, high))
+
+
+def test_one_deviation_for_all_is_that_of_the_t_test_with_equal_variances():
+    one, other, third = RANDOM.normal(size=(3, 4))
+    pair = intervals.linear(np.array([1.0, -1.0]), [one, other], pooled=True)
+    expected = stats.ttest_ind(one, other, equal_var=True).confidence_interval()
+    assert (pair.low, pair.high) == pytest.approx((expected.low, expected.high))
+    family = intervals.linear(np.array([1.0, -1.0, 0.0]), [one, other, third], pooled=True)
+    spread = np.sqrt(np.var([one, other, third], axis=1, ddof=1).mean() / 2)
+    half = stats.t.isf(0.025, 9) * spread
+    assert family == pytest.approx((pair.value, pair.value - half, pair.value + half))
+
+
 def test_a_regression_is_that_of_scipy():
     x, y = np.arange(9.0), RANDOM.normal(size=9)
     (slope,), explained = intervals.regression([x], y)
