@@ -5,7 +5,7 @@
     python -m experiments.compile --of=figure6_bfloat16  # and in bfloat16 on a TPU as well, a quarter of an hour
     python -m experiments.compile --of=language        # the largest network of the second paper; minutes of a core
     python -m experiments.compile --of=imagenet        # on 8, 32 and 256 chips; an hour or two of a core
-    python -m experiments.compile --of=figure8,figure6,figure6_bfloat16,language,imagenet  # the committed table
+    python -m experiments.compile --of=figure8 --of=figure6_bfloat16 --of=language --of=imagenet --machines=v5e  # hours
 
 Any command does this for its own networks by --target=v5e:4x8. Compilers are libraries that need no accelerator: an
 error says how to fetch one. Data that are missing (ImageNet, the paper's texts) are replaced by blank ones of their
@@ -20,7 +20,7 @@ import shlex
 from experiments.lab import ahead, contents, flags, launch, output
 from experiments.lab.flags import Command
 from experiments.lab.launch import Output
-from wsn.errors import UserError
+from wsn.errors import UserError, check_known
 from wsn.spec import check_bounds, setting
 
 EXPERIMENT = "compile"
@@ -49,6 +49,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        known = {name for machine in (*ONE, *POD) for name in (machine, machine.partition(":")[0])}
+        for name in self.machines:
+            check_known(sorted(known), "machines", name)
 
 
 class Ahead(Output):
@@ -79,6 +82,8 @@ def main(settings: Settings, run: Output) -> None:
                     failures.append(error)
             with open(table, encoding="utf-8", newline="") as file:
                 rows += [{"run": name, **row} for row in csv.DictReader(file)]
+    if not rows:
+        raise UserError(f"`machines={','.join(settings.machines)}`: `of` compiles for none of these")
     print("wrote", output.write_table(run.folder, ahead.NAME, rows, ["run", *ahead.COLUMNS]))
     if failures:
         raise failures[0]

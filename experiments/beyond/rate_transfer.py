@@ -188,12 +188,12 @@ def octave(losses: Float[np.ndarray, " rates"]) -> float:
 def transfer(loss: Grid, accuracy: Grid, widths: Sequence[int]) -> tuple[Estimate, Estimate]:
     """(exponent of the best rate in width, largest accuracy lost over widths with the best rate of the base width)."""
     best = [[octave(row) for row in of_width] for of_width in loss]
-    slopes = [np.polyfit(np.log2(widths), octaves, 1)[0] for octaves in best]
+    slopes = [np.polyfit(np.log2(widths), octaves, min(len(widths) - 1, 1))[0] for octaves in best]
     lost = [
         accuracies[np.arange(len(widths)), losses.argmin(1)] - accuracies[:, losses[0].argmin()]
         for losses, accuracies in zip(loss, accuracy, strict=True)
     ]
-    slope = simulated(lambda means: means[:, 0], [slopes])
+    slope = simulated(lambda means: means[:, 0], [slopes]) if len(widths) > 1 else Estimate(math.nan)
     return slope, simulated(lambda means: means.max(1), list(np.array(lost).T))
 
 

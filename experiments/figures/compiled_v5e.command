@@ -1,1 +1,1 @@
-python -m experiments.compile --of=figure8,figure6_bfloat16,language,imagenet --machines=v5e
+python -m experiments.compile --of=figure8 --of=figure6_bfloat16 --of=language --of=imagenet --machines=v5e

@@ -1,1 +1,1 @@
-python -m experiments.theorem1 --against=neural_tangents --workdir=/tmp/ag
+python -m experiments.theorem1 --against=neural_tangents

@@ -1,1 +1,1 @@
-python -m experiments.width_predictions --workdir=/root/bg/theory/predictions
+python -m experiments.width_predictions

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import re
 import types
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
@@ -122,6 +123,8 @@ def _given(cls: type, values: flags.FlagValues) -> dict[str, Any]:
             continue
         if flag.many:
             value = _numbers(flag, value or ())
+            if flag.type is str and (twice := [item for item, count in Counter(value).items() if count > 1]):
+                raise UserError(f"`{flag.name}={twice[0]}` is given twice")
         elif isinstance(value, str) and value.startswith("--"):
             raise UserError(
                 f"`{flag.name}={value}`: a flag in the place of a value: give `{flag.name}=VALUE`"

@@ -290,6 +290,18 @@ def theorem1_agreement(tables: Tables) -> Iterator[Row]:
 
 
 @derived
+def predictors_paired(tables: Tables) -> Iterator[Row]:
+    """How many points fewer one predictor of the best width loses than another, paired over families (Student's t)."""
+    rows = [row for row in tables["width_test_verdict"] if row["family"] != "all"]
+    lost = {(row["family"], row["predictor"]): row["points_lost"] for row in rows}
+    families = dict.fromkeys(row["family"] for row in rows)
+    for better, worse in (("first", "gp"), ("kept_inputs", "gp"), ("kept_inputs", "first")):
+        differences = [lost[family, worse] - lost[family, better] for family in families]
+        estimate = intervals.linear(np.ones(1), [differences])
+        yield {"better": better, "worse": worse, **columns(estimate)}
+
+
+@derived
 def optimum_factors(tables: Tables) -> Iterator[Row]:
     """How far sqrt(np/4d) is from the optimum connectivity, by normalization; and the end of the search."""
     rows = tables["optimum_mnist"]

@@ -32,7 +32,7 @@ from kernels.optimum import DistanceCurves, budget_connectivity, minimum
 from kernels.sparse_ntk import sparse_tangents
 from wsn import data
 from wsn.data import sources
-from wsn.errors import choose
+from wsn.errors import check_known, choose
 from wsn.sparsity import family as sparse_family
 from wsn.spec import Spec, check_bounds, setting
 
@@ -129,7 +129,14 @@ class Settings:
     data_dir: str | None = setting("Folder of prepared tensorflow-datasets (default: $TFDS_DATA_DIR).", None)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check(self)
+
+
+def check(settings: Any) -> None:
+    """Raises UserError for numbers out of range and for unknown families, before hours of training."""
+    check_bounds(settings)
+    for name in settings.families:
+        check_known(FAMILIES, "families", name)
 
 
 def labeled(family: TestFamily, source: data.Splits) -> Labeled:

@@ -38,7 +38,7 @@ from kernels.optimum import minimum
 from wsn import folders
 from wsn.errors import UserError, choose
 from wsn.records.record import Result
-from wsn.spec import check_bounds, setting
+from wsn.spec import setting
 
 EXPERIMENT = "width_test"
 FIGURES = Path(__file__).parents[1] / "figures"
@@ -79,7 +79,7 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        width_predictions.check(self)
 
 
 class Trained(NamedTuple):
@@ -260,7 +260,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
 def main(settings: Settings, run: Run) -> None:
     predicted = width_predictions.name_of(settings)
     predictions = read_predictions(folders.local("predictions", settings.predictions), predicted)
-    if missing := [name for name in settings.families if name in FAMILIES and name not in predictions]:
+    if missing := [name for name in settings.families if name not in predictions]:
         raise UserError(f"`families={missing[0]}` has no prediction in {settings.predictions}")
     rows: list[dict[str, Any]] = []
     trained: dict[str, Trained] = {}

@@ -142,9 +142,9 @@ kinds = st.builds(
     yes=st.booleans(),
     wholes=st.lists(st.integers(), max_size=3).map(tuple),
     numbers=st.lists(finite, min_size=1, max_size=3).map(tuple),
-    names=st.lists(word, max_size=3).map(tuple),
+    names=st.lists(word, max_size=3, unique=True).map(tuple),
     choice=st.sampled_from("xy"),
-    several=st.lists(st.sampled_from("xy"), min_size=1, max_size=3).map(tuple),
+    several=st.lists(st.sampled_from("xy"), min_size=1, unique=True).map(tuple),
     all_if_zero=st.none() | st.integers(1),
 )
 
@@ -161,6 +161,12 @@ def test_flags_are_read_back(settings):
         elif "help" in field.metadata:
             arguments.append(f"--{field.name}={text(value)}")
     assert flags.parse(KINDS, arguments)[0] == settings
+
+
+@pytest.mark.parametrize("arguments", [["--several=x", "--several=y", "--several=x"], ["--names=a,b,a"]])
+def test_a_name_given_twice_is_refused(arguments):
+    with pytest.raises(UserError, match="^`(several=x|names=a)` is given twice$"):
+        flags.parse(KINDS, arguments)
 
 
 def test_one_base_width_replaces_several():
