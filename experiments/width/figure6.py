@@ -86,7 +86,9 @@ def _draw_improvement(axes: Axes, rows: Sequence[Row], paper: Sequence[Row]) -> 
         for kind, marker, line in (("dense", "o", "--"), ("sparse", "x", "-")):
             label = f"sparse, base width {base}" if kind == "sparse" else dense
             style = {"color": color, "marker": marker, "linestyle": line, "label": label}
-            families.curve(axes, families.select(rows, kind, base), "widening", "improvement", **style)
+            points = families.select(rows, kind, base)
+            if len(points) > 1:
+                families.curve(axes, points, "widening", "improvement", **style)
     _draw_paper(axes, paper, "widening", "improvement")
     axes.axhline(0, color="0.6", linewidth=0.8)
     axes.axvspan(*BEST_WIDENING, color="0.5", alpha=0.12, zorder=0, label="the paper's best, 3–10")
