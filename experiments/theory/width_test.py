@@ -30,6 +30,7 @@ from experiments.lab import launch, output
 from experiments.lab.families import Network
 from experiments.lab.flags import Command
 from experiments.lab.launch import Run
+from experiments.lab.plots import plain_numbers
 from experiments.theory import width_predictions
 from experiments.theory.predictors import PREDICTORS
 from experiments.theory.width_predictions import FAMILIES
@@ -246,6 +247,8 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
         ends.append(max(row["best_high"] for row in rows if row["family"] != ALL) * 1.5)
         axes.plot(ends, ends, color="0.5", linewidth=0.8)
         axes.set(xscale="log", yscale="log")
+        plain_numbers(axes.xaxis)
+        plain_numbers(axes.yaxis)
         note = f"{mean['points_lost']:.2f} points lost, rank correlation {mean['correlation']:.2f}"
         axes.set_title(f"{label}\n{note}", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
