@@ -55,7 +55,7 @@ def reference(spec: Spec, seed: int) -> tuple[dict[str, np.ndarray], dict[str, n
 def factor(spec: Spec, epoch: int, progress: float) -> float:
     """The factor of the learning rate in an epoch, after a fraction `progress` of all steps."""
     if spec.schedule == "steps":
-        return spec.decay_factor ** sum(epoch >= e for e in spec.decay_epochs)
+        return spec.decay_factor ** sum(epoch >= e for e in set(spec.decay_epochs))
     return 0.5 * (1 + math.cos(math.pi * progress)) if spec.schedule == "cosine" else 1.0
 
 

@@ -219,7 +219,9 @@ class Training:
     clip: float = setting("Clip gradients to this global norm; 0: no clipping.", 0.0, least=0)
     schedule: str = setting("Schedule of the learning rate: a factor for every step.", "constant")
     decay_epochs: tuple[int, ...] = setting(
-        "Epochs after which the schedule `steps` multiplies the learning rate by `decay_factor`.", (), least=0
+        "Epochs after which the schedule `steps` multiplies the learning rate by `decay_factor`, each once.",
+        (),
+        least=0,
     )
     decay_factor: float = setting("Decay factor of the schedule `steps`.", 0.1, above=0)
     warmup_epochs: float = setting(

@@ -46,8 +46,8 @@ def template(preset: Family) -> Spec:
     if preset.dataset == IMAGENET:
         settings: dict[str, Any] = {"weight_decay": 1e-4, "schedule": "cosine"}
     else:
-        steps = [max(1, round(epoch * preset.epochs / PAPER_EPOCHS)) for epoch in DECAY_EPOCHS]
-        settings = {"weight_decay": 5e-4, "schedule": "steps", "decay_epochs": tuple(dict.fromkeys(steps))}
+        steps = tuple(round(epoch * preset.epochs / PAPER_EPOCHS) for epoch in DECAY_EPOCHS)
+        settings = {"weight_decay": 5e-4, "schedule": "steps", "decay_epochs": steps}
     return spec(
         preset,
         model="resnet18",

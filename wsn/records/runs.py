@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import logging
 
-from wsn import folders
+from wsn import folders, machine
 from wsn.data.feeds import Source
 from wsn.devices import hosts
 from wsn.devices.hosts import Action
@@ -58,6 +58,7 @@ def run(
     group that is finished already. When `stop()` is true after an evaluation, a checkpoint is written and Preempted
     raised. Raises UserError as `check` does, before anything is trained.
     """
+    machine.check_platform()
     waiting = list(groups)
     check(waiting, workdir, source_of)
     while waiting:

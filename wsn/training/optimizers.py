@@ -9,7 +9,6 @@ over all devices. Probes see the gradient before it is clipped, and the update.
 
 import dataclasses
 import itertools
-from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -35,11 +34,7 @@ class Horizon(NamedTuple):
 SCHEDULES: dict[str, Callable[[Training, Horizon], optax.Schedule]] = {
     "constant": lambda training, horizon: optax.constant_schedule(1.0),
     "steps": lambda training, horizon: optax.piecewise_constant_schedule(
-        1.0,
-        {
-            epoch * horizon.epoch: training.decay_factor**times
-            for epoch, times in Counter(training.decay_epochs).items()
-        },
+        1.0, {epoch * horizon.epoch: training.decay_factor for epoch in training.decay_epochs}
     ),
     "cosine": lambda training, horizon: cosine(horizon),
 }
