@@ -162,7 +162,9 @@ def test_both_commands_write_their_tables_from_the_same_records(
     assert {row["censored"] for row in table} == {"2"}  # two epochs on noise show no certain minimum
     assert (run.folder / "halting_time.png").read_bytes().startswith(b"\x89PNG")
     records = sorted(run.folder.glob("runs/*/record.jsonl"))
-    texts = "".join((folder / f"{split}.txt").read_text() for split in ("train", "valid", "test"))
+    parts = {"train": "train", "validation": "valid", "test": "test"}
+    files = {split: (folder / f"{name}.txt").read_text() for split, name in parts.items()}
+    texts = "".join(f"{text}{split}: {len(text)}" for split, text in files.items())
     digests = {json.loads(record.read_text().splitlines()[0])["data"] for record in records}
     assert digests == {hashlib.sha256(texts.encode()).hexdigest()}
     times = [record.stat().st_mtime_ns for record in records]

@@ -33,7 +33,8 @@ _LEAST_KNOWN, _FEW_KNOWN = 0.5, 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Corpus(Content):
-    """The tokens of the three texts; `sha256` is that of the texts in UTF-8, one after the other."""
+    """The tokens of the three texts; `sha256` is that of the texts in UTF-8, one after the other (of
+    `text` with the name and length of each behind it)."""
 
     train: UInt16[np.ndarray, " train"]
     validation: UInt16[np.ndarray, " validation"]
