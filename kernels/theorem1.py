@@ -27,9 +27,8 @@ class SparseKernels(NamedTuple):
 
     def with_axes(self, axes: int) -> "SparseKernels":
         """The same for connectivities of at least so many dimensions, over which widths broadcast."""
-        arrays: dict[str, Any] = {
-            name: with_axes(getattr(self, name), self.axes, axes) for name in self._fields[:5]
-        }
+        names = [name for name in self._fields if name not in ("features", "axes")]
+        arrays: dict[str, Any] = {name: with_axes(getattr(self, name), self.axes, axes) for name in names}
         return self._replace(**arrays, axes=max(axes, self.axes))
 
 

@@ -18,7 +18,7 @@ DRAWS = 10_000
 Values = Sequence[float] | Float[np.ndarray, " _"]  # of one network, by seed
 METHOD = (
     "intervals: 95 % over seeds, Welch's t (each network has its own standard deviation); for the best of several"
-    " networks wide enough for all of them at once (Bonferroni)"
+    " networks Bonferroni-corrected for their number"
 )
 
 
@@ -67,17 +67,15 @@ def linear(
 ) -> Estimate:
     """Σ coefficient · mean of each network, with Welch's interval (1947; degrees of freedom by Satterthwaite).
 
-    With `pooled` all networks, also those with a coefficient of 0, share one standard deviation: for families of two
-    seeds, which tell too little of their own. If the statistic is the best of `comparisons`, such as the best of six
-    widths against the narrowest, its interval is wide enough for all of them to hold at once (Bonferroni), so that
-    choosing the best does not bias it.
+    `comparisons`: Bonferroni's correction, for the best of so many networks. `pooled`: one standard deviation for all
+    networks, also those with a coefficient of 0, for families with two seeds a network.
     """
     value = float(coefficients @ [np.mean(values) for values in networks])
     seeds = over_seeds(networks)
     if seeds is None:
         return Estimate(value)
     squares, several = coefficients**2 / seeds.num_seeds, seeds.num_seeds > 1
-    shared = several & pooled | ~several  # these have the pooled variance, a mean of those of several seeds
+    shared = ~several | pooled  # these have the pooled variance, a mean over the networks of several seeds
     weights = np.where(several, (seeds.num_seeds - 1) / (seeds.num_seeds - 1).sum(), 0.0)
     parts = (np.where(shared, 0.0, squares) + squares[shared].sum() * weights) * seeds.variance
     if not parts.any():

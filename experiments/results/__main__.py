@@ -3,10 +3,9 @@
     python -m experiments.results              # committed tables, seconds
     python -m experiments.results --redraw     # and the records in experiments/records, seconds a figure
 
-Nothing is trained; `--redraw` first draws every figure that has records from them, and the
-summary by kind of network (`gains`). The texts are templates in
-experiments/results (`results.md`, `glance.md`), whose numbers come from experiments/figures/*.csv (see `template`); the
-list of commands comes from the commands' docstrings.
+Nothing is trained; `--redraw` first draws every figure that has records from them, and the summary by kind of network
+(`gains`). The texts are templates in experiments/results (`results.md`, `glance.md`), whose numbers come from
+experiments/figures/*.csv (see `template`); the list of commands comes from the commands' docstrings.
 """
 
 import re

@@ -1,8 +1,8 @@
 """The question, asked of every kind of network: is a wider, sparse one better than a dense one of as many weights?
 
 The gain is the part of the dense network's test error (images) or lowest validation loss (text) that the wider network
-avoids. Intervals are of the difference, wide enough for all widths of a family (Bonferroni), divided by the mean of the
-dense network.
+avoids. Intervals are of the difference, divided by the mean of the dense network, and Bonferroni-corrected for the
+number of widths of a family.
 """
 
 from collections.abc import Iterator, Sequence

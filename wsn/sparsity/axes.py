@@ -103,19 +103,17 @@ def linen_axes(module: nn.Module, *args: Any, **kwargs: Any) -> AxesOf:
     The arguments are those of `module.init`, which is traced for shapes alone. Parameters of three and more dimensions
     that are in no layer of Flax are left to the caller: None.
     """
-    static = {at: arg for at, arg in enumerate(args) if not all(map(_is_array, jax.tree.leaves(arg)))}
+    arrays = {
+        at: arg for at, arg in enumerate(args) if all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(arg))
+    }
 
-    def init(*arrays: Any) -> Any:
-        return module.init(*(static.get(at, array) for at, array in enumerate(arrays)), **kwargs)
+    def init(arrays: dict[int, Any]) -> Any:
+        return module.init(*(arrays.get(at, arg) for at, arg in enumerate(args)), **kwargs)
 
     with nn.intercept_methods(_mark_parameters):
-        variables = jax.eval_shape(init, *(None if at in static else arg for at, arg in enumerate(args)))
+        variables = jax.eval_shape(init, arrays)
     table = {path: leaf.axes for path, leaf in by_path(variables.get("params", {}), _Marked).items()}
     return lambda path, leaf: table.get(path.removeprefix("params/"))
-
-
-def _is_array(leaf: Any) -> bool:
-    return hasattr(leaf, "shape")
 
 
 class _Marked(struct.PyTreeNode, meta.AxisMetadata):  # type: ignore[misc]
