@@ -19,6 +19,7 @@ from experiments.theory import theorem1
 
 BEST, FINAL, LOSS = "best_test_accuracy_mean", "test_accuracy_mean", "best_validation_loss_mean"
 TEST_IMAGES = 10_000  # of MNIST and of CIFAR
+PIXELS = 784  # of MNIST
 
 
 DERIVED: dict[str, Callable[[Tables], Iterator[Row]]] = {}
@@ -102,7 +103,12 @@ def figure8(tables: Tables) -> Iterator[Row]:
     best = best_gain(base, wider, FINAL)
     dense = one(rows, kind="dense", width=best["width"])
     times = max(row["weights"] for row in rows) / base["weights"]
-    yield {**best, **share(base, one(wider, width=best["width"]), dense, FINAL), "times": times}
+    yield {
+        **best,
+        **share(base, one(wider, width=best["width"]), dense, FINAL),
+        "times": times,
+        "part": best["value"] / (1 - base[FINAL]),
+    }
 
 
 @derived
@@ -127,11 +133,17 @@ def figure8_distance(tables: Tables) -> Iterator[Row]:
     learns = error < 0.8  # twice the accuracy of chance
     pearson = stats.pearsonr(measured[learns], error[learns])
     nearest, best = min(sparse, key=lambda r: r["distance_exact"]), max(sparse, key=lambda r: r[FINAL])
-    eq4 = [row["distance_eq4"] / row["distance_exact"] for row in np.array(sparse)[learns]]
+    ratio = np.array([row["distance_eq4"] / row["distance_exact"] for row in sparse])
+    applies = (
+        np.array([PIXELS * row["connectivity"] for row in sparse]) >= 49
+    )  # dp, which equation (4) assumes ≫ 1
+    eq4 = ratio[applies]
     yield {
         "points": len(z),
-        "eq4_low": min(eq4),
-        "eq4_high": max(eq4),
+        "eq4_low": float(eq4.min()),
+        "eq4_high": float(eq4.max()),
+        "eq4_factor": float(np.exp(abs(np.log(eq4)).max())),
+        "eq4_sparse": float(ratio[learns & ~applies].max()),
         "z_low": float(z.min()),
         "z_high": float(z.max()),
         "beyond_two": int((abs(z) > 2).sum()),
@@ -241,6 +253,23 @@ def rates_by_accuracy(tables: Tables) -> Iterator[Row]:
                 cost = contrast([row], [at], accuracy, len({r["learning_rate"] for r in of}))
                 costs.append({**row, "times": row["learning_rate"] / rate, **columns(cost)})
             yield {"table": table, **max(costs, key=lambda cost: cost["value"])}
+
+
+@derived
+def rates_by_loss(tables: Tables) -> Iterator[Row]:
+    """What the base width's best rate costs each other width in validation loss, against the best of the rates."""
+    loss = "validation_loss_mean"
+    rows = [row for row in tables["rate_transfer_mnist"] if not row["diverged"]]
+    for name in dict.fromkeys(row["parameterization"] for row in rows):
+        of = [row for row in rows if row["parameterization"] == name]
+        base, *wider = [
+            min((r for r in of if r["width"] == w), key=lambda r: r[loss])
+            for w in sorted({r["width"] for r in of})
+        ]
+        for best in wider:
+            at = one(of, width=best["width"], learning_rate=base["learning_rate"])
+            cost = contrast([at], [best], loss, len({r["learning_rate"] for r in of}))
+            yield {**best, **columns(cost), "relative": cost.value / best[loss]}
 
 
 @derived

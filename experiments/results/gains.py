@@ -96,7 +96,7 @@ def best_gains(tables: Tables) -> Iterator[Row]:
     for name in FAMILIES:
         rows = [row for row in tables["gains"] if row["family"] == name]
         worse = min((row["factor"] for row in rows if row["high"] < 0), default=0.0)
-        until = f"{worse:.3g} times" if worse else f"not up to {rows[-1]['factor']:.3g} times"
+        until = f"{worse:.3g} times" if worse else f"never (up to {rows[-1]['factor']:.3g} times)"
         best = max(rows, key=lambda row: row["value"])
         yield {**best, "seeds": min(row["seeds"] for row in rows), "worse": until}
 
