@@ -18,7 +18,7 @@ from jaxtyping import Array, Float64
 
 from kernels.precision import in_float64
 from kernels.validation import checked_count, checked_pairs
-from wsn.errors import UserError
+from wsn.errors import UserError, whole_number
 
 _TERMS = 12  # of the power series below; the first one left out is 1e-17 of the sum at the switch
 
@@ -116,6 +116,7 @@ def arc_cosine(
     rows of y). Kernels of a zero vector are 0 at every order. Raises UserError where shapes differ, values are not
     finite, the order is another, or (|x||y|)^l overflows float64.
     """
+    order = whole_number("order", order)
     if order not in (0, 1, 2):
         raise UserError(f"`order={order}`: give 0, 1 or 2")
     return _kernels(x, y, gram, _arc_cosine, order)

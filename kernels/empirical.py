@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, ArrayLike, Bool, Float, Float64, Key, Shaped, UInt32
 
 from kernels import neural_tangents
-from kernels.validation import checked_pairs, checked_reference, one_connectivity
+from kernels.validation import checked_count, checked_pairs, checked_reference, one_connectivity
 from wsn.errors import UserError
 from wsn.sparsity.masks import apply_mask
 
@@ -153,16 +153,20 @@ def simulated_distance(
     """Mean of (Theta - reference)^2 over pairs and at least two networks, in float32, one network in memory at a time.
 
     x and y are (pairs, features), the reference is (pairs,). Network i is a draw of `sparse_weights` by the key folded
-    with i. Raises UserError where shapes differ, values are not finite, or there is a single network.
+    with i. Raises UserError where shapes differ, values are not finite or overflow float32, there is a single network,
+    or the connectivity is below 2^-32, the least that `survives` tells from 0.
     """
     x, y = checked_pairs(x, y)
     if x.ndim != 2:
         raise UserError(f"`x` and `y` {x.shape} must be matrices, (pairs, features): give pairs as rows")
     reference, p = checked_reference(reference, x.shape[:-1]), jnp.float32(one_connectivity(connectivity))
-    if networks < 2:
-        raise UserError("`networks`: an error bar needs at least two networks")
+    networks, width = checked_count("networks", networks, 2), checked_count("width", width)
+    if p < 2.0**-32:
+        raise UserError(f"`connectivity={p:g}` is below 2^-32: no weight would be kept")
     arrays = (jnp.asarray(array, jnp.float32) for array in (x, y, reference))
     sums = _simulate(key, p, *arrays, width=width, networks=networks)
     per_pair, per_network = (np.asarray(array, np.float64) for array in sums)
+    if not np.isfinite(per_network).all():
+        raise UserError("`x` and `y` overflow float32: rescale them")
     stderr = per_network.std(ddof=1) / np.sqrt(networks)
     return MeanDistance(float(per_network.mean()), float(stderr), per_network, per_pair / networks)

@@ -90,5 +90,6 @@ def squared_distance(kernels: SparseKernels, width: npt.ArrayLike) -> Distance:
     width = checked_width(width)
     kernels = kernels.with_axes(width.ndim)
     bias2 = (kernels.k1_excess / kernels.features) ** 2
-    variance = (kernels.k2 - kernels.k1**2) / kernels.features**2 / width
+    spread = np.maximum(kernels.k2 - kernels.k1**2, 0)  # by rounding below 0 for nearly opposite inputs
+    variance = spread / kernels.features**2 / width
     return Distance(bias2, variance, bias2 + variance)

@@ -9,6 +9,8 @@ from wsn.errors import UserError, whole_number
 
 
 def _finite(name: str, values: Any) -> np.ndarray:
+    if np.ma.is_masked(values):
+        raise UserError(f"`{name}` has masked values: fill them or leave them out")
     try:
         array = np.asarray(values)
         if array.size and array.dtype.kind not in "bfiu" and not jnp.issubdtype(array.dtype, jnp.floating):

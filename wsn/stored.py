@@ -69,7 +69,7 @@ def reading_error(path: Path, error: Exception) -> str:
 
 @contextlib.contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """A place beside `path`: the file or folder written there is synced and renamed to `path` after the block.
+    """A temporary name beside `path`: the file or folder written there is synced and renamed to `path` after the block.
 
     After an exception in the block nothing is left. Removes what killed processes left there an hour ago or earlier.
     Where another process made a folder `path` first, that one stays. Raises OSError.

@@ -1,7 +1,7 @@
 """Write the results from their tables: experiments/RESULTS.md, the table in README.md, experiments/README.md.
 
     python -m experiments.results              # committed tables, seconds
-    python -m experiments.results --redraw     # and the records in experiments/records, seconds a figure
+    python -m experiments.results --redraw     # and the records in experiments/records, seconds per figure
 
 Nothing is trained; `--redraw` first draws every figure that has records from them, and the summary by kind of network
 (`gains`). The texts are templates in experiments/results (`results.md`, `glance.md`), whose numbers come from
@@ -78,7 +78,7 @@ GROUPS = {
 }
 HEAD = """# Experiments
 
-Each command writes a table (`.csv`), a figure (`.png`) and itself (`.command`) to `--workdir`, by default
+Each command writes a table (`.csv`), a figure (`.png`) and its own command line (`.command`) to `--workdir`, by default
 `results/<experiment>`. The first line of each block is the quick one. `--help` lists the flags, `--dry_run` says what
 would be trained and how long that takes. What came out: [RESULTS.md](RESULTS.md). This page is written from the
 docstrings by `python -m experiments.results`; `python -m experiments NAME` prints the docstring of a command. The idea

@@ -112,6 +112,7 @@ def test_settings_out_of_range_are_refused():
         (np.array([1, np.nan]), np.ones(2)),
         (np.ones(0), np.ones(0)),
         ([[1], [1, 2]], 1),
+        (np.ma.masked_array([1, 999], [False, True]), np.ones(2)),
     ],
 )
 def test_bad_input_is_refused_in_one_line(x, y):

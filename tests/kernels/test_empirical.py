@@ -49,6 +49,19 @@ def test_what_does_not_fit_is_refused_in_one_line(p, x, y, reference, match):
         simulated_distance(jax.random.key(0), p, 2, x, y, reference, 2)
 
 
+@pytest.mark.parametrize(
+    "width, networks, p, scale, match",
+    [
+        (2, 1, 0.5, 1, "networks=1"), (0, 2, 0.5, 1, "width=0"), (2, 2, 1e-11, 1, "connectivity=1e-11"),
+        (40, 2, 0.5, 1e20, "float32"),
+    ],
+)  # fmt: skip
+def test_sizes_that_no_simulation_has_are_refused(width, networks, p, scale, match):
+    x = np.full((5, 3), scale)
+    with pytest.raises(UserError, match=f"^[^\n]*{match}[^\n]*$"):
+        simulated_distance(jax.random.key(0), p, width, x, x, np.ones(5), networks)
+
+
 @pytest.mark.parametrize("width, p", [(8, 1.0), (20, 0.3), (60, 0.05), (200, 0.02)])
 def test_simulated_networks_have_the_distance_of_theorem_1(width, p):
     x, y = np.random.default_rng(1).normal(size=(2, 5, 40)).astype(np.float32)
@@ -70,8 +83,3 @@ def test_the_compiled_simulation_is_that_network_by_network():
     np.testing.assert_allclose(
         (simulated.mean, simulated.stderr), (squares.mean(), squares.mean(1).std(ddof=1) / 5**0.5), rtol=1e-4
     )
-
-
-def test_one_network_has_no_error_bar():
-    with pytest.raises(UserError, match="two networks"):
-        simulated_distance(jax.random.key(0), 0.5, 2, np.ones((1, 3)), np.ones((1, 3)), np.ones(1), 1)

@@ -254,6 +254,32 @@ def test_a_grouped_convolution_has_the_shares_of_its_groups(distribution):
     assert abs(ours["output"] - theirs["output"]) <= 1
 
 
+def test_axes_of_another_tree_are_refused():
+    """Else stacked layers would be one, in silence."""
+    model, x = nn.Sequential([nn.Dense(4), nn.Dense(3)]), np.zeros((2, 5))
+    axes = sparsity.linen_axes(model, KEY, x)
+    params = model.init(KEY, x)["params"]
+    mask = sparsity.random_mask(params, total=12, key=KEY, axes=axes)
+    for other in (params["layers_0"], {"model": params}):
+        with pytest.raises(UserError, match="`axes` knows none of .*kernel"):
+            sparsity.random_mask(other, total=12, key=KEY, axes=axes)
+    with pytest.raises(UserError, match="`axes` knows none of .*kernel"):
+        sparsity.mask_and_rescale(params["layers_0"], mask["layers_0"], axes)
+
+
+def test_a_last_layer_of_parallel_ones_stays_whole():
+    params = {"body": np.zeros((8, 8)), "heads": np.zeros((2, 8, 4))}
+    mask = sparsity.random_mask(
+        params,
+        total=90,
+        key=KEY,
+        distribution="dense_last",
+        last="heads",
+        axes=lambda path, leaf: "lio"[-leaf.ndim :],
+    )
+    assert sparsity.num_kept(mask) == {"body": 26, "heads": 64}
+
+
 def test_unknown_axes_are_refused_where_they_matter():
     """Never read as taps in silence: experts, stacked layers, a kernel without a name."""
     experts = {"experts": np.zeros((8, 64, 64)), "conv": np.zeros((5, 4, 8)), "stem": np.zeros((3, 3, 4, 8))}

@@ -154,6 +154,24 @@ def test_bad_input_is_refused_in_one_line(distribution, total, message):
     assert "\n" not in str(caught.value)
 
 
+def test_layers_that_stay_whole_are_named():
+    shapes = {"hidden_0": (8, 8), "hidden_1": (8, 8), "output": (8, 2)}
+    assert kept_counts("dense_last", shapes, 60, ["output"]) == {"hidden_0": 22, "hidden_1": 22, "output": 16}
+    assert kept_counts("dense_last", shapes, 144, list(shapes)) == sizes(shapes)
+    for whole in (["outptu"], "output"):
+        with pytest.raises(UserError, match="`whole=.*hidden_0, hidden_1, output"):
+            kept_counts("largest_first", shapes, 60, whole)
+
+
+def test_counts_of_ones_own_distribution_are_checked(monkeypatch):
+    monkeypatch.setitem(DISTRIBUTIONS, "mine", lambda shapes, total: dict.fromkeys(shapes, 2))
+    assert kept_counts("mine", {"a": (2, 2), "b": (2, 2)}, 4) == {"a": 2, "b": 2}
+    with pytest.raises(UserError, match="`distribution=mine` keeps 4 weights instead of 5"):
+        kept_counts("mine", {"a": (2, 2), "b": (2, 2)}, 5)
+    with pytest.raises(UserError, match="`distribution=mine` gives"):
+        kept_counts("mine", {"a": (2, 2), "b": (1,)}, 5)
+
+
 # In proportion.
 
 

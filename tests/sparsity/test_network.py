@@ -91,6 +91,17 @@ def test_kernels_count_by_default_and_a_predicate_chooses_others():
     assert sparsity.num_kept(norm) == {"norm/scale": 3}
 
 
+def test_integers_and_state_are_no_weights():
+    """Tables of positions, causal masks, and what variables hold beside parameters."""
+    params = {"kernel": np.zeros((8, 8)), "positions": np.arange(64).reshape(8, 8), "causal": np.eye(8) > 0}
+    assert sparsity.num_kept(sparsity.random_mask(params, total=32, key=KEY)) == {"kernel": 32}
+    variables = {"params": {"kernel": np.zeros((8, 8))}, "cache": {"key": np.zeros((8, 8))}}
+    assert sparsity.num_kept(sparsity.random_mask(variables, total=32, key=KEY)) == {"params/kernel": 32}
+    mask = {"kernel": np.eye(8) > 0}
+    with pytest.raises(UserError, match="kernel has type int8"):
+        sparsity.mask_and_rescale({"kernel": np.ones((8, 8), np.int8)}, mask)
+
+
 def test_the_last_leaf_is_the_one_that_is_named():
     params = {"a_head": np.zeros((4, 3)), "body": np.zeros((20, 4))}
     chosen = {"total": 30, "key": KEY, "distribution": "dense_last"}

@@ -11,6 +11,7 @@ import pytest
 import small_networks
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from optax import clip_by_block_rms as clip
 from optax import contrib
 from small_networks import kept, loss, plain
 
@@ -186,6 +187,10 @@ def test_averages_over_a_leaf_are_recognized_or_refused():
     assert set(rules.MATRIX) == INEXACT and set(rules.BY_UNIT) == set(BY_UNIT)
 
 
+def _of_this_file(learning_rate):
+    return optax.chain(clip(1.0), optax.sgd(learning_rate))
+
+
 def test_a_factory_of_ones_own_is_searched_too():
     def make(learning_rate):
         return optax.chain(optax.sgd(learning_rate), optax.clip_by_block_rms(1.0))
@@ -193,10 +198,23 @@ def test_a_factory_of_ones_own_is_searched_too():
     def centered(learning_rate):
         return optax.chain(optax.centralize(), optax.sgd(learning_rate))
 
-    state = sparsity.with_static_mask(optax.inject_hyperparams(make)(learning_rate=0.1), MASK).init(START)
-    assert state.positions != ()
+    def behind_another(learning_rate):
+        return _of_this_file(learning_rate)
+
+    compiled = optax.GradientTransformation(*map(jax.jit, make(0.1)))
+    for inner in (
+        *(optax.inject_hyperparams(f)(learning_rate=0.1) for f in (make, behind_another)),
+        compiled,
+    ):
+        assert sparsity.with_static_mask(inner, MASK).init(START).positions != ()
     with pytest.raises(UserError, match="centralize"):
         sparsity.with_static_mask(optax.inject_hyperparams(centered)(learning_rate=0.1), MASK)
+
+
+def test_parameters_may_be_a_single_array():
+    mask = np.arange(36).reshape(6, 6) % 5 == 0
+    state = sparsity.with_static_mask(optax.adafactor(0.1), mask).init(jnp.ones((6, 6)))
+    assert state.positions.shape == (mask.sum(),)
 
 
 def test_masks_by_rank_hold_beside_averages_over_a_leaf():

@@ -133,7 +133,7 @@ DISTRIBUTIONS: dict[str, Distribution] = {
     "erdos_renyi": erdos_renyi,
     "erdos_renyi_kernel": erdos_renyi_kernel,
 }
-BY_SIZE = ("largest_first", "dense_last", "uniform")  # those for which inputs and outputs are all the same
+BY_SIZE = ("largest_first", "dense_last", "uniform")  # that do not depend on which dimensions are inputs
 
 
 def kept_counts(
@@ -141,10 +141,15 @@ def kept_counts(
 ) -> dict[str, int]:
     """Kept count of each layer under a named distribution; exact, asserted.
 
-    Layers of `whole` keep all their weights, and the others share the rest of the total. Raises UserError for an
-    unknown name and for a budget that the network cannot meet.
+    Layers of `whole` keep all their weights, and the others share the rest of the total (under `dense_last` by
+    `largest_first`, if the last layer is one of `whole`). Raises UserError for an unknown name, for a budget that the
+    network cannot meet, and for counts of a distribution of your own that do not fit.
     """
     rule = choose(DISTRIBUTIONS, "distribution", distribution)
+    if isinstance(whole, str) or not set(whole) <= set(shapes):
+        raise UserError(f"`whole={whole}`: give a list of some of {', '.join(shapes)}")
+    if distribution == "dense_last" and next(reversed(shapes), None) in whole:
+        rule = DISTRIBUTIONS["largest_first"]
     sizes, total = sizes_of(shapes), whole_number("total", total)
     _check_range(sizes, total)
     others = {name: shape for name, shape in shapes.items() if name not in whole}
@@ -154,9 +159,13 @@ def kept_counts(
             f"of a budget of {total} weights the layers that stay whole take {total - rest}, which leaves too few for"
             f" {', '.join(others)}: take a smaller width, or fewer whole layers"
         )
-    kept = sizes | rule(others, rest)
-    assert list(kept) == list(sizes) and sum(kept.values()) == total
-    assert all(1 <= kept[name] <= sizes[name] for name in sizes)
+    kept = sizes | (rule(others, rest) if others else {})
+    if list(kept) != list(sizes) or not all(1 <= kept[name] <= sizes[name] for name in sizes):
+        raise UserError(f"`distribution={distribution}` gives {kept} for layers of {sizes} weights")
+    if sum(kept.values()) != total:
+        raise UserError(
+            f"`distribution={distribution}` keeps {sum(kept.values())} weights instead of {total}"
+        )
     return kept
 
 

@@ -23,13 +23,20 @@ from wsn.sparsity.budget import BY_SIZE, DISTRIBUTIONS, kept_counts
 from wsn.sparsity.masks import by_path, check_scalar, mask_array, placed
 from wsn.sparsity.shapes import weights
 
+STATE = ("batch_stats/", "cache/", "intermediates/")  # collections of linen's variables beside "params/"
+
 Predicate = Callable[[str, Any], bool]  # (path, leaf) → whether the leaf counts as weights
 
 
 def is_kernel(path: str, leaf: Any) -> bool:
-    """Two or more dimensions, and by Flax's names no bias (attention has some of two), scale or embedding."""
+    """Real numbers in two or more dimensions, and by Flax's names no bias (attention has some of two), scale or
+    embedding, and no state among whole variables."""
     name = path.rpartition("/")[2]
-    return len(leaf.shape) >= 2 and name not in ("bias", "scale") and "embedding" not in name
+    numbers = jnp.issubdtype(
+        getattr(leaf, "dtype", jnp.float32), jnp.inexact
+    )  # tables of positions are integers
+    named = name in ("bias", "scale") or "embedding" in name or path.startswith(STATE)
+    return len(leaf.shape) >= 2 and numbers and not named
 
 
 def random_mask(
@@ -67,6 +74,8 @@ def random_mask(
     if isinstance(key, jax.core.Tracer):
         raise UserError("`key`: masks are drawn on the host, so call random_mask outside of jit and vmap")
     leaves = by_path(params)
+    if axes:
+        _check_axes(axes, leaves)
     if counted is is_kernel and axes:
         counted = _kernels_by(axes)
     counting = _counted(leaves, counted, last)
@@ -76,7 +85,9 @@ def random_mask(
     shapes = {name: views[path].shape for path in counting for name in layers[path]}
     budget = _budget(weights(shapes), total, connectivity, like, counted)
     try:
-        kept = patterns.rounded(pattern, kept_counts(distribution, shapes, budget), shapes)
+        stack = layers[list(counting)[-1]]
+        whole = stack if distribution == "dense_last" and len(stack) > 1 else ()
+        kept = patterns.rounded(pattern, kept_counts(distribution, shapes, budget, whole), shapes)
     except UserError as error:
         raise UserError(f"`distribution={distribution}`, `pattern={pattern}`: {error}") from None
     with jax.ensure_compile_time_eval():
@@ -101,6 +112,13 @@ def _kernels_by(axes: AxesOf) -> Predicate:
     return predicate
 
 
+def _check_axes(axes: AxesOf, leaves: Mapping[str, Any]) -> None:
+    if all(axes(path, leaf) is None for path, leaf in leaves.items() if hasattr(leaf, "shape")):
+        raise UserError(
+            f"`axes` knows none of {', '.join(leaves)}: give it of the same tree as `params`, or leave it out"
+        )
+
+
 def num_kept(mask: PyTree) -> dict[str, int]:
     """Path → number of kept weights, of every leaf that counts; their sum is that of the network."""
     return {path: int(np.sum(leaf)) for path, leaf in by_path(mask).items() if np.ndim(leaf)}
@@ -114,8 +132,11 @@ def mask_and_rescale(params: PyTree, mask: PyTree, axes: AxesOf | None = None) -
     the same. Raises UserError where `mask` does not fit the parameters.
     """
     leaves, masks = by_path(params), by_path(aligned(mask, params))
+    if axes:
+        _check_axes(axes, leaves)
     rescaled = [
-        _rescaled(masks[path], _array(path, leaf), axes and axes(path, leaf)) for path, leaf in leaves.items()
+        _rescaled(path, masks[path], _array(path, leaf), axes and axes(path, leaf))
+        for path, leaf in leaves.items()
     ]
     return jax.tree.unflatten(jax.tree.structure(params), rescaled)
 
@@ -141,10 +162,12 @@ def _array(path: str, leaf: Any) -> Array:
         raise UserError(f"`params`: {path} is no array of numbers: leave it out") from error
 
 
-def _rescaled(mask: ArrayLike, param: Array, axes: Any) -> Array:
+def _rescaled(path: str, mask: ArrayLike, param: Array, axes: Any) -> Array:
     mask = placed(mask, param)
     if not mask.ndim:
         return param
+    if not jnp.issubdtype(param.dtype, jnp.inexact):
+        raise UserError(f"`params`: {path} has type {param.dtype}, which cannot be rescaled: do not count it")
     roles = getattr(axes, "roles", axes) or ""
     within = tuple(d for d in range(mask.ndim) if roles[d : d + 1] != "l")
     kept = mask.sum(within, keepdims=True) if "l" in roles else mask.sum()

@@ -29,6 +29,7 @@ from wsn.sparsity.network import aligned
 LEAF_MEANS = {"adafactor", "scale_by_factored_rms", "clip_by_block_rms", "scale_by_param_block_rms"}
 MATRIX = {"muon", "scale_by_muon", "galore", "scale_by_galore"}
 BY_UNIT = {"adaptive_grad_clip", "sm3", "scale_by_sm3"}  # exact, but for vectors of kept weights
+ELSEWHERE = {"jax", "jaxlib", "numpy", "flax"}  # no function of these holds one of optax
 
 
 class StaticMaskState(NamedTuple):
@@ -50,7 +51,8 @@ def with_static_mask(
     `inner` sees zeros at removed weights, in gradients, parameters and extra arguments of their shapes (such as `grad`
     of a line search), so norms, moments and averages over steps are those of the kept weights. Functions among the
     extra arguments (`value_fn`, SAM's `grad_fn`) get masked parameters, and their gradients are masked. At removed
-    weights its updates are replaced by what makes the parameter 0. Averages over a leaf: see this module.
+    weights its updates are replaced by what makes the parameter 0. Averages over a leaf: see this module. Put inside
+    whatever looks at more than one weight, such as clipping by a norm: outside, gradients of removed weights count.
 
     `update` needs the parameters. Raises UserError without them, for `centralize`, for averages over a leaf where
     `mask` is traced or a transformation of matrices or units is chained to them, and in `init` where `mask` does not
@@ -87,9 +89,13 @@ def with_static_mask(
 Map = Callable[[PyTree], PyTree]
 
 
+def _are_none(positions: PyTree) -> bool:
+    return isinstance(positions, tuple) and not positions
+
+
 def _seen(mask: PyTree, positions: PyTree) -> Map:
     """Trees of the parameters' shapes → what the transformation sees of them: kept values, or zeros elsewhere."""
-    if positions == ():
+    if _are_none(positions):
         return partial(jax.tree.map, lambda kept, leaf: jnp.where(kept, leaf, 0) if kept.ndim else leaf, mask)
 
     def gathered(at: Array, leaf: ArrayLike) -> ArrayLike:
@@ -103,7 +109,7 @@ def _seen(mask: PyTree, positions: PyTree) -> Map:
 
 def _restored(mask: PyTree, positions: PyTree) -> Map:
     """The way back, with zeros at removed weights."""
-    if positions == ():
+    if _are_none(positions):
         return _seen(mask, positions)
 
     def scattered(kept: Array, at: Array, values: ArrayLike) -> ArrayLike:
@@ -167,16 +173,20 @@ def _to_zero(mask: Array, update: Array, param: Array) -> Array:
 
 def _names_of(part: Any, visited: set[int]) -> Iterator[str]:
     """The names of optax's functions that a transformation consists of, as far as its functions hold them."""
-    if id(part) in visited:
+    if id(part) in visited or (getattr(part, "__module__", None) or "").partition(".")[0] in ELSEWHERE:
         return
     visited.add(id(part))
     parts: list[Any] = []
     if isinstance(part, FunctionType):
         if part.__module__.startswith("optax."):
             yield part.__qualname__.partition(".")[0]
-        else:  # a factory of the caller, as of inject_hyperparams, names them
+        held = inspect.getclosurevars(part)
+        if not part.__module__.startswith(
+            "optax."
+        ):  # a factory of the caller, as of inject_hyperparams, names them
             yield from part.__code__.co_names
-        parts = [*inspect.getclosurevars(part).nonlocals.values(), *(part.__defaults__ or ())]
+            parts = list(held.globals.values())
+        parts += [*held.nonlocals.values(), *(part.__defaults__ or ())]
     elif isinstance(part, MethodType):
         parts = [part.__func__, part.__self__]
     elif isinstance(part, partial):
@@ -185,6 +195,8 @@ def _names_of(part: Any, visited: set[int]) -> Iterator[str]:
         parts = list(part)
     elif isinstance(part, dict):
         parts = list(part.values())
+    elif hasattr(part, "__wrapped__"):  # by jax.jit
+        parts = [part.__wrapped__]
     elif type(part).__module__.startswith("optax."):
         parts = list(vars(part).values())
     for other in parts:
