@@ -15,9 +15,9 @@ times, summed over cores.
 """
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
 from experiments.lab.intervals import METHOD, Estimate, linear
 from experiments.lab.launch import Run
-from experiments.lab.plots import PALETTE, Plot, tidy
+from experiments.lab.plots import PALETTE, Plot, Style, tidy
 from experiments.lab.presets import Family
 from wsn.devices import Placement
 from wsn.errors import UserError
@@ -240,7 +240,10 @@ def draw(rows: Sequence[Row], preset: Family, network: str) -> Figure:
     for row in rows:
         if row["pattern"] == "dense":
             left.axhline(100 * row[ACCURACY], color="0.5", linestyle="--", label=_dense_label(row))
-    (over_widths if several else over_distributions)(left, right, rows, masked)
+    if several:
+        over_widths(left, right, rows, masked)
+    else:
+        over_distributions(left, right, masked)
     weights = max((row["weights"] for row in rows), default=0)
     left.set_title(f"{weights:,} weights (bars: s.d. over seeds)")
     axes = plot(rows)
@@ -253,9 +256,9 @@ def draw(rows: Sequence[Row], preset: Family, network: str) -> Figure:
     return figure
 
 
-def over_distributions(left: Axes, right: Axes, rows: Sequence[Row], masked: Sequence[Row]) -> None:
+def over_distributions(left: Axes, right: Axes, masked: Sequence[Row]) -> None:
     """A point per pattern and distribution; a bar per pattern."""
-    color = _colors(row["pattern"] for row in masked)
+    color = _each(PALETTE, masked, "pattern")
     distributions = list(dict.fromkeys(row["distribution"] for row in masked))
     for i, pattern in enumerate(color):
         points = [row for row in masked if row["pattern"] == pattern]
@@ -271,25 +274,24 @@ def over_distributions(left: Axes, right: Axes, rows: Sequence[Row], masked: Seq
 
 
 def over_widths(left: Axes, right: Axes, rows: Sequence[Row], masked: Sequence[Row]) -> None:
-    """A curve per pattern and distribution that starts at the dense network."""
+    """A curve per pattern (color) and distribution (marker) that starts at the dense network."""
     dense = [row for row in rows if row["pattern"] == "dense"]
-    kinds = list(dict.fromkeys((row["pattern"], row["distribution"]) for row in masked))
-    color = _colors(kinds)
-    for kind in kinds:
+    color, marker = _each(PALETTE, masked, "pattern"), _each("osD^v", masked, "distribution")
+    for kind in dict.fromkeys((row["pattern"], row["distribution"]) for row in masked):
         points = [*dense, *(row for row in masked if (row["pattern"], row["distribution"]) == kind)]
-        style = {"fmt": "o-", "color": color[kind], "label": ", ".join(kind)}
-        families.curve(left, points, "width", ACCURACY, **style)
+        style: Style = {"color": color[kind[0]], "marker": marker[kind[1]]}
+        families.curve(left, points, "width", ACCURACY, label=", ".join(kind), **style)
         widths = [row["width"] for row in points]
         times = [row["step_milliseconds"] for row in points]
-        right.plot(widths, times, "o-", color=color[kind], markersize=5, linewidth=1.2)
+        right.plot(widths, times, markersize=5, linewidth=1.2, **style)
     for axes in (left, right):
         axes.set(xscale="log", xlabel="width")
     right.set(yscale="log", ylabel="step time per network (ms)")
 
 
-def _colors(names: Iterable[Any]) -> dict[Any, str]:
-    """A color for each name, in their order."""
-    return dict(zip(dict.fromkeys(names), PALETTE, strict=False))
+def _each(styles: Sequence[str], rows: Sequence[Row], column: str) -> dict[str, str]:
+    """A style for each name in a column, in their order; where there are more names, from the first again."""
+    return dict(zip(dict.fromkeys(row[column] for row in rows), itertools.cycle(styles), strict=False))
 
 
 def main(preset: Preset, run: Run) -> None:

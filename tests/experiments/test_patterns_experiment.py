@@ -1,6 +1,7 @@
 """Patterns and distributions with stubbed training: networks, table, verdicts, step times."""
 
 import csv
+import itertools
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import tiny
 from experiments.benchmarks.settings import epoch, interleaved
 from experiments.beyond import patterns as script
 from wsn.errors import UserError
+from wsn.sparsity.budget import DISTRIBUTIONS
+from wsn.sparsity.patterns import PATTERNS
 from wsn.spec import Group
 from wsn.training import train
 
@@ -48,6 +51,17 @@ def test_several_widths_are_a_curve(experiment, tmp_path):
     rows = experiment("--epochs=1", "--seeds=1", "--widths=16,32", "--patterns=fan_in")
     assert {row["width"] for row in rows} == {"8", "16", "32"}
     assert (tmp_path / "out" / "patterns.png").stat().st_size > 10_000
+
+
+def test_every_curve_has_its_own_style():
+    kinds = list(itertools.product([*PATTERNS][:5], [*DISTRIBUTIONS][:5]))
+    rows = [
+        {"pattern": p, "distribution": d, "width": width, "weights": 99, "seeds": 1, "step_milliseconds": 1.5}
+        | {script.ACCURACY: 0.5, "best_test_accuracy_std": 0.1}
+        for width, (p, d) in [(8, ("dense", "dense")), *itertools.product((16, 32), kinds)]
+    ]
+    figure = script.draw(rows, script.PRESETS["quick"], "MLP")
+    assert len({(line.get_color(), line.get_marker()) for line in figure.axes[1].lines}) == len(kinds)
 
 
 def test_combinations_that_the_budget_does_not_allow_are_left_out(experiment, capsys):
