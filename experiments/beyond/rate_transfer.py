@@ -26,6 +26,7 @@ from experiments.lab.flags import Command
 from experiments.lab.intervals import METHOD, Estimate, difference, simulated
 from experiments.lab.launch import Run
 from experiments.lab.plots import PALETTE, Plot, tidy
+from wsn.errors import UserError
 from wsn.networks import models
 from wsn.networks.parameterization import PARAMETERIZATIONS
 from wsn.records.record import Result
@@ -120,7 +121,11 @@ def rates(preset: Preset, name: str) -> list[float]:
 
 
 def networks(preset: Preset, run: Run) -> list[Network]:
-    """Every parameterization, width and rate."""
+    """Every parameterization, width and rate. Raises UserError."""
+    if preset.base_width not in preset.widths:
+        raise UserError(
+            f"`widths`: add {preset.base_width}, the base width, with which the others are compared"
+        )
     plain = template(preset)
     source = run.source_of(plain)
 

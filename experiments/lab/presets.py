@@ -28,7 +28,10 @@ def of_spec(name: str, default: Any = dataclasses.MISSING, **more: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Settings of every training experiment; each adds its own. Raises UserError for numbers out of range."""
+    """Settings of every training experiment; each adds its own. Raises UserError for numbers out of range.
+
+    Widths are sorted: in whatever order they are given, the first is the narrowest.
+    """
 
     dataset: str = of_spec("dataset", help=f"Data set: one of {', '.join([*DATASETS, *STREAMS])}.")
     widths: tuple[int, ...] = setting("Widths to train.", least=1, most=WIDEST, some=True)
@@ -60,6 +63,7 @@ class Preset:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        object.__setattr__(self, "widths", tuple(sorted(self.widths)))
 
     def replace(self: Settings, **changes: Any) -> Settings:
         """A copy with these settings. One `base_width` replaces `base_widths`, one `learning_rate` `learning_rates`."""

@@ -176,6 +176,12 @@ def test_one_base_width_replaces_several():
     assert paper.replace(base_width=8, base_widths=(8, 12)).base_widths == (8, 12)
 
 
+@pytest.mark.parametrize("name", ["kernel_distance", "rate_transfer", "halting_time"])
+def test_the_first_width_is_the_narrowest_in_whatever_order_they_are_given(name):
+    settings, _ = flags.parse(COMMANDS[name], ["--widths=12,18,3"])
+    assert settings.widths == settings.replace(widths=(18, 3, 12)).widths == (3, 12, 18)
+
+
 def test_only_the_entry_of_a_run_reads_the_flags_of_the_process():
     for path in FOLDER.rglob("*.py"):
         reads = "FLAGS" in path.read_text() or "absl" in path.read_text()
