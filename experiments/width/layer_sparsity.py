@@ -102,14 +102,16 @@ def table(members: Sequence[Member], paper: bool) -> list[dict[str, str]]:
     """Sparsity in percent, a line per layer and a column per width; with `paper` the paper's value in parentheses."""
 
     def cell(ours: float, theirs: float | None, digits: int) -> str:
-        return f"{ours:.{digits}f}" + (f" ({theirs:.{digits}f})" if paper and theirs is not None else "")
+        return f"{ours:.{digits}f}" + ("" if theirs is None else f" ({theirs:.{digits}f})")
 
+    printed = {m.width: m.printed if paper else {} for m in members}
     lines = [
         {"layer": layer}
-        | {f"width {m.width}": cell(m.sparsity(layer), m.printed.get(layer), 1) for m in members}
+        | {f"width {m.width}": cell(m.sparsity(layer), printed[m.width].get(layer), 1) for m in members}
         for layer in members[0].size
     ]
-    totals = {f"width {m.width}": cell(m.total_sparsity, PAPER_TOTALS.get(m.width), 2) for m in members}
+    printed_totals = PAPER_TOTALS if paper else {}
+    totals = {f"width {m.width}": cell(m.total_sparsity, printed_totals.get(m.width), 2) for m in members}
     return [*lines, {"layer": "total"} | totals]
 
 

@@ -72,6 +72,12 @@ def test_csv_has_a_row_per_layer_and_width(members):
     assert row["size"] == 9 * 27 * 54 and f"{row['sparsity_percent']:.1f}" == "20.1"
 
 
+def test_other_families_of_the_papers_widths_are_not_compared_with_it():
+    given = {"model": "mlp", "num_classes": 10, "distribution": "dense_last", "widths": (8, 18)}
+    *_, total = script.table(script.members(script.Settings(**given)), paper=False)
+    assert total.keys() == {"layer", "width 8", "width 18"} and "(" not in total["width 18"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
