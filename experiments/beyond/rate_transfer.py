@@ -126,6 +126,14 @@ def networks(preset: Preset, run: Run) -> list[Network]:
         raise UserError(
             f"`widths`: add {preset.base_width}, the base width, with which the others are compared"
         )
+    if preset.learning_rate is not None:
+        raise UserError("`learning_rate`: this experiment tries a grid of learning rates: leave it out")
+    for name in preset.parameterizations:
+        if name not in preset.centers:
+            known = ", ".join(preset.centers)
+            raise UserError(
+                f"`parameterizations={name}`: this preset knows no rates for it: choose from {known}"
+            )
     plain = template(preset)
     source = run.source_of(plain)
 

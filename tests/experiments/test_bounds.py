@@ -78,6 +78,11 @@ def test_more_than_the_memory_of_the_machine_is_refused(line):
             "rate_transfer --parameterizations=ntk --parameterizations=ntk",
             "--parameterizations=ntk is given twice",
         ),
+        ("rate_transfer --learning_rate=0.1", "--learning_rate: this experiment tries a grid"),
+        (
+            "rate_transfer --preset=transformer --parameterizations=ntk",
+            "--parameterizations=ntk: this preset",
+        ),
         ("rate_transfer --widths=12,6", "--widths: add 3, the base width"),
         ("compile --machines=v5p", "--machines=v5p is unknown: choose one of h100"),
         ("compile --of=figure6 --machines=v5e", "--machines=v5e: --of compiles for none of these"),
