@@ -139,7 +139,7 @@ def summary(results: Sequence[Result]) -> Row:
     """Means and standard deviations over the seeds of one spec; runs that diverged are counted and left out.
 
     For every split and metric of the task: the value after the last epoch, `<split>_<metric>_mean` and `_std` (also
-    called `final_…`), and the best value over the epochs, `best_…`, which is also given by seed. The standard deviation
+    called `final_…`), and the best value over the epochs, `best_…`; both are also given by seed. The standard deviation
     is that of a sample (n − 1), 0 for one seed; the mean of no seed is NaN.
     """
     finished = [result.curves for result in results if result.status == "finished"]
@@ -151,7 +151,7 @@ def summary(results: Sequence[Result]) -> Row:
                 continue
             last = [float(curves[name][-1]) for curves in finished]
             best = [float(best_of(curves[name])) for curves in finished]
-            row[f"best_{name}"] = best
+            row |= {f"final_{name}": last, f"best_{name}": best}
             for prefix, values in (("", last), ("final_", last), ("best_", best)):
                 row[f"{prefix}{name}_mean"] = float(np.mean(values)) if values else float("nan")
                 row[f"{prefix}{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -12,11 +12,12 @@ from scipy import stats
 
 from experiments.lab import families
 from experiments.lab.families import Row
+from experiments.lab.intervals import difference
 from experiments.lab.plots import Plot
 from experiments.lab.presets import Family
 
 SPARSE, ERROR, THEORY = "#b5482f", "#c2588f", "0.35"
-ACCURACY = "test_accuracy_mean"
+ACCURACY, BY_SEED = "test_accuracy_mean", "final_test_accuracy"
 PLOT = Plot("width", ACCURACY, "width (hidden units)", "test accuracy (%)", curves=("kind",), percent=True)
 STYLES = {
     "dense": {"color": "0.6", "marker": "o"},
@@ -138,19 +139,18 @@ def _note(axes: Axes, text: str, x: float, y: float, points_above: float, color:
 
 
 def verdict(rows: Sequence[dict]) -> str:
-    """The best sparse network against the dense one of the same weight count, in a line."""
-    sparse = [row for row in rows if row["kind"] == "sparse"]
+    """The best sparse network against the narrowest one, in a line: the gain, with an interval over seeds."""
+    sparse = [row for row in rows if row["kind"] == "sparse" and row[BY_SEED]]
     if not sparse:
-        return "No sparse network has been trained yet."
+        return "No sparse network has finished training yet."
     base = min(sparse, key=lambda row: row["width"])
-    best = max(sparse, key=lambda row: -1.0 if math.isnan(row[ACCURACY]) else row[ACCURACY])
-    gain = best[ACCURACY] - base[ACCURACY]
-    error = math.hypot(*(row["test_accuracy_std"] / math.sqrt(row["seeds"]) for row in (best, base)))
+    best = max(sparse, key=lambda row: row[ACCURACY])
     if best is base:
         return f"With {base['weights']} weights the narrowest network, width {base['width']}, is the best."
+    gain = difference(best[BY_SEED], base[BY_SEED], comparisons=len(sparse) - 1)
     return (
         f"With {base['weights']} weights, width {best['width']} reaches {best[ACCURACY]:.3f} and width"
-        f" {base['width']} {base[ACCURACY]:.3f}: {100 * gain:+.1f} ± {100 * error:.1f} percentage points."
+        f" {base['width']} {base[ACCURACY]:.3f}: {gain.show(100)} percentage points."
     )
 
 

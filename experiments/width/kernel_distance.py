@@ -133,10 +133,7 @@ def compared_to_tuned(rows: Sequence[Mapping]) -> list[str]:
     both = [row for row in rows if row["kind"] == "sparse" and row["test"] and row["width"] in tuned]
     gains = {row["width"]: difference(row["test"], tuned[row["width"]]).show(100) for row in both}
     text = "one learning rate against the tuned one"
-    return [
-        *(f"width {width}: {text}: {gain} points" for width, gain in gains.items()),
-        *([METHOD] if gains else []),
-    ]
+    return [f"width {width}: {text}: {gain} points" for width, gain in gains.items()]
 
 
 def with_rates(preset: Preset, run: Run) -> list[Network] | None:
@@ -177,6 +174,7 @@ def main(preset: Preset, run: Run) -> None:
     lines = [
         figure8.verdict(rows),
         *compared_to_tuned(rows),
+        METHOD,
         figure8.agreement(rows),
         distances.compared(measured, pairs, theta),
         distances.least(pairs, preset.base_width, images.classes),

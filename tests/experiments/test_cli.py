@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.lab import families, flags
-from experiments.width import kernel_distance, mlp_grid
+from experiments.lab.intervals import difference
+from experiments.width import figure8, kernel_distance, mlp_grid
 from experiments.width.rates import rate_at
 from wsn.data import prepared
 from wsn.errors import UserError
@@ -219,6 +220,17 @@ def test_the_table_is_of_the_records(experiment, tmp_path):
         assert float(row["test_accuracy_mean"]) == pytest.approx(curves[:, -1].mean(), rel=1e-5)
         assert float(row["test_accuracy_std"]) == pytest.approx(curves[:, -1].std(ddof=1), rel=1e-5)
         assert float(row["best_test_accuracy_mean"]) == pytest.approx(curves.max(axis=1).mean(), rel=1e-5)
+
+
+def test_the_gain_of_the_best_width_has_an_interval_over_the_seeds_that_finished():
+    def row(width, *accuracies):
+        known = {"kind": "sparse", "width": width, "weights": 99, "seeds": 5}
+        return known | {figure8.BY_SEED: accuracies, figure8.ACCURACY: np.mean(accuracies or np.nan)}
+
+    gain = difference([0.8, 0.84], [0.5, 0.52], comparisons=2).show(100)
+    line = figure8.verdict([row(4, 0.5, 0.52), row(8, 0.8, 0.84), row(16, 0.6), row(32)])
+    assert line == f"With 99 weights, width 8 reaches 0.820 and width 4 0.510: {gain} percentage points."
+    assert figure8.verdict([row(4, 0.5), row(8, 0.7)]).endswith(": +20.0 (no interval) percentage points.")
 
 
 def test_widths_need_not_include_the_base_width(experiment, trained, tmp_path):
