@@ -116,7 +116,7 @@ PRESETS = {
 
 def template(preset: Preset) -> Spec:
     """The network of a preset; ResNets by the recipe of Appendix A. Width, mask and kept counts are set later."""
-    spec = presets.spec(preset) if preset.model == "mlp" else recipe.template(preset)
+    spec = presets.spec(preset, learning_rate=0.1) if preset.model == "mlp" else recipe.template(preset)
     return dataclasses.replace(spec, rate_width=preset.base_width)
 
 

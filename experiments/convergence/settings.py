@@ -7,13 +7,11 @@ import dataclasses
 from typing import Any
 
 from experiments.lab import presets
-from experiments.lab.presets import SPEC_FIELDS
 from wsn.data.images import DATASETS
 from wsn.data.language.corpora import TEXTS
 from wsn.data.speech.recordings import UTTERANCES
 from wsn.errors import UserError
 from wsn.spec import DEEPEST, setting
-from wsn.training import registries
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,12 +39,6 @@ class Settings(presets.Preset):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_list("widths", self.widths)
-
-    def replace(self, **changes):
-        """As in every preset; settings that another network or task does not read are dropped."""
-        model, task = changes.get("model", self.model), changes.get("task", self.task)
-        unread = registries.unread(model, task or SPEC_FIELDS["task"].default)
-        return super().replace(**{name: None for name in unread if hasattr(self, name)} | changes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from wsn.spec import WIDEST, Spec, check_bounds, setting
 from wsn.tasks import TASKS
 from wsn.tasks.language import LANGUAGE
 from wsn.tasks.speech import SPEECH
+from wsn.training import registries
 from wsn.training.optimizers import OPTIMIZERS
 
 Settings = TypeVar("Settings", bound="Preset")
@@ -66,9 +67,15 @@ class Preset:
         object.__setattr__(self, "widths", tuple(sorted(self.widths)))
 
     def replace(self: Settings, **changes: Any) -> Settings:
-        """A copy with these settings. One `base_width` replaces `base_widths`, one `learning_rate` `learning_rates`."""
+        """A copy with these settings. One `base_width` replaces `base_widths`, one `learning_rate` `learning_rates`.
+
+        Settings of the preset that the network or the task does not read get their defaults.
+        """
         lists = {f"{name}s": () for name in changes if hasattr(self, f"{name}s")}
-        return dataclasses.replace(self, **lists | changes)
+        model, task = (changes.get(name, getattr(self, name, None)) for name in ("model", "task"))
+        names = registries.unread(model or Spec.model, task or Spec.task)
+        unread: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(self) if f.name in names}
+        return dataclasses.replace(self, **unread | lists | changes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -65,6 +65,7 @@ POINT_COLUMNS = [
 LEAST_NETWORKS = 200  # fewer give no reliable error bar
 HIDDEN_UNITS = 2**17  # per point, at least, in all networks together: narrow networks are drawn more often
 TOLERANCE = 1e-7  # scaled error of K_l: D is then exact to 1e-4 or better, far below the error of simulation
+READ_BY = {"against": ("networks", "seed"), "cases": ("tolerance",)}  # what these modes read, of all settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,15 @@ class Settings(kinds.Settings):
         "Instead: compare with the kernels of this library.", None, choices=("neural_tangents",)
     )
     tolerance: float = setting("Largest scaled error of a case that counts as agreement.", 1e-7, above=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for mode, read in READ_BY.items():
+            if getattr(self, mode) is not None:
+                fields = [field for field in dataclasses.fields(self) if field.name not in {mode, *read}]
+                if given := [f.name for f in fields if getattr(self, f.name) != f.default]:
+                    names = ", ".join(f"`{name}`" for name in given)
+                    raise UserError(f"{names}: not read where `{mode}` is given: leave it out")
 
 
 def read_cases(path: Path) -> list[dict[str, Any]]:

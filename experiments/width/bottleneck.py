@@ -100,7 +100,7 @@ def template(preset: Preset) -> Spec:
     """The network of a preset, by the recipe of Appendix A."""
     if preset.model == "mlp":
         return dataclasses.replace(recipe.template(preset), bias=True, augmentation="none")
-    return dataclasses.replace(recipe.template(preset), hidden_layers=1)  # a ResNet has no such layers
+    return recipe.template(preset)
 
 
 def networks(preset: Preset) -> list[Network]:

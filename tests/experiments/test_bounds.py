@@ -91,6 +91,15 @@ def test_more_than_the_memory_of_the_machine_is_refused(line):
         ("resnet_width --widths=1000000000", "--widths=1000000000 is too large"),
         ("layer_sparsity --num_classes=1000000000", "--num_classes=1000000000 is too large"),
         ("bottleneck --hidden_layers=1000000", "--hidden_layers=1000000 is too large"),
+        (
+            "theorem1 --against=neural_tangents --cases=F --widths=8,9",
+            "--widths, --cases: not read where --against is given: leave it out",
+        ),
+        ("theorem1 --cases=F --networks=300", "--networks: not read where --cases is given"),
+        (
+            "bottleneck --model=resnet18 --hidden_layers=3",
+            "--hidden_layers=3: --model=resnet18 does not read",
+        ),
         ("theorem1 --level=1", "--level=1.0 is too large: give less than 1"),
     ],
 )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import experiments
+from experiments.beyond import patterns
 from experiments.lab import contents, flags, launch, output, presets
 from experiments.theory import optimum
 from experiments.width import bottleneck, conv_masks, kernel_distance, mlp_grid, resnet_width
@@ -174,6 +175,21 @@ def test_one_base_width_replaces_several():
     assert len(paper.base_widths) > 1 and paper.replace(epochs=3).base_widths == paper.base_widths
     assert paper.replace(base_width=8).base_widths == ()
     assert paper.replace(base_width=8, base_widths=(8, 12)).base_widths == (8, 12)
+
+
+@pytest.mark.parametrize("script", [bottleneck, patterns])
+def test_what_another_network_does_not_read_is_dropped_unless_it_is_given(script):
+    quick = script.PRESETS["quick"]
+    assert quick.hidden_layers == 2 == quick.replace(epochs=3).hidden_layers
+    registries.check(script.template(quick.replace(model="resnet18")))
+    with pytest.raises(UserError, match="^`hidden_layers=2`: `model=resnet18` does not read it"):
+        registries.check(script.template(quick.replace(model="resnet18", hidden_layers=2)))
+    with pytest.raises(UserError, match="^`model=vgg` is unknown"):
+        quick.replace(model="vgg")
+
+
+def test_a_preset_of_resnets_has_a_learning_rate_for_other_networks():
+    assert patterns.template(patterns.PRESETS["cifar"].replace(model="mlp")).learning_rate == 0.1
 
 
 @pytest.mark.parametrize("name", ["kernel_distance", "rate_transfer", "halting_time"])

@@ -12,7 +12,7 @@ from wsn.data.language.vocabulary import TOKENIZERS
 from wsn.data.normalization import NORMALIZATIONS
 from wsn.data.speech.utterances import FRONT_ENDS
 from wsn.data.splits import ORDERS
-from wsn.errors import UserError, check_known
+from wsn.errors import UserError, check_known, choose
 from wsn.networks.layers import COMPUTE_DTYPES
 from wsn.networks.mlp import ACTIVATIONS
 from wsn.networks.models import MODELS, reads
@@ -50,7 +50,8 @@ REGISTRIES: Mapping[str, Collection[str]] = {
 
 def unread(model: str, task: str) -> dict[str, str]:
     """Fields of a spec that its network or its task does not read → "model" or "task"."""
-    networks = {field for network in MODELS.values() for field in network.fields} - {*MODELS[model].fields}
+    read = choose(MODELS, "model", model).fields
+    networks = {field for network in MODELS.values() for field in network.fields if field not in read}
     tasks = {"normalization", "augmentation"} if task in LANGUAGE else {"sequence"}
     tasks.add("augmentation" if task in SPEECH else "bands")
     if task not in TOKENIZERS or not TOKENIZERS[task].sized:
