@@ -49,14 +49,19 @@ class Seeds(NamedTuple):
 
 
 def over_seeds(networks: Sequence[Values]) -> Seeds | None:
-    """The moments of each network, those of one seed with the pooled variance; None if no network has two seeds."""
+    """The moments of each network; None if no network has two seeds.
+
+    A network of one seed has the pooled variance of the others, with the degrees of freedom of all of them.
+    """
     count = np.array([len(values) for values in networks], float)
     mean = np.array([np.mean(values) for values in networks])
     if count.max() < 2:
         return None
     variance = np.array([np.var(values, ddof=1) if len(values) > 1 else 0.0 for values in networks])
-    pooled = (variance * (count - 1)).sum() / (count - 1).sum()
-    return Seeds(mean, np.where(count > 1, variance, pooled), np.maximum(count - 1, 1), count)
+    freedom = (count - 1).sum()
+    pooled = (variance * (count - 1)).sum() / freedom
+    several = count > 1
+    return Seeds(mean, np.where(several, variance, pooled), np.where(several, count - 1, freedom), count)
 
 
 def linear(

@@ -63,6 +63,16 @@ def test_a_single_seed_adds_no_degree_of_freedom():
     assert intervals.difference([3.0], [1.0, 2.0]) == pytest.approx((1.5, low, high))
 
 
+def test_a_simulated_interval_with_a_single_seed_is_nearly_the_closed_form():
+    networks = [[1.0, 2.0, 1.5, 1.2, 1.8], [3.0]]
+    theirs = intervals.difference(*networks)
+    for ours in (
+        intervals.simulated(lambda means: means[:, 0] - means[:, 1], networks),
+        *intervals.percentiles(lambda means: means[:1] - means[1:], networks, 10_000),
+    ):
+        assert ours.high - ours.low == pytest.approx(theirs.high - theirs.low, rel=0.1)
+
+
 def test_one_deviation_for_all_is_that_of_the_t_test_with_equal_variances():
     one, other, third = RANDOM.normal(size=(3, 4))
     pair = intervals.linear(np.array([1.0, -1.0]), [one, other], pooled=True)
