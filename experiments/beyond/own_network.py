@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from experiments.lab import launch, output
 from experiments.lab.flags import Command
-from experiments.lab.intervals import METHOD, difference, in_words, sign
+from experiments.lab.intervals import METHOD, difference, sign
 from experiments.lab.launch import Output
 from experiments.lab.plots import Plot
 from wsn import data, sparsity
@@ -213,7 +213,7 @@ def verdict(rows: Sequence[Row]) -> list[str]:
     base = rows[0]
     gains = [(row, difference(row["test"], base["test"])) for row in rows if row["kind"] == "sparse"]
     return [
-        f"wide beats narrow at {row['weights']} weights: {in_words(sign(gain))}: width {row['width']}"
+        f"wide beats narrow at {row['weights']} weights: {sign(gain)}: width {row['width']}"
         f" against {base['width']}: {gain.show(100)} points"
         for row, gain in gains
     ]

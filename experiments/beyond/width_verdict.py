@@ -16,7 +16,7 @@ from experiments.convergence.halting import Curve, Quantity, common, minimum, st
 from experiments.convergence.path import FACTORS
 from experiments.convergence.path import exponent as path_exponent
 from experiments.lab.families import Row
-from experiments.lab.intervals import UNDECIDED, Estimate, equal, regression
+from experiments.lab.intervals import INCONCLUSIVE, Estimate, equal, regression
 
 FLAT = 0.1  # smaller exponents of time in width count as none
 FALLS, FLATLY, RISES, NOT_DOWN = "falls", "flat", "rises", "not down"
@@ -31,7 +31,7 @@ HYPOTHESES = {name: dict(zip(PLACES, times, strict=True)) for name, times in PRE
 TIMES = {"its own minimum": steps, "a loss common to all": common}
 
 RATE_TRACE = "steps to a loss common to all over rate × trace"
-VERDICTS = {"agrees": "agrees with", "contradicts": "contradicted by", UNDECIDED: "inconclusive for"}
+VERDICTS = {"agrees": "agrees with", "contradicts": "contradicted by", INCONCLUSIVE: "inconclusive for"}
 CLAIMS = ["arm", "family", "quantity", "exponent", "low", "high", "explained", *HYPOTHESES]
 
 
@@ -60,7 +60,7 @@ def agrees(estimate: Estimate, prediction: str) -> str:
         FLATLY: (inside, flat == "fails"),
         NOT_DOWN: (low > -FLAT, high < -FLAT),
     }[prediction]
-    return "agrees" if agrees else "contradicts" if contradicts else UNDECIDED
+    return "agrees" if agrees else "contradicts" if contradicts else INCONCLUSIVE
 
 
 def claims(curves: Sequence[Curve]) -> Iterator[Row]:

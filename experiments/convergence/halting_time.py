@@ -42,7 +42,7 @@ from experiments.convergence.halting import (
 from experiments.convergence.settings import PRESETS, Preset
 from experiments.lab import families, launch, output
 from experiments.lab.flags import Command
-from experiments.lab.intervals import Estimate, equal, in_words, sign, simulated, verdict
+from experiments.lab.intervals import Estimate, equal, sign, simulated, verdict
 from experiments.lab.launch import Run
 from experiments.lab.plots import PALETTE, Plot, log_times, plain_numbers, tidy
 from wsn.networks import models
@@ -184,7 +184,7 @@ def lines(rows: Sequence[families.Row]) -> Iterator[str]:
         value = Estimate(row["value"], row["low"], row["high"])
         form = {"steps": ".0f", "nats": "+.3f"}.get(row["unit"], "+.2f")
         curve = "" if row["curve"] == "all" else f" ({row['curve']})"
-        yield f"{row['claim']}{curve}: {in_words(row['verdict'])}, {row['unit']} {value.show(form=form)}"
+        yield f"{row['claim']}{curve}: {row['verdict']}, {row['unit']} {value.show(form=form)}"
 
 
 def measured(curve: Curve, name: str) -> Iterator[str]:

@@ -152,16 +152,11 @@ def regression(
     ], explained
 
 
-UNDECIDED = "undecided"  # in tables; printed as `inconclusive`
+INCONCLUSIVE = "inconclusive"
 
 
 def verdict(holds: bool | np.bool_, fails: bool | np.bool_) -> str:
-    return "holds" if holds else "fails" if fails else UNDECIDED
-
-
-def in_words(verdict: str) -> str:
-    """A verdict as it is printed."""
-    return verdict.replace(UNDECIDED, "inconclusive")
+    return "holds" if holds else "fails" if fails else INCONCLUSIVE
 
 
 def sign(estimate: Estimate) -> str:

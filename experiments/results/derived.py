@@ -2,7 +2,7 @@
 
 An interval of a difference between networks is Welch's over seeds (`intervals.linear`), or binomial over test images if
 one of them has a single seed. Where a network is the best of several it is Bonferroni's for all of them, so that
-choosing does not bias it. A verdict says whether the value is positive: `holds`, `fails` or `undecided`.
+choosing does not bias it. A verdict says whether the value is positive: `holds`, `fails` or `inconclusive`.
 """
 
 import math
@@ -352,7 +352,7 @@ def hypotheses(tables: Tables) -> Iterator[Row]:
         slower = {"fixed": len(fixed), "slower": sum(row["low"] > 0 for row in fixed)}
         for name in ("weights decide", "width decides", "the effective rate decides"):
             words = [row[name] for row in own if row[name]]
-            counts = {word: words.count(word) for word in ("agrees", "contradicts", "undecided")}
+            counts = {word: words.count(word) for word in ("agrees", "contradicts", "inconclusive")}
             yield {"table": table, "hypothesis": name, "curves": len(words), **counts, **slower}
 
 

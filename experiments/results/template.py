@@ -36,7 +36,7 @@ AGGREGATES: dict[str, Callable[[list[Any]], Any]] = {
     "sum": sum,
     "count": lambda values: len(set(values)),
 }
-VERDICTS = {"holds": "consistent", "fails": "contradicted", "undecided": "inconclusive"}
+VERDICTS = {"holds": "consistent", "fails": "contradicted", "inconclusive": "inconclusive"}
 
 
 def fill(text: str, tables: Tables) -> str:

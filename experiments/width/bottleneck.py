@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from experiments.lab import families, flags, launch, output, presets, recipe
 from experiments.lab.families import Network, Row
 from experiments.lab.flags import Command
-from experiments.lab.intervals import METHOD, difference, in_words, sign
+from experiments.lab.intervals import METHOD, difference, sign
 from experiments.lab.launch import Run
 from experiments.lab.plots import Plot
 from wsn.errors import UserError
@@ -189,13 +189,13 @@ def verdict(rows: Sequence[Row], base: int, kind: str) -> list[str]:
     gain = difference(widened[best]["test"], widened[0]["test"], comparisons=len(widened) - 1)
     others = len(widened) - 1
     lines = [
-        f"{name}: improves with width: {in_words(sign(gain))}: width {widened[best]['width']} (the best of {others})"
+        f"{name}: improves with width: {sign(gain)}: width {widened[best]['width']} (the best of {others})"
         f" against {base}: {gain.show(100)} points"
     ]
     if kind == "linear":
         loss = difference(dense[0]["test"], widened[top]["test"], comparisons=len(widened))
         lines.append(
-            f"  stays below the original network: {in_words(sign(loss))}: that minus width {widened[top]['width']}:"
+            f"  stays below the original network: {sign(loss)}: that minus width {widened[top]['width']}:"
             f" {loss.show(100)} points"
         )
     return lines

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.lab import families
 from experiments.lab.families import Row
-from experiments.lab.intervals import METHOD, Estimate, difference, in_words, linear, sign, simulated, verdict
+from experiments.lab.intervals import METHOD, Estimate, difference, linear, sign, simulated, verdict
 from experiments.lab.plots import Plot
 from experiments.lab.presets import Family
 
@@ -172,7 +172,7 @@ def place(value: Estimate, bounds: tuple[float, float], widest: bool) -> str:
     if widest:
         return "inconclusive (the widest trained is the best)"
     inside = low <= value.low and value.high <= high
-    return in_words(verdict(inside, value.high < low or value.low > high))
+    return verdict(inside, value.high < low or value.low > high)
 
 
 def family_verdicts(rows: Sequence[Row], base: int) -> list[str]:
@@ -184,7 +184,7 @@ def family_verdicts(rows: Sequence[Row], base: int) -> list[str]:
     improvement, peaks, widest = gain(sparse), peak_distance(sparse), top == len(sparse) - 1
     step = max(np.diff([row["widening"] for row in sparse])[max(top - 1, 0) : top + 1])
     lines = [
-        f"{best['weights']:,} weights: sparse and wide beats dense and narrow: {in_words(sign(improvement))}:"
+        f"{best['weights']:,} weights: sparse and wide beats dense and narrow: {sign(improvement)}:"
         f" width {best['width']} ({best['connectivity']:.1%}) against {base}: {improvement.show(100)} points",
         f"  test accuracy peaks where training accuracy does, within one step of the widths:"
         f" {place(peaks, (-step, step), widest)}: widening factors differ by {peaks.show(1, '+.3g')}",
@@ -212,7 +212,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     difference = gain_difference(by_base[min(by_base)], by_base[max(by_base)])
     gains = ", ".join(f"{100 * gain(s).value:+.1f} at {s[0]['weights']:,} weights" for s in by_base.values())
     lines.append(
-        f"the gain is larger for smaller networks: {in_words(sign(difference))}: {gains};"
+        f"the gain is larger for smaller networks: {sign(difference)}: {gains};"
         f" smallest minus largest {difference.show(100)} points"
     )
     return [*lines, METHOD]
@@ -231,6 +231,6 @@ def data_verdict(families_of: Mapping[str, Sequence[Row]]) -> str:
         for name in ordered
     )
     return (
-        f"the gain is larger for harder data: {in_words(sign(difference))}: {gains};"
+        f"the gain is larger for harder data: {sign(difference)}: {gains};"
         f" hardest minus easiest {difference.show(100)} points"
     )

@@ -99,8 +99,8 @@ def test_a_regression_is_that_of_scipy():
     [
         (Estimate(0.0, -0.05, 0.05), "holds"),
         (Estimate(0.3, 0.11, 0.5), "fails"),
-        (Estimate(0.3, 0.05, 0.5), "undecided"),
-        (Estimate(0.0), "undecided"),
+        (Estimate(0.3, 0.05, 0.5), "inconclusive"),
+        (Estimate(0.0), "inconclusive"),
     ],
 )
 def test_a_quantity_is_zero_if_its_whole_interval_is_within_the_margin(estimate, verdict):

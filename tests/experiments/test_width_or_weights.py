@@ -54,9 +54,9 @@ def test_curves_that_a_hypothesis_predicts_agree_with_it_and_contradict_the_othe
 
 
 @pytest.mark.parametrize("prediction", ["falls", "rises", "flat", "not down"])
-def test_a_wide_interval_is_undecided(prediction):
-    assert width_verdict.agrees(Estimate(0.0, -1.0, 1.0), prediction) == "undecided"
-    assert width_verdict.agrees(Estimate(0.0), prediction) == "undecided"  # one seed
+def test_a_wide_interval_is_inconclusive(prediction):
+    assert width_verdict.agrees(Estimate(0.0, -1.0, 1.0), prediction) == "inconclusive"
+    assert width_verdict.agrees(Estimate(0.0), prediction) == "inconclusive"  # one seed
 
 
 def test_times_proportional_to_one_over_the_effective_rate_are_explained_by_it():
