@@ -257,10 +257,9 @@ def train_two_layers(
     width: int,
     name: str,
     rate: float,
-    tolerance: float = 0.01,
     seed: int = 0,
 ) -> Path:
-    """Gradient descent on both layers of a linear network, y = `teacher` x, to `tolerance` times the initial loss.
+    """Gradient descent on both layers of a linear network, y = `teacher` x, to 1 % of the initial loss.
 
     The loss is the mean over samples of the squared error, summed over outputs. Initial weights are normal with the
     scales of the parameterization `name`; a seed gives the same initial function in each. Raises UserError if the loss
@@ -281,7 +280,7 @@ def train_two_layers(
         slope = error @ covariance
         loss = np.sum(slope * error)
         initial = loss if initial is None else initial
-        if loss <= tolerance * initial:
+        if loss <= 0.01 * initial:
             return Path(float(steps), _norms(first - first_0, last - last_0), length)
         if not loss < DIVERGED * initial or steps == MOST_STEPS:
             raise UserError(f"`rate={rate:g}`: width {width} does not converge: lower one of them")

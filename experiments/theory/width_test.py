@@ -30,7 +30,7 @@ from experiments.lab import launch, output
 from experiments.lab.families import Network
 from experiments.lab.flags import Command
 from experiments.lab.launch import Run
-from experiments.lab.plots import plain_numbers
+from experiments.lab.plots import plain_numbers, tidy
 from experiments.theory import width_predictions
 from experiments.theory.predictors import PREDICTORS
 from experiments.theory.width_predictions import FAMILIES
@@ -251,8 +251,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
         plain_numbers(axes.yaxis)
         note = f"{mean['points_lost']:.2f} points lost, rank correlation {mean['correlation']:.2f}"
         axes.set_title(f"{label}\n{note}", fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
+        tidy(axes)
     figure.supxlabel("best width (bars: 95 % over seeds)")
     figure.supylabel("predicted width")
     keys, labels = panels[0].get_legend_handles_labels()

@@ -60,9 +60,10 @@ def check_features(features: Any, settings: Any) -> None:
         raise ValueError(f"it has {classes} classes and not {settings.classes}")
 
 
-def ends_of_file(path: Path, size: int = 2**14) -> tuple[str, int, bytes, bytes]:
+def ends_of_file(path: Path) -> tuple[str, int, bytes, bytes]:
     """Name, size, and the first and last 16 KiB of a file: what tells large data sets apart without reading them."""
     untrusted.check_regular(path)
+    size = 2**14
     with open(path, "rb") as file:
         first, length = file.read(size), file.seek(0, os.SEEK_END)
         file.seek(max(length - size, 0))
