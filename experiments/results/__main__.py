@@ -18,6 +18,7 @@ from pathlib import Path
 
 from experiments.lab import contents, endings, output
 from experiments.results import gains, records, template
+from experiments.results import theory as theory  # registers its tables
 from experiments.results.derived import DERIVED
 from experiments.results.tables import Tables
 from wsn.errors import UserError

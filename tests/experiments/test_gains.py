@@ -36,7 +36,7 @@ def test_a_lower_loss_is_a_gain_and_what_never_is_worse_says_how_far_it_was_trie
     rows = [network(width, value, kind="sparse") for width, value in ((8, 2.0), (16, 1.9), (64, 1.8))]
     wider, [best] = summary(monkeypatch, rows, LOSS)
     assert [pytest.approx(row["value"]) for row in wider] == [0.05, 0.1]
-    assert (best["width"], best["worse"]) == (64, "not up to 8 times")
+    assert (best["width"], best["worse"]) == (64, "never (up to 8 times)")
 
 
 def test_networks_with_more_weights_are_compared_with_dense_ones_of_as_many(monkeypatch):
