@@ -1,5 +1,6 @@
 """Groups trained into a folder, with stubbed training: records, interruption, other processes, corruption."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -130,7 +131,7 @@ def test_records_of_other_semantics_are_left_out(tmp_path, trained):
 # Interruption, and starting afresh.
 
 
-def interrupted_after(epochs: int):
+def interrupted_after(epochs: int | None):
     def watch(group, fraction, history):
         if history.rows == epochs:
             raise KeyboardInterrupt
@@ -191,6 +192,24 @@ def test_networks_trained_on_other_data_are_refused(tmp_path, trained):
     (runs.directory(tmp_path, finished) / "group.json").unlink()
     with pytest.raises(UserError, match="was trained on other data"):  # its record says so, too
         runs.check([finished], tmp_path, lambda spec: later)
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+def test_networks_that_another_process_trains_on_other_data_meanwhile_are_refused(
+    tmp_path, trained, finishes
+):
+    """Neither is its record taken nor its checkpoint continued."""
+    ours, theirs = group(width=1), group(width=2)
+
+    def watch(g, fraction, history):
+        if g == ours and fraction == 1:
+            with contextlib.suppress(KeyboardInterrupt):
+                stopped = interrupted_after(None if finishes else 1)
+                runs.run([theirs], tmp_path, lambda spec: other("b"), checkpoint_seconds=0.0, watch=stopped)
+
+    with pytest.raises(UserError, match=f"{theirs.name} was trained on other data"):
+        runs.run([ours, theirs], tmp_path, lambda spec: other("a"), watch=watch)
+    assert trained == [ours.name, theirs.name]
 
 
 def test_with_a_corrupt_description_of_its_data_training_starts_afresh(tmp_path, caplog):

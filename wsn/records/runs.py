@@ -56,7 +56,7 @@ def run(
     Several processes may run the same groups in one folder: each takes those that no other has locked. `labels` are
     stored in the records; `execution` is that of `train`. `watch` is called after every evaluation, and once for a
     group that is finished already. When `stop()` is true after an evaluation, a checkpoint is written and Preempted
-    raised. Raises UserError as `check` does, before anything is trained.
+    raised. Raises UserError as `check` does: before anything is trained, and once more before each group.
     """
     machine.check_platform()
     waiting = list(groups)
@@ -70,6 +70,8 @@ def run(
                 if not ours:
                     locked.append(group)
                     continue
+                # Again: since the first check another process may have trained it, on other data.
+                check([group], workdir, source_of, repair=False)
                 if has_record(workdir, group):
                     watch(group, 1.0, None)
                 else:
