@@ -40,7 +40,7 @@ def angles(run: Run, halted: Sequence[HaltedRun]) -> Iterator[Row]:
         spec = halted[0].result.spec
         for group in runs.plan_groups(run.folder, [[spec]], ends):
             source, arguments = run.source_of(spec), (ends, run.execution, halted)
-            runs.start_followers(of_group, group, *arguments)
+            runs.start_followers(of_group, group, source.digest, *arguments)
             yield from of_group(group, source, *arguments)
 
 

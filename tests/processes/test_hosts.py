@@ -327,7 +327,7 @@ def test_a_process_without_data_ends_the_run_with_a_line_each(tmp_path):
     ) as processes:
         errors = finish(processes, 1)
     assert errors == [
-        "error: --data_dir: another process of this run cannot read its data; its output says why\n",
+        "error: --data_dir: another process of this run cannot read its data, or has other data; its output says why\n",
         "error: --dataset=digits: not on this host\n",
     ]
 

@@ -16,6 +16,7 @@ import tiny
 
 import wsn
 from wsn.data import Splits
+from wsn.devices import hosts
 from wsn.errors import UserError
 from wsn.records import record, runs
 from wsn.records.locks import try_lock
@@ -210,6 +211,29 @@ def test_networks_that_another_process_trains_on_other_data_meanwhile_are_refuse
     with pytest.raises(UserError, match=f"{theirs.name} was trained on other data"):
         runs.run([ours, theirs], tmp_path, lambda spec: other("a"), watch=watch)
     assert trained == [ours.name, theirs.name]
+
+
+@pytest.mark.parametrize("digit", ["a", "b"])
+def test_a_follower_trains_only_on_the_data_of_the_leader(trained, monkeypatch, capsys, digit):
+    """What it says to the leader, and to whoever reads its output."""
+    messages, said = iter([(None, group(), "a" * 64, (None, "masked")), 1]), []
+    monkeypatch.setattr(hosts, "broadcast", lambda: next(messages))
+    monkeypatch.setattr(hosts, "any_process", lambda flag: said.append(flag) or flag)
+    assert runs.follow(lambda spec: other(digit), lambda: False) == 1
+    assert said == [digit == "b"] and trained == [group().name] * (digit == "a")
+    error = "error: `data_dir`: the data of this process (SHA-256 bbbbbbbbbbbb…) are not those of process 0"
+    assert capsys.readouterr().err.startswith(error if digit == "b" else "")
+
+
+def test_a_leader_sends_the_digest_of_its_data_and_ends_if_another_process_has_others(
+    tmp_path, trained, monkeypatch
+):
+    sent = []
+    monkeypatch.setattr(hosts, "broadcast", sent.append)
+    monkeypatch.setattr(hosts, "any_process", lambda flag: True)
+    with pytest.raises(UserError, match="^`data_dir`: another process [^\n]* or has other data"):
+        runs.run([group()], tmp_path, lambda spec: other("a"))
+    assert [data for _, _, data, _ in sent] == ["a" * 64] and not trained
 
 
 def test_with_a_corrupt_description_of_its_data_training_starts_afresh(tmp_path, caplog):

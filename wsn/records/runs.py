@@ -100,7 +100,7 @@ def _train(
     data = source.digest
     record.write_description(folder / "group.json", group, data)
     snapshot = checkpoints.load(folder / "checkpoints", group.name)
-    start_followers(None, group, snapshot, execution)
+    start_followers(None, group, data, snapshot, execution)
     history, sparse = snapshot.history if snapshot else EMPTY, tuple[str, ...]()
     partial = Partial(folder, group, history, labels, data)
     for point in train.train(group, source, resume=snapshot, execution=execution):
@@ -132,34 +132,49 @@ def _train(
     )
 
 
-def start_followers(replay: Callable[..., Iterable] | None, group: Group, *arguments: Any) -> None:
+def start_followers(
+    replay: Callable[..., Iterable] | None, group: Group, data: str | None, *arguments: Any
+) -> None:
     """In a run over several processes, start the others on a group, which process 0 trains at the same time.
 
     They iterate over `replay(group, source, *arguments)`, as process 0 does, or with None train as it decides. Raises
-    UserError if one of them cannot read its data.
+    UserError if one of them cannot read its data, or has others than those of the digest `data`.
     """
-    hosts.broadcast((replay, group, arguments))
+    hosts.broadcast((replay, group, data, arguments))
     if hosts.any_process(False):
-        raise UserError("`data_dir`: another process of this run cannot read its data; its output says why")
+        raise UserError(
+            "`data_dir`: another process of this run cannot read its data, or has other data; its output says why"
+        )
 
 
 def follow(source_of: Callable[[Spec], Source], stop: Callable[[], bool]) -> int:
     """The part of the other processes in a run over several; returns the exit code of process 0."""
     while not isinstance(message := hosts.broadcast(), int):
-        replay, group, arguments = message
+        replay, group, data, arguments = message
         source = None
         try:
-            source = source_of(group.specs[0])
+            source = _same_source(group, source_of, data)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
         if hosts.any_process(source is None) or source is None:
             continue
-        if replay is None:
-            _follow(group, source, stop, *arguments)
-        else:
-            with contextlib.suppress(UserError):  # process 0 raises it, too
+        with contextlib.suppress(UserError):  # process 0 raises it, too
+            if replay is None:
+                _follow(group, source, stop, *arguments)
+            else:
                 deque(replay(group, source, *arguments), maxlen=0)
     return message
+
+
+def _same_source(group: Group, source_of: Callable[[Spec], Source], data: str | None) -> Source:
+    """The data of a group. Raises UserError unless their digest is that of process 0."""
+    source = source_of(group.specs[0])
+    if source.digest != data:
+        raise UserError(
+            f"`data_dir`: the data of this process (SHA-256 {source.digest[:12]}…) are not those of process 0"
+            f" ({str(data)[:12]}…): copy them from there"
+        )
+    return source
 
 
 def _follow(
