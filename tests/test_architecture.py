@@ -11,8 +11,8 @@ import wsn
 ROOT = Path(wsn.__file__).parents[1]
 # From the ground up; a room imports from those before it and from itself.
 ROOMS = [
-    *("errors", "folders", "machine", "stored", "spec", "devices", "native", "sparsity", "data", "networks"),
-    *("tasks", "training", "records"),
+    *("errors", "folders", "machine", "stored", "spec", "seeds", "devices", "native", "sparsity", "data"),
+    *("networks", "tasks", "training", "records"),
 ]
 
 

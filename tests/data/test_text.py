@@ -271,6 +271,13 @@ def test_targets_follow_their_inputs():
     np.testing.assert_array_equal(streams[0][:16], circle[:16])
 
 
+def test_no_setting_of_jax_moves_the_windows():
+    starts = [text.first_pair(seed, 10**5) for seed in range(3)]
+    for setting in (jax.enable_x64(True), jax.default_prng_impl("rbg"), jax.threefry_partitionable(False)):
+        with setting:
+            assert [text.first_pair(seed, 10**5) for seed in range(3)] == starts
+
+
 def test_streams_are_the_same_on_any_number_of_devices_and_in_every_epoch():
     group = Group((spec(batch_size=6),), (0,))
     alone = source().feed(group, Placement("single", DEVICES[:1]))

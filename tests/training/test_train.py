@@ -7,6 +7,7 @@ from itertools import pairwise
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 from reference import reference
@@ -17,6 +18,8 @@ from wsn.spec import Group
 from wsn.tasks import TASKS
 from wsn.training import history as histories
 from wsn.training import strategy, train
+from wsn.training.state import initial_members
+from wsn.training.step import step_context
 
 # Members of one program share its matrix products; alone their sums may be taken in another order.
 OTHER_PROGRAM = {"rtol": 3e-5, "atol": 3e-6}
@@ -113,6 +116,28 @@ def test_batches_are_a_function_of_key_and_epoch_and_visit_every_example_once():
         seen.append(rows.examples.tolist())
     assert seen[0] == seen[2] != seen[1]
     assert batches.shuffled(jax.random.key(1), 0, examples=23, batch_size=8).examples.tolist() != seen[0]
+
+
+def test_no_setting_of_jax_changes_what_is_drawn():
+    """Masks, weights, keys of the steps, order and noise of the batches: a resumed run may have other settings."""
+    group = Group((tiny.spec(kept=tiny.kept(20, 7), order="seed"),), (0,))
+    model = models.build(group.specs[0], tiny.IMAGE, tiny.CLASSES)
+    split = feeds.SplitView(23, (), lambda data, row: row)
+
+    def drawn():
+        members = initial_members(group, model, optax.identity())
+        key = step_context(jax.tree.map(lambda x: x[0], members), None).key
+        rows = feeds.in_memory(group, tiny.SINGLE, split, split, 8, noisy=True).training(0, 3)
+        return members, rows, jax.random.key_data(key)
+
+    expected = drawn()
+    for setting in (
+        jax.default_prng_impl("rbg"),
+        jax.threefry_partitionable(False),
+        jax.enable_x64(True),
+    ):
+        with setting:
+            jax.tree.map(np.testing.assert_array_equal, drawn(), expected)
 
 
 def test_the_data_seed_orders_the_batches_of_all_seeds():

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Real, Shaped, UInt32
 
-from wsn import devices
+from wsn import devices, seeds
 from wsn.data.normalization import normalize
 
 TINY_BATCH = 8  # examples; fewer have no useful batch statistics
@@ -138,6 +138,7 @@ def batches(
     return Indices(cut(order), cut(jnp.ones(order.size)), None if noise is None else cut(noise))
 
 
+@seeds.fixed_bits
 @partial(jax.jit, static_argnames=("examples", "batch_size", "noisy", "spread"))
 def shuffled(
     key: PRNGKeyArray,

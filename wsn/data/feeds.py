@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsn import devices
+from wsn import devices, seeds
 from wsn.data.batches import MakeBatch, batches, shuffled
 from wsn.devices import Placement
 from wsn.spec import ORDER, Data, Group, Spec
@@ -125,9 +125,9 @@ def in_memory(
     train_data, held_out_data = (devices.replicate(placement, split.data) for split in (train, held_out))
     size, batch_size = train.examples, min(spec.batch_size, train.examples)
     order = partial(shuffled, examples=size, batch_size=batch_size, noisy=noisy, spread=spread)
-    key = jax.random.fold_in(jax.random.key(spec.data_seed), ORDER)
+    key = jax.random.fold_in(seeds.key(spec.data_seed), ORDER)
     if not shared:
-        key = jnp.stack([jax.random.fold_in(jax.random.key(seed), ORDER) for _, seed in group.members])
+        key = jnp.stack([jax.random.fold_in(seeds.key(seed), ORDER) for _, seed in group.members])
         order = jax.vmap(order, in_axes=(0, None))
     epoch = lru_cache(2)(partial(order, key))
     steps = -(-size // batch_size)

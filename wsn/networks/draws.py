@@ -17,9 +17,9 @@ import numpy as np
 from jax.extend.random import define_prng_impl, threefry_2x32
 from jaxtyping import Array, Float, Int64, PRNGKeyArray, UInt32
 
+from wsn import seeds
 from wsn.errors import UserError
 
-STREAM_SETTINGS = "jax_threefry_partitionable", "jax_default_prng_impl"  # those that change JAX's random bits
 Draw = Callable[..., Any]  # (key, shape, dtype) → values
 
 
@@ -44,22 +44,21 @@ def draw_at(
     if math.prod(shape) > np.iinfo(np.int32).max:
         raise UserError(
             f"`widths`: a layer of {math.prod(shape)} weights must be drawn at its kept positions only, which this"
-            " parameterization or setting of JAX prevents: leave JAX_THREEFRY_PARTITIONABLE and JAX_DEFAULT_PRNG_IMPL"
-            " at their defaults"
+            " `parameterization` prevents: choose another, or smaller widths"
         )
     return draw(key, shape, jnp.float32).reshape(-1)[positions[1]]
 
 
 def is_positional(draw: Draw) -> bool:
     """Whether each value depends only on the bits of its position, with JAX's settings: tried on a small array."""
-    return _try(draw, *(getattr(jax.config, name) for name in STREAM_SETTINGS))
+    return _try(draw, jax.config.jax_threefry_partitionable)
 
 
 @lru_cache
-def _try(draw: Draw, *settings: Any) -> bool:
+def _try(draw: Draw, partitionable: bool) -> bool:
     shape, positions = (5, 7), np.arange(0, 35, 2)
     with jax.ensure_compile_time_eval():
-        key = jax.random.key(1)
+        key = seeds.key(1)
         try:
             values = draw(_key_at(key, jnp.asarray(uint32_pairs(positions))), positions.shape, jnp.float32)
         except (NotPositional, TypeError, ValueError):

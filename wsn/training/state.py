@@ -14,6 +14,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Shaped
 
+from wsn import seeds
 from wsn.errors import UserError
 from wsn.networks import models
 from wsn.networks.draws import uint32_pairs
@@ -52,6 +53,7 @@ _NO: Any = None
 LANES: Any = Members(State(_NO, _NO, _NO, _NO, 0), _NO, _NO, _NO, _NO)
 
 
+@seeds.fixed_bits
 def initial_members(
     group: Group,
     model: Model,
@@ -64,7 +66,7 @@ def initial_members(
     `carry`: of one member, for all lanes of the batch. Layers in `sparse` store only the values at their kept
     positions, which are the same numbers.
     """
-    keys = {seed: jax.random.key(seed) for seed in group.seeds}
+    keys = {seed: seeds.key(seed) for seed in group.seeds}
     positions = drawn_positions(group, model, keys, sparse)
     mask = stored_masks(positions, model, sparse)
     units = unit_weights(model, [keys[seed] for _, seed in group.members], positions, mask)

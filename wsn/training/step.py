@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from wsn import seeds
 from wsn.networks.layers import Params
 from wsn.sparsity.masks import apply_mask
 from wsn.tasks import Carry, Context, Task, Totals
@@ -60,4 +61,5 @@ def make_evaluation(
 
 def step_context(member: Members, axis: str | None) -> Context:
     """The context of a member's next step. Its random key depends only on seed and step, so a resume repeats it."""
-    return Context(jax.random.fold_in(jax.random.wrap_key_data(member.key), member.state.step), axis)
+    key = jax.random.wrap_key_data(member.key, impl=seeds.CIPHER)
+    return Context(jax.random.fold_in(key, member.state.step), axis)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer, UInt16
 
-from wsn import devices
+from wsn import devices, seeds
 from wsn.data.cache import Content, once
 from wsn.data.checks import as_array, check_range
 from wsn.data.feeds import Feed, steps_of_epochs
@@ -140,9 +140,11 @@ class Text(Content):
         )
 
 
+@seeds.fixed_bits
 def first_pair(seed: int, pairs: int) -> int:
     """The pair at which the first lane starts."""
-    return int(jax.random.randint(jax.random.fold_in(jax.random.key(seed), ORDER), (), 0, pairs))
+    key = jax.random.fold_in(seeds.key(seed), ORDER)
+    return int(jax.random.randint(key, (), 0, pairs, jnp.int32))  # the default is int64 under JAX_ENABLE_X64
 
 
 def check_length(text: Text, tokens: int, lanes: int, which: str) -> None:
