@@ -93,6 +93,26 @@ def test_a_setting_that_network_or_task_does_not_read_is_refused_in_one_line(cho
             check(dataclasses.replace(spec, **{field: tiny.other(field)}))
 
 
+@pytest.mark.parametrize(
+    "kept",
+    [
+        tiny.kept(46, 20),
+        tiny.kept(20, 0),
+        tiny.kept(-1, 20),
+        tiny.kept(20, 7)[:1],
+        (*tiny.kept(20, 7), ("output", 9)),
+        (*tiny.kept(20, 7), ("hiden_1", 7)),
+    ],
+    ids=["of another width", "nothing", "negative", "missing", "twice", "misspelled"],
+)
+def test_kept_counts_that_are_not_of_the_layers_are_refused(kept):
+    """Of any spec of a group."""
+    group = Group((tiny.spec(), tiny.spec(kept=kept)), (0,))
+    for call in (lambda: next(train.train(group, tiny.SPLITS)), lambda: plan.cost(group, tiny.SPLITS)):
+        with pytest.raises(UserError, match=r"^`kept`: give 1 [^\n]* once: hidden_0 \(45\), output \(20\)$"):
+            call()
+
+
 def test_networks_and_tasks_take_the_fields_that_they_read():
     for name, network in MODELS.items():
         assert set(network.fields) <= FIELDS.keys()

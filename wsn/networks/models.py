@@ -84,6 +84,16 @@ def reference_shapes(spec: Spec, input_shape: tuple[int, ...], classes: int) -> 
     return plain_shapes(dataclasses.replace(spec, width=spec.rate_width), input_shape, classes)
 
 
+def check_kept(specs: Iterable[Spec], shapes: Shapes) -> None:
+    """Raises UserError for kept counts that are not of these kernels, such as those of another width."""
+    sizes = {layer: math.prod(shape) for layer, shape in shapes.items()}
+    for spec in specs:
+        each_once = sorted(layer for layer, _ in spec.kept) == sorted(sizes)
+        if spec.kept and not (each_once and all(1 <= count <= sizes[layer] for layer, count in spec.kept)):
+            layers = ", ".join(f"{layer} ({size})" for layer, size in sizes.items())
+            raise UserError(f"`kept`: give 1 to the size of each layer of width {spec.width} once: {layers}")
+
+
 def groups_of(spec: Spec, layers: Iterable[str]) -> dict[str, str]:
     """The group of every layer, by which probes report and families choose what becomes sparse."""
     return {layer: MODELS[spec.model].group(layer) for layer in layers}

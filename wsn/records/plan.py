@@ -47,6 +47,7 @@ def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
     spec = group.specs[0]
     registries.check(spec)
     model = models.build(spec, source.input_shape, source.classes)
+    models.check_kept(group.specs, model.shapes)
     task = choose(TASKS, "task", spec.task)(model)
     params, stats = jax.eval_shape(model.init, jax.random.key(0))
     examples, held_out = source.num_examples(spec)

@@ -118,6 +118,7 @@ def prepare(
     registries.check(spec)
     devices.initialize()
     model = models.build(spec, source.input_shape, source.classes)
+    models.check_kept(group.specs, model.shapes)
     task = choose(TASKS, "task", spec.task)(model)
     step_by_step = source.streamed or strategy.goes_step_by_step(model)
     sparse = strategy.sparse_layers(group, model, execution)
