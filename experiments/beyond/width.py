@@ -156,7 +156,7 @@ def tune(preset: Preset, networks: Sequence[Network], run: Run, experiment: str)
 
 def candidates(spec: Spec, epochs: int) -> tuning.Candidates:
     """The network with each learning rate to try, for a few epochs."""
-    short = dataclasses.replace(spec, epochs=epochs, stop="epochs", probes=())
+    short = dataclasses.replace(tuning.shortened(spec, epochs), stop="epochs", probes=())
     rates = [float(f"{spec.learning_rate * factor:.4g}") for factor in FACTORS]
     return tuple(dataclasses.replace(short, learning_rate=rate) for rate in rates)
 

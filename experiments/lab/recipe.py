@@ -46,7 +46,10 @@ def template(preset: Family) -> Spec:
     if preset.dataset == IMAGENET:
         settings: dict[str, Any] = {"weight_decay": 1e-4, "schedule": "cosine"}
     else:
-        steps = tuple(round(epoch * preset.epochs / PAPER_EPOCHS) for epoch in DECAY_EPOCHS)
+        scaled = (round(epoch * preset.epochs / PAPER_EPOCHS) for epoch in DECAY_EPOCHS)
+        steps = tuple(
+            epoch for epoch in scaled if epoch < preset.epochs
+        )  # of one epoch the last is rounded up
         settings = {"weight_decay": 5e-4, "schedule": "steps", "decay_epochs": steps}
     return spec(
         preset,

@@ -1,5 +1,6 @@
 """Learning rates by search: the networks that are trained to choose them, and the score of each rate."""
 
+import dataclasses
 from collections.abc import Hashable, Mapping
 from typing import TypeVar
 
@@ -16,6 +17,12 @@ SEEDS = 2
 Key = TypeVar("Key", bound=Hashable)
 Candidates = tuple[Spec, ...]  # one network with several learning rates
 Scores = dict[float, float]  # learning rate → metric
+
+
+def shortened(spec: Spec, epochs: int) -> Spec:
+    """The spec for fewer epochs, without the decays of its schedule that would come later."""
+    decays = tuple(epoch for epoch in spec.decay_epochs if epoch < epochs)
+    return dataclasses.replace(spec, epochs=epochs, decay_epochs=decays)
 
 
 def search(

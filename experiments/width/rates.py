@@ -79,7 +79,8 @@ def tune(
 def candidates_of(spec: Spec, rates: RatesOfKind, held_out: int) -> tuning.Candidates:
     """The network with each candidate learning rate."""
     center = rate_at(rates[kind_of(spec)], spec.width)
-    tried = dataclasses.replace(spec, epochs=min(EPOCHS, spec.epochs), validation_samples=held_out)
+    tried = tuning.shortened(spec, min(EPOCHS, spec.epochs))
     return tuple(
-        dataclasses.replace(tried, learning_rate=float(f"{center * factor:.4g}")) for factor in FACTORS
+        dataclasses.replace(tried, validation_samples=held_out, learning_rate=float(f"{center * factor:.4g}"))
+        for factor in FACTORS
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.lab import families, launch
+from experiments.lab import families, launch, tuning
 from experiments.lab.intervals import Estimate
 from experiments.width import bottleneck, conv_masks, figure6, resnet_width
 from wsn.errors import UserError
@@ -15,6 +15,7 @@ from wsn.records import plan, runs
 from wsn.records import record as records
 from wsn.sparsity.shapes import sizes
 from wsn.spec import Group
+from wsn.training import optimizers
 from wsn.training.history import History
 
 CONTRACT = (
@@ -83,6 +84,15 @@ def test_the_paper_preset_decays_as_the_paper_and_keeps_the_budget_at_every_widt
     networks = resnet_width.networks(given_flags("--preset=paper", f"--dataset={dataset}")[0])
     assert {n.spec.decay_epochs for n in networks} == {(50, 120, 200)}
     assert {families.describe(n)["weights"] for n in networks if n.kind == "sparse"} == {weights}
+
+
+@pytest.mark.parametrize(("epochs", "decays"), [(1, (0, 0)), (2, (0, 1, 1)), (20, (3, 8, 13))])
+def test_every_decay_of_a_shortened_recipe_comes(given_flags, epochs, decays):
+    preset, _ = given_flags("--preset=paper", f"--epochs={epochs}")
+    spec = resnet_width.template(preset)
+    optimizers.check(spec)
+    assert spec.decay_epochs == decays
+    assert tuning.shortened(spec, 9).decay_epochs == tuple(epoch for epoch in decays if epoch < 9)
 
 
 def test_imagenet_has_the_weights_of_table_1(given_flags):

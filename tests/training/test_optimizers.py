@@ -181,6 +181,14 @@ def test_an_epoch_given_twice_decays_once():
     np.testing.assert_allclose([schedule(t) for t in (7, 8, 19, 20)], [1, 0.1, 0.1, 0.01], rtol=1e-6)
 
 
+def test_decays_after_the_end_are_refused():
+    check(tiny.spec(schedule="steps", decay_epochs=(0, 2)))
+    with pytest.raises(
+        UserError, match="^`decay_epochs`: 3, 150 would never come: give less than `epochs=3`$"
+    ):
+        check(tiny.spec(schedule="steps", decay_epochs=(2, 3, 150)))
+
+
 def test_a_warmup_is_shorter_than_training_and_0_renames_no_group():
     with pytest.raises(UserError, match="^`warmup_epochs=3.0` is too large: give less than `epochs=3`$"):
         check(tiny.spec(warmup_epochs=3.0))

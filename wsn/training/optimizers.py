@@ -96,7 +96,10 @@ OPTIMIZERS: dict[str, Optimizer] = {
 
 
 def check(training: Training) -> None:
-    """Raises UserError for an unknown optimizer or schedule, and for a field that is set but that it does not read."""
+    """Raises UserError for an unknown optimizer or schedule, and for a field that is set but that it does not read.
+
+    And for numbers that do nothing in so many epochs, or nothing in float32.
+    """
     fields = choose(OPTIMIZERS, "optimizer", training.optimizer).fields
     choose(SCHEDULES, "schedule", training.schedule)
     others = {field for optimizer in OPTIMIZERS.values() for field in optimizer.fields} - {*fields}
@@ -112,6 +115,10 @@ def check(training: Training) -> None:
     if training.warmup_epochs and training.warmup_epochs >= training.epochs:
         raise UserError(
             f"`warmup_epochs={training.warmup_epochs}` is too large: give less than `epochs={training.epochs}`"
+        )
+    if late := [epoch for epoch in training.decay_epochs if epoch >= training.epochs]:
+        raise UserError(
+            f"`decay_epochs`: {', '.join(map(str, late))} would never come: give less than `epochs={training.epochs}`"
         )
 
 
