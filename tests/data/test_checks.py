@@ -4,6 +4,7 @@ import dataclasses
 import io
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -11,6 +12,7 @@ from PIL import Image
 
 from wsn import data
 from wsn.data import batches, crops, images, sources
+from wsn.data.cache import digest_of
 from wsn.data.language.text import Text
 from wsn.data.prepared import check_features
 from wsn.data.speech.recordings import Packed, Utterance, pack
@@ -233,6 +235,9 @@ def test_a_digest_is_that_of_the_content():
         != Text("a", tokens, tokens[::-1], tuple("abc"), 1).digest
     )
     assert len(tiny.SPEECH.digest) == 64
+    long = np.zeros(2000, np.float32)
+    changed = jnp.asarray(long).at[1000].set(1)
+    assert digest_of([jnp.asarray(long)]) == digest_of([long]) != digest_of([changed])
 
 
 def test_data_that_change_on_disk_are_opened_again(tmp_path, monkeypatch):

@@ -48,7 +48,8 @@ def digest_of(values: Any) -> str:
     """SHA-256 of a tree of arrays and other values."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(values):
-        if isinstance(leaf, np.ndarray):
+        if isinstance(leaf, np.ndarray | jax.Array):  # not by the text of an array, which leaves numbers out
+            leaf = np.asarray(leaf)
             digest.update(f"{leaf.dtype.str} {leaf.shape}".encode())
             digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
         else:
