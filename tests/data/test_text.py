@@ -154,6 +154,20 @@ def test_much_of_a_text_that_is_rare_characters_is_warned_about(folder, caplog):
     assert "33 % of the training text are rare characters" in caplog.text
 
 
+def test_a_text_without_blanks_is_no_text_of_words(folder):
+    """However small the vocabulary, a text with blanks is one."""
+    for file in folder.iterdir():
+        file.write_text(file.read_text().replace(" ", ""))
+    with pytest.raises(UserError, match="^`dataset=text`: 100% of the words [^\n]* `task=characters`$"):
+        text.source_of(spec(task="words"), str(folder))
+    (folder / "test.txt").write_text("a b\nthe cat ran\n")
+    (folder / "train.txt").write_text("the cat ran")
+    with pytest.raises(UserError, match="^`dataset=text`: 57% of the words"):
+        text.source_of(spec(task="words"), str(folder))
+    (folder / "test.txt").write_text("a b\nthe cat ran\nthe\n")
+    assert text.source_of(spec(task="words", vocabulary=3), str(folder)).classes == 3
+
+
 def test_the_digest_of_a_folder_says_where_its_splits_are(folder):
     before = text.source_of(spec(), str(folder)).digest
     whole = "".join((folder / name).read_text() for name in ("train.txt", "valid.txt"))

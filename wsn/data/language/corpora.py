@@ -7,7 +7,7 @@
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from jaxtyping import UInt16
 
 from wsn import folders
 from wsn.data.cache import Content, Origin, cached, entry_of_files
-from wsn.data.language.vocabulary import FREQUENT, LARGEST, TOKENIZERS, Tokenizer
+from wsn.data.language.vocabulary import END, FREQUENT, LARGEST, TOKENIZERS, Tokenizer
 from wsn.data.prepared import entry_name, in_batches, reading, source
 from wsn.data.untrusted import check_regular, check_size
 from wsn.errors import UserError, choose, one_line
@@ -26,8 +26,8 @@ from wsn.stored import reading_error
 SPLITS = ("train", "validation", "test")
 _BLOCK = 1000  # characters of `python_docs` that are held out together
 _PIECE = 2**24  # characters
-# Fractions of a text that are characters of their own, not rare ones: below the first it is refused, below the second
-# there is a warning.
+# Fractions of a text that are characters of their own, not rare ones (of words: those of the held-out texts that the
+# training text has): below the first it is refused, below the second there is a warning (for characters).
 _LEAST_KNOWN, _FEW_KNOWN = 0.5, 0.95
 
 
@@ -193,7 +193,9 @@ def tokenized(
         raise UserError(
             f"`dataset={name}`: its training text is {only!r} alone, so there is nothing to learn"
         )
-    if not tokenizer.sized:
+    if tokenizer.sized:
+        _check_unseen(name, counts["validation"] + counts["test"], unseen - {END})
+    else:
         _check_rare(name, sum(counts["train"][symbol] for symbol in symbols) / counts["train"].total())
     if len(symbols) > LARGEST:
         raise UserError(
@@ -202,6 +204,17 @@ def tokenized(
     encode = tokenizer.encoder(symbols)
     train, validation, test = (np.concatenate([encode(piece) for piece in pieces(split)]) for split in SPLITS)
     return Corpus(train, validation, test, tuple(symbols), sha256=digest.hexdigest())
+
+
+def _check_unseen(name: str, held_out: Counter[str], unseen: Collection[str]) -> None:
+    """Raises UserError for held-out texts most of whose words the training text does not have."""
+    total = held_out.total() - held_out[END]
+    known = total - sum(held_out[word] for word in unseen)
+    if known < _LEAST_KNOWN * total:
+        raise UserError(
+            f"`dataset={name}`: {1 - known / total:.0%} of the words of its held-out texts are not in its training text, as"
+            " where no blanks separate words: give a longer text, or characters with `task=characters`"
+        )
 
 
 def _check_rare(name: str, known: float) -> None:
