@@ -1,5 +1,7 @@
 """Texts: tokens that give the text back, streams that visit every pair once, and one line for what is wrong."""
 
+import codecs
+
 import jax
 import numpy as np
 import pytest
@@ -166,6 +168,14 @@ def test_a_text_without_blanks_is_no_text_of_words(folder):
         text.source_of(spec(task="words"), str(folder))
     (folder / "test.txt").write_text("a b\nthe cat ran\nthe\n")
     assert text.source_of(spec(task="words", vocabulary=3), str(folder)).classes == 3
+
+
+def test_a_byte_order_mark_is_no_symbol(folder):
+    plain = text.source_of(spec(), str(folder))
+    for file in folder.iterdir():
+        file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    marked = text.source_of(spec(), str(folder))
+    assert marked.symbols == plain.symbols and marked.digest == plain.digest
 
 
 def test_the_digest_of_a_folder_says_where_its_splits_are(folder):

@@ -101,7 +101,7 @@ class Tfds:
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """Three files in `data_dir`, in UTF-8."""
+    """Three files in `data_dir`, in UTF-8, with or without a byte order mark."""
 
     train: str = "train.txt"
     validation: str = "valid.txt"
@@ -119,12 +119,12 @@ class Folder:
                 ) from error
             except (OSError, ValueError) as error:
                 raise UserError(f"`data_dir`: {reading_error(path, error)}: give a text in a file") from error
-        return entry_of_files("text-2", *paths)
+        return entry_of_files("text-3", *paths)
 
     def pieces(self, split: str, data_dir: str | None) -> Iterator[str]:
         path = self._path(split, data_dir)
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:
                 while lines := file.readlines(_PIECE):
                     yield "".join(lines)
         except (OSError, UnicodeDecodeError) as error:
