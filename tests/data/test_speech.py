@@ -242,6 +242,12 @@ def test_settings_that_do_not_fit_name_their_flag(tmp_path, changes, said):
         utterances.source_of(spec(**changes), str(path))
 
 
+def test_features_that_are_no_cepstra_have_no_bands(tmp_path):
+    path = pack(tmp_path, cepstra=None, features=np.random.default_rng(0).normal(size=(43, 4)))
+    with pytest.raises(UserError, match="^`bands=40`: `dataset=packed` has no cepstra; leave it out$"):
+        utterances.source_of(spec(bands=40), str(path))
+
+
 def test_files_that_are_not_there_or_no_npz_are_told(tmp_path):
     for folder, said in ((None, "give an .npz file"), (str(tmp_path), "no .npz file there, or several")):
         with pytest.raises(UserError, match=said):

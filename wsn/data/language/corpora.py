@@ -212,8 +212,8 @@ def _check_unseen(name: str, held_out: Counter[str], unseen: Collection[str]) ->
     known = total - sum(held_out[word] for word in unseen)
     if known < _LEAST_KNOWN * total:
         raise UserError(
-            f"`dataset={name}`: {1 - known / total:.0%} of the words of its held-out texts are not in its training text, as"
-            " where no blanks separate words: give a longer text, or characters with `task=characters`"
+            f"`dataset={name}`: {1 - known / total:.0%} of the words of its held-out texts are not in its training"
+            " text, as where no blanks separate words: give a longer text, or characters with `task=characters`"
         )
 
 

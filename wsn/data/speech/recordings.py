@@ -5,6 +5,7 @@ audio that tensorflow-datasets (TFDS) prepared as array_record.
 """
 
 import dataclasses
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
@@ -48,7 +49,8 @@ class Recordings(Content):
 class UtteranceSet(Origin, Protocol):
     """An entry of `UTTERANCES`."""
 
-    cepstra: ClassVar[bool]  # whether its features may be cepstra
+    def cepstra(self, data_dir: str | None) -> bool:
+        """Whether its features are cepstra, whose files `locate` has found."""
 
     def utterances(self, data_dir: str | None) -> Iterator[Utterance]:
         """All utterances, split by split. Raises UserError."""
@@ -71,10 +73,12 @@ class DigitLines:
     """
 
     counts: ClassVar[tuple[int, ...]] = (2000, 300, 300)  # lines of each split
-    cepstra: ClassVar[bool] = False
 
     def locate(self, data_dir: str | None) -> str:
         return "digit_lines-1"
+
+    def cepstra(self, data_dir: str | None) -> bool:
+        return False
 
     def utterances(self, data_dir: str | None) -> Iterator[Utterance]:
         digits = DATASETS["digits"].decode(None)
@@ -100,10 +104,12 @@ class SpokenDigits:
     name: str = "spoken_digit:1.0.9"
     counts: tuple[int, ...] = (1000, 200, 200)  # strings of each split
     rate: int = 8000
-    cepstra: ClassVar[bool] = False
 
     def locate(self, data_dir: str | None) -> str:
         return entry_name(self.name, data_dir, self, instead="digit_lines")
+
+    def cepstra(self, data_dir: str | None) -> bool:
+        return False
 
     def utterances(self, data_dir: str | None) -> Iterator[Utterance]:
         spoken: dict[tuple[str, str], list[tuple[str, np.ndarray]]] = {}
@@ -134,10 +140,12 @@ class LibriSpeech:
         ("test_clean",),
     )
     rate: int = 16_000
-    cepstra: ClassVar[bool] = False
 
     def locate(self, data_dir: str | None) -> str:
         return entry_name(self.name, data_dir, self, instead="digit_lines")
+
+    def cepstra(self, data_dir: str | None) -> bool:
+        return False
 
     def utterances(self, data_dir: str | None) -> Iterator[Utterance]:
         for split, parts in zip(SPLITS, self.parts, strict=True):
@@ -155,10 +163,12 @@ class Packed:
     `train`: 1 for those that train, 0 for test.
     """
 
-    cepstra: ClassVar[bool] = True
-
     def locate(self, data_dir: str | None) -> str:
         return entry_of_files("packed", self._path(data_dir))
+
+    def cepstra(self, data_dir: str | None) -> bool:
+        with zipfile.ZipFile(self._path(data_dir)) as archive:
+            return "features.npy" not in archive.namelist()
 
     def utterances(self, data_dir: str | None) -> Iterator[Utterance]:
         path = self._path(data_dir)
