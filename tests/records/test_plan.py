@@ -96,6 +96,11 @@ def test_memory_is_that_of_the_compiled_program(model):
     assert plan.cost(group, source, execution).bytes == pytest.approx(taken, rel=0.3)
 
 
+def test_the_plan_of_a_text_without_a_window_leaves_it_to_training_to_refuse_it():
+    group, text = of_text(10)
+    assert plan.cost(group, dataclasses.replace(text, train=text.train[:1])).flops > 0
+
+
 def test_a_half_of_every_convolution_is_half_of_the_arithmetic():
     network = dict(model="resnet18", width=2)
     shapes = models.build(tiny.spec(**network), tiny.IMAGE, tiny.CLASSES).shapes

@@ -51,6 +51,7 @@ def cost(group: Group, source: Source, execution: str = "masked") -> Cost:
     task = choose(TASKS, "task", spec.task)(model)
     params, stats = jax.eval_shape(model.init, jax.random.key(0))
     examples, held_out = source.num_examples(spec)
+    examples = max(1, examples)  # a text may be shorter than a window, which training refuses
     batch_size = min(spec.batch_size, examples)
     batch, carry = source.batch_shapes(batch_size), jax.eval_shape(lambda: task.carry(batch_size))
     context = Context(jax.random.key(0), None)
