@@ -79,7 +79,9 @@ def _python(name: str, hint: Any, value: Any) -> Any:
         hint = next(part for part in get_args(hint) if part is not NoneType)
     if value is None:
         return value
-    if get_origin(hint) is tuple and isinstance(value, Iterable) and not isinstance(value, str):
+    if get_origin(hint) is tuple:
+        if not isinstance(value, Iterable) or isinstance(value, str):
+            raise UserError(f"`{name}={value}`: give a tuple")
         items, (first, *others) = tuple(value), get_args(hint)
         hints = [first] * len(items) if others == [...] else [first, *others]
         return tuple(_python(name, *pair) for pair in zip(hints, items, strict=True))

@@ -181,9 +181,13 @@ def test_numbers_of_numpy_are_those_of_python(unchecked, numbers):
         ({"learning_rate": "0.1"}, "`learning_rate=0.1` is not a number"),
         ({"learning_rate": np.array([0.1, 0.2])}, "`learning_rate=.*` is not a number"),
         ({"learning_rate": np.float32("nan")}, "`learning_rate=nan` is not a positive number"),
+        ({"decay_epochs": 1}, "^`decay_epochs=1`: give a tuple$"),
+        ({"decay_epochs": np.int64(1)}, "^`decay_epochs=1`: give a tuple$"),
+        ({"probes": "path"}, "^`probes=path`: give a tuple$"),
+        ({"kept": {"hidden_0": 20, "output": 20}}, "^`kept=hidden_0`: give a tuple$"),
     ],
 )
-def test_what_is_no_number_is_refused_in_a_line(unchecked, fields, message):
+def test_what_is_no_number_or_no_tuple_is_refused_in_a_line(unchecked, fields, message):
     with pytest.raises(UserError, match=message) as error:
         tiny.spec(**fields)
     assert "\n" not in str(error.value)
