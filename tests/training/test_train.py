@@ -1,6 +1,7 @@
 """Training equals a NumPy reimplementation; properties of masks, seeds, divergence and resuming."""
 
 import dataclasses
+import re
 from functools import cache
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ import tiny
 from reference import reference
 
 from wsn.data import batches, feeds
+from wsn.errors import UserError
 from wsn.networks import models
 from wsn.spec import Group
 from wsn.tasks import TASKS
@@ -302,6 +304,19 @@ def test_resumed_at_any_evaluation_equals_uninterrupted_bit_for_bit():
         np.testing.assert_array_equal(resumed.history.step, final.history.step)
         tiny.assert_equal(resumed.history.curves, final.history.curves)
         tiny.assert_equal(resumed.state, final.state)
+
+
+@pytest.mark.parametrize("change", [lambda leaf: None, lambda leaf: leaf[:1], lambda leaf: leaf[..., :2]])
+def test_a_checkpoint_of_another_state_is_refused_in_one_line(change):
+    first, *_ = evaluated(0)
+    name = ".params['output']['kernel']"
+    state = first.state | {name: change(first.state[name])}
+    saved = first._replace(state={name: leaf for name, leaf in state.items() if leaf is not None})
+    line = re.escape(
+        f"`resume`: the checkpoint has no {name} of shape (2, 5, 4), so it is of another version"
+    )
+    with pytest.raises(UserError, match=f"^{line}[^\n]*`resume=false`$"):
+        resumed_from(saved, 0)
 
 
 @pytest.mark.parametrize(("done", "total", "steps"), [(0, 9, 4), (4, 9, 4), (6, 9, 4), (0, 3, 9), (9, 9, 4)])

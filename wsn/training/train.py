@@ -15,7 +15,7 @@ import numpy as np
 from wsn import devices
 from wsn.data.feeds import Feed, Source
 from wsn.devices import Placement
-from wsn.errors import choose
+from wsn.errors import UserError, choose
 from wsn.networks import models
 from wsn.spec import Group
 from wsn.tasks import TASKS, Task
@@ -81,7 +81,8 @@ def train(
     `resume` continues a snapshot, bit for bit; one of the end yields nothing. `execution` (`strategy.EXECUTIONS`) says
     how layers that lose weights run; it changes only rounding, and may change at a resume. `reference`: parameters, as
     in a snapshot, from which probes measure instead of the initial ones.
-    Raises UserError for unknown names and for data that do not fit; ValueError for a reference without probes.
+    Raises UserError for unknown names, for data that do not fit, and for a snapshot of another state; ValueError for a
+    reference without probes.
     """
     spec, count = group.specs[0], len(group.members)
     placement, task, feed, members, program, steps, sparse = prepare(group, source, placement, execution)
@@ -195,11 +196,18 @@ def resumed(members: Members, saved: Snapshot, epoch: int) -> tuple[Members, His
 def restored(saved: Mapping[str, np.ndarray], prefix: str, tree: Any, mask: Mapping[str, Any]) -> Any:
     """The saved leaves below a prefix of their paths, in the structure of `tree`.
 
-    Kernels that were saved sparse and run masked now, or the other way round, change their storage.
+    Kernels that were saved sparse and run masked now, or the other way round, change their storage. Raises UserError
+    where the leaves are others.
     """
 
     def leaf(path: Any, fresh: Any) -> np.ndarray:
-        value = saved[prefix + jax.tree_util.keystr(path)]
+        name = prefix + jax.tree_util.keystr(path)
+        value = saved.get(name)
+        if value is None or (value.ndim == fresh.ndim and value.shape != fresh.shape):
+            raise UserError(
+                f"`resume`: the checkpoint has no {name} of shape {fresh.shape}, so it is of another version of wsn or"
+                " its packages: start afresh with `resume=false`"
+            )
         if value.ndim == fresh.ndim:
             return value
         kernel = "/".join(str(part.key) for part in path[-2:])  # also inside the state of the optimizer
