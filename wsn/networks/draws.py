@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int64, PRNGKeyArray, UInt32
 from wsn import seeds
 from wsn.errors import UserError
 
+SETTING = "jax_threefry_partitionable"  # of JAX, which changes the bits of a key
 Draw = Callable[..., Any]  # (key, shape, dtype) → values
 
 
@@ -51,7 +52,7 @@ def draw_at(
 
 def is_positional(draw: Draw) -> bool:
     """Whether each value depends only on the bits of its position, with JAX's settings: tried on a small array."""
-    return _try(draw, jax.config.jax_threefry_partitionable)
+    return _try(draw, getattr(jax.config, SETTING))
 
 
 @lru_cache
