@@ -46,10 +46,7 @@ def template(preset: Family) -> Spec:
     if preset.dataset == IMAGENET:
         settings: dict[str, Any] = {"weight_decay": 1e-4, "schedule": "cosine"}
     else:
-        scaled = (round(epoch * preset.epochs / PAPER_EPOCHS) for epoch in DECAY_EPOCHS)
-        steps = tuple(
-            epoch for epoch in scaled if epoch < preset.epochs
-        )  # of one epoch the last is rounded up
+        steps = tuple(round(epoch * preset.epochs / PAPER_EPOCHS) for epoch in DECAY_EPOCHS)
         settings = {"weight_decay": 5e-4, "schedule": "steps", "decay_epochs": steps}
     return spec(
         preset,

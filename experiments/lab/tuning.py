@@ -21,7 +21,7 @@ Scores = dict[float, float]  # learning rate → metric
 
 def shortened(spec: Spec, epochs: int) -> Spec:
     """The spec for fewer epochs, without the decays of its schedule that would come later."""
-    decays = tuple(epoch for epoch in spec.decay_epochs if epoch < epochs)
+    decays = tuple(epoch for epoch in spec.decay_epochs if epoch <= epochs)
     return dataclasses.replace(spec, epochs=epochs, decay_epochs=decays)
 
 

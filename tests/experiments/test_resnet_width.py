@@ -86,13 +86,12 @@ def test_the_paper_preset_decays_as_the_paper_and_keeps_the_budget_at_every_widt
     assert {families.describe(n)["weights"] for n in networks if n.kind == "sparse"} == {weights}
 
 
-@pytest.mark.parametrize(("epochs", "decays"), [(1, (0, 0)), (2, (0, 1, 1)), (20, (3, 8, 13))])
-def test_every_decay_of_a_shortened_recipe_comes(given_flags, epochs, decays):
+@pytest.mark.parametrize("epochs", [1, 2, 20])
+def test_no_decay_of_a_shortened_recipe_comes_after_its_end(given_flags, epochs):
     preset, _ = given_flags("--preset=paper", f"--epochs={epochs}")
     spec = resnet_width.template(preset)
     optimizers.check(spec)
-    assert spec.decay_epochs == decays
-    assert tuning.shortened(spec, 9).decay_epochs == tuple(epoch for epoch in decays if epoch < 9)
+    optimizers.check(tuning.shortened(spec, 1))
 
 
 def test_imagenet_has_the_weights_of_table_1(given_flags):

@@ -182,11 +182,11 @@ def test_an_epoch_given_twice_decays_once():
 
 
 def test_decays_after_the_end_are_refused():
-    check(tiny.spec(schedule="steps", decay_epochs=(0, 2)))
+    check(tiny.spec(schedule="steps", decay_epochs=(0, 3)))
     with pytest.raises(
-        UserError, match="^`decay_epochs`: 3, 150 would never come: give less than `epochs=3`$"
+        UserError, match="^`decay_epochs`: 4, 150 would never come: give less than `epochs=3`$"
     ):
-        check(tiny.spec(schedule="steps", decay_epochs=(2, 3, 150)))
+        check(tiny.spec(schedule="steps", decay_epochs=(2, 4, 150)))
 
 
 def test_a_warmup_is_shorter_than_training_and_0_renames_no_group():

@@ -116,7 +116,8 @@ def check(training: Training) -> None:
         raise UserError(
             f"`warmup_epochs={training.warmup_epochs}` is too large: give less than `epochs={training.epochs}`"
         )
-    if late := [epoch for epoch in training.decay_epochs if epoch >= training.epochs]:
+    # One at the end is what rounding may leave of a recipe for very few epochs.
+    if late := [epoch for epoch in training.decay_epochs if epoch > training.epochs]:
         raise UserError(
             f"`decay_epochs`: {', '.join(map(str, late))} would never come: give less than `epochs={training.epochs}`"
         )
