@@ -32,9 +32,8 @@ def is_kernel(path: str, leaf: Any) -> bool:
     """Real numbers in two or more dimensions, and by Flax's names no bias (attention has some of two), scale or
     embedding, and no state among whole variables."""
     name = path.rpartition("/")[2]
-    numbers = jnp.issubdtype(
-        getattr(leaf, "dtype", jnp.float32), jnp.inexact
-    )  # tables of positions are integers
+    # Tables of positions are integers.
+    numbers = jnp.issubdtype(getattr(leaf, "dtype", jnp.float32), jnp.inexact)
     named = name in ("bias", "scale") or "embedding" in name or path.startswith(STATE)
     return len(leaf.shape) >= 2 and numbers and not named
 

@@ -178,12 +178,10 @@ def _names_of(part: Any, visited: set[int]) -> Iterator[str]:
     visited.add(id(part))
     parts: list[Any] = []
     if isinstance(part, FunctionType):
+        held = inspect.getclosurevars(part)
         if part.__module__.startswith("optax."):
             yield part.__qualname__.partition(".")[0]
-        held = inspect.getclosurevars(part)
-        if not part.__module__.startswith(
-            "optax."
-        ):  # a factory of the caller, as of inject_hyperparams, names them
+        else:  # a factory of the caller, as of inject_hyperparams, names them
             yield from part.__code__.co_names
             parts = list(held.globals.values())
         parts += [*held.nonlocals.values(), *(part.__defaults__ or ())]
