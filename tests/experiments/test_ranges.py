@@ -19,7 +19,7 @@ def widths(text: str) -> tuple[int, ...]:
 
 def test_ranges_of_integers_and_of_floats():
     assert widths("8:91:x1.5") == recipe.PAPER["widths"]
-    assert widths("3,8:64:8,20") == (3, 8, 16, 24, 32, 40, 48, 56, 64, 20)
+    assert widths("3,8:64:8,20") == (3, 8, 16, 20, 24, 32, 40, 48, 56, 64)
     settings, _ = flags.parse(optimum.COMMAND, ["--np=1:2:0.5,10:1000:x10"])
     assert settings.np == (1, 1.5, 2, 10, 100, 1000)
     assert expand("0.1:0.5:0.1", float) == [0.1, 0.2, 0.3, 0.4, 0.5]
