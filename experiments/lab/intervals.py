@@ -1,7 +1,7 @@
 """95 % intervals of quantities that are computed from the mean values of several networks over a few seeds.
 
 Over seeds there is one assumption: each network has a normal distribution with its own standard deviation, since narrow
-networks vary more from seed to seed than wide ones. A network with one seed has the pooled variance of the others.
+networks vary more from seed to seed than wide ones. A network with one seed gets the pooled variance of the others.
 `linear` is Welch's t for weighted sums of means, `simulated` and `percentiles` draw the means for all else.
 `regression` is about the scatter of networks around a line instead.
 """
@@ -51,7 +51,7 @@ class Seeds(NamedTuple):
 def over_seeds(networks: Sequence[Values]) -> Seeds | None:
     """The moments of each network; None if no network has two seeds.
 
-    A network of one seed has the pooled variance of the others, with the degrees of freedom of all of them.
+    A network with one seed gets the pooled variance of the others and its degrees of freedom.
     """
     count = np.array([len(values) for values in networks], float)
     mean = np.array([np.mean(values) for values in networks])

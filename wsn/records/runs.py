@@ -138,7 +138,7 @@ def start_followers(
     """In a run over several processes, start the others on a group, which process 0 trains at the same time.
 
     They iterate over `replay(group, source, *arguments)`, as process 0 does, or with None train as it decides. Raises
-    UserError if one of them cannot read its data, or has others than those of the digest `data`.
+    UserError if one of them cannot read its data, or if the digest of its data is not `data`.
     """
     hosts.broadcast((replay, group, data, arguments))
     if hosts.any_process(False):

@@ -49,7 +49,7 @@ class Recordings(Content):
 class UtteranceSet(Origin, Protocol):
     """An entry of `UTTERANCES`."""
 
-    def cepstra(self, data_dir: str | None) -> bool:
+    def has_cepstra(self, data_dir: str | None) -> bool:
         """Whether its features are cepstra, whose files `locate` has found."""
 
     def utterances(self, data_dir: str | None) -> Iterator[Utterance]:
@@ -77,7 +77,7 @@ class DigitLines:
     def locate(self, data_dir: str | None) -> str:
         return "digit_lines-1"
 
-    def cepstra(self, data_dir: str | None) -> bool:
+    def has_cepstra(self, data_dir: str | None) -> bool:
         return False
 
     def utterances(self, data_dir: str | None) -> Iterator[Utterance]:
@@ -108,7 +108,7 @@ class SpokenDigits:
     def locate(self, data_dir: str | None) -> str:
         return entry_name(self.name, data_dir, self, instead="digit_lines")
 
-    def cepstra(self, data_dir: str | None) -> bool:
+    def has_cepstra(self, data_dir: str | None) -> bool:
         return False
 
     def utterances(self, data_dir: str | None) -> Iterator[Utterance]:
@@ -144,7 +144,7 @@ class LibriSpeech:
     def locate(self, data_dir: str | None) -> str:
         return entry_name(self.name, data_dir, self, instead="digit_lines")
 
-    def cepstra(self, data_dir: str | None) -> bool:
+    def has_cepstra(self, data_dir: str | None) -> bool:
         return False
 
     def utterances(self, data_dir: str | None) -> Iterator[Utterance]:
@@ -166,7 +166,7 @@ class Packed:
     def locate(self, data_dir: str | None) -> str:
         return entry_of_files("packed", self._path(data_dir))
 
-    def cepstra(self, data_dir: str | None) -> bool:
+    def has_cepstra(self, data_dir: str | None) -> bool:
         with zipfile.ZipFile(self._path(data_dir)) as archive:
             return "features.npy" not in archive.namelist()
 

@@ -175,7 +175,7 @@ def source_of(spec: Spec, data_dir: str | None = None) -> Speech:
 def prepared(data: Data, front_end: str, data_dir: str | None, entry: str) -> Speech:
     """`Speech` is large, so all specs share it."""
     recorded = once(recordings.load, entry, data.dataset, data_dir)
-    if data.bands and not UTTERANCES[data.dataset].cepstra(data_dir):
+    if data.bands and not UTTERANCES[data.dataset].has_cepstra(data_dir):
         raise UserError(f"`bands={data.bands}`: `dataset={data.dataset}` has no cepstra; leave it out")
     if data.normalization not in NORMALIZATIONS:
         raise UserError(
